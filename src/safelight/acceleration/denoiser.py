@@ -1,0 +1,42 @@
+"""The seam between the engine and whatever computes the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from safelight.diffusion.shapes import Latents, PerRow
+from safelight.models.encode import Conditioning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the network is told besides latents and timesteps; b rows."""
+
+    context: Tensor
+    """(b, tokens, dim) prompt states, zero beyond a shorter prompt."""
+    mask: Tensor | None
+    """(b, tokens) True where a prompt has tokens; None when all are equally long."""
+    pooled: Tensor | None
+    """(b, dim) SDXL's summary of the prompt."""
+    time_ids: Tensor | None
+    """(b, 6) SDXL's original size, crop and target size, each height before width."""
+    guidance: Tensor | None
+    """(b,) the scale, for networks that take guidance as an input instead of a second row."""
+
+
+class Denoiser(Protocol):
+    def __call__(self, latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents: ...
+
+
+def stack(rows: Sequence[Conditioning]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Prompts of any lengths as one tensor, a mask where lengths differ, and the pooled states."""
+    pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]) if rows[0].pooled is not None else None
+    lengths = [len(row.context) for row in rows]
+    if len(set(lengths)) == 1:
+        return torch.stack([row.context for row in rows]), None, pooled
+    context = torch.nn.utils.rnn.pad_sequence([row.context for row in rows], batch_first=True)
+    positions = torch.arange(max(lengths), device=context.device)
+    return context, positions < torch.tensor(lengths, device=context.device)[:, None], pooled

@@ -1,0 +1,51 @@
+"""The UNet as PyTorch runs it, one kernel after another."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from safelight.acceleration.denoiser import Conditions
+from safelight.diffusion.shapes import Latents, PerRow
+from safelight.models.load import Model
+
+if TYPE_CHECKING:
+    from safelight.acceleration.denoiser import Denoiser
+
+
+def eager_denoiser(model: Model) -> "Denoiser":
+    """A callable over the model's UNet; float32 in, float32 out, whatever format the network computes in."""
+    unet, dtype = model.unet, model.placement.dtype
+    guidance_width = model.description.unet.get("time_cond_proj_dim")
+    if model.placement.device.type == "cpu":
+        # Convolutions read this layout directly; the other one is rearranged at every call.
+        unet.to(memory_format=torch.channels_last)
+
+    def denoise(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
+        added = None
+        if conditions.pooled is not None:
+            added = {"text_embeds": conditions.pooled.to(dtype), "time_ids": conditions.time_ids}
+        with_guidance = None
+        if guidance_width is not None and conditions.guidance is not None:
+            with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
+        output = unet(
+            latents.to(dtype),
+            timesteps,
+            encoder_hidden_states=conditions.context.to(dtype),
+            encoder_attention_mask=conditions.mask,
+            timestep_cond=with_guidance,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return output.float()
+
+    return denoise
+
+
+def guidance_embedding(w: PerRow, width: int) -> Tensor:
+    """Sines and cosines of the guidance scale w, for distilled networks (arXiv:2310.04378); (b, width)."""
+    frequencies = torch.exp(torch.arange(width // 2, device=w.device) * -(math.log(10_000.0) / (width // 2 - 1)))
+    angles = 1000.0 * w[:, None] * frequencies
+    embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(embedding, (0, width % 2))

@@ -1,0 +1,177 @@
+"""The text that AUTOMATIC1111 writes into pictures, and most programs read.
+
+    a red apple
+    Negative prompt: blurry
+    Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: mini, ...
+
+Settings come back exactly. Prompts come back but for spaces at the ends of their lines, as in AUTOMATIC1111 itself,
+and a line of the prompt that begins with "Negative prompt:" begins the negative prompt, for the format has no way to
+say otherwise. Our own record beside it (`encode.py`) is exact.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from safelight.assets import sampler_names
+from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
+
+# The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
+# spaces before them.
+PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+NEGATIVE = "Negative prompt:"
+UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent"}
+OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infotext:
+    prompt: str
+    negative_prompt: str
+    pairs: Mapping[str, str]
+    """In AUTOMATIC1111's words."""
+
+
+def write_infotext(spec: Denoised, *, version: str) -> str:
+    prompt = storable(spec.prompt)
+    negative = f"\n{NEGATIVE} {storable(spec.negative_prompt)}" if spec.negative_prompt else ""
+    pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in to_pairs(spec, version=version).items())
+    return f"{prompt}{negative}\n{pairs}".strip()
+
+
+def parse_infotext(text: str) -> Infotext:
+    """Anything is a prompt: a last line with fewer than three settings belongs to it."""
+    *lines, last = text.strip().split("\n")
+    found: list[tuple[str, str]] = PAIR.findall(last)
+    if len(found) < 3:
+        lines, found = [*lines, last], []
+    lines = [line.strip() for line in lines]
+    start = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix(NEGATIVE)
+    return Infotext(
+        prompt="\n".join(lines[:start]).strip("\n"),
+        negative_prompt=negative.strip(" \n"),
+        pairs={name: unquote(value) for name, value in found},
+    )
+
+
+def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
+    sampler, schedule = sampler_names.split(spec.sampler)
+    pairs = {
+        "Steps": str(spec.steps),
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": number(spec.guidance),
+        "Seed": str(spec.seed),
+        "Size": f"{spec.width}x{spec.height}",
+        "Model hash": spec.model_digest[:10],
+        "Model": spec.model,
+    }
+    if isinstance(spec, ImageToImage | Inpaint):
+        pairs["Denoising strength"] = number(spec.strength)
+    elif spec.highres is not None:
+        pairs["Denoising strength"] = number(spec.highres.strength)
+    if spec.clip_skip > 1:
+        pairs["Clip skip"] = str(spec.clip_skip)
+    pairs["RNG"] = "CPU"
+    if isinstance(spec, TextToImage) and spec.highres is not None:
+        pairs["Hires upscale"] = number(spec.highres.scale)
+        if spec.highres.steps is not None:
+            pairs["Hires steps"] = str(spec.highres.steps)
+        pairs["Hires upscaler"] = UPSCALERS[spec.highres.upscaler]
+    if isinstance(spec, Inpaint):
+        pairs["Mask blur"] = number(spec.mask_blur)
+        if spec.mask_invert:
+            pairs["Mask mode"] = "Inpaint not masked"
+        if spec.only_masked:
+            pairs["Inpaint area"] = "Only masked"
+            pairs["Masked area padding"] = str(spec.padding)
+    # AUTOMATIC1111 has no such settings, and reads past what it does not know.
+    if spec.guidance_rescale:
+        pairs["CFG rescale"] = number(spec.guidance_rescale)
+    if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
+        pairs["Guidance start"] = number(spec.guidance_interval.start)
+        pairs["Guidance end"] = number(spec.guidance_interval.end)
+    return pairs | {"Version": f"safelight {version}"}
+
+
+def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """In the words of `spec.Draft`; what makes no sense is left out."""
+
+    def take(*fields: tuple[str, str, Callable[[str], Any]]) -> dict[str, Any]:
+        taken: dict[str, Any] = {}
+        for label, name, kind in fields:
+            with suppress(KeyError, ValueError, OverflowError):
+                taken[name] = kind(pairs[label])
+        return taken
+
+    settings = take(
+        ("Steps", "steps", int),
+        ("CFG scale", "guidance", finite),
+        ("CFG rescale", "guidance_rescale", finite),
+        ("Seed", "seed", int),
+        ("Model", "model", str),
+        ("Clip skip", "clip_skip", int),
+        ("Denoising strength", "strength", finite),
+        ("Mask blur", "mask_blur", finite),
+        ("Masked area padding", "padding", int),
+    )
+    if pairs:
+        settings.setdefault("clip_skip", 1)
+    if size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", pairs.get("Size", "")):
+        settings |= {"width": int(size[1]), "height": int(size[2])}
+    if sampler := pairs.get("Sampler"):
+        settings["sampler"] = sampler_names.join(sampler, pairs.get("Schedule type"))
+    if pairs.get("Mask mode") == "Inpaint not masked":
+        settings["mask_invert"] = True
+    if pairs.get("Inpaint area") == "Only masked":
+        settings["only_masked"] = True
+    if interval := take(("Guidance start", "start", finite), ("Guidance end", "end", finite)):
+        settings["guidance_interval"] = interval
+    if "Hires upscale" in pairs:
+        highres = take(
+            ("Hires upscale", "scale", finite),
+            ("Hires steps", "steps", int),
+            ("Hires upscaler", "upscaler", OUR_UPSCALERS.__getitem__),
+        )
+        if "strength" in settings:
+            highres["strength"] = settings.pop("strength")
+        # There, 0 means "as many as the first pass".
+        settings["highres"] = {name: value for name, value in highres.items() if value}
+    return settings
+
+
+def quote(text: str) -> str:
+    """AUTOMATIC1111's rule, and also what would not come back as it went: outer spaces and quotes."""
+    plain = not any(mark in text for mark in ",:\n") and text == text.strip() and not text.startswith('"')
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def unquote(text: str) -> str:
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
+
+
+def number(value: float) -> str:
+    """7.0 as 7, and all else in full."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def storable(text: str) -> str:
+    """Without what no text chunk can hold: NUL, and halves of surrogate pairs."""
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)

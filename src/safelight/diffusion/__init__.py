@@ -1,0 +1,13 @@
+"""Pure maths on tensors: how noise becomes a latent, with no idea of jobs, devices or queues.
+
+    shapes.py     names for tensor shapes, used across the package
+    samplers.py   the samplers people know by name, and what each is in diffusers' terms
+    schedule.py   a sampler at a step count, as a table with one row per network call; its cache
+    compile.py    makes that table by stepping the real diffusers scheduler; the only module here that knows diffusers
+    advance.py    applies one row of a table to every picture of a batch, each at its own place in its own table
+    guidance.py   classifier-free guidance, with a scale per picture
+    noise.py      one seeded generator per picture
+    plot.py       a schedule as a picture
+
+Why schedules are tables: docs/decisions/0002-schedules-are-tables.md.
+"""

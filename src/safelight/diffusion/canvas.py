@@ -1,0 +1,94 @@
+"""Geometry of pictures and masks: fitting, cropping, growing and pasting back. Pillow in, Pillow out."""
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from safelight.errors import InvalidRequest
+from safelight.spec import Fit, Sides
+
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom, in pixels; right and bottom are outside."""
+
+
+def fit_to(image: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
+    """Bring a picture to width x height: cut what is over, stretch it, or fill what is missing from its edges."""
+    if image.size == (width, height):
+        return image
+    if fit == "stretch":
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    inner = ImageOps.contain(image, (width, height), Image.Resampling.LANCZOS)
+    left, top = (width - inner.width) // 2, (height - inner.height) // 2
+    return grow(inner, left=left, top=top, right=width - inner.width - left, bottom=height - inner.height - top)
+
+
+def grow(image: Image.Image, *, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    """Add pixels beyond the edges, each the colour of the nearest edge pixel."""
+    pad = ((top, bottom), (left, right)) + ((0, 0),) * (len(image.getbands()) > 1)
+    return Image.fromarray(np.pad(np.asarray(image), pad, mode="edge"))
+
+
+def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tuple[Image.Image, Image.Image]:
+    """The grown picture and the mask of what is new; the mask reaches a little into the old, to hide the seam."""
+    margins = sides.model_dump()
+    if not any(margins.values()):
+        raise InvalidRequest("extend: every side is 0; name at least one side to grow")
+    canvas = grow(image, **margins)
+    box = (
+        sides.left + overlap * (sides.left > 0),
+        sides.top + overlap * (sides.top > 0),
+        canvas.width - sides.right - overlap * (sides.right > 0),
+        canvas.height - sides.bottom - overlap * (sides.bottom > 0),
+    )
+    mask = Image.new("L", canvas.size, 255)
+    mask.paste(0, box)
+    return canvas, mask
+
+
+def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.Image, Image.Image]:
+    """The mask as black and white, and its soft version for pasting the result back."""
+    hard = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
+    if invert:
+        hard = ImageOps.invert(hard)
+    if hard.getbbox() is None:
+        raise InvalidRequest("mask is all black: white marks what is to be drawn (or use mask_invert)")
+    return hard, hard.filter(ImageFilter.GaussianBlur(blur)) if blur else hard
+
+
+def box_around(mask: Image.Image, *, padding: int, width: int, height: int) -> Box:
+    """The smallest box that holds the mask and its padding in the proportions of width x height, inside the picture.
+
+    Where the picture is too small for those proportions the box is the whole side.
+    """
+    bounds = mask.getbbox()
+    assert bounds is not None, "binary_mask refuses empty masks"
+    left, top = max(bounds[0] - padding, 0), max(bounds[1] - padding, 0)
+    right, bottom = min(bounds[2] + padding, mask.width), min(bounds[3] + padding, mask.height)
+    wide = max(right - left, round((bottom - top) * width / height))
+    tall = max(bottom - top, round(wide * height / width))
+    left, right = widen(left, right, wide, mask.width)
+    top, bottom = widen(top, bottom, tall, mask.height)
+    return left, top, right, bottom
+
+
+def widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
+    """Grow an interval evenly to a length, pushed back inside 0..limit."""
+    length = min(length, limit)
+    low = min(max(low - (length - (high - low)) // 2, 0), limit - length)
+    return low, low + length
+
+
+def paste_back(original: Image.Image, drawn: Image.Image, soft_mask: Image.Image, box: Box | None) -> Image.Image:
+    """What the mask left alone keeps its very pixels; `box` says which part of the original was drawn."""
+    if box is None:
+        return Image.composite(drawn, original, soft_mask)
+    left, top, right, bottom = box
+    whole = original.copy()
+    whole.paste(drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    return Image.composite(whole, original, soft_mask)
+
+
+def upscale(image: Image.Image, scale: float) -> Image.Image:
+    """Lanczos resampling: the baseline that every other upscaler is measured against."""
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)

@@ -1,0 +1,276 @@
+"""Makes a `Schedule` by stepping the real diffusers scheduler; no sampler is written again here.
+
+A scheduler's step is linear in the latent, the network's outputs and the noise. So it is walked once with a batch
+of unit impulses, one for the first latent, one for each network output and one for each noise tensor: what comes out
+of row i holds, in each batch entry, the share of one impulse. The row's coefficients are those that build it from the
+last few latents and outputs (`_fit`).
+
+Impulses never reach a clamp, so further batch entries (`PROBES`) carry large random latents, outputs and noise through
+the same walk; where the coefficients do not predict them, the scheduler is not linear and is refused.
+"""
+
+import importlib
+import inspect
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from safelight.diffusion.schedule import HISTORY, Schedule
+from safelight.errors import SafelightError, UnsupportedOption
+
+TOLERANCE = 1e-6
+"""Relative error allowed in a row. Many schedulers cast to float32 (6e-8) several times in a step: the worst row in
+diffusers 0.42 is off by 2e-7. A wrong history or a clamp is off by 1e-3 or more."""
+
+PROBES = 16
+LOUD = 10.0
+"""Standard deviation of the probes; what clips, clips at about 1."""
+
+NOT_LINEAR = ("thresholding", "clip_sample")
+"""Options that bend the clean estimate; they are meant for models of pixels."""
+
+OWN_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
+"""Their noise is a Brownian path through the sigmas, correlated from step to step."""
+
+Vector = npt.NDArray[np.float64]
+
+_one_walk = threading.Lock()
+
+
+def compile_schedule(
+    class_name: str,
+    *,
+    model: Mapping[str, Any],
+    options: Mapping[str, Any],
+    step_options: Mapping[str, Any],
+    steps: int,
+    start: int,
+) -> Schedule:
+    """The table of a diffusers scheduler from step `start` of `steps`; `model` may say more than the class asks."""
+    try:
+        # What diffusers does that numpy will not like one day is not the caller's to hear.
+        with _one_walk, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+            scheduler = _open(class_name, model, options)
+            return _walk(scheduler, steps=steps, start=start, step_options=step_options)
+    except SafelightError:
+        raise
+    except Exception as error:
+        # diffusers refuses what it cannot do with a dozen kinds of exception; all mean that this config cannot run.
+        raise UnsupportedOption(class_name, f"diffusers cannot run it with these options: {error}") from error
+
+
+def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    if class_name in OWN_NOISE:
+        raise UnsupportedOption(class_name, "its noise is correlated from step to step, which a table cannot say")
+    schedulers = importlib.import_module("diffusers.schedulers")
+    scheduler_class = getattr(schedulers, class_name, None)
+    if scheduler_class is None:
+        raise UnsupportedOption(class_name, "this version of diffusers has no such scheduler")
+    accepted = set(inspect.signature(scheduler_class.__init__).parameters)
+    if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
+        # diffusers would drop the key and sample a noise range that the network was not trained on.
+        model = {**model, "trained_betas": _zero_snr_betas(model)}
+    return scheduler_class(**{key: value for key, value in model.items() if key in accepted} | dict(options))
+
+
+def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
+    """Betas with (nearly) no signal at the end, as the diffusers schedulers that know them have (arXiv:2305.08891)."""
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+
+    accepted = set(inspect.signature(EulerDiscreteScheduler.__init__).parameters)
+    euler = EulerDiscreteScheduler(**{key: value for key, value in model.items() if key in accepted})
+    alphas = [1.0, *euler.alphas_cumprod.tolist()]
+    return [1 - after / before for before, after in pairwise(alphas)]
+
+
+def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, Any]) -> Schedule:
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps[start * scheduler.order :]
+    if not hasattr(scheduler, "sigmas") and (timesteps < 0).any():
+        # "trailing" spacing rounds some counts (61, 103, ...) to one step more, which reads the noise level at index -1.
+        raise UnsupportedOption("steps", f"diffusers gives this sampler a step at -1 for {steps} steps; take one fewer")
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start * scheduler.order)
+    if "eta" in inspect.signature(scheduler.step).parameters:
+        step_options = {"eta": 0.0, **step_options}  # what the pipelines pass
+
+    n = len(timesteps)
+    inputs = 1 + 2 * n  # entry 0 is the first latent, 1 + i the output of row i, 1 + n + i its noise
+    values = np.zeros((inputs, inputs + PROBES))
+    values[:, :inputs] = np.eye(inputs)
+    # Drawn in float32, so that a scheduler that casts its noise does not change it.
+    values[:, inputs:] = np.random.default_rng(0).standard_normal((inputs, PROBES), dtype=np.float32) * LOUD
+
+    def entry(index: int) -> torch.Tensor:
+        return torch.from_numpy(values[index].copy()).view(-1, 1, 1, 1)
+
+    input_scale, noise, denoised_x, denoised_m = np.zeros((4, n))
+    x, m, levels, draws = np.zeros((n, HISTORY)), np.zeros((n, HISTORY)), np.zeros((n + 1, 2)), np.zeros(n, np.int64)
+    levels[n] = 1, 0
+    row, latent, past = 0, entry(0), list[Vector]()
+
+    def draw(shape: object, generator: object = None, dtype: torch.dtype | None = None, **_: object) -> torch.Tensor:
+        draws[row] += 1
+        return entry(1 + n + row).to(dtype or torch.float32)
+
+    with _noise_from(draw, scheduler):
+        for row, timestep in enumerate(timesteps):
+            input_scale[row] = _input_scale(scheduler, timestep)
+            levels[row] = _level(scheduler, timestep, start + row)
+            output = entry(1 + row)
+            stepped = scheduler.step(output, timestep, latent, **step_options)
+            clean = _flat(_clean(scheduler, stepped, output, latent, levels[row]))
+            past = [_flat(latent), *past][:HISTORY]
+            latent = stepped.prev_sample.double()
+            after = _flat(latent)
+            if not np.isfinite([after, clean]).all():
+                raise _refusal(scheduler, f"gives no finite numbers in row {row} (timestep {float(timestep):g})")
+
+            outputs = values[1 + row - np.arange(len(past))]
+            used = _fit(after, past, outputs, values[1 + n + row], inputs)
+            if used is None:
+                raise _refusal(scheduler, f"row {row} is not linear in the latest {HISTORY} latents and outputs")
+            x[row], m[row], noise[row] = used
+
+            # The newest output is not in the latent yet, so its entry tells the two shares apart.
+            denoised_m[row] = clean[1 + row]
+            denoised_x[row] = clean[:inputs] @ past[0][:inputs] / (past[0][:inputs] @ past[0][:inputs])
+
+    return Schedule(
+        timesteps=timesteps.double().numpy(),
+        input_scale=input_scale,
+        x=x,
+        m=m,
+        noise=noise,
+        draws=draws,
+        denoised_x=denoised_x,
+        denoised_m=denoised_m,
+        signal=levels[:, 0],
+        sigma=levels[:, 1],
+        initial_scale=float(getattr(scheduler, "init_noise_sigma", 1.0)),
+        step_of=_step_of(n, scheduler.order, steps - start),
+        steps=steps - start,
+    )
+
+
+def _fit(
+    after: Vector, past: list[Vector], outputs: Vector, noise: Vector, inputs: int
+) -> tuple[Vector, Vector, float] | None:
+    """The shortest history that `after` is built from, as (X, M, S), or None if none up to HISTORY does.
+
+    X has to explain the shares of everything but the newest outputs and the noise: a least squares of at most
+    HISTORY unknowns. What it leaves in those is M and S.
+    """
+    scale = np.abs(after[:inputs]).max()
+    for depth in range(1, len(past) + 1):
+        for latents in sorted({1, depth}):  # most rows look back at outputs only
+            window = np.stack([*past[:latents]])
+            known = [*np.nonzero(outputs[:depth, :inputs])[1], *np.nonzero(noise[:inputs])[0]]
+            unexplained, basis = after[:inputs].copy(), window[:, :inputs].copy()
+            unexplained[known] = basis[:, known] = 0
+            # Latents of neighbouring steps are nearly alike; below 1e-6 their difference is the float32 of a cast.
+            # To one scale first: with no signal at the start, sigma falls from 4096 and the latents with it.
+            norm = np.linalg.norm(basis, axis=1)
+            x = np.linalg.lstsq(basis.T / norm, unexplained, rcond=1e-6)[0] / norm
+            if np.abs(unexplained - x @ basis).max() > TOLERANCE * scale:
+                continue
+            rest = after - x @ window
+            m, s = rest[known[:-1]], rest[known[-1]]
+            residual = rest - m @ outputs[:depth] - s * noise
+            if np.abs(residual).max() <= TOLERANCE * np.abs(after).max():
+                return _padded(x), _padded(m), s
+    return None
+
+
+def _padded(coefficients: Vector) -> Vector:
+    return np.pad(coefficients, (0, HISTORY - len(coefficients)))
+
+
+def _flat(tensor: torch.Tensor) -> Vector:
+    return tensor.double().flatten().numpy()
+
+
+def _input_scale(scheduler: Any, timestep: torch.Tensor) -> float:
+    if not hasattr(scheduler, "scale_model_input"):
+        return 1.0
+    return float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), timestep))
+
+
+def _level(scheduler: Any, timestep: torch.Tensor, index: int) -> tuple[float, float]:
+    """(signal, sigma) of a clean latent noised for this row: `add_noise` of a one without noise, of noise alone."""
+    clean, noise = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
+    if hasattr(scheduler, "add_noise"):
+        signal, sigma = scheduler.add_noise(clean, noise, timestep.repeat(2)).flatten().tolist()
+    elif hasattr(scheduler, "scale_noise"):  # flow matching calls it so
+        signal, sigma = scheduler.scale_noise(clean, timestep.repeat(2), noise).flatten().tolist()
+    else:  # IPNDM has no such method; its levels are these
+        signal, sigma = scheduler.alphas[index].item(), scheduler.betas[index].item()
+    return signal, sigma
+
+
+def _clean(
+    scheduler: Any, stepped: Any, output: torch.Tensor, latent: torch.Tensor, level: npt.NDArray[np.float64]
+) -> torch.Tensor:
+    """The clean estimate: the scheduler's own where it tells, else from what the network predicts at this level."""
+    if getattr(stepped, "pred_original_sample", None) is not None:
+        return stepped.pred_original_sample
+    signal, sigma = level
+    if hasattr(scheduler, "precondition_outputs"):
+        return scheduler.precondition_outputs(latent, output, sigma)
+    prediction = scheduler.config.get("prediction_type")
+    if prediction is None:  # flow matching and IPNDM can do one thing only, and do not name it
+        prediction = "flow_prediction" if hasattr(scheduler, "scale_noise") else "v_prediction"
+    norm = float(np.hypot(signal, sigma))
+    match prediction:
+        case "epsilon":
+            return (latent - sigma * output) / signal
+        case "v_prediction":  # arXiv:2202.00512, for a latent of variance norm^2
+            return (signal / norm**2) * latent - (sigma / norm) * output
+        case "sample":
+            return output
+        case "flow_prediction":
+            return latent - sigma * output
+        case _:
+            raise UnsupportedOption("prediction_type", f"{prediction!r} is unknown")
+
+
+def _step_of(rows: int, calls_per_step: int, steps: int) -> npt.NDArray[np.int64]:
+    """PLMS makes its extra calls inside the first step; the others make theirs evenly."""
+    row = np.arange(rows)
+    return row // calls_per_step if calls_per_step > 1 else np.maximum(0, row - (rows - steps))
+
+
+def _refusal(scheduler: Any, why: str) -> UnsupportedOption:
+    """Blames the option that bends the latent, if one is on."""
+    for option in NOT_LINEAR:
+        if scheduler.config.get(option):
+            return UnsupportedOption(option, f"is not linear in the latent, so no table can hold it; set it to false")
+    return UnsupportedOption(type(scheduler).__name__, why)
+
+
+@contextmanager
+def _noise_from(draw: Callable[..., torch.Tensor], scheduler: Any) -> Iterator[None]:
+    """The scheduler draws from `draw` in this thread; another thread that happens to sample draws as ever."""
+    module: Any = sys.modules[type(scheduler).__module__]
+    original = getattr(module, "randn_tensor", None)
+    if original is None:
+        yield
+        return
+    walker = threading.get_ident()
+
+    def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return (draw if threading.get_ident() == walker else original)(*args, **kwargs)
+
+    module.randn_tensor = randn_tensor
+    try:
+        yield
+    finally:
+        module.randn_tensor = original

@@ -1,0 +1,18 @@
+"""Guidance: how far to go from what the network says of anything towards what it says of the prompt."""
+
+from safelight.diffusion.shapes import Latents, PerRow
+
+
+def guide(cond: Latents, uncond: Latents, scale: PerRow) -> Latents:
+    """Classifier-free guidance (arXiv:2207.12598); scale is the paper's w + 1."""
+    return uncond + scale.view(-1, 1, 1, 1) * (cond - uncond)
+
+
+def rescale(guided: Latents, cond: Latents, phi: PerRow) -> Latents:
+    """Give the guided output back the contrast of the conditional one (arXiv:2305.08891, section 3.4).
+
+    phi is the paper's: 0 leaves the guided output as it is, 1 matches its standard deviation fully.
+    """
+    phi = phi.view(-1, 1, 1, 1)
+    contrast = cond.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+    return guided * (phi * contrast + (1 - phi))

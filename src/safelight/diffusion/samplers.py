@@ -1,0 +1,355 @@
+"""The samplers people know by name, and what each is in diffusers' terms.
+
+Names are AUTOMATIC1111's. A sampler with another spacing of its noise levels is the same sampler, so "DPM++ 2M
+Karras" is made by rule from "DPM++ 2M" and "Karras". A plugin adds to `SAMPLERS` like the table below does.
+
+What AUTOMATIC1111 has and a table cannot be: DPM adaptive (chooses its steps as it goes). What diffusers does not
+have: DPM fast, DPM++ 2S a, Restart, CFG++, "Euler a Karras", polyexponential and Align Your Steps spacing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from safelight.errors import UnknownSampler, UnsupportedOption
+
+Kind = Literal["diffusion", "flow", "edm", "any"]
+
+SPACINGS: dict[str, dict[str, Any]] = {
+    "Karras": {"use_karras_sigmas": True},
+    "Exponential": {"use_exponential_sigmas": True},
+    "Beta": {"use_beta_sigmas": True},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
+}
+"""Spacings of the noise levels: arXiv:2206.00364, k-diffusion, arXiv:2407.12173, and steps that start at pure noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    name: str
+    diffusers_class: str
+    """Empty: the class that the checkpoint itself names."""
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """For the diffusers class, over what the checkpoint says of itself."""
+    step_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """For each of its steps."""
+    order: int = 1
+    """Error falls as 1 / steps^order (in the weak sense for stochastic samplers)."""
+    calls_per_step: int = 1
+    stochastic: bool = False
+    """Draws fresh noise on the way; more steps then change the picture rather than refine it."""
+    kind: Kind = "diffusion"
+    aliases: tuple[str, ...] = ()
+    spacings: tuple[str, ...] = ()
+    """Names in SPACINGS that the class can do."""
+    automatic: str = ""
+    """The spacing AUTOMATIC1111 gives it under "Automatic", where that is not the plain one."""
+    base: str = ""
+    """For a variant: the name of the plain sampler."""
+
+    @property
+    def plain(self) -> str:
+        return self.base or self.name
+
+
+_SIGMAS = ("Karras", "Exponential", "Beta")
+_ALL = (*_SIGMAS, "SGM Uniform")
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_PAIRS = {"lower_order_final": True}  # an odd step at the end; diffusers sets it itself, with a warning
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
+_TABLE = (
+    Sampler(
+        name="Default",
+        diffusers_class="",
+        about="the checkpoint's own scheduler, as its config says",
+        kind="any",
+        aliases=("auto",),
+    ),
+    Sampler(
+        name="Euler",
+        diffusers_class="EulerDiscreteScheduler",
+        about="the plainest ODE step",
+        aliases=("k_euler",),
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="Euler a",
+        diffusers_class="EulerAncestralDiscreteScheduler",
+        about="Euler that adds fresh noise after each step",
+        stochastic=True,
+        aliases=("k_euler_a", "k_euler_ancestral"),
+        spacings=("SGM Uniform",),
+    ),
+    Sampler(
+        name="Heun",
+        diffusers_class="HeunDiscreteScheduler",
+        about="Euler, corrected by a second call at the end of the step",
+        order=2,
+        calls_per_step=2,
+        aliases=("k_heun",),
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="DPM2",
+        diffusers_class="KDPM2DiscreteScheduler",
+        about="midpoint rule, the second call half-way in log sigma",
+        order=2,
+        calls_per_step=2,
+        aliases=("k_dpm_2",),
+        spacings=_ALL,
+        automatic="Karras",
+    ),
+    Sampler(
+        name="DPM2 a",
+        diffusers_class="KDPM2AncestralDiscreteScheduler",
+        about="DPM2 that adds fresh noise after each step",
+        order=2,
+        calls_per_step=2,
+        stochastic=True,
+        aliases=("k_dpm_2_a", "k_dpm_2_ancestral"),
+        spacings=_ALL,
+        automatic="Karras",
+    ),
+    Sampler(
+        name="LMS",
+        diffusers_class="LMSDiscreteScheduler",
+        about="linear multistep over the last four slopes",
+        order=4,
+        aliases=("k_lms",),
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="DPM++ 2M",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="second order from the last two calls; a good first choice",
+        order=2,
+        aliases=("k_dpmpp_2m",),
+        spacings=_ALL,
+        automatic="Karras",
+    ),
+    Sampler(
+        name="DPM++ 3M",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="third order from the last three calls",
+        options={"solver_order": 3},
+        order=3,
+        aliases=("k_dpmpp_3m",),
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="DPM++ 2M SDE",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="DPM++ 2M on the stochastic equation",
+        options=_SDE,
+        order=2,
+        stochastic=True,
+        aliases=("k_dpmpp_2m_sde",),
+        spacings=_ALL,
+        automatic="Exponential",
+    ),
+    Sampler(
+        name="DPM++ 2M SDE Heun",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="DPM++ 2M SDE with Heun's form of the correction",
+        options=_SDE | {"solver_type": "heun"},
+        order=2,
+        stochastic=True,
+        aliases=("k_dpmpp_2m_sde_heun",),
+        spacings=_ALL,
+        automatic="Exponential",
+    ),
+    Sampler(
+        name="DPM++ 3M SDE",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="DPM++ 3M on the stochastic equation",
+        options=_SDE | {"solver_order": 3},
+        order=3,
+        stochastic=True,
+        aliases=("k_dpmpp_3m_sde",),
+        spacings=_ALL,
+        automatic="Exponential",
+    ),
+    Sampler(
+        name="DPM++ 2S",
+        diffusers_class="DPMSolverSinglestepScheduler",
+        about="second order over pairs of steps, restarted at each pair",
+        options=_PAIRS,
+        order=2,
+        aliases=("k_dpmpp_2s",),
+        spacings=_SIGMAS,
+    ),
+    Sampler(
+        name="DPM++ SDE",
+        diffusers_class="DPMSolverSinglestepScheduler",
+        about="DPM++ 2S on the stochastic equation",
+        options=_SDE | _PAIRS,
+        order=2,
+        stochastic=True,
+        aliases=("k_dpmpp_sde",),
+        spacings=_SIGMAS,
+        automatic="Karras",
+    ),
+    Sampler(
+        name="UniPC",
+        diffusers_class="UniPCMultistepScheduler",
+        about="predictor and corrector share their calls; strong at few steps",
+        order=3,
+        aliases=("unipc", "uni_pc"),
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="DEIS",
+        diffusers_class="DEISMultistepScheduler",
+        about="exponential integrator, second order multistep",
+        order=2,
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="SA-Solver",
+        diffusers_class="SASolverScheduler",
+        about="stochastic Adams predictor and corrector, noisy in the middle of the way",
+        order=2,
+        stochastic=True,
+        spacings=_ALL,
+    ),
+    Sampler(
+        name="DDIM",
+        diffusers_class="DDIMScheduler",
+        about="the first fast deterministic sampler",
+        spacings=("SGM Uniform",),
+    ),
+    Sampler(
+        name="DDPM",
+        diffusers_class="DDPMScheduler",
+        about="the original random walk; wants many steps",
+        stochastic=True,
+        spacings=("SGM Uniform",),
+    ),
+    Sampler(
+        name="PLMS",
+        diffusers_class="PNDMScheduler",
+        about="pseudo linear multistep; one call more than steps",
+        options={"skip_prk_steps": True},
+        order=4,
+        aliases=("PNDM",),
+        spacings=("SGM Uniform",),
+    ),
+    Sampler(
+        name="LCM",
+        diffusers_class="LCMScheduler",
+        about="for latent consistency models and LCM-LoRA: 2 to 8 steps, guidance near 1",
+        stochastic=True,
+    ),
+    Sampler(
+        name="TCD",
+        diffusers_class="TCDScheduler",
+        about="for trajectory consistency models and TCD-LoRA: 2 to 8 steps, guidance near 1",
+        # The pipelines pass eta 0 unless told; 0.3 is the class's default and its authors' advice.
+        step_options={"eta": 0.3},
+        stochastic=True,
+    ),
+    Sampler(
+        name="Flow Euler",
+        diffusers_class="FlowMatchEulerDiscreteScheduler",
+        about="Euler along a straightened flow (SD 3, Flux, ...)",
+        kind="flow",
+        spacings=_SIGMAS,
+    ),
+    Sampler(
+        name="Flow Heun",
+        diffusers_class="FlowMatchHeunDiscreteScheduler",
+        about="Flow Euler, corrected by a second call",
+        order=2,
+        calls_per_step=2,
+        kind="flow",
+    ),
+    Sampler(
+        name="Flow DPM++ 2M",
+        diffusers_class="DPMSolverMultistepScheduler",
+        about="DPM++ 2M for flow models",
+        options=_FLOW,
+        order=2,
+        kind="flow",
+    ),
+    Sampler(
+        name="Flow UniPC",
+        diffusers_class="UniPCMultistepScheduler",
+        about="UniPC for flow models",
+        options=_FLOW,
+        order=3,
+        kind="flow",
+    ),
+    Sampler(
+        name="Flow LCM",
+        diffusers_class="FlowMatchLCMScheduler",
+        about="for consistency-distilled flow models: few steps, guidance near 1",
+        stochastic=True,
+        kind="flow",
+    ),
+    Sampler(
+        name="EDM Euler",
+        diffusers_class="EDMEulerScheduler",
+        about="Euler for networks with EDM preconditioning (arXiv:2206.00364)",
+        kind="edm",
+    ),
+    Sampler(
+        name="EDM DPM++ 2M",
+        diffusers_class="EDMDPMSolverMultistepScheduler",
+        about="DPM++ 2M for networks with EDM preconditioning",
+        order=2,
+        kind="edm",
+    ),
+)
+
+
+def variants(sampler: Sampler) -> list[Sampler]:
+    """The sampler itself, then one more for each spacing its class can do."""
+    return [
+        sampler,
+        *(
+            replace(
+                sampler,
+                name=f"{sampler.name} {spacing}",
+                about=f"{sampler.about}; {spacing} spacing",
+                options={**sampler.options, **SPACINGS[spacing]},
+                # AUTOMATIC1111 wrote `k_euler_ka` for "Euler Karras".
+                aliases=tuple(f"{alias}_ka" for alias in sampler.aliases) if spacing == "Karras" else (),
+                base=sampler.name,
+            )
+            for spacing in sampler.spacings
+        ),
+    ]
+
+
+SAMPLERS: dict[str, Sampler] = {variant.name: variant for sampler in _TABLE for variant in variants(sampler)}
+
+
+def find_sampler(name: str, schedule: str | None = None) -> Sampler:
+    """By name or alias, in any case and punctuation, with the spacing in the name or apart ("Karras").
+
+    "Automatic" is AUTOMATIC1111's choice for the sampler; "Uniform" and nothing are the plain one.
+    """
+    by_name = {_fold(word): sampler for sampler in SAMPLERS.values() for word in (*sampler.aliases, sampler.name)}
+    sampler = by_name.get(_fold(name))
+    if sampler is None:
+        raise UnknownSampler(name, known=list(SAMPLERS))
+    wanted = _fold(schedule or "")
+    if wanted == "automatic" and not sampler.base:
+        wanted = _fold(sampler.automatic)
+    if wanted in ("", "automatic"):
+        return sampler
+    if wanted == "uniform":
+        return SAMPLERS[sampler.plain]
+    found = by_name.get(_fold(sampler.plain) + wanted)
+    if found is None:
+        can = ", ".join(("Automatic", "Uniform", *sampler.spacings))
+        raise UnsupportedOption(f"schedule {schedule!r}", f"{sampler.plain} has: {can}")
+    return found
+
+
+def _fold(name: str) -> str:
+    """`k_dpmpp_2m`, `DPM++ 2M` and `dpm++ 2m` are one name."""
+    letters = "".join(letter for letter in name.casefold().replace("dpmpp", "dpm++") if letter.isalnum() or letter == "+")
+    return letters.removeprefix("k") if name.casefold().startswith("k_") else letters

@@ -1,0 +1,13 @@
+"""Tensor shapes by name; the slow test lane checks them at run time.
+
+b pictures in a batch, k steps of history (newest first), c channels, h and w latent height and width.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+Latents = Float[Tensor, "b c h w"]
+Latent = Float[Tensor, "c h w"]
+History = Float[Tensor, "b k c h w"]
+PerRow = Float[Tensor, " b"]
+PerRowHistory = Float[Tensor, "b k"]

@@ -1,0 +1,78 @@
+"""Finished latents become pictures here, in a thread of its own, so that nobody's next step waits for it."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+
+from safelight.diffusion.canvas import paste_back
+from safelight.engine.job import Job
+from safelight.engine.scheduler import key_of
+from safelight.models.latents import decode, to_pil
+
+Done = Callable[[Job, Image.Image | Exception], None]
+
+
+class Decoder:
+    """Takes all that is waiting, and decodes those of one key together."""
+
+    def __init__(self, done: Done, vae_lock: threading.Lock) -> None:
+        self.done = done
+        self.vae_lock = vae_lock
+        self.waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self.run, name="safelight-decoder", daemon=True)
+        self.thread.start()
+
+    def submit(self, job: Job) -> None:
+        self.waiting.put(job)
+
+    def close(self) -> None:
+        """Finish what is waiting, then stop."""
+        self.waiting.put(None)
+        self.thread.join()
+
+    def run(self) -> None:
+        while True:
+            jobs, closing = self.take()
+            while jobs:
+                key = key_of(jobs[0])
+                self.decode_together([job for job in jobs if key_of(job) == key])
+                jobs = [job for job in jobs if key_of(job) != key]
+            if closing:
+                return
+
+    def take(self) -> tuple[list[Job], bool]:
+        jobs: list[Job] = []
+        entry = self.waiting.get()
+        while entry is not None:
+            jobs.append(entry)
+            if self.waiting.empty():
+                return jobs, False
+            entry = self.waiting.get()
+        return jobs, True
+
+    def decode_together(self, jobs: Sequence[Job]) -> None:
+        try:
+            images = self.pictures(jobs)
+        except Exception as error:  # whatever it is, it belongs to these jobs and must not end the thread
+            if len(jobs) == 1:
+                self.done(jobs[0], error)
+                return
+            for job in jobs:
+                self.decode_together([job])
+            return
+        for job, image in zip(jobs, images, strict=True):
+            self.done(job, image)
+
+    def pictures(self, jobs: Sequence[Job]) -> list[Image.Image]:
+        with torch.inference_mode(), self.vae_lock:
+            images = to_pil(decode(jobs[0].model.vae, torch.stack([job.now.latents[0] for job in jobs])))
+        return [finished(job, image) for job, image in zip(jobs, images, strict=True)]
+
+
+def finished(job: Job, image: Image.Image) -> Image.Image:
+    if job.overlay is None:
+        return image
+    return paste_back(job.overlay.original, image, job.overlay.soft_mask, job.overlay.box)

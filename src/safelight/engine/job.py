@@ -1,0 +1,135 @@
+"""A spec inside the engine. Mutable, and only the engine touches it; at a step boundary it can be paused or moved."""
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safelight.diffusion.canvas import Box
+from safelight.diffusion.schedule import Schedule
+from safelight.diffusion.shapes import Latent
+from safelight.models.encode import Conditioning
+from safelight.models.load import Model
+from safelight.spec import Denoised
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Pictures = Mapping[str, Image.Image]
+    """Start pictures and masks, by the digest that the spec names them with."""
+
+State = Literal["waiting", "running", "decoding", "ended"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Blend:
+    """Inpainting with a network that knows nothing of masks: after each call, what is kept is put back."""
+
+    mask: Tensor
+    """(1, h, w) 1 where the picture is drawn anew."""
+    init: Latent
+    noise: Latent
+
+
+@dataclass(slots=True, kw_only=True)
+class Overlay:
+    """What is laid over the drawn picture at the end, so that kept pixels stay as they were."""
+
+    original: Image.Image
+    soft_mask: Image.Image
+    box: Box | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Walk:
+    """One way from noise to a latent: a schedule, and where the job stands in it."""
+
+    schedule: Schedule
+    latents: list[Latent]
+    """Newest first, K of them; zeros where there is no past yet."""
+    outputs: list[Latent]
+    blend: Blend | None = None
+    extra_channels: Tensor | None = None
+    """(c, h, w) mask and masked picture, for networks that inpaint natively."""
+    row: int = 0
+    fresh_noise: Latent | None = None
+    """Drawn for the row at hand; kept until the row is done, so that a call tried twice draws once."""
+
+    @property
+    def finished(self) -> bool:
+        return self.row == len(self.schedule)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    id: str
+    spec: Denoised
+    model: Model
+    pictures: "Pictures"
+    tenant: str = ""
+    priority: int = 0
+    preview_every: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+
+    state: State = "waiting"
+    paused: bool = False
+    cancelled: bool = False
+    generator: torch.Generator | None = None
+    positive: Conditioning | None = None
+    negative: Conditioning | None = None
+    walk: Walk | None = None
+    walks_left: int = 1
+    steps_before: int = 0
+    total_steps: int = 0
+    overlay: Overlay | None = None
+    compute_s: float = 0.0
+    """This job's share of the calls it took part in."""
+
+    @property
+    def strict(self) -> bool:
+        return self.spec.determinism == "strict"
+
+    @property
+    def now(self) -> Walk:
+        assert self.walk is not None, "the job has not been prepared"
+        return self.walk
+
+    @property
+    def guided(self) -> bool:
+        """Guidance acts in the coming call, so the job takes two network rows."""
+        if self.spec.guidance <= 1 or self.model.description.takes_guidance:
+            return False
+        if self.walk is None:
+            return True
+        interval = self.spec.guidance_interval
+        place = self.walk.schedule.step_of[min(self.walk.row, len(self.walk.schedule) - 1)] / self.walk.schedule.steps
+        return interval.start <= place < interval.end
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of what is being denoised now."""
+        highres = getattr(self.spec, "highres", None)
+        if highres is None or self.walks_left == 2:
+            return self.spec.width, self.spec.height
+        return scaled_side(self.spec.width, highres.scale), scaled_side(self.spec.height, highres.scale)
+
+    @property
+    def megapixels(self) -> float:
+        """What the coming call costs, as rows times picture area."""
+        width, height = self.size
+        return (2 if self.guided else 1) * width * height / 1e6
+
+    @property
+    def step(self) -> int:
+        """Steps finished, those of an earlier walk included."""
+        if self.walk is None:
+            return self.steps_before
+        schedule = self.walk.schedule
+        return self.steps_before + (schedule.steps if self.walk.finished else int(schedule.step_of[self.walk.row]))
+
+
+def scaled_side(side: int, scale: float) -> int:
+    return max(64, round(side * scale / 8) * 8)

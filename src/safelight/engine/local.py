@@ -1,0 +1,99 @@
+"""One engine in one thread of this process; asyncio stays on this side of it."""
+
+import asyncio
+import queue
+import threading
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from safelight.acceleration.denoiser import Denoiser
+from safelight.engine.engine import Engine
+from safelight.engine.job import Job
+from safelight.engine.runner import Runner
+from safelight.engine.scheduler import Scheduler
+from safelight.events import Cancelled, Decoded, Event, Failed
+from safelight.models.load import Model
+from safelight.spec import Denoised
+
+Command = Callable[[], None]
+Listener = Callable[[Event], None]
+
+
+class LocalBackend:
+    """Implements `Backend`. Commands go to the engine's thread through a queue, events come back to each job's loop."""
+
+    def __init__(
+        self,
+        model_for: Callable[[Denoised], Model],
+        *,
+        denoiser_for: Callable[[Model], Denoiser],
+        budget_megapixels: Callable[[Model], float],
+        preview_every: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        self.model_for = model_for
+        self.preview_every = preview_every
+        self.listeners: dict[str, Listener] = {}
+        self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self.engine = Engine(Scheduler(budget_megapixels), Runner(denoiser_for), emit=self.deliver, cache=cache)
+        self.thread = threading.Thread(target=self.run, name="safelight-engine", daemon=True)
+        self.thread.start()
+
+    async def submit(
+        self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str = "", priority: int = 0
+    ) -> AsyncGenerator[Event, None]:
+        model = await asyncio.to_thread(self.model_for, spec)
+        job = Job(
+            id=uuid.uuid4().hex,
+            spec=spec,
+            model=model,
+            pictures=pictures,
+            tenant=tenant,
+            priority=priority,
+            preview_every=self.preview_every,
+        )
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        self.listeners[job.id] = lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
+        self.commands.put(lambda: self.engine.add(job))
+        try:
+            while True:
+                event = await events.get()
+                yield event
+                if isinstance(event, Decoded | Failed | Cancelled):
+                    return
+        finally:
+            self.listeners.pop(job.id, None)
+            await self.cancel(job.id)
+
+    async def cancel(self, job_id: str) -> None:
+        self.commands.put(lambda: self.engine.cancel(job_id))
+
+    def deliver(self, event: Event) -> None:
+        """Called from the engine's and the decoder's threads; a listener that has gone away hears nothing."""
+        if listener := self.listeners.get(event.job_id):
+            try:
+                listener(event)
+            except RuntimeError:  # its event loop has closed
+                self.listeners.pop(event.job_id, None)
+
+    def run(self) -> None:
+        """The engine's thread: obey what has been asked, then step; sleep when there is nothing to do."""
+        busy = False
+        while True:
+            while not busy or not self.commands.empty():
+                command = self.commands.get()
+                if command is None:
+                    return
+                command()
+                busy = True
+            busy = self.engine.step()
+
+    def close(self) -> None:
+        """Stop at the next step boundary; jobs under way are dropped."""
+        self.commands.put(None)
+        self.thread.join()
+        self.engine.close()

@@ -1,0 +1,163 @@
+"""From a spec to a job that can take its first step.
+
+Noise is drawn in the order diffusers' pipelines draw it, so that a seed means the same picture there and here:
+the start picture's latent (sampled by the VAE), then the first noise, then the masked picture's latent, then
+whatever the sampler wants step by step.
+"""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from safelight.diffusion.canvas import binary_mask, box_around, fit_to, upscale
+from safelight.diffusion.noise import draw, seeded
+from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
+from safelight.diffusion.shapes import Latent
+from safelight.engine.job import Blend, Job, Overlay, Walk
+from safelight.errors import UnsupportedOption
+from safelight.models.latents import decode, encode, from_pil, to_pil
+from safelight.spec import ImageToImage, Inpaint, TextToImage
+
+
+def prepare(job: Job, *, cache: Path | None) -> None:
+    """Give the job its generator and its first walk."""
+    job.generator = seeded(job.spec.seed)
+    match job.spec:
+        case TextToImage(highres=highres):
+            job.walks_left = 1 if highres is None else 2
+            job.walk = from_noise(job, cache)
+        case ImageToImage():
+            job.walk = from_picture(job, job.spec, cache)
+        case Inpaint():
+            job.walk = from_masked_picture(job, job.spec, cache)
+    second = getattr(job.spec, "highres", None)
+    later = 0 if second is None else second_schedule(job, cache).steps
+    job.total_steps = job.now.schedule.steps + later
+
+
+def from_noise(job: Job, cache: Path | None) -> Walk:
+    if job.model.description.inpaints_natively:
+        raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it an init picture and a mask")
+    schedule = plan(job, cache, steps=job.spec.steps)
+    return walk_from(schedule, fresh(job) * schedule.initial_scale)
+
+
+def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
+    if job.model.description.inpaints_natively:
+        raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it a mask too")
+    schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
+    init = to_latent(job, fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit))
+    return walk_from(schedule, noised(schedule, init, fresh(job)))
+
+
+def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:
+    """Both ways of inpainting: a network that takes the mask (9 channels), or blending after every call."""
+    schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
+    native = job.model.description.inpaints_natively
+    image, mask = masked_canvas(job, spec)
+
+    init = to_latent(job, image) if not native or spec.strength < 1 else None
+    noise = fresh(job)
+    if spec.strength == 1:
+        start = noise * schedule.initial_scale
+    else:
+        assert init is not None
+        start = noised(schedule, init, noise)
+    walk = walk_from(schedule, start)
+
+    latent_mask = latent_sized(mask, job)
+    if native:
+        kept = from_pil(image) * (from_pil(mask.convert("RGB")) < 0)
+        extra = torch.cat([latent_mask, to_latent(job, kept)])
+        walk.extra_channels = extra.to(job.model.placement.device)
+    else:
+        assert init is not None
+        fresh(job)  # diffusers encodes the masked picture here too; its draw keeps our generator in step
+        walk.blend = Blend(mask=latent_mask, init=init, noise=noise)
+    return walk
+
+
+def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
+    """The picture and mask at the size that is drawn; sets what is laid over the result at the end."""
+    original = job.pictures[spec.init].convert("RGB")
+    mask = job.pictures[spec.mask].convert("L")
+    if mask.size != original.size:
+        mask = fit_to(mask, *original.size, "stretch")
+    if spec.only_masked:
+        hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+        box = box_around(hard, padding=spec.padding, width=spec.width, height=spec.height)
+        job.overlay = Overlay(original=original, soft_mask=soft, box=box)
+        size = (spec.width, spec.height)
+        return original.crop(box).resize(size, Image.Resampling.LANCZOS), hard.crop(box).resize(size, Image.Resampling.NEAREST)
+    image = fit_to(original, spec.width, spec.height, spec.fit)
+    hard, soft = binary_mask(
+        fit_to(mask, spec.width, spec.height, spec.fit), blur=spec.mask_blur, invert=spec.mask_invert
+    )
+    job.overlay = Overlay(original=image, soft_mask=soft, box=None)
+    return image, hard
+
+
+def next_walk(job: Job, cache: Path | None) -> None:
+    """The second pass of highres: the first result, enlarged, walked down again from part of the noise."""
+    assert isinstance(job.spec, TextToImage)
+    highres = job.spec.highres
+    assert highres is not None
+    first = job.now
+    job.steps_before = first.schedule.steps
+    job.walks_left = 1
+    width, height = job.size
+    schedule = second_schedule(job, cache)
+    if highres.upscaler == "latent":
+        size = latent_size(job)[1:]
+        init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode="bicubic", antialias=False)[0]
+    else:
+        small = to_pil(decode(job.model.vae, first.latents[0][None]))[0]
+        init = to_latent(job, upscale(small, highres.scale).resize((width, height), Image.Resampling.LANCZOS))
+    job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
+
+
+def second_schedule(job: Job, cache: Path | None) -> Schedule:
+    assert isinstance(job.spec, TextToImage)
+    highres = job.spec.highres
+    assert highres is not None
+    return plan(job, cache, steps=highres.steps or job.spec.steps, strength=highres.strength)
+
+
+def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> Schedule:
+    config = job.model.description.scheduler
+    return schedule_for(job.spec.sampler, config, steps=steps, strength=strength, cache=cache)
+
+
+def walk_from(schedule: Schedule, start: Latent) -> Walk:
+    past = [torch.zeros_like(start)] * HISTORY
+    return Walk(schedule=schedule, latents=[start, *past[1:]], outputs=list(past))
+
+
+def noised(schedule: Schedule, init: Latent, noise: Latent) -> Latent:
+    return float(schedule.signal[0]) * init + float(schedule.sigma[0]) * noise
+
+
+def latent_size(job: Job) -> tuple[int, int, int]:
+    width, height = job.size
+    scale = job.model.description.vae_scale
+    return job.model.description.latent_channels, height // scale, width // scale
+
+
+def fresh(job: Job) -> Latent:
+    """The next noise of this job's seed, on the model's device."""
+    assert job.generator is not None
+    return draw(job.generator, latent_size(job)).to(job.model.placement.device)
+
+
+def to_latent(job: Job, image: "Image.Image | torch.Tensor") -> Latent:
+    tensor = from_pil(image) if isinstance(image, Image.Image) else image
+    noise = fresh(job)[None]
+    return encode(job.model.vae, tensor[None].to(job.model.placement.device), noise)[0].float()
+
+
+def latent_sized(mask: Image.Image, job: Job) -> torch.Tensor:
+    """(1, h, w) of 0 and 1, taken at the nearest pixel as diffusers does."""
+    pixels = (from_pil(mask.convert("RGB"))[:1] + 1) / 2
+    small = torch.nn.functional.interpolate(pixels[None], size=latent_size(job)[1:])[0]
+    return small.round().to(job.model.placement.device)

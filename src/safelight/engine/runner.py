@@ -1,0 +1,124 @@
+"""One network call for a batch of unlike jobs, and one table update after it."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from safelight.acceleration.denoiser import Conditions, Denoiser, stack
+from safelight.diffusion.advance import Rows, advance, denoised
+from safelight.diffusion.guidance import guide, rescale
+from safelight.diffusion.noise import draw
+from safelight.diffusion.shapes import Latents
+from safelight.engine.job import Job, Walk
+from safelight.models.encode import Conditioning
+from safelight.models.load import Model
+
+
+class Runner:
+    """Owns the denoisers, one per model; keeps nothing else between calls."""
+
+    def __init__(self, denoiser_for: Callable[[Model], Denoiser]) -> None:
+        self.denoiser_for = denoiser_for
+        self.denoisers: dict[str, Denoiser] = {}
+
+    def denoise(self, batch: Sequence[Job], rows: Rows) -> Latents:
+        """What the network predicts for each job, guidance applied; (b, c, h, w) float32."""
+        model = batch[0].model
+        guided = [i for i, job in enumerate(batch) if job.guided]
+        network_rows = [*range(len(batch)), *guided]
+
+        latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
+        extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
+        if extra:
+            latents = torch.cat([latents, torch.stack(extra)], dim=1)
+        told = [positive_of(job) for job in batch] + [negative_of(batch[i]) for i in guided]
+
+        outputs = self.denoiser(model)(
+            latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, network_rows, told)
+        )
+        cond, uncond = outputs[: len(batch)], outputs[len(batch) :]
+        return with_guidance(batch, guided, cond, uncond) if guided else cond
+
+    def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
+        """Move every job one row on, or none of them."""
+        walks = [job.now for job in batch]
+        histories = [[output, *walk.outputs[:-1]] for walk, output in zip(walks, outputs, strict=True)]
+        past_latents = stacked([walk.latents[: rows.depth] for walk in walks])
+        past_outputs = stacked([history[: rows.depth] for history in histories])
+        moved = advance(past_latents, past_outputs, rows, self.noise(batch))
+        for walk, history, latent in zip(walks, histories, moved, strict=True):
+            walk.outputs = history
+            walk.latents = [blended(walk, latent), *walk.latents[:-1]]
+            walk.fresh_noise = None
+            walk.row += 1
+
+    def estimates(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> Latents:
+        """The clean picture each job is heading for, as latents; call before `advance`."""
+        return denoised(torch.stack([job.now.latents[0] for job in batch]), outputs, rows)
+
+    def denoiser(self, model: Model) -> Denoiser:
+        if model.digest not in self.denoisers:
+            self.denoisers[model.digest] = self.denoiser_for(model)
+        return self.denoisers[model.digest]
+
+    def noise(self, batch: Sequence[Job]) -> Latents | None:
+        """Fresh noise for those rows whose sampler draws it, zeros for the others."""
+        if not any(job.now.schedule.draws[job.now.row] for job in batch):
+            return None
+        for job in batch:
+            walk = job.now
+            if walk.schedule.draws[walk.row] and walk.fresh_noise is None:
+                assert job.generator is not None
+                shape, device = walk.latents[0].shape, walk.latents[0].device
+                walk.fresh_noise = draw(job.generator, tuple(shape)).to(device)
+        none = torch.zeros_like(batch[0].now.latents[0])
+        return torch.stack([none if job.now.fresh_noise is None else job.now.fresh_noise for job in batch])
+
+
+def stacked(histories: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    """(b, k, c, h, w) from b lists of k."""
+    flat = torch.stack([entry for history in histories for entry in history])
+    return flat.view(len(histories), -1, *flat.shape[1:])
+
+
+def with_guidance(batch: Sequence[Job], guided: list[int], cond: Latents, uncond: Latents) -> Latents:
+    specs = [batch[i].spec for i in guided]
+    chosen = cond[guided]
+    mixed = guide(chosen, uncond, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+    if any(spec.guidance_rescale for spec in specs):
+        phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
+        # where(), because a row that asks for none must keep its very bits.
+        mixed = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, chosen, phi), mixed)
+    outputs = cond.clone()
+    outputs[guided] = mixed
+    return outputs
+
+
+def conditions_for(batch: Sequence[Job], network_rows: list[int], told: Sequence[Conditioning]) -> Conditions:
+    context, mask, pooled = stack(told)
+    time_ids = guidance = None
+    if pooled is not None:
+        sizes = [batch[i].size for i in network_rows]
+        time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
+    if batch[0].model.description.takes_guidance:
+        guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
+    return Conditions(context=context, mask=mask, pooled=pooled, time_ids=time_ids, guidance=guidance)
+
+
+def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:
+    """Put back what inpainting keeps, at the noise level of the next row."""
+    if walk.blend is None:
+        return latent
+    blend, after = walk.blend, walk.row + 1
+    kept = float(walk.schedule.signal[after]) * blend.init + float(walk.schedule.sigma[after]) * blend.noise
+    return (1 - blend.mask) * kept + blend.mask * latent
+
+
+def positive_of(job: Job) -> Conditioning:
+    assert job.positive is not None
+    return job.positive
+
+
+def negative_of(job: Job) -> Conditioning:
+    assert job.negative is not None
+    return job.negative

@@ -1,0 +1,92 @@
+"""What can go wrong, as a small tree; every error says what was wrong and what would be right.
+
+    SafelightError                500
+    ├── InvalidRequest            400   the caller asked for something that cannot be
+    │   ├── InvalidImage          400   not a picture, or not one that is safe to open
+    │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
+    │   ├── UnknownModel          404
+    │   ├── UnknownSampler        404
+    │   └── UnknownAsset          404
+    ├── UnsafeFile                400   weights in a format that can carry code
+    ├── CorruptModel              422   a checkpoint that is incomplete or damaged
+    ├── OutOfMemory               503   one picture alone does not fit on the device
+    ├── StorageFailed             507   the picture could not be written
+    ├── JobFailed                 500   the network produced something that is not a picture
+    └── JobCancelled              499   the caller, or Ctrl-C, stopped the job
+
+The caller's and the world's faults are raised as these; a fault of ours is an `assert` or a plain crash.
+"""
+
+from difflib import get_close_matches
+
+
+class SafelightError(Exception):
+    """Root of the tree; `status` is the HTTP status, `code` the stable name clients can test for."""
+
+    status: int = 500
+    code: str = "internal_error"
+
+
+class InvalidRequest(SafelightError):
+    status, code = 400, "invalid_request"
+
+
+class InvalidImage(InvalidRequest):
+    status, code = 400, "invalid_image"
+
+
+class UnsupportedOption(InvalidRequest):
+    status, code = 400, "unsupported_option"
+
+    def __init__(self, option: str, why: str) -> None:
+        super().__init__(f"{option}: {why}")
+        self.option = option
+
+
+class UnknownModel(InvalidRequest):
+    status, code = 404, "unknown_model"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"no model named {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+class UnknownSampler(InvalidRequest):
+    status, code = 404, "unknown_sampler"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"no sampler named {name!r}{nearest(name, known)}; `safelight samplers` lists all")
+
+
+class UnknownAsset(InvalidRequest):
+    status, code = 404, "unknown_asset"
+
+
+class UnsafeFile(SafelightError):
+    status, code = 400, "unsafe_file"
+
+
+class CorruptModel(SafelightError):
+    status, code = 422, "corrupt_model"
+
+
+class OutOfMemory(SafelightError):
+    status, code = 503, "out_of_memory"
+
+
+class StorageFailed(SafelightError):
+    status, code = 507, "storage_failed"
+
+
+class JobFailed(SafelightError):
+    status, code = 500, "job_failed"
+
+
+class JobCancelled(SafelightError):
+    status, code = 499, "cancelled"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean 'Euler a'?`, or nothing when no known name is close."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = get_close_matches(name.casefold(), by_folded, n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(by_folded[match]) for match in close)}?" if close else ""

@@ -1,0 +1,79 @@
+"""Facts about a job, in the order they happen; what the engine and the path report, and all they report.
+
+    Queued Started Stepped* Previewed* Decoded (Stored) | Failed | Cancelled
+
+Frozen and free of torch, so that a server, a log or a page can listen without loading a network.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from safelight.errors import SafelightError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    job_id: str
+    position: int
+    """Jobs before it when it arrived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    job_id: str
+    total_steps: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    job_id: str
+    step: int
+    """Steps finished, counted from 1."""
+    total_steps: int
+    batch_rows: int
+    """Network rows in the call that made this step, neighbours included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previewed:
+    """The denoised estimate in rough colours, at latent resolution."""
+
+    job_id: str
+    step: int
+    image: "Image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    job_id: str
+    image: "Image"
+    compute_s: float
+    """Network seconds this job accounts for: its share of every call it took part in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    job_id: str
+    asset_id: str
+    path: str
+    seconds: float
+    """From submission to the stored file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    job_id: str
+    error: "SafelightError"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    job_id: str
+    step: int
+
+
+Event = Queued | Started | Stepped | Previewed | Decoded | Stored | Failed | Cancelled

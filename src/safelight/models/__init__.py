@@ -1,0 +1,7 @@
+"""Checkpoints: what they are, how they load, and how words and pictures enter and leave them.
+
+families.py  which kind of checkpoint a folder holds      load.py      a folder becomes a Model
+prompts.py   (word:1.2), [word], BREAK: parsed            tokenize.py  chunks of token ids and weights
+encode.py    chunks -> Conditioning, batched and cached   latents.py   pictures <-> latents
+preview.py   a quick look at latents                      mini/        the embedded model
+"""

@@ -1,0 +1,170 @@
+"""Prompts become `Conditioning`: what the network reads, one row of numbers a token.
+
+    prompts -> chunks -> one batch through each text encoder -> layer chosen by clip_skip -> weights -> Conditioning
+
+Layers are read as diffusers' `encode_prompt` reads them; weights are AUTOMATIC1111's: a token's state is multiplied
+by its weight, then the chunk is scaled back to its old mean. There the mean runs over all prompts of a batch;
+here over one chunk of one prompt, so that neighbours do not matter.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.tokenize import Chunk, Tokenizer, chunk
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+Prompt = tuple[str, int]
+"""Words and clip_skip; 1 reads the last layer (or, for SDXL, the one it was trained to read)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    context: Tensor
+    """(tokens, dim); tokens is a multiple of the chunk length."""
+    pooled: Tensor | None
+    """(dim,) SDXL's second text encoder's word on the whole prompt, read from the first chunk."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self.context.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    tokenizer: Tokenizer
+    network: "CLIPTextModel | CLIPTextModelWithProjection"
+
+
+@torch.no_grad()
+def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
+    """Encode all prompts, with all their chunks, in one call of each text encoder.
+
+    Args:
+        penultimate: SDXL's rule: count from the layer before the last, and leave out the final norm.
+
+    Raises:
+        InvalidRequest: weights that cannot be, or a prompt of too many chunks.
+        UnsupportedOption: a clip_skip deeper than the text encoder.
+    """
+    if not prompts:
+        return []
+    per_encoder = [encode_by(encoder, prompts, penultimate=penultimate) for encoder in encoders]
+    return [join(parts) for parts in zip(*per_encoder, strict=True)]
+
+
+def zeros_like(conditioning: Conditioning) -> Conditioning:
+    """What SDXL is guided away from when there is no negative prompt (`force_zeros_for_empty_prompt`)."""
+    pooled = conditioning.pooled
+    return Conditioning(torch.zeros_like(conditioning.context), None if pooled is None else torch.zeros_like(pooled))
+
+
+def encode_by(encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
+    """One text encoder's part of the conditioning."""
+    network = encoder.network
+    check_depth(prompts, num_layers=network.config.num_hidden_layers)
+    chunks = [chunk(words, encoder.tokenizer) for words, _ in prompts]
+    rows = [row.ids for prompt_chunks in chunks for row in prompt_chunks]
+    deep = penultimate or any(clip_skip > 1 for _, clip_skip in prompts)
+    output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
+    pooled = getattr(output, "text_embeds", None)
+
+    conditionings: list[Conditioning] = []
+    first = 0
+    for (_, clip_skip), prompt_chunks in zip(prompts, chunks, strict=True):
+        here = slice(first, first + len(prompt_chunks))
+        if penultimate:
+            states = output.hidden_states[-(clip_skip + 1)][here]
+        elif clip_skip == 1:
+            states = output.last_hidden_state[here]
+        else:
+            states = final_norm(network)(output.hidden_states[-clip_skip][here])
+        context = torch.cat([emphasise(*pair) for pair in zip(states, prompt_chunks, strict=True)])
+        # A copy, or a cached prompt would keep the whole batch in memory.
+        conditionings.append(Conditioning(context, None if pooled is None else pooled[first].clone()))
+        first = here.stop
+    return conditionings
+
+
+def check_depth(prompts: Sequence[Prompt], *, num_layers: int) -> None:
+    deepest = max(clip_skip for _, clip_skip in prompts)
+    if deepest > num_layers:
+        raise UnsupportedOption(
+            "clip_skip", f"{deepest} is deeper than this model's text encoder, which has {num_layers} layers"
+        )
+
+
+def final_norm(network: Any) -> nn.Module:
+    """Bare CLIPTextModel lost its inner `text_model` in transformers 5; before a projection it is still there."""
+    return getattr(network, "text_model", network).final_layer_norm
+
+
+def emphasise(states: Tensor, chunk: Chunk) -> Tensor:
+    """Multiply each token's state by its weight and keep the chunk's mean."""
+    if all(weight == 1 for weight in chunk.weights):
+        return states
+    weights = torch.tensor(chunk.weights, device=states.device)
+    before = states.float()
+    after = before * weights[:, None]
+    return (after / growth(before, after, weights)).to(states.dtype)
+
+
+def growth(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+    """By how much weighting changed the mean.
+
+    A mean can cancel to almost nothing, and dividing by it would then blow the states up; but where tokens agree in
+    sign, the change lies between the smallest weight and the largest, so it is held there. A mean that is rounding
+    error to begin with says nothing and counts as unchanged.
+    """
+    mean = before.mean()
+    if mean.abs() < 1e-4 * before.abs().mean():
+        return torch.ones_like(mean)
+    return (after.mean() / mean).clamp(weights.min().clamp(min=0.1), weights.max())
+
+
+def join(parts: Sequence[Conditioning]) -> Conditioning:
+    """SDXL reads both encoders side by side, and the pooled words of the one that has them."""
+    if len({part.context.shape[0] for part in parts}) > 1:
+        raise CorruptModel("the text encoders' vocabularies differ: they cut one prompt into unlike chunks")
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.context for part in parts], dim=-1), pooled[0] if pooled else None)
+
+
+class ConditioningCache:
+    """The conditionings last used, up to a number of bytes; what is missing is encoded in one call."""
+
+    def __init__(self, encode: Callable[[Sequence[Prompt]], list[Conditioning]], *, limit_bytes: int) -> None:
+        self._encode = encode
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
+        self.size_bytes = 0
+
+    def encode_missing(self, prompts: Sequence[Prompt]) -> list[Conditioning]:
+        """Conditionings in the order of the prompts; repeated prompts are encoded once."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
+        fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
+        # Taken out before anything is dropped: a call may need more than the cache may keep.
+        wanted = [fresh[prompt] if prompt in fresh else self._kept[prompt] for prompt in prompts]
+        for prompt, conditioning in zip(prompts, wanted, strict=True):
+            self._keep(prompt, conditioning)
+        return wanted
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.size_bytes = 0
+
+    def _keep(self, prompt: Prompt, conditioning: Conditioning) -> None:
+        if prompt not in self._kept:
+            self.size_bytes += conditioning.size_bytes
+        self._kept[prompt] = conditioning
+        self._kept.move_to_end(prompt)
+        while self.size_bytes > self._limit_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.size_bytes -= dropped.size_bytes

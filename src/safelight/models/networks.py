@@ -1,0 +1,125 @@
+"""The network classes of diffusers and transformers, imported quickly (docs/decisions/0004-cold-start.md).
+
+The ordinary import also loads torch's compiler, peft, scipy's optimisers and every other network diffusers has:
+more than half of the time from shell to picture. Those are held off while the few files we need load, and the
+interpreter is left as if they had never been asked for, so that code which wants them later finds them whole.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+UNREAD_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.autoencoders")
+"""Packages whose `__init__` imports every network there is; their files are imported one by one instead."""
+PEFT_USERS = ("diffusers.loaders.lora_base", "diffusers.hooks.layerwise_casting")
+"""Modules that decide at import whether peft exists; dropped afterwards, so that the next import decides anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkClasses:
+    """Builders from a component's configuration; what they build has shapes but no memory yet."""
+
+    unet: Callable[[Mapping[str, Any]], nn.Module]
+    vae: Callable[[Mapping[str, Any]], nn.Module]
+    text_encoder: Callable[[Mapping[str, Any]], nn.Module]
+
+
+@cache
+def network_classes() -> NetworkClasses:
+    """UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
+    with collection_off():
+        if "diffusers.models.unets" in sys.modules:
+            return import_classes()
+        with needless_imports_held_off():
+            return import_classes()
+
+
+def import_classes() -> NetworkClasses:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+    def text_encoder(config: Mapping[str, Any]) -> nn.Module:
+        projected = "CLIPTextModelWithProjection" in (config.get("architectures") or [])
+        return (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**config))
+
+    return NetworkClasses(
+        unet=without_memory(UNet2DConditionModel.from_config),
+        vae=without_memory(AutoencoderKL.from_config),
+        text_encoder=without_memory(text_encoder),
+    )
+
+
+def without_memory(build: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Mapping[str, Any]], nn.Module]:
+    def on_meta(config: Mapping[str, Any]) -> nn.Module:
+        with torch.device("meta"):
+            return build(config)
+
+    return on_meta
+
+
+@contextmanager
+def collection_off() -> Iterator[None]:
+    """Importing makes a million objects that stay; looking for garbage among them only costs."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def needless_imports_held_off() -> Iterator[None]:
+    held_off: dict[str, ModuleType | None] = {}
+    if "torch._dynamo" not in sys.modules:
+        held_off["torch._dynamo"] = sys.modules["torch._dynamo"] = compiler_stand_in()
+
+    import diffusers.models
+    import diffusers.utils.import_utils as asked_by_diffusers
+    from transformers.utils.import_utils import is_scipy_available
+
+    held_off |= {name: unread_package(name, diffusers.models.__path__[0]) for name in UNREAD_PACKAGES}
+    if "scipy" not in sys.modules:
+        held_off["scipy"] = None
+    sys.modules.update(held_off)  # pyright: ignore[reportArgumentType]  None is Python's way to say "do not import"
+    peft_found, scipy_found = asked_by_diffusers._peft_available, asked_by_diffusers._scipy_available
+    asked_by_diffusers._peft_available = asked_by_diffusers._scipy_available = False
+    is_scipy_available.cache_clear()
+    try:
+        yield
+    finally:
+        asked_by_diffusers._peft_available, asked_by_diffusers._scipy_available = peft_found, scipy_found
+        for name in (*held_off, *PEFT_USERS):
+            sys.modules.pop(name, None)
+        is_scipy_available.cache_clear()
+
+
+def unread_package(name: str, parent: str) -> ModuleType:
+    package = ModuleType(name)
+    package.__path__ = [str(Path(parent) / name.rpartition(".")[2])]
+    return package
+
+
+def compiler_stand_in() -> ModuleType:
+    """torch._dynamo as uncompiled code needs it: decorators that change nothing, and its files by name."""
+    stand_in = ModuleType("torch._dynamo")
+    stand_in.__path__ = [str(Path(torch.__path__[0]) / "_dynamo")]
+
+    def leave_as_is(function: Any = None, *_: Any, **__: Any) -> Any:
+        return leave_as_is if function is None else function
+
+    for decorator in ("allow_in_graph", "disable", "assume_constant_result"):
+        setattr(stand_in, decorator, leave_as_is)
+    return stand_in

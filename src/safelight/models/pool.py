@@ -1,0 +1,56 @@
+"""The checkpoints that are in memory, by digest; each is loaded once, whoever asks first."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from safelight.errors import InvalidRequest
+from safelight.models.catalogue import Catalogue
+from safelight.models.families import Description, describe
+from safelight.models.load import Model, digest_model, load_model
+from safelight.models.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint on disk, pinned by its digest."""
+
+    folder: Path
+    digest: str
+    description: Description
+
+
+@dataclass(slots=True)
+class ModelPool:
+    catalogue: Catalogue
+    placement: Placement
+    sums: Path
+    """Where the files' checksums are remembered."""
+    found: dict[str, Found] = field(default_factory=dict[str, Found])
+    loaded: dict[str, Model] = field(default_factory=dict[str, Model])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, name: str) -> Found:
+        with self.lock:
+            if name not in self.found:
+                folder = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
+                self.found[name] = Found(folder, digest_model(folder, cache=self.sums), describe(folder))
+            return self.found[name]
+
+    def get(self, name: str, digest: str) -> Model:
+        """The model in memory.
+
+        Raises:
+            InvalidRequest: the name now stands for other weights than the spec was made with.
+        """
+        found = self.find(name)
+        if found.digest != digest:
+            raise InvalidRequest(
+                f"model {name!r} is {found.digest[:10]} here and {digest[:10]} in the spec: the picture would differ"
+            )
+        with self.lock:
+            if digest not in self.loaded:
+                self.loaded[digest] = load_model(found.folder, name=name, digest=digest, placement=self.placement)
+            return self.loaded[digest]

@@ -1,0 +1,56 @@
+"""Everything an operator may set, read once at the start and handed down.
+
+Each field is also an environment variable: `SAFELIGHT_` and its name in capitals.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from safelight.errors import InvalidRequest
+
+PREFIX = "SAFELIGHT_"
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=lambda: user_data_path("safelight", appauthor=False))
+    """Where pictures, models and caches are kept."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """auto takes what the device computes fast: half precision on CUDA, float32 on CPUs without the instructions."""
+    budget_megapixels: float | None = Field(default=None, gt=0)
+    """Largest network call: rows times picture area. None takes what `safelight bench` measured, or a safe guess."""
+    max_pixels: int = Field(default=64_000_000, gt=0)
+    """Largest picture that is opened, in pixels, whatever its file size."""
+    max_file_bytes: int = Field(default=64 * 2**20, gt=0)
+    """Largest picture file that is opened."""
+    preview_every: int = Field(default=0, ge=0)
+    """Steps between previews; 0 makes none."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
+        """Environment first, then what the caller overrides; a variable that is not a setting is left alone."""
+        given = {name: environment[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environment}
+        try:
+            return cls.model_validate(given | {name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            faults = "; ".join(f"{PREFIX}{str(f['loc'][0]).upper()}: {f['msg']} (got {f['input']!r})" for f in error.errors())
+            raise InvalidRequest(faults) from None
+
+    @property
+    def blobs(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"

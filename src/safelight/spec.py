@@ -1,0 +1,258 @@
+"""A picture is a function of its spec: what callers may say (`Draft`), and what is then done (`Spec`).
+
+    Draft   every field optional but the prompt; None means "choose for me"
+    Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Upscale, told apart by `task`
+
+`complete` turns the first into the second from a model's `Defaults`. Pictures enter a spec by the sha256 of
+their stored file, so a spec is a few hundred bytes of JSON and `digest` names it for good.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from safelight.errors import InvalidRequest, nearest
+
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
+"""Length of one side of the image, in pixels."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""sha256 of a stored file, in hex."""
+Prompt = Annotated[str, Field(max_length=20_000)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""How far the picture departs from the one it starts from: 1 keeps nothing."""
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+"""Classifier-free guidance scale; 1 and below means one network row instead of two."""
+ClipSkip = Annotated[int, Field(ge=1, le=12)]
+"""AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
+Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
+Padding = Annotated[int, Field(ge=0, le=1024)]
+Scale = Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)]
+Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
+
+Fit = Literal["crop", "stretch", "pad"]
+"""How a picture of another shape becomes width x height."""
+Determinism = Literal["fast", "strict"]
+"""strict: the job runs in a fixed batch shape, so the same spec gives the same bytes on the same machine."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HighresFix(Frozen):
+    """A second, larger pass over the first pass's result."""
+
+    scale: Scale = 2.0
+    strength: Strength = 0.6
+    steps: Steps | None = None
+    """None: as many as the first pass."""
+    upscaler: Literal["latent", "lanczos"] = "lanczos"
+
+
+class GuidanceInterval(Frozen):
+    """The part of the walk, as fractions of its steps, in which guidance acts (arXiv:2404.07724)."""
+
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start} must be below end {self.end}")
+        return self
+
+
+class Sides(Frozen):
+    """Pixels added beyond each edge of a picture."""
+
+    left: Margin = 0
+    top: Margin = 0
+    right: Margin = 0
+    bottom: Margin = 0
+
+
+class Picture(Frozen):
+    """What every denoised picture has; the concrete specs below add what they start from."""
+
+    model: str
+    model_digest: Digest
+    prompt: Prompt
+    negative_prompt: Prompt
+    seed: Seed
+    width: Side
+    height: Side
+    sampler: str
+    steps: Steps
+    guidance: Guidance
+    guidance_rescale: Fraction
+    guidance_interval: GuidanceInterval
+    clip_skip: ClipSkip
+    determinism: Determinism
+
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+class TextToImage(Picture):
+    task: Literal["text-to-image"] = "text-to-image"
+    highres: HighresFix | None = None
+
+
+class ImageToImage(Picture):
+    task: Literal["image-to-image"] = "image-to-image"
+    init: Digest
+    strength: Strength
+    fit: Fit
+
+
+class Inpaint(Picture):
+    """White in the mask is drawn anew; `mask_invert` swaps that."""
+
+    task: Literal["inpaint"] = "inpaint"
+    init: Digest
+    mask: Digest
+    strength: Strength
+    fit: Fit
+    mask_blur: Blur
+    """Standard deviation in pixels of the picture."""
+    mask_invert: bool
+    only_masked: bool
+    """Draw only the box around the mask, at full width x height, and paste it back."""
+    padding: Padding
+    """Pixels of surroundings the box of `only_masked` takes in."""
+
+
+class Upscale(Frozen):
+    task: Literal["upscale"] = "upscale"
+    init: Digest
+    scale: Scale
+    method: Literal["lanczos"] = "lanczos"
+
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+Denoised = TextToImage | ImageToImage | Inpaint
+"""The specs that a network draws."""
+Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
+_SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
+
+
+class Draft(Frozen):
+    """One request, in our own words, before defaults. `init`, `mask` and `extend` decide the task."""
+
+    prompt: Prompt
+    negative_prompt: Prompt = ""
+    model: str = "mini"
+    seed: Seed | None = None
+    width: Side | None = None
+    height: Side | None = None
+    sampler: str | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    guidance_rescale: Fraction | None = None
+    guidance_interval: GuidanceInterval = GuidanceInterval()
+    clip_skip: ClipSkip | None = None
+    determinism: Determinism = "fast"
+    highres: HighresFix | None = None
+    init: Digest | None = None
+    strength: Strength | None = None
+    fit: Fit = "crop"
+    mask: Digest | None = None
+    mask_blur: Blur = 4.0
+    mask_invert: bool = False
+    only_masked: bool = False
+    padding: Padding = 32
+    extend: Sides | None = None
+    """Outpainting: grow the canvas of `init` and draw what is new."""
+
+    @model_validator(mode="after")
+    def makes_sense(self) -> Self:
+        if self.init is None:
+            for name in ("mask", "strength", "extend"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs an init picture")
+        elif self.highres is not None:
+            raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
+        if self.mask is not None and self.extend is not None:
+            raise ValueError("extend makes its own mask: give one or the other")
+        return self
+
+
+class Defaults(Frozen):
+    """What a model draws best with, where the caller does not choose."""
+
+    width: Side
+    height: Side
+    sampler: str = "DPM++ 2M Karras"
+    steps: Steps = 25
+    guidance: Guidance = 7.0
+    guidance_rescale: Fraction = 0.0
+    clip_skip: ClipSkip = 1
+    strength: Strength = 0.75
+
+
+def complete(draft: Draft, defaults: Defaults, *, model_digest: str, random_seed: int | None = None) -> Denoised:
+    """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
+    if draft.extend is not None:
+        raise ValueError("an extended canvas must be drawn into init and mask first")
+    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
+    filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
+    filled["model_digest"] = model_digest
+    if draft.init is None:
+        return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
+    kind = ImageToImage if draft.mask is None else Inpaint
+    return kind(**only_fields(kind, filled))
+
+
+def only_fields(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in kind.model_fields}
+
+
+def choose_seed() -> int:
+    """Below 2^32, so that every client and file format that carries seeds can carry it."""
+    return secrets.randbelow(2**32)
+
+
+def digest_of(value: BaseModel) -> str:
+    """sha256 of the canonical JSON: sorted keys, no spaces, UTF-8."""
+    canonical = json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def parse_spec(values: Mapping[str, Any]) -> Denoised | Upscale:
+    """A spec from its JSON form."""
+    try:
+        return _SPEC.validate_python(values)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error, [])) from None
+
+
+def parse_draft(values: Mapping[str, Any]) -> Draft:
+    """A draft from loose values; what is wrong is said by field, all at once."""
+    try:
+        return Draft.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error, list(Draft.model_fields))) from None
+
+
+def explain(error: ValidationError, known: list[str]) -> str:
+    """`width: Input should be a multiple of 8 (got 100); stepz: no such field; did you mean 'steps'?`"""
+    lines: list[str] = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: no such field{nearest(where, known)}")
+        elif fault["type"] == "value_error":
+            lines.append(fault["msg"].removeprefix("Value error, "))
+        else:
+            given = repr(fault["input"])
+            lines.append(f"{where}: {fault['msg']} (got {given if len(given) <= 60 else given[:57] + '...'})")
+    return "; ".join(lines)

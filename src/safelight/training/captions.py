@@ -1,0 +1,94 @@
+"""Captions: the words under a picture, drawn anew each time it is seen."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from safelight.training.mini import CaptionRecipe
+
+STYLE_WORDS = {
+    "noto": ("noto style", "noto style", "noto"),
+    "flat": ("flat style", "flat style", "flat"),
+    "glossy": ("glossy style", "glossy style", "glossy", "3d style"),
+}
+OPENINGS = ("a {}", "a {}", "{} emoji", "an icon of a {}", "a picture of a {}", "a drawing of a {}", "one {}")
+
+
+@dataclass(frozen=True, slots=True)
+class Aliases:
+    """Names by emojibase label, and the labels of the popular concepts."""
+
+    names: Mapping[str, tuple[str, ...]]
+    core: frozenset[str]
+
+
+def read_aliases() -> Aliases:
+    """The hand-written list in data/aliases.txt."""
+    text = resources.files("safelight.training").joinpath("data/aliases.txt").read_text("utf-8")
+    names: dict[str, tuple[str, ...]] = {}
+    core = set[str]()
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            label, _, words = line.removeprefix("*").partition(":")
+            names[label] = tuple(word.strip() for word in words.split(","))
+            if line.startswith("*"):
+                core.add(label)
+    return Aliases(names, frozenset(core))
+
+
+def names_of(label: str, aliases: Aliases) -> tuple[str, ...]:
+    """Every name of a concept: its aliases, and its label unless another concept claims that word."""
+    own = aliases.names.get(label, ())
+    claimed = any(label.lower() in words for other, words in aliases.names.items() if other != label)
+    if label.lower() in own or (claimed and own):
+        return own
+    return (*own, label.lower())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a caption may say of one picture."""
+
+    names: Sequence[str]
+    keywords: Sequence[str]
+    style: str
+    colour: str
+    own_colour: bool
+    background: str | None = None
+
+
+def caption(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -> str:
+    """One caption: a name or keywords, then perhaps colour, style, background; sometimes nothing."""
+    if draw.random() < recipe.empty:
+        return ""
+    # The everyday name comes first in the list and is drawn half of the time.
+    name = subject.names[0] if draw.random() < 0.5 else draw.choice(subject.names)
+    keywords = draw.sample(list(subject.keywords), min(len(subject.keywords), draw.randint(1, 3)))
+    kind = draw.random()
+    if kind < recipe.name_only or not keywords:
+        words, more = name, ""
+    elif kind < recipe.name_only + recipe.name_and_keywords:
+        words, more = name, ", " + ", ".join(keywords)
+    else:
+        words, more = keywords[0], "".join(", " + word for word in keywords[1:])
+    named_colour = recipe.own_colour if subject.own_colour else recipe.copy_colour
+    if draw.random() < named_colour and subject.colour not in words.split():
+        words = f"{subject.colour} {without_colours(words)}"
+    style = draw.choice(STYLE_WORDS[subject.style]) if draw.random() < recipe.style else ""
+    if style and draw.random() < 0.3:
+        words, style = f"{style} {words}", ""
+    if draw.random() < recipe.opening:
+        words = draw.choice(OPENINGS).format(words)
+    if subject.background and draw.random() < recipe.background:
+        words += f" on a {subject.background} background"
+    return words + (f", {style}" if style else "") + more
+
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
+
+
+def without_colours(words: str) -> str:
+    """The words less a leading colour word: a blue "red apple" is a blue apple."""
+    first, _, rest = words.partition(" ")
+    return rest if rest and first in COLOURS and not rest.startswith(("fruit", "holes")) else words

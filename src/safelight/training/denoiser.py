@@ -1,0 +1,181 @@
+"""The denoiser recipe: text encoder and UNet, trained together on cached latents with v-prediction.
+
+Read `train_denoiser` from top to bottom. All randomness of a step follows from (seed, step), so a run that
+was killed and taken up again makes the same draws as one that was not.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from safelight.training.averaging import Average
+from safelight.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
+from safelight.training.mini import MiniRecipe
+from safelight.training.networks import new_scheduler, new_text_encoder, new_unet
+from safelight.training.optimizer import new_optimizers, set_rates
+from safelight.training.pictures import Drawn, Pictures
+from safelight.training.rates import Until, agreed_progress, rate_factor
+from safelight.training.seeds import seed_of
+
+
+class Denoiser(nn.Module):
+    """Text encoder and UNet as one network: token ids, noisy latents and timesteps in, v out."""
+
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.unet = unet
+
+    def forward(self, ids: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        states = self.text_encoder(ids).last_hidden_state
+        return self.unet(noisy, timesteps, states).sample
+
+
+def new_denoiser(recipe: MiniRecipe, start: Path | None) -> Denoiser:
+    """Untrained networks, or the ones in a diffusers folder."""
+    if start:
+        text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+    else:
+        torch.manual_seed(recipe.denoiser.seed)
+        text_encoder, unet = new_text_encoder(recipe), new_unet(recipe)
+    # Channels last is the faster layout for small convolutions on CPUs.
+    return Denoiser(text_encoder.train(), unet.train()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until, start: Path | None = None) -> None:
+    """Train, resuming from `out`/denoiser.pt, else from the folder `start`, else from nothing."""
+    denoiser = recipe.denoiser
+    sharing = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out), kwargs_handlers=[sharing])
+    accelerator.init_trackers("denoiser")
+    pictures = Pictures(recipe, artwork, out)
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    network = new_denoiser(recipe, start)
+    optimizers = new_optimizers(
+        network,
+        muon_rate=denoiser.muon_rate,
+        adam_rate=denoiser.adam_rate,
+        weight_decay=denoiser.weight_decay,
+        is_matrix=is_unet_matrix,
+    )
+    average = Average(network, denoiser.ema)
+    model = accelerator.prepare(network)
+    noise_levels = NoiseLevels(denoiser.snr_gamma)
+    path = out / "denoiser.pt"
+    step, seconds = 0, 0.0
+    if state := load_checkpoint(path):
+        step, seconds = restore(state, network, average, optimizers)
+    began = saved = time.time()
+    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+        factor = rate_factor(step, warmup=denoiser.warmup, progress=progress, cooldown=denoiser.cooldown)
+        set_rates(optimizers, factor)
+        drawn = pictures.draw(seed_of(denoiser.seed, step), denoiser.batch)
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        loss = denoising_loss(model, tokenizer, noise_levels, drawn, seed=seed_of(denoiser.seed, step, 1), part=mine)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), denoiser.max_grad_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.update()
+        step += 1
+        if step % 250 == 0 and accelerator.is_main_process:
+            total = seconds + time.time() - began
+            with average.applied():
+                numbers = validate(network, tokenizer, noise_levels, pictures)
+            numbers |= {"loss": loss.item(), "norm": float(norm or 0), "rate": factor, "minutes": total / 60}  # pyright: ignore[reportArgumentType]
+            accelerator.log(numbers | {"samples": step * denoiser.batch}, step=step)
+            shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
+            print(f"step {step}  samples {step * denoiser.batch}  {shown}", flush=True)
+        if accelerator.is_main_process and time.time() - saved > denoiser.save_every_s:
+            save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+            saved = time.time()
+    if accelerator.is_main_process:
+        save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+    accelerator.end_training()
+
+
+class NoiseLevels:
+    """The scheduler's alphas as tensors: how to make noisy latents, what v is, and what each level weighs."""
+
+    def __init__(self, snr_gamma: float) -> None:
+        alphas = new_scheduler().alphas_cumprod.float()
+        self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
+        snr = alphas / (1 - alphas)
+        # min-SNR (arXiv:2303.09556) for v, plus 1 so that the pure-noise level still counts.
+        self.weight = (snr.clamp(max=snr_gamma) + 1) / (snr + 1)
+
+
+def denoising_loss(
+    model: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, drawn: Drawn, *, seed: int, part: slice = slice(None)
+) -> Tensor:
+    """The weighted error of v on this process's part of the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(drawn.captions)
+    # One timestep from each of `count` equal slices: less variance than independent draws.
+    places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    timesteps = (places * len(levels.weight)).long()[part]
+    noise = torch.randn(drawn.latents.shape, generator=generator)[part]
+    errors = squared_errors(model, tokenizer, levels, drawn.latents[part], drawn.captions[part], noise, timesteps)
+    return (levels.weight[timesteps] * errors).mean()
+
+
+def squared_errors(
+    model: nn.Module,
+    tokenizer: CLIPTokenizer,
+    levels: NoiseLevels,
+    latents: Tensor,
+    captions: list[str],
+    noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:
+    """Mean squared error of v = signal * noise - noise level * latents, per picture."""
+    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    signal, sigma = (level[timesteps].view(-1, 1, 1, 1) for level in (levels.signal, levels.noise))
+    noisy = (signal * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
+    return (model(ids, noisy, timesteps) - (signal * noise - sigma * latents)).square().mean(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, pictures: Pictures) -> dict[str, float]:
+    """Unweighted error of v on fixed draws: known pictures (all levels, the less noisy half) and held-out ones."""
+    drawn = pictures.draw(seed_of(1, 2), 96)
+    held = pictures.held[:: max(1, len(pictures.held) // 96)][:96]
+    generator = torch.Generator().manual_seed(3)
+    sets = {"known": drawn, "held": Drawn(pictures.latents[held, 0].float(), [pictures.full_caption(row) for row in held])}
+    errors: dict[str, float] = {}
+    for name, chosen in sets.items():
+        timesteps = (torch.arange(len(chosen.captions)) * 1000) // len(chosen.captions)
+        timesteps = timesteps[torch.randperm(len(timesteps), generator=generator)]
+        noise = torch.randn(chosen.latents.shape, generator=generator)
+        each = squared_errors(network, tokenizer, levels, chosen.latents, chosen.captions, noise, timesteps)
+        errors[name] = each.mean().item()
+        errors[name + "_half"] = each[timesteps < 500].mean().item()
+    return errors
+
+
+def is_unet_matrix(name: str, param: Tensor) -> bool:
+    """Hidden matrices of the UNet; its ends, its time embedding and the text encoder stay with AdamW."""
+    ends = ("conv_in", "conv_out", "time_emb")
+    return name.startswith("unet.") and param.ndim >= 2 and not any(end in name for end in ends)
+
+
+def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[Denoiser, int]:
+    """The averaged networks of the run in `out`, and its step."""
+    network = new_denoiser(recipe, None)
+    state: dict[str, Any] | None = load_checkpoint(out / "denoiser.pt")
+    if state is None:
+        return network.eval(), 0
+    for param, shadow in zip(network.parameters(), state["average"]["shadow"], strict=True):
+        param.data.copy_(shadow)
+    return network.eval(), int(state["step"])
+
+

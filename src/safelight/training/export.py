@@ -1,0 +1,51 @@
+"""Writes the networks as a folder that `StableDiffusionPipeline.from_pretrained` loads."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from safelight.training.networks import new_scheduler
+
+PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+
+
+def export(
+    folder: Path, *, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: Path
+) -> None:
+    """Replace the model in `folder` by these networks in fp16; its README and licences stay."""
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        unet=unet,
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
+        scheduler=new_scheduler(),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(partial, safe_serialization=True)
+    pipeline.to(torch.float32)
+    # One vocabulary, in the plain files that every loader of CLIP reads, instead of what transformers 5 writes.
+    shutil.rmtree(partial / "tokenizer")
+    shutil.copytree(tokenizer, partial / "tokenizer")
+    # transformers 5 loads at the dtype named here, diffusers in float32: without this the two disagree.
+    config = json.loads((partial / "text_encoder/config.json").read_text("utf-8"))
+    (partial / "text_encoder/config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        old = folder / (part + ".old")
+        if (folder / part).exists():
+            (folder / part).rename(old)
+        (partial / part).rename(folder / part)
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    shutil.rmtree(partial)

@@ -1,0 +1,101 @@
+"""Every number of the embedded model `mini`, in one place: data, captions, networks, training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtworkRecipe:
+    size: int = 128
+    packages: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "noto": "@iconify-json/noto@1.2.9",
+            "flat": "@iconify-json/fluent-emoji-flat@1.2.6",
+            "glossy": "@iconify-json/fluent-emoji@1.2.7",
+        }
+    )
+    keywords_package: str = "emojibase-data@17.0.0"
+    core_copies: int = 4
+    """Recoloured copies of each picture of a popular concept."""
+    other_copies: int = 1
+    min_colour_share: float = 0.3
+    """A picture is recoloured if its main colour covers at least this much of the drawn area."""
+    holdout_share: float = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionRecipe:
+    empty: float = 0.1
+    name_only: float = 0.7
+    name_and_keywords: float = 0.18
+    own_colour: float = 0.3
+    copy_colour: float = 0.95
+    style: float = 0.5
+    opening: float = 0.25
+    background: float = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRecipe:
+    vocabulary: int = 4096
+    max_length: int = 32
+    width: int = 256
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderRecipe:
+    channels: tuple[int, ...] = (16, 24, 48, 96)
+    """Four levels: 128x128 pictures become 16x16 latents, Stable Diffusion's own factor of 8."""
+    norm_groups: int = 8
+    latent_channels: int = 4
+    batch: int = 8
+    crop: int = 64
+    crop_until: float = 0.7
+    gradient_weight: float = 0.5
+    kl_weight: float = 2e-4
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    ema: float = 0.998
+    cooldown: float = 0.4
+    background_share: float = 0.3
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserRecipe:
+    channels: tuple[int, ...] = (48, 96, 192)
+    layers: int = 1
+    heads: tuple[int, ...] = (2, 4, 6)
+    """Number of heads by level; diffusers calls this attention_head_dim."""
+    norm_groups: int = 16
+    batch: int = 32
+    core_share: float = 0.75
+    copy_share: float = 0.35
+    """How often a recoloured copy is drawn where a concept has any."""
+    background_share: float = 0.12
+    snr_gamma: float = 5.0
+    muon_rate: float = 0.01
+    adam_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    cooldown: float = 0.25
+    """Share of a run with a known end in which the rates fall linearly to zero."""
+    ema: float = 0.999
+    max_grad_norm: float = 1.0
+    save_every_s: float = 120
+    seed: int = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniRecipe:
+    artwork: ArtworkRecipe = ArtworkRecipe()
+    captions: CaptionRecipe = CaptionRecipe()
+    text: TextRecipe = TextRecipe()
+    autoencoder: AutoencoderRecipe = AutoencoderRecipe()
+    denoiser: DenoiserRecipe = DenoiserRecipe()
+
+
+MINI = MiniRecipe()

@@ -1,0 +1,90 @@
+"""Muon for matrices, AdamW for the rest (https://kellerjordan.github.io/posts/muon)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+Orthogonalised = Tensor
+
+
+class Muon(Optimizer):
+    """Momentum whose update for each matrix is made orthogonal; convolutions count as (out, rest).
+
+    Gradients are the same on every process, so momentum is kept by all, but each process orthogonalises
+    only its share of the matrices and sends the result to the others.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95) -> None:
+        super().__init__(list(params), {"lr": lr, "momentum": momentum})
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        for group in self.param_groups:
+            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
+            for param in params:
+                buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
+                buffer.lerp_(param.grad, 1 - group["momentum"])  # pyright: ignore[reportArgumentType]
+            for owner, share in enumerate(shares(params, self.world)):
+                updates = torch.zeros(sum(param.numel() for param in share))
+                slots = updates.split([param.numel() for param in share])
+                if owner == self.rank:
+                    for param, slot in zip(share, slots, strict=True):
+                        nesterov = torch.lerp(param.grad, self.state[param]["momentum"], group["momentum"])
+                        slot.copy_(orthogonalise(nesterov.flatten(1)).flatten())
+                if self.world > 1:
+                    dist.broadcast(updates, src=owner)
+                for param, slot in zip(share, slots, strict=True):
+                    rows, columns = param.flatten(1).shape
+                    param.add_(slot.view(param.shape), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def shares(params: list[Tensor], world: int) -> list[list[Tensor]]:
+    """The matrices dealt to `world` processes so that each has about the same work."""
+    dealt: list[list[Tensor]] = [[] for _ in range(world)]
+    work = [0.0] * world
+    for param in sorted(params, key=cost, reverse=True):
+        least = work.index(min(work))
+        dealt[least].append(param)
+        work[least] += cost(param)
+    return dealt
+
+
+def cost(param: Tensor) -> float:
+    return param.numel() * min(param.flatten(1).shape)
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Orthogonalised:
+    """The nearest orthogonal matrix, roughly: singular values end between about 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(a * x.contiguous(), torch.addmm(b * gram, gram, gram, alpha=c), x)
+    return x.mT if tall else x
+
+
+def new_optimizers(
+    network: nn.Module, *, muon_rate: float, adam_rate: float, weight_decay: float, is_matrix: Callable[[str, Tensor], bool]
+) -> list[Optimizer]:
+    """Muon on the parameters that `is_matrix` picks, AdamW on the others."""
+    matrices = [param for name, param in network.named_parameters() if param.requires_grad and is_matrix(name, param)]
+    others = [param for name, param in network.named_parameters() if param.requires_grad and not is_matrix(name, param)]
+    return [
+        Muon(matrices, lr=muon_rate),
+        AdamW(others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
+    ]
+
+
+def set_rates(optimizers: list[Optimizer], factor: float) -> None:
+    """Every rate becomes its starting value times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("full_rate", group["lr"]) * factor

@@ -1,0 +1,81 @@
+"""What the denoiser is shown: cached latents, drawn by concept, then style, then colour, with fresh captions."""
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safelight.training.captions import Subject, caption, names_of, read_aliases, without_colours
+from safelight.training.mini import MiniRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One batch: clean latents and their captions."""
+
+    latents: Tensor
+    captions: list[str]
+
+
+class Pictures:
+    """The latents of every picture, and what may be said of each; held-out combinations are kept apart."""
+
+    def __init__(self, recipe: MiniRecipe, artwork: Path, out: Path) -> None:
+        self.recipe = recipe
+        self.latents = torch.from_numpy(np.load(out / "latents.npy"))
+        self.about: list[dict[str, Any]] = json.loads((artwork / "pictures.json").read_text("utf-8"))
+        self.backgrounds: list[str] = json.loads((out / "backgrounds.json").read_text("utf-8"))
+        concepts = {entry["slug"]: entry for entry in json.loads((artwork / "concepts.json").read_text("utf-8"))}
+        aliases = read_aliases()
+        self.names = {slug: names_of(entry["label"], aliases) for slug, entry in concepts.items()}
+        self.keywords: dict[str, list[str]] = {slug: entry["keywords"] for slug, entry in concepts.items()}
+        held = set(json.loads((artwork / "holdout.json").read_text("utf-8")))
+        self.held = [row for row, about in enumerate(self.about) if about["key"] in held]
+        # concept -> style -> (rows in the artist's colours, rows of recoloured copies)
+        self.tree: dict[str, dict[str, tuple[list[int], list[int]]]] = defaultdict(lambda: defaultdict(lambda: ([], [])))
+        for row, about in enumerate(self.about):
+            if about["key"] not in held:
+                self.tree[about["concept"]][about["style"]][not about["own_colour"]].append(row)
+        self.core = [slug for slug in self.tree if concepts[slug]["core"]]
+        self.others = [slug for slug in self.tree if not concepts[slug]["core"]]
+
+    def draw(self, seed: int, count: int) -> Drawn:
+        """A batch that depends on the seed alone."""
+        draw = random.Random(seed)
+        denoiser = self.recipe.denoiser
+        rows: list[int] = []
+        views: list[int] = []
+        for _ in range(count):
+            concept = draw.choice(self.core if draw.random() < denoiser.core_share else self.others)
+            own, copies = self.tree[concept][draw.choice(list(self.tree[concept]))]
+            copied = copies and (not own or draw.random() < denoiser.copy_share)
+            rows.append(draw.choice(copies if copied else own))
+            views.append(int(draw.random() < denoiser.background_share))
+        captions = [self.caption(row, view, draw) for row, view in zip(rows, views, strict=True)]
+        return Drawn(self.latents[rows, views].float(), captions)
+
+    def caption(self, row: int, view: int, draw: random.Random) -> str:
+        return caption(self.subject(row, view), self.recipe.captions, draw)
+
+    def full_caption(self, row: int) -> str:
+        """The plain caption that names colour, thing and style: what a held-out combination is asked for with."""
+        subject = self.subject(row, 0)
+        colour = "" if subject.own_colour else subject.colour + " "
+        return f"{colour}{without_colours(subject.names[0]) if colour else subject.names[0]}, {subject.style} style"
+
+    def subject(self, row: int, view: int) -> Subject:
+        about = self.about[row]
+        return Subject(
+            names=self.names[about["concept"]],
+            keywords=self.keywords[about["concept"]],
+            style=about["style"],
+            colour=about["colour"],
+            own_colour=about["own_colour"],
+            background=self.backgrounds[row] if view else None,
+        )
