@@ -37,7 +37,7 @@ bench: $(DEV) ## run every benchmark and write benchmarks/results/
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 docs: $(DEV) ## build the documentation into site/, any warning an error
-	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 mini: $(DEV) ## train the embedded model from scratch (hours)
 	@$(BIN)/python -m safelight.training.scratch $(MINI_ARGS)

@@ -9,6 +9,7 @@
     │   └── UnknownAsset          404
     ├── UnsafeFile                400   weights in a format that can carry code
     ├── CorruptModel              422   a checkpoint that is incomplete or damaged
+    ├── CorruptAsset              500   a stored picture is not what it was when it was stored
     ├── OutOfMemory               503   one picture alone does not fit on the device
     ├── StorageFailed             507   the picture could not be written
     ├── JobFailed                 500   the network produced something that is not a picture
@@ -67,6 +68,10 @@ class UnsafeFile(SafelightError):
 
 class CorruptModel(SafelightError):
     status, code = 422, "corrupt_model"
+
+
+class CorruptAsset(SafelightError):
+    status, code = 500, "corrupt_asset"
 
 
 class OutOfMemory(SafelightError):

@@ -14,14 +14,12 @@ from contextlib import aclosing
 from types import ModuleType
 from typing import Any
 
-from PIL import Image
-
 from safelight import __version__
 from safelight.assets.encode import Encoding, encode
 from safelight.diffusion.canvas import upscale
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
-from safelight.spec import Denoised, Draft, Spec, Upscale
+from safelight.spec import Draft, Spec, Upscale
 from safelight.studio import Studio
 
 PNG = Encoding()

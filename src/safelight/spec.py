@@ -19,7 +19,7 @@ from safelight.errors import InvalidRequest, nearest
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256 of a stored file, in hex."""
 Prompt = Annotated[str, Field(max_length=20_000)]
@@ -222,9 +222,14 @@ def choose_seed() -> int:
 
 
 def digest_of(value: BaseModel) -> str:
-    """sha256 of the canonical JSON: sorted keys, no spaces, UTF-8."""
-    canonical = json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    """sha256 of the canonical JSON: sorted keys, no spaces, UTF-8.
+
+    A field at its default is left out, so that a field added later, whose default is what was done before, leaves old
+    digests valid. A default in a spec therefore never changes.
+    """
+    values = value.model_dump(mode="json", exclude_defaults=True) | value.model_dump(include={"task"})
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def parse_spec(values: Mapping[str, Any]) -> Denoised | Upscale:

@@ -128,7 +128,7 @@ def test_what_is_no_picture_is_named_for_what_it_is(name: str, tmp_path: Path) -
     data, reason = foreign()[name]
     path = tmp_path / "renamed.png"
     path.write_bytes(data)
-    with pytest.raises(InvalidImage, match=f"{reason}; give a PNG, JPEG, WebP or GIF picture"):
+    with pytest.raises(InvalidImage, match=f"{reason}.*; give a PNG, JPEG, WebP or GIF picture"):
         opened(path)
 
 
@@ -164,16 +164,14 @@ def test_a_bomb_of_a_few_bytes_is_refused_before_it_goes_off() -> None:
         opened(bytes(gif))
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after the pixels"])
+@pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_a_compressed_text_bomb_is_refused(kind: bytes, after: bool) -> None:
-    if kind == b"iCCP" and after:
-        pytest.skip("a profile after the pixels is read like one before them")
+def test_a_compressed_text_bomb_is_refused(kind: bytes, where: str) -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     head = {b"zTXt": b"k\0\0", b"iTXt": b"k\0\x01\0\0\0", b"iCCP": b"k\0\0"}[kind]
     extra = chunk(kind, head + bomb)
     with pytest.raises(InvalidImage, match="too large"):
-        opened(png(4, 4, **{"after" if after else "before": extra}))
+        opened(png(4, 4, **{where: extra}))
 
 
 def test_many_small_text_bombs_are_refused_together() -> None:
@@ -195,7 +193,7 @@ def test_a_truncated_picture_is_refused(kind: str) -> None:
     for length in (4, 16, len(data) // 4, len(data) // 2, len(data) * 3 // 4):
         with pytest.raises(InvalidImage):
             opened(data[:length])
-    with pytest.raises(InvalidImage, match="cut short or damaged|damaged or"):
+    with pytest.raises(InvalidImage, match=r"cut short or damaged|damaged or"):
         opened(data[: len(data) // 2])
 
 

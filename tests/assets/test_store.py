@@ -14,7 +14,7 @@ from PIL import Image
 from safelight.assets.open_image import open_image
 from safelight.assets.picture_name import picture_name
 from safelight.assets.store import AssetStore
-from safelight.errors import StorageFailed, UnknownAsset
+from safelight.errors import CorruptAsset, StorageFailed, UnknownAsset
 
 DATA = b"picture" * 100
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -64,7 +64,7 @@ def test_many_threads_may_store_the_same_picture(store: AssetStore) -> None:
 def test_a_damaged_file_is_an_error_and_is_mended_by_storing_again(store: AssetStore) -> None:
     path = store.put(DATA, ".png").path
     path.write_bytes(DATA[:-1])
-    with pytest.raises(StorageFailed, match="damaged or changed"):
+    with pytest.raises(CorruptAsset, match="damaged or changed"):
         store.read(DIGEST)
     store.put(DATA, ".png")
     assert store.read(DIGEST) == DATA

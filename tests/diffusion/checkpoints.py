@@ -50,7 +50,9 @@ def fits(sampler: Sampler, checkpoint: str) -> bool:
     return sampler.kind in (KINDS.get(checkpoint, "diffusion"), "any")
 
 
-COMBINATIONS = [(name, checkpoint) for checkpoint in CHECKPOINTS for name in SAMPLERS if fits(SAMPLERS[name], checkpoint)]
+COMBINATIONS = [
+    (name, checkpoint) for checkpoint in CHECKPOINTS for name in SAMPLERS if fits(SAMPLERS[name], checkpoint)
+]
 
 
 def diffusers_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:

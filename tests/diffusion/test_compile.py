@@ -8,12 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from safelight.diffusion.compile import compile_schedule
-from safelight.diffusion.noise import draw, seeded
-from safelight.diffusion.samplers import SAMPLERS, Sampler
-from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
-from safelight.errors import UnsupportedOption
 from tests.diffusion.checkpoints import (
     CHECKPOINTS,
     COMBINATIONS,
@@ -27,6 +21,12 @@ from tests.diffusion.checkpoints import (
     start,
     step_kwargs,
 )
+
+from safelight.diffusion.compile import compile_schedule
+from safelight.diffusion.noise import draw, seeded
+from safelight.diffusion.samplers import SAMPLERS, Sampler
+from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
+from safelight.errors import UnsupportedOption
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
 
@@ -60,7 +60,9 @@ def float32_noise(scheduler: Any) -> Iterator[None]:
     module: Any = sys.modules[type(scheduler).__module__]
     with pytest.MonkeyPatch.context() as patch:
         if original := getattr(module, "randn_tensor", None):
-            patch.setattr(module, "randn_tensor", lambda *a, dtype, **k: original(*a, **k, dtype=torch.float32).to(dtype))
+            patch.setattr(
+                module, "randn_tensor", lambda *a, dtype, **k: original(*a, **k, dtype=torch.float32).to(dtype)
+            )
         yield
 
 
@@ -86,16 +88,22 @@ def difference(name: str, config: dict, steps: int, strength: float = 1.0) -> fl
 
 
 PLAIN = [(name, checkpoint) for name, checkpoint in COMBINATIONS if not SAMPLERS[name].base]
-SPACED = [(name, checkpoint) for name, checkpoint in COMBINATIONS if SAMPLERS[name].base and checkpoint != "SD 2"]
+SPACED = [
+    (name, checkpoint)
+    for name, checkpoint in COMBINATIONS
+    if SAMPLERS[name].base and checkpoint in ("zero SNR", "SD 3") and "DPM2" not in name
+]
+# The constructor of DPM2 lays out a thousand steps (0.3 s), and SDXL is SD 1 but for "leading".
+QUICK = [(name, of) for name, of in PLAIN if of != "SDXL" and ("DPM2" not in name or of == "SD 1")]
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), [*PLAIN, *SPACED])
+@pytest.mark.parametrize(("name", "checkpoint"), [*QUICK, *SPACED])
 def test_a_table_walks_where_diffusers_walks(name: str, checkpoint: str) -> None:
     """Noise included: the same seed gives the same draws in the same rows."""
     assert difference(name, CHECKPOINTS[checkpoint], 12) < TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), PLAIN)
+@pytest.mark.parametrize(("name", "checkpoint"), QUICK)
 @pytest.mark.parametrize(("steps", "strength"), [(25, 0.6), (1, 1.0)])
 def test_a_table_starts_where_image_to_image_starts(name: str, checkpoint: str, steps: int, strength: float) -> None:
     assert difference(name, CHECKPOINTS[checkpoint], steps, strength) < TOLERANCE
@@ -121,11 +129,11 @@ def test_any_count_and_strength(name: str, steps: int, strength: float) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_steps_of_ddpm() -> None:
-    # 1000 roundings of 6e-8, each multiplied by the rows after it
-    assert difference("DDPM", SD1, 1000, 1.0) < 1e-5
+    # Without the offset of 1, which would ask diffusers for timestep 1000.
+    assert difference("DDPM", {**SD1, "steps_offset": 0}, 1000) < TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), PLAIN)
+@pytest.mark.parametrize(("name", "checkpoint"), QUICK)
 def test_noise_levels_are_those_of_add_noise(name: str, checkpoint: str) -> None:
     sampler, config = SAMPLERS[name], CHECKPOINTS[checkpoint]
     schedule = schedule_for(name, config, steps=10, strength=0.5)
@@ -141,7 +149,7 @@ def test_noise_levels_are_those_of_add_noise(name: str, checkpoint: str) -> None
     assert (schedule.signal[-1], schedule.sigma[-1]) == (1, 0)
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), PLAIN)
+@pytest.mark.parametrize(("name", "checkpoint"), QUICK)
 def test_input_scale_and_start_are_those_of_the_scheduler(name: str, checkpoint: str) -> None:
     schedule = schedule_for(name, CHECKPOINTS[checkpoint], steps=10)
     scheduler = diffusers_scheduler(SAMPLERS[name], CHECKPOINTS[checkpoint])
@@ -215,7 +223,7 @@ def test_an_option_that_is_not_linear_is_refused_by_name(option: str, class_name
 
 def test_thresholding_of_a_multistep_sampler_is_refused_by_name() -> None:
     config = {**SD1, "_class_name": "DPMSolverMultistepScheduler", "thresholding": True}
-    with pytest.raises(UnsupportedOption, match="^thresholding"):
+    with pytest.raises(UnsupportedOption, match=r"^thresholding"):
         schedule_for("Default", config, steps=5)
     schedule_for("DPM++ 2M", config, steps=5)  # the checkpoint's choice of sampler is not the caller's
 
@@ -238,9 +246,9 @@ def test_what_cannot_be_a_table_says_why(config: dict, why: str) -> None:
 
 
 def test_a_checkpoint_of_another_kind_is_refused() -> None:
-    with pytest.raises(UnsupportedOption, match="for diffusion models, and this checkpoint is a flow model"):
+    with pytest.raises(UnsupportedOption, match="for diffusion models, and this one is of kind flow"):
         schedule_for("Euler", SD3, steps=4)
-    with pytest.raises(UnsupportedOption, match="for flow models, and this checkpoint is a edm model"):
+    with pytest.raises(UnsupportedOption, match="for flow models, and this one is of kind edm"):
         schedule_for("Flow Euler", PLAYGROUND, steps=4)
 
 

@@ -1,7 +1,7 @@
 """The UNet as PyTorch runs it, one kernel after another."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def eager_denoiser(model: Model) -> "Denoiser":
     """A callable over the model's UNet; float32 in, float32 out, whatever format the network computes in."""
-    unet, dtype = model.unet, model.placement.dtype
+    unet: Any = model.unet
+    dtype = model.placement.dtype
     guidance_width = model.description.unet.get("time_cond_proj_dim")
     if model.placement.device.type == "cpu":
         # Convolutions read this layout directly; the other one is rearranged at every call.

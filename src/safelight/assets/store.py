@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from safelight.assets.encode import encode_plain
-from safelight.errors import StorageFailed, UnknownAsset
+from safelight.errors import CorruptAsset, StorageFailed, UnknownAsset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class AssetStore:
         except OSError as error:
             raise StorageFailed(f"cannot read {path}: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise StorageFailed(f"{path} was damaged or changed after it was stored; restore it or draw it again")
+            raise CorruptAsset(f"{path} was damaged or changed after it was stored; restore it or draw it again")
         return data
 
     def copy_to(self, asset: Asset, destination: Path) -> Path:

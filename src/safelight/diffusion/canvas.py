@@ -48,7 +48,7 @@ def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tu
 
 def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.Image, Image.Image]:
     """The mask as black and white, and its soft version for pasting the result back."""
-    hard = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
+    hard = mask.convert("L").point([255 * (value >= 128) for value in range(256)])
     if invert:
         hard = ImageOps.invert(hard)
     if hard.getbbox() is None:

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -26,9 +27,11 @@ import torch
 from safelight.diffusion.schedule import HISTORY, Schedule
 from safelight.errors import SafelightError, UnsupportedOption
 
-TOLERANCE = 1e-6
-"""Relative error allowed in a row. Many schedulers cast to float32 (6e-8) several times in a step: the worst row in
-diffusers 0.42 is off by 2e-7. A wrong history or a clamp is off by 1e-3 or more."""
+EXACT = 1e-12
+"""Relative error allowed in a row of a scheduler that computes in the latent's float64: the worst is off by 1e-14."""
+
+CAST = 1e-6
+"""And of one that casts to float32 (6e-8) now and then: the worst is off by 2e-7, a clamp by 1e-3 or more."""
 
 PROBES = 16
 LOUD = 10.0
@@ -58,8 +61,11 @@ def compile_schedule(
     try:
         # What diffusers does that numpy will not like one day is not the caller's to hear.
         with _one_walk, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            scheduler = _open(class_name, model, options)
-            return _walk(scheduler, steps=steps, start=start, step_options=step_options)
+            walk = partial(_walk, steps=steps, start=start, step_options=step_options)
+            try:
+                return walk(_open(class_name, model, options), tolerance=EXACT)
+            except UnsupportedOption:
+                return walk(_open(class_name, model, options), tolerance=CAST)
     except SafelightError:
         raise
     except Exception as error:
@@ -91,11 +97,11 @@ def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
     return [1 - after / before for before, after in pairwise(alphas)]
 
 
-def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, Any]) -> Schedule:
+def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, Any], tolerance: float) -> Schedule:
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps[start * scheduler.order :]
     if not hasattr(scheduler, "sigmas") and (timesteps < 0).any():
-        # "trailing" spacing rounds some counts (61, 103, ...) to one step more, which reads the noise level at index -1.
+        # "trailing" spacing rounds some counts (61, 103, ...) to one step more, which reads the level at index -1.
         raise UnsupportedOption("steps", f"diffusers gives this sampler a step at -1 for {steps} steps; take one fewer")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start * scheduler.order)
@@ -135,9 +141,10 @@ def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, 
                 raise _refusal(scheduler, f"gives no finite numbers in row {row} (timestep {float(timestep):g})")
 
             outputs = values[1 + row - np.arange(len(past))]
-            used = _fit(after, past, outputs, values[1 + n + row], inputs)
+            used = _fit(after, past, outputs, values[1 + n + row], inputs=inputs, tolerance=tolerance)
             if used is None:
                 raise _refusal(scheduler, f"row {row} is not linear in the latest {HISTORY} latents and outputs")
+            assert draws[row] <= 1, "two noise tensors in one row cannot be told apart"
             x[row], m[row], noise[row] = used
 
             # The newest output is not in the latent yet, so its entry tells the two shares apart.
@@ -162,7 +169,7 @@ def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, 
 
 
 def _fit(
-    after: Vector, past: list[Vector], outputs: Vector, noise: Vector, inputs: int
+    after: Vector, past: list[Vector], outputs: Vector, noise: Vector, *, inputs: int, tolerance: float
 ) -> tuple[Vector, Vector, float] | None:
     """The shortest history that `after` is built from, as (X, M, S), or None if none up to HISTORY does.
 
@@ -176,16 +183,16 @@ def _fit(
             known = [*np.nonzero(outputs[:depth, :inputs])[1], *np.nonzero(noise[:inputs])[0]]
             unexplained, basis = after[:inputs].copy(), window[:, :inputs].copy()
             unexplained[known] = basis[:, known] = 0
-            # Latents of neighbouring steps are nearly alike; below 1e-6 their difference is the float32 of a cast.
-            # To one scale first: with no signal at the start, sigma falls from 4096 and the latents with it.
+            # To one scale: with no signal at the start, sigma falls from 4096 and the latents with it. Latents of
+            # neighbouring steps are nearly alike, and what differs by less than the tolerance is rounding (rcond).
             norm = np.linalg.norm(basis, axis=1)
-            x = np.linalg.lstsq(basis.T / norm, unexplained, rcond=1e-6)[0] / norm
-            if np.abs(unexplained - x @ basis).max() > TOLERANCE * scale:
+            x = np.linalg.lstsq(basis.T / norm, unexplained, rcond=tolerance)[0] / norm
+            if np.abs(unexplained - x @ basis).max() > tolerance * scale:
                 continue
             rest = after - x @ window
             m, s = rest[known[:-1]], rest[known[-1]]
             residual = rest - m @ outputs[:depth] - s * noise
-            if np.abs(residual).max() <= TOLERANCE * np.abs(after).max():
+            if np.abs(residual).max() <= tolerance * np.abs(after).max():
                 return _padded(x), _padded(m), s
     return None
 
@@ -252,7 +259,7 @@ def _refusal(scheduler: Any, why: str) -> UnsupportedOption:
     """Blames the option that bends the latent, if one is on."""
     for option in NOT_LINEAR:
         if scheduler.config.get(option):
-            return UnsupportedOption(option, f"is not linear in the latent, so no table can hold it; set it to false")
+            return UnsupportedOption(option, "is not linear in the latent, so no table can hold it; set it to false")
     return UnsupportedOption(type(scheduler).__name__, why)
 
 

@@ -331,6 +331,8 @@ def find_sampler(name: str, schedule: str | None = None) -> Sampler:
 
     "Automatic" is AUTOMATIC1111's choice for the sampler; "Uniform" and nothing are the plain one.
     """
+    if schedule is None and name in SAMPLERS:
+        return SAMPLERS[name]
     by_name = {_fold(word): sampler for sampler in SAMPLERS.values() for word in (*sampler.aliases, sampler.name)}
     sampler = by_name.get(_fold(name))
     if sampler is None:
@@ -351,5 +353,7 @@ def find_sampler(name: str, schedule: str | None = None) -> Sampler:
 
 def _fold(name: str) -> str:
     """`k_dpmpp_2m`, `DPM++ 2M` and `dpm++ 2m` are one name."""
-    letters = "".join(letter for letter in name.casefold().replace("dpmpp", "dpm++") if letter.isalnum() or letter == "+")
+    letters = "".join(
+        letter for letter in name.casefold().replace("dpmpp", "dpm++") if letter.isalnum() or letter == "+"
+    )
     return letters.removeprefix("k") if name.casefold().startswith("k_") else letters

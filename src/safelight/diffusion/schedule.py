@@ -12,7 +12,6 @@ diffusers is imported only for that last stage: it costs seconds, and a cached t
 import hashlib
 import json
 import math
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -72,7 +71,7 @@ class Schedule:
     """(n,) the clean estimate is denoised_x * x + denoised_m * m."""
     signal: Column
     sigma: Column
-    """(n + 1,) a clean latent at the start of row i is signal * x0 + sigma * noise; the last entry is the finished one."""
+    """(n + 1,) a clean latent at the start of row i is signal * x0 + sigma * noise; the last entry is the picture."""
     initial_scale: float
     """Text to image starts from initial_scale * unit noise."""
     step_of: Count
@@ -136,11 +135,13 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any]) -> dict[str, Any]
     config = {key: value for key, value in model_config.items() if key not in unchosen}
     class_name = sampler.diffusers_class or config.get("_class_name")
     if not class_name:
-        raise UnsupportedOption(f"sampler {sampler.name!r}", "this checkpoint's config names no _class_name; choose one")
+        raise UnsupportedOption(
+            f"sampler {sampler.name!r}", "this checkpoint's config names no _class_name; choose one"
+        )
     kind = _kind_of(config)
     if sampler.kind not in (kind, "any"):
         raise UnsupportedOption(
-            f"sampler {sampler.name!r}", f"is for {sampler.kind} models, and this checkpoint is a {kind} model"
+            f"sampler {sampler.name!r}", f"is for {sampler.kind} models, and this one is of kind {kind}"
         )
     if config.get("use_dynamic_shifting"):
         raise UnsupportedOption("use_dynamic_shifting", "its schedule depends on the picture's size; set it to false")
@@ -154,12 +155,17 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any]) -> dict[str, Any]
         model.setdefault("flow_shift", model["shift"])
     return {
         "format": FORMAT,
-        "diffusers": version("diffusers"),
+        "diffusers": _diffusers_version(),
         "class": class_name,
         "model": model,
         "options": dict(sampler.options),
         "step_options": dict(sampler.step_options),
     }
+
+
+@lru_cache
+def _diffusers_version() -> str:
+    return version("diffusers")
 
 
 def _kind_of(config: Mapping[str, Any]) -> str:
@@ -210,5 +216,5 @@ def _write(path: Path, schedule: Schedule) -> None:
     """All or nothing: another process may be reading, or this one may be killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, **{name: np.asarray(getattr(schedule, name)) for name in _stored()})
-    os.replace(file.name, path)
+        np.savez(file, allow_pickle=False, **{name: np.asarray(getattr(schedule, name)) for name in _stored()})
+    Path(file.name).replace(path)

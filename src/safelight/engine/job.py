@@ -13,7 +13,7 @@ from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
-from safelight.spec import Denoised
+from safelight.spec import Denoised, HighresFix, TextToImage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +62,17 @@ class Walk:
     def finished(self) -> bool:
         return self.row == len(self.schedule)
 
+    @property
+    def step(self) -> int:
+        """Steps finished."""
+        return self.schedule.steps if self.finished else int(self.schedule.step_of[self.row])
+
+    @property
+    def ends_step(self) -> bool:
+        """The coming call is the last of its step."""
+        row = self.row + 1
+        return row == len(self.schedule) or bool(self.schedule.step_of[row] > self.schedule.step_of[row - 1])
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
@@ -81,7 +92,8 @@ class Job:
     positive: Conditioning | None = None
     negative: Conditioning | None = None
     walk: Walk | None = None
-    walks_left: int = 1
+    enlarged: bool = False
+    """In the second walk of highres."""
     steps_before: int = 0
     total_steps: int = 0
     overlay: Overlay | None = None
@@ -91,6 +103,10 @@ class Job:
     @property
     def strict(self) -> bool:
         return self.spec.determinism == "strict"
+
+    @property
+    def highres(self) -> HighresFix | None:
+        return self.spec.highres if isinstance(self.spec, TextToImage) else None
 
     @property
     def now(self) -> Walk:
@@ -105,16 +121,14 @@ class Job:
         if self.walk is None:
             return True
         interval = self.spec.guidance_interval
-        place = self.walk.schedule.step_of[min(self.walk.row, len(self.walk.schedule) - 1)] / self.walk.schedule.steps
-        return interval.start <= place < interval.end
+        return interval.start <= self.walk.step / self.walk.schedule.steps < interval.end
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels of what is being denoised now."""
-        highres = getattr(self.spec, "highres", None)
-        if highres is None or self.walks_left == 2:
+        if not self.enlarged or self.highres is None:
             return self.spec.width, self.spec.height
-        return scaled_side(self.spec.width, highres.scale), scaled_side(self.spec.height, highres.scale)
+        return scaled_side(self.spec.width, self.highres.scale), scaled_side(self.spec.height, self.highres.scale)
 
     @property
     def megapixels(self) -> float:
@@ -125,10 +139,7 @@ class Job:
     @property
     def step(self) -> int:
         """Steps finished, those of an earlier walk included."""
-        if self.walk is None:
-            return self.steps_before
-        schedule = self.walk.schedule
-        return self.steps_before + (schedule.steps if self.walk.finished else int(schedule.step_of[self.walk.row]))
+        return self.steps_before + (0 if self.walk is None else self.walk.step)
 
 
 def scaled_side(side: int, scale: float) -> int:

@@ -57,7 +57,11 @@ class LocalBackend:
         )
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
-        self.listeners[job.id] = lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def hear(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self.listeners[job.id] = hear
         self.commands.put(lambda: self.engine.add(job))
         try:
             while True:

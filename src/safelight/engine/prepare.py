@@ -10,29 +10,27 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from safelight.diffusion.canvas import binary_mask, box_around, fit_to, upscale
+from safelight.diffusion.canvas import binary_mask, box_around, fit_to
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.latents import decode, encode, from_pil, to_pil
-from safelight.spec import ImageToImage, Inpaint, TextToImage
+from safelight.spec import HighresFix, ImageToImage, Inpaint, TextToImage
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first walk."""
     job.generator = seeded(job.spec.seed)
     match job.spec:
-        case TextToImage(highres=highres):
-            job.walks_left = 1 if highres is None else 2
+        case TextToImage():
             job.walk = from_noise(job, cache)
         case ImageToImage():
             job.walk = from_picture(job, job.spec, cache)
         case Inpaint():
             job.walk = from_masked_picture(job, job.spec, cache)
-    second = getattr(job.spec, "highres", None)
-    later = 0 if second is None else second_schedule(job, cache).steps
+    later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
 
 
@@ -100,27 +98,22 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
 
 def next_walk(job: Job, cache: Path | None) -> None:
     """The second pass of highres: the first result, enlarged, walked down again from part of the noise."""
-    assert isinstance(job.spec, TextToImage)
-    highres = job.spec.highres
+    highres, first = job.highres, job.now
     assert highres is not None
-    first = job.now
+    schedule = second_schedule(job, highres, cache)
     job.steps_before = first.schedule.steps
-    job.walks_left = 1
-    width, height = job.size
-    schedule = second_schedule(job, cache)
+    job.enlarged = True
     if highres.upscaler == "latent":
         size = latent_size(job)[1:]
         init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode="bicubic", antialias=False)[0]
     else:
-        small = to_pil(decode(job.model.vae, first.latents[0][None]))[0]
-        init = to_latent(job, upscale(small, highres.scale).resize((width, height), Image.Resampling.LANCZOS))
+        with job.model.vae_lock:
+            [small] = to_pil(decode(job.model.vae, first.latents[0][None]))
+        init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
 
 
-def second_schedule(job: Job, cache: Path | None) -> Schedule:
-    assert isinstance(job.spec, TextToImage)
-    highres = job.spec.highres
-    assert highres is not None
+def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedule:
     return plan(job, cache, steps=highres.steps or job.spec.steps, strength=highres.strength)
 
 
@@ -150,10 +143,11 @@ def fresh(job: Job) -> Latent:
     return draw(job.generator, latent_size(job)).to(job.model.placement.device)
 
 
-def to_latent(job: Job, image: "Image.Image | torch.Tensor") -> Latent:
+def to_latent(job: Job, image: Image.Image | torch.Tensor) -> Latent:
     tensor = from_pil(image) if isinstance(image, Image.Image) else image
     noise = fresh(job)[None]
-    return encode(job.model.vae, tensor[None].to(job.model.placement.device), noise)[0].float()
+    with job.model.vae_lock:
+        return encode(job.model.vae, tensor[None].to(job.model.placement.device), noise)[0].float()
 
 
 def latent_sized(mask: Image.Image, job: Job) -> torch.Tensor:

@@ -37,8 +37,7 @@ def fetch(hub_id: str, *, half: bool) -> Path:
         files = wanted_files([entry.rfilename for entry in info.siblings or []], repository, half=half)
         return Path(snapshot_download(repository, revision=info.sha, allow_patterns=files))
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (401, 403, 404):
+        if error.response.status_code in (401, 403, 404):
             raise UnknownModel(hub_id, ["mini"]) from error
         return downloaded_earlier(hub_id, error)
     except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:

@@ -98,6 +98,7 @@ Call = Callable[[Tensor], Tensor]
 
 def run(vae: VAE, call: Call, inputs: Tensor, *, shrink: int = 1, grow: int = 1) -> Tensor:
     """Call the network on inputs of any size and number; its output is `inputs` / shrink * grow along each side."""
+    assert inputs.shape[-2] % shrink == inputs.shape[-1] % shrink == 0, "sides must be multiples of the VAE's scale"
     height, width = inputs.shape[-2] // shrink, inputs.shape[-1] // shrink
     if max(height, width) <= vae.tile:
         outputs = in_parts(vae, call, inputs, pixels=height * width * vae.scale**2)
@@ -143,11 +144,11 @@ def broken(pictures: Tensor) -> Tensor:
 def upcast(network: nn.Module) -> Generator[None]:
     """The network in float32; going there and back leaves every weight as it was."""
     dtype = next(network.parameters()).dtype
-    network.to(torch.float32)
+    nn.Module.to(network, torch.float32)  # past diffusers' own `to`, which logs a warning each time
     try:
         yield
     finally:
-        network.to(dtype)
+        nn.Module.to(network, dtype)
 
 
 def tile_starts(vae: VAE, length: int) -> list[int]:

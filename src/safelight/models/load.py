@@ -6,7 +6,6 @@ loading costs what reading costs.
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +129,7 @@ def file_sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sums(cache: Path | None) -> Mapping[str, str]:
+def read_sums(cache: Path | None) -> dict[str, str]:
     try:
         return json.loads(cache.read_text()) if cache else {}
     except (OSError, ValueError):

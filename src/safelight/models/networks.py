@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,7 +61,7 @@ def import_classes() -> NetworkClasses:
     )
 
 
-def without_memory(build: Callable[[Mapping[str, Any]], nn.Module]) -> Callable[[Mapping[str, Any]], nn.Module]:
+def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
     def on_meta(config: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
             return build(config)
@@ -87,20 +88,21 @@ def needless_imports_held_off() -> Iterator[None]:
         held_off["torch._dynamo"] = sys.modules["torch._dynamo"] = compiler_stand_in()
 
     import diffusers.models
-    import diffusers.utils.import_utils as asked_by_diffusers
     from transformers.utils.import_utils import is_scipy_available
 
     held_off |= {name: unread_package(name, diffusers.models.__path__[0]) for name in UNREAD_PACKAGES}
     if "scipy" not in sys.modules:
         held_off["scipy"] = None
-    sys.modules.update(held_off)  # pyright: ignore[reportArgumentType]  None is Python's way to say "do not import"
-    peft_found, scipy_found = asked_by_diffusers._peft_available, asked_by_diffusers._scipy_available
-    asked_by_diffusers._peft_available = asked_by_diffusers._scipy_available = False
+    modules: dict[str, ModuleType | None] = sys.modules  # pyright: ignore[reportAssignmentType]
+    modules.update(held_off)  # None is Python's own way to say "not to be imported"
+    asked_by_diffusers = import_module("diffusers.utils.import_utils").__dict__
+    found = {name: asked_by_diffusers[name] for name in ("_peft_available", "_scipy_available")}
+    asked_by_diffusers.update(dict.fromkeys(found, False))
     is_scipy_available.cache_clear()
     try:
         yield
     finally:
-        asked_by_diffusers._peft_available, asked_by_diffusers._scipy_available = peft_found, scipy_found
+        asked_by_diffusers.update(found)
         for name in (*held_off, *PEFT_USERS):
             sys.modules.pop(name, None)
         is_scipy_available.cache_clear()

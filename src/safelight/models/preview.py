@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from safelight.diffusion.shapes import Latents
-from safelight.models.latents import VAE, decode, to_pil
+from safelight.models.latents import VAE, decode, encode, to_pil
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +53,21 @@ def factors_for(vae: VAE) -> Factors:
 
 
 def fit_factors(vae: VAE) -> Factors:
-    """Least squares between smooth random latents and the mean colour of the picture below each latent pixel."""
-    channels, scale = vae.network.config.latent_channels, vae.scale
-    latents = smooth_latents(channels)
-    colours = nn.functional.avg_pool2d(decode(vae, latents), scale).cpu()
-    known = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1).movedim(1, -1).reshape(-1, channels + 1)
-    wanted = colours.clamp(-1, 1).movedim(1, -1).reshape(-1, 3)
+    """Least squares between the latents of patches of colour and the mean colour they decode to."""
+    latents = encode(vae, patches(side=16 * vae.scale).to(vae.network.device))
+    colours = nn.functional.avg_pool2d(decode(vae, latents), vae.scale).clamp(-1, 1)
+    known = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
+    known, wanted = (values.movedim(1, -1).flatten(0, 2).cpu() for values in (known, colours))
     solution = np.linalg.lstsq(known.numpy(), wanted.numpy())[0]
     *weights, bias = [(float(red), float(green), float(blue)) for red, green, blue in solution]
     return Factors(tuple(weights), bias)
 
 
-def smooth_latents(channels: int, *, num: int = 8, side: int = 16) -> Latents:
-    """Random areas of even latent, coarse and fine: of white noise a decoder makes noise, not colours."""
+def patches(*, side: int) -> Tensor:
+    """Chequered pictures, coarse and fine. Latents drawn at random would not do: of noise a decoder makes noise."""
     generator = torch.Generator("cpu").manual_seed(0)
-    grains = [torch.randn(num, channels, size, size, generator=generator) for size in (1, 2, 4)]
-    grown = [nn.functional.interpolate(grain, (side, side), mode="bilinear") for grain in grains]
-    latents = torch.stack(grown).sum(dim=0)
-    return latents / latents.std(dim=(0, 2, 3), keepdim=True)
+    grids = [torch.rand(3, 3, cells, cells, generator=generator) * 2 - 1 for cells in (1, 2, 4, 8)]
+    return torch.cat([nn.functional.interpolate(grid, (side, side)) for grid in grids])
 
 
 def preview(denoised: Latents, factors: Factors) -> list[Image.Image]:

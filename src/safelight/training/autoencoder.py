@@ -1,11 +1,12 @@
 """The autoencoder recipe: 128x128 pictures to 16x16x4 whitened latents and back.
 
     train_autoencoder  pictures -> AutoencoderKL (average) -> fold_whitening -> out/vae
-    encode_pictures    every picture on white and on a coloured background -> out/latents.npy
+    encode_pictures    every picture on white, some on a coloured background -> out/latents.npy, views.json
 """
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,6 @@ def train_autoencoder(
         for part in (network.encoder, network.quant_conv, network.post_quant_conv):
             assert part is not None
             part.requires_grad_(False)
-    else:
-        zero_second_convolutions(network)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = new_optimizers(
         network, muon_rate=auto.muon_rate, adam_rate=auto.adam_rate, weight_decay=0, is_matrix=is_inner_convolution
@@ -159,13 +158,6 @@ def is_inner_convolution(name: str, param: Tensor) -> bool:
     return param.ndim == 4 and not any(end in name for end in ("conv_in", "conv_out", "quant_conv"))
 
 
-def zero_second_convolutions(network: nn.Module) -> None:
-    """Every residual block starts as the identity, which lets such high rates start."""
-    for name, param in network.named_parameters():
-        if name.endswith(("conv2.weight", "conv2.bias")):
-            nn.init.zeros_(param)
-
-
 @torch.no_grad()
 def latent_statistics(network: AutoencoderKL, pictures: NDArray[np.uint8], rows: list[int]) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the latents of every eighth picture, on white."""
@@ -198,24 +190,47 @@ def fold_whitening(network: AutoencoderKL, mean: Tensor, covariance: Tensor) -> 
     back.weight.copy_(torch.einsum("ikhw, kj -> ijhw", weight, colour).float())
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """One cached latent: a row of pictures.npy over a named background, or over white."""
+
+    row: int
+    background: str | None
+
+
 @torch.no_grad()
 def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
-    """Cache the latents of every picture, on white and on one background: latents.npy is (rows, 2, 4, h, w)."""
+    """Cache latents.npy, one row a view: every picture on white, and popular ones on a background too."""
+    accelerator = Accelerator(cpu=True)
     network = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
     pictures: NDArray[np.uint8] = np.load(artwork / "pictures.npy", mmap_mode="r")
-    draw = np.random.default_rng(recipe.autoencoder.seed)
+    views = choose_views(recipe.autoencoder, artwork)
+    side = recipe.artwork.size // 2 ** (len(recipe.autoencoder.channels) - 1)
+    latents = torch.zeros(len(views), recipe.autoencoder.latent_channels, side, side)
+    chunks = batches_of(list(range(len(views))), 16)
+    for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
+        colours = [BACKGROUNDS.get(views[index].background or "", WHITE) for index in chunk]
+        images = [on_background(pictures[views[index].row], colour) for index, colour in zip(chunk, colours, strict=True)]
+        latents[chunk] = network.encode(torch.stack(images).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+    # Each process filled its own rows and left zeros elsewhere.
+    latents = accelerator.reduce(latents, "sum")
+    if accelerator.is_main_process:
+        np.save(out / "latents.partial.npy", latents.half().numpy())  # pyright: ignore[reportAttributeAccessIssue]
+        (out / "latents.partial.npy").rename(out / "latents.npy")
+        (out / "views.json").write_text(json.dumps([[view.row, view.background] for view in views]) + "\n", "utf-8")
+    accelerator.wait_for_everyone()
+
+
+def choose_views(auto: AutoencoderRecipe, artwork: Path) -> list[View]:
+    """Which picture is cached over which background."""
     about = json.loads((artwork / "pictures.json").read_text("utf-8"))
-    chosen = [str(draw.choice([name for name in BACKGROUNDS if name != picture["colour"]])) for picture in about]
-    latents: list[Tensor] = []
-    for chunk in batches_of(list(range(len(pictures))), 16):
-        plain = [on_background(pictures[row], WHITE) for row in chunk]
-        coloured = [on_background(pictures[row], BACKGROUNDS[chosen[row]]) for row in chunk]
-        images = torch.stack(plain + coloured).contiguous(memory_format=torch.channels_last)
-        mean = network.encode(images).latent_dist.mean
-        latents.append(mean.unflatten(0, (2, len(chunk))).transpose(0, 1).half())
-    np.save(out / "latents.partial.npy", torch.cat(latents).contiguous().numpy())
-    (out / "latents.partial.npy").rename(out / "latents.npy")
-    (out / "backgrounds.json").write_text(json.dumps(chosen) + "\n", "utf-8")
+    core = {concept["slug"] for concept in json.loads((artwork / "concepts.json").read_text("utf-8")) if concept["core"]}
+    draw = np.random.default_rng(auto.seed)
+    views = [View(row, None) for row in range(len(about))]
+    for row, picture in enumerate(about):
+        if picture["concept"] in core and (picture["own_colour"] or draw.random() < auto.copies_on_background):
+            views.append(View(row, str(draw.choice([name for name in BACKGROUNDS if name != picture["colour"]]))))
+    return views
 
 
 def batches_of(rows: list[int], size: int) -> list[list[int]]:

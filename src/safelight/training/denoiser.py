@@ -150,7 +150,8 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
     drawn = pictures.draw(seed_of(1, 2), 96)
     held = pictures.held[:: max(1, len(pictures.held) // 96)][:96]
     generator = torch.Generator().manual_seed(3)
-    sets = {"known": drawn, "held": Drawn(pictures.latents[held, 0].float(), [pictures.full_caption(row) for row in held])}
+    asked = [pictures.full_caption(row) for row in held]
+    sets = {"known": drawn, "held": Drawn(pictures.latents[[pictures.plain[row] for row in held]].float(), asked)}
     errors: dict[str, float] = {}
     for name, chosen in sets.items():
         timesteps = (torch.arange(len(chosen.captions)) * 1000) // len(chosen.captions)

@@ -38,6 +38,7 @@ def export(
     # transformers 5 loads at the dtype named here, diffusers in float32: without this the two disagree.
     config = json.loads((partial / "text_encoder/config.json").read_text("utf-8"))
     (partial / "text_encoder/config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
+    tidy(partial)
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         old = folder / (part + ".old")
@@ -49,3 +50,13 @@ def export(
         else:
             old.unlink(missing_ok=True)
     shutil.rmtree(partial)
+
+
+def tidy(folder: Path) -> None:
+    """Readable by all, and free of the paths that diffusers notes down."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text("utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)

@@ -61,6 +61,8 @@ class AutoencoderRecipe:
     ema: float = 0.998
     cooldown: float = 0.4
     background_share: float = 0.3
+    copies_on_background: float = 0.35
+    """Share of the recoloured copies whose latents are also cached on a background."""
     seed: int = 7
 
 
@@ -71,8 +73,9 @@ class DenoiserRecipe:
     heads: tuple[int, ...] = (2, 4, 6)
     """Number of heads by level; diffusers calls this attention_head_dim."""
     norm_groups: int = 16
-    batch: int = 32
-    core_share: float = 0.75
+    batch: int = 24
+    core_share: float = 0.9
+    """High while the model is young; lower it to 0.75 once the popular concepts are drawn well."""
     copy_share: float = 0.35
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
@@ -83,7 +86,7 @@ class DenoiserRecipe:
     warmup: int = 100
     cooldown: float = 0.25
     """Share of a run with a known end in which the rates fall linearly to zero."""
-    ema: float = 0.999
+    ema: float = 0.998
     max_grad_norm: float = 1.0
     save_every_s: float = 120
     seed: int = 11

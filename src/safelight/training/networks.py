@@ -1,6 +1,7 @@
 """The three networks of `mini` and its scheduler, new, from the recipe."""
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from safelight.training.mini import MiniRecipe
@@ -10,7 +11,7 @@ def new_autoencoder(recipe: MiniRecipe) -> AutoencoderKL:
     """A light AutoencoderKL; latents leave it whitened, so its scaling factor is 1."""
     auto = recipe.autoencoder
     levels = len(auto.channels)
-    return AutoencoderKL(
+    network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=auto.channels,
@@ -22,6 +23,8 @@ def new_autoencoder(recipe: MiniRecipe) -> AutoencoderKL:
         scaling_factor=1.0,
         force_upcast=False,
     )
+    zero(network, "conv2")
+    return network
 
 
 def new_text_encoder(recipe: MiniRecipe) -> CLIPTextModel:
@@ -46,7 +49,7 @@ def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
     """Plain convolutions on the top level, cross-attention on the two below it."""
     denoiser = recipe.denoiser
     below = len(denoiser.channels) - 1
-    return UNet2DConditionModel(
+    network = UNet2DConditionModel(
         sample_size=recipe.artwork.size // 2 ** (len(recipe.autoencoder.channels) - 1),
         in_channels=recipe.autoencoder.latent_channels,
         out_channels=recipe.autoencoder.latent_channels,
@@ -58,6 +61,16 @@ def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
         attention_head_dim=denoiser.heads,
         norm_num_groups=denoiser.norm_groups,
     )
+    zero(network, "conv2", "proj_out", "conv_out")
+    return network
+
+
+def zero(network: nn.Module, *layers: str) -> None:
+    """Zero the layers of these names: every residual block starts as the identity, which high rates need."""
+    for name, layer in network.named_modules():
+        if name.split(".")[-1] in layers:
+            for param in layer.parameters():
+                nn.init.zeros_(param)
 
 
 def new_scheduler() -> DDIMScheduler:

@@ -7,9 +7,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-Orthogonalised = Tensor
-
-
 class Muon(Optimizer):
     """Momentum whose update for each matrix is made orthogonal; convolutions count as (out, rest).
 
@@ -59,15 +56,23 @@ def cost(param: Tensor) -> float:
     return param.numel() * min(param.flatten(1).shape)
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Orthogonalised:
-    """The nearest orthogonal matrix, roughly: singular values end between about 0.7 and 1.2."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+)
+"""The first four of the polynomials of arXiv:2505.16932; as good here as five of Muon's own, and a fifth cheaper."""
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest orthogonal matrix, roughly: all but tiny singular values come out near 1."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
+    x = x / (x.norm() * 1.01 + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = torch.addmm(a * x.contiguous(), torch.addmm(b * gram, gram, gram, alpha=c), x)
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

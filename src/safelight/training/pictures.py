@@ -30,7 +30,12 @@ class Pictures:
         self.recipe = recipe
         self.latents = torch.from_numpy(np.load(out / "latents.npy"))
         self.about: list[dict[str, Any]] = json.loads((artwork / "pictures.json").read_text("utf-8"))
-        self.backgrounds: list[str] = json.loads((out / "backgrounds.json").read_text("utf-8"))
+        self.views: list[tuple[int, str | None]] = json.loads((out / "views.json").read_text("utf-8"))
+        self.plain = {row: view for view, (row, background) in enumerate(self.views) if background is None}
+        self.coloured: dict[int, list[int]] = defaultdict(list)
+        for view, (row, background) in enumerate(self.views):
+            if background is not None:
+                self.coloured[row].append(view)
         concepts = {entry["slug"]: entry for entry in json.loads((artwork / "concepts.json").read_text("utf-8"))}
         aliases = read_aliases()
         self.names = {slug: names_of(entry["label"], aliases) for slug, entry in concepts.items()}
@@ -49,27 +54,25 @@ class Pictures:
         """A batch that depends on the seed alone."""
         draw = random.Random(seed)
         denoiser = self.recipe.denoiser
-        rows: list[int] = []
         views: list[int] = []
         for _ in range(count):
             concept = draw.choice(self.core if draw.random() < denoiser.core_share else self.others)
             own, copies = self.tree[concept][draw.choice(list(self.tree[concept]))]
             copied = copies and (not own or draw.random() < denoiser.copy_share)
-            rows.append(draw.choice(copies if copied else own))
-            views.append(int(draw.random() < denoiser.background_share))
-        captions = [self.caption(row, view, draw) for row, view in zip(rows, views, strict=True)]
-        return Drawn(self.latents[rows, views].float(), captions)
-
-    def caption(self, row: int, view: int, draw: random.Random) -> str:
-        return caption(self.subject(row, view), self.recipe.captions, draw)
+            row = draw.choice(copies if copied else own)
+            on_colour = row in self.coloured and draw.random() < denoiser.background_share
+            views.append(draw.choice(self.coloured[row]) if on_colour else self.plain[row])
+        captions = [caption(self.subject(view), self.recipe.captions, draw) for view in views]
+        return Drawn(self.latents[views].float(), captions)
 
     def full_caption(self, row: int) -> str:
         """The plain caption that names colour, thing and style: what a held-out combination is asked for with."""
-        subject = self.subject(row, 0)
+        subject = self.subject(self.plain[row])
         colour = "" if subject.own_colour else subject.colour + " "
         return f"{colour}{without_colours(subject.names[0]) if colour else subject.names[0]}, {subject.style} style"
 
-    def subject(self, row: int, view: int) -> Subject:
+    def subject(self, view: int) -> Subject:
+        row, background = self.views[view]
         about = self.about[row]
         return Subject(
             names=self.names[about["concept"]],
@@ -77,5 +80,5 @@ class Pictures:
             style=about["style"],
             colour=about["colour"],
             own_colour=about["own_colour"],
-            background=self.backgrounds[row] if view else None,
+            background=background,
         )

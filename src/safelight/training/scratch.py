@@ -50,7 +50,7 @@ def train_autoencoder(out: Path, *, until: Until, refine: bool = False) -> None:
     """Train the autoencoder and cache every picture's latents; `refine` trains the decoder alone, latents stay."""
     start = AutoencoderKL.from_pretrained(out / "vae") if refine else None
     run_autoencoder(MINI, out / "artwork", out, until=until, start=start)
-    if not refine and int(os.environ.get("RANK", "0")) == 0:
+    if not refine:
         encode_pictures(MINI, out / "artwork", out)
 
 

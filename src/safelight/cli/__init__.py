@@ -1,0 +1,13 @@
+"""The command line: one file per command, and what commands share.
+
+    main.py       the program: its commands, `--version`
+    errors.py     what went wrong, as a line for people or JSON for programs, and the exit code
+    options.py    options that several commands take
+    generate.py replay.py upscale.py info.py samplers.py models.py doctor.py bench.py
+    out.py        where finished pictures are put
+    screen.py     what a terminal shows while a picture is drawn
+    hints.py      what to try next
+
+A module here imports nothing heavy at its top: torch and even pydantic come inside the command that needs them, after
+its arguments were found to make sense, so that `--help` and mistakes answer at once.
+"""

@@ -1,0 +1,123 @@
+import io
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.assets.specs import APPLE, DIGEST, FROM_PICTURE, PLAIN, specs
+
+from safelight.assets.encode import Encoding, Format, encode
+from safelight.assets.infotext import write_infotext
+from safelight.assets.open_image import open_image
+from safelight.assets.read_metadata import Metadata, read_metadata
+from safelight.errors import UnsupportedOption
+from safelight.spec import Denoised, ImageToImage, Upscale
+
+FORMATS: list[Format] = ["png", "jpeg", "webp"]
+PICTURE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+UPSCALE = Upscale(init=DIGEST, scale=2.0)
+
+
+def read(data: bytes) -> Metadata:
+    return read_metadata(data, max_pixels=10**8, max_file_bytes=10**8)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_picture_is_replayed_from_its_file(kind: Format) -> None:
+    said = read(encode(PICTURE, APPLE, Encoding(format=kind), version="0.1.0"))
+    assert (said.producer, said.prompt, said.negative_prompt) == ("safelight", "a red apple", "blurry")
+    assert said.spec == APPLE
+    assert said.settings["sampler"] == "DPM++ 2M Karras"
+    assert said.raw["parameters"] == write_infotext(APPLE, version="0.1.0")
+    record = json.loads(said.raw["safelight"])
+    assert record.pop("spec") == APPLE.model_dump(mode="json")
+    assert record == {
+        "version": "0.1.0",
+        "spec_digest": APPLE.digest(),
+        "model_digest": APPLE.model_digest,
+        "determinism": "fast",
+    }
+
+
+@settings(max_examples=60)
+@given(specs, st.sampled_from(FORMATS))
+def test_every_spec_comes_back_exactly(spec: Denoised, kind: Format) -> None:
+    assert read(encode(PICTURE, spec, Encoding(format=kind), version="1")).spec == spec
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_minimal_names_the_spec_and_says_no_word_of_it(kind: Format) -> None:
+    data = encode(PICTURE, APPLE, Encoding(format=kind, metadata="minimal"), version="0.1.0")
+    said = read(data)
+    assert (said.producer, said.spec, said.prompt) == ("safelight", None, "")
+    assert json.loads(said.raw["safelight"])["spec_digest"] == APPLE.digest()
+    for word in ("apple", "blurry"):
+        assert word.encode() not in data
+        assert word.encode("utf-16-be") not in data
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_none_says_nothing(kind: Format) -> None:
+    data = encode(PICTURE, APPLE, Encoding(format=kind, metadata="none"), version="0.1.0")
+    assert read(data) == Metadata(producer="unknown", raw={})
+    for word in (b"safelight", b"Exif", b"xmp", b"apple"):
+        assert word not in data
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_iptc_is_told_that_a_model_made_it(kind: Format) -> None:
+    changed = ImageToImage(**PLAIN | FROM_PICTURE)
+    for spec, words in ((APPLE, "/trainedAlgorithmicMedia"), (changed, "/compositeWithTrainedAlgorithmicMedia")):
+        for metadata in ("full", "minimal"):
+            image = Image.open(io.BytesIO(encode(PICTURE, spec, Encoding(format=kind, metadata=metadata), version="1")))
+            assert f"{words}</Iptc4xmpExt:DigitalSourceType>".encode() in image.info["xmp"]
+    image = Image.open(io.BytesIO(encode(PICTURE, UPSCALE, Encoding(format=kind), version="1")))
+    assert b"DigitalSourceType" not in image.info.get("xmp", b"")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_upscaled_picture_keeps_its_spec_too(kind: Format) -> None:
+    said = read(encode(PICTURE, UPSCALE, Encoding(format=kind), version="1"))
+    assert (said.producer, said.spec, said.prompt) == ("safelight", UPSCALE, "")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_longest_prompts_are_kept_where_the_format_can(kind: Format) -> None:
+    spec = APPLE.model_copy(update={"prompt": "苹" * 20_000, "negative_prompt": "x" * 20_000})
+    said = read(encode(PICTURE, spec, Encoding(format=kind), version="1"))
+    assert said.spec == (None if kind == "jpeg" else spec), "a JPEG falls back to the minimum"
+    assert json.loads(said.raw["safelight"])["spec_digest"] == spec.digest()
+
+
+def test_the_pixels_are_kept_by_png_and_nearly_by_the_others() -> None:
+    for kind in FORMATS:
+        data = encode(PICTURE, APPLE, Encoding(format=kind, quality=95), version="1")
+        back = open_image(data, max_pixels=10**6, max_file_bytes=10**6)
+        errors = [abs(a - b) for a, b in zip(PICTURE.tobytes(), back.tobytes(), strict=True)]
+        # A smooth gradient at quality 95: measured 2 at most, for WebP.
+        assert max(errors) <= (0 if kind == "png" else 4)
+
+
+def test_lower_quality_is_a_smaller_file() -> None:
+    noise = Image.effect_noise((64, 64), 60).convert("RGB")
+    for kind in ("jpeg", "webp"):
+        sizes = [len(encode(noise, APPLE, Encoding(format=kind, quality=q), version="1")) for q in (10, 50, 95)]
+        assert sizes == sorted(sizes)
+
+
+def test_the_same_picture_and_spec_are_the_same_bytes() -> None:
+    for kind in FORMATS:
+        assert len({encode(PICTURE, APPLE, Encoding(format=kind), version="1") for _ in range(3)}) == 1
+
+
+def test_a_jpeg_of_a_transparent_picture_is_white_behind_it() -> None:
+    data = encode(Image.new("RGBA", (16, 16)), APPLE, Encoding(format="jpeg"), version="1")
+    assert open_image(data, max_pixels=1000, max_file_bytes=10**5).getpixel((8, 8)) == (255, 255, 255)
+
+
+def test_what_a_format_cannot_hold_is_said() -> None:
+    with pytest.raises(UnsupportedOption, match="at most 16383 pixels a side; use png"):
+        encode(Image.new("RGB", (16_384, 1)), UPSCALE, Encoding(format="webp"), version="1")
+    with pytest.raises(UnsupportedOption, match="not between 1 and 100"):
+        encode(PICTURE, APPLE, Encoding(format="jpeg", quality=0), version="1")

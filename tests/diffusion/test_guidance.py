@@ -1,0 +1,25 @@
+import torch
+
+from safelight.diffusion.guidance import guide, rescale
+from safelight.diffusion.noise import seeded
+
+cond, uncond = (torch.randn(3, 4, 5, 6, generator=seeded(seed)) for seed in (0, 1))
+
+
+def test_scale_is_per_picture() -> None:
+    guided = guide(cond, uncond, torch.tensor([0.0, 1.0, 7.5]))
+    assert torch.equal(guided[0], uncond[0])
+    torch.testing.assert_close(guided[1], cond[1])
+    torch.testing.assert_close(guided[2], uncond[2] + 7.5 * (cond[2] - uncond[2]))
+
+
+def test_rescale_is_diffusers_rescale_per_picture() -> None:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    guided = guide(cond, uncond, torch.full((3,), 7.5))
+    ours = rescale(guided, cond, torch.tensor([0.0, 0.7, 1.0]))
+    assert torch.equal(ours[0], guided[0])
+    for i, phi in [(1, 0.7), (2, 1.0)]:
+        theirs = rescale_noise_cfg(guided[i : i + 1], cond[i : i + 1], guidance_rescale=phi)
+        torch.testing.assert_close(ours[i : i + 1], theirs)
+    torch.testing.assert_close(ours[2].std(), cond[2].std())

@@ -1,0 +1,66 @@
+"""What is installed is what we say we test with."""
+
+import importlib.util
+import os
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+in_ci = pytest.mark.skipif(
+    "CI" not in os.environ, reason="says what CI's environment must be; set CI=true to ask it here"
+)
+
+
+def test_torchvision_is_absent() -> None:
+    """Several metric packages pull it in, and with it a CUDA build of torch of several GB."""
+    assert importlib.util.find_spec("torchvision") is None
+
+
+@in_ci
+def test_torch_is_the_cpu_build() -> None:
+    assert version("torch").endswith("+cpu")
+
+
+@in_ci
+def test_what_is_installed_is_what_is_pinned() -> None:
+    installed = {name: installed_version(name) for name in pinned()}
+    other = {name: found for name, found in installed.items() if found is not None and found != pinned()[name]}
+    assert other == {}
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    for requirement in map(Requirement, named):
+        pin = pinned().get(canonicalize_name(requirement.name))
+        assert pin is not None, f"{requirement.name} is not in constraints.txt"
+        assert pin in requirement.specifier, (
+            f"constraints.txt has {requirement.name} {pin}, pyproject.toml {requirement}"
+        )
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import safelight
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == safelight.__version__
+    assert f"## [{safelight.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = (re.fullmatch(r"([\w.-]+)==([\w.!+-]+)", line) for line in lines if not line.startswith("#"))
+    return {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
+
+
+def installed_version(name: str) -> str | None:
+    """Without the local label of a build, such as torch's `+cpu`."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return None
