@@ -34,7 +34,7 @@ fix: $(DEV) ## format, and repair what ruff can
 	@$(BIN)/ruff check
 
 bench: $(DEV) ## run every benchmark and write benchmarks/results/
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 docs: $(DEV) ## build the documentation into site/, any warning an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -72,5 +72,5 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing safelight and its tools into $(VENV) (two or three minutes the first time) ..."
-	@$(INSTALL) --editable '.[dev,docs,plot,train]'
+	@$(INSTALL) --editable '.[dev,docs,train]'
 	@touch $(CORE) $@

@@ -1,6 +1,11 @@
-"""What we say is true: the Python of our pages runs, and links lead somewhere (mkdocs checks those inside the site)."""
+"""What we say is true: the Python of our pages runs, the examples run, and links lead somewhere.
+
+Links inside the site are checked by `mkdocs build --strict`.
+"""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +35,13 @@ def name_of(page: Path) -> str:
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(python_of(page), str(page), "exec"), {"__name__": "__page__"})
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=name_of)
+def test_an_example_runs(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize("page", OUTSIDE_THE_SITE, ids=name_of)

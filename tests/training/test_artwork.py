@@ -4,7 +4,9 @@ import numpy as np
 
 from safelight.training.artwork import Picture, dominant_colour, hold_out, recolour, render, slug_of, svg_of
 
-RED_DISC = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="#e02020"/></svg>'
+RED_DISC = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="#e02020"/></svg>'
+)
 LEAFY = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="5" r="3" fill="#e02020"/>'
     '<rect x="4" y="0" width="2" height="2" fill="#20a020"/></svg>'
@@ -13,7 +15,8 @@ LEAFY = (
 
 def test_a_drawing_is_named_by_its_main_colour() -> None:
     picture = render(RED_DISC, 32)
-    assert picture is not None and picture.shape == (32, 32, 4)
+    assert picture is not None
+    assert picture.shape == (32, 32, 4)
     assert dominant_colour(picture) == ("red", 1.0)
 
 
@@ -35,7 +38,8 @@ def test_an_icon_that_is_not_square_becomes_a_square_picture() -> None:
     icons = {"icons": {"bar": {"body": '<rect width="16" height="8"/>', "width": 16, "height": 8}}, "aliases": {}}
     picture = render(svg_of(icons, "bar"), 16)
     assert picture is not None
-    assert picture[8, 8, 3] == 255 and picture[1, 8, 3] == 0
+    assert picture[8, 8, 3] == 255
+    assert picture[1, 8, 3] == 0
 
 
 def test_slugs_are_the_icon_sets_file_names() -> None:

@@ -9,7 +9,12 @@ from safelight.training.captions import STYLE_WORDS, Aliases, Subject, caption, 
 from safelight.training.mini import CaptionRecipe
 
 APPLE = Subject(
-    names=["apple", "red apple"], keywords=["fruit", "health"], style="flat", colour="blue", own_colour=False, background="pink"
+    names=["apple", "red apple"],
+    keywords=["fruit", "health"],
+    style="flat",
+    colour="blue",
+    own_colour=False,
+    background="pink",
 )
 
 

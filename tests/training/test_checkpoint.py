@@ -26,9 +26,17 @@ def data(tmp_path: Path) -> Path:
     """Eight pictures of two concepts, as the earlier stages would leave them."""
     artwork = tmp_path / "artwork"
     artwork.mkdir()
-    rows = [(name, style, own) for name in ("red-apple", "ghost") for style in ("noto", "flat") for own in (True, False)]
+    rows = [
+        (name, style, own) for name in ("red-apple", "ghost") for style in ("noto", "flat") for own in (True, False)
+    ]
     pictures = [
-        {"concept": name, "style": style, "colour": "blue", "own_colour": own, "key": f"{name}/{style}/{'own' if own else 'blue'}"}
+        {
+            "concept": name,
+            "style": style,
+            "colour": "blue",
+            "own_colour": own,
+            "key": f"{name}/{style}/{'own' if own else 'blue'}",
+        }
         for name, style, own in rows
     ]
     concepts = [
@@ -47,7 +55,8 @@ def data(tmp_path: Path) -> Path:
 def train(recipe: MiniRecipe, data: Path, steps: int) -> dict[str, torch.Tensor]:
     train_denoiser(recipe, data / "artwork", data, until=Until(steps=steps))
     state = load_checkpoint(data / "denoiser.pt")
-    assert state is not None and state["step"] == steps
+    assert state is not None
+    assert state["step"] == steps
     return {name: value.clone() for name, value in state["network"].items()} | {
         f"average {n}": value for n, value in enumerate(state["average"]["shadow"])
     }

@@ -22,7 +22,9 @@ def make(folder: Path) -> Pictures:
     (folder / "holdout.json").write_text(json.dumps([picture["key"] for picture in pictures[::9]]))
     views = [(row, background) for row in range(len(rows)) for background in (None, "blue")]
     (folder / "views.json").write_text(json.dumps(views))
-    latents = np.broadcast_to(np.array([row for row, _ in views], np.float16)[:, None, None, None], (len(views), 4, 2, 2))
+    latents = np.broadcast_to(
+        np.array([row for row, _ in views], np.float16)[:, None, None, None], (len(views), 4, 2, 2)
+    )
     np.save(folder / "latents.npy", latents)
     return Pictures(MINI, folder, folder)
 

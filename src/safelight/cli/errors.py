@@ -1,9 +1,9 @@
 """What went wrong, as a line for people or a JSON object for programs, and the exit code that goes with it.
 
-    0     done
-    1     it could not be done (the disk is full, the model is damaged, a check failed)
-    2     what was asked for cannot be; the message says what can
-    130   stopped by Ctrl-C
+0     done
+1     it could not be done (the disk is full, the model is damaged, a check failed)
+2     what was asked for cannot be; the message says what can
+130   stopped by Ctrl-C
 """
 
 import json

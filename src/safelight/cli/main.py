@@ -1,18 +1,14 @@
 """The program `safelight`: its commands and how it introduces itself."""
 
+import atexit
+import gc
 from typing import Annotated
 
 import typer
 
 from safelight import __version__
-from safelight.cli import models, samplers
-from safelight.cli.bench import bench
-from safelight.cli.doctor import doctor
+from safelight.cli import bench, doctor, generate, info, models, replay, samplers, upscale
 from safelight.cli.errors import Program
-from safelight.cli.generate import generate
-from safelight.cli.info import info
-from safelight.cli.replay import replay
-from safelight.cli.upscale import upscale
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -46,17 +42,16 @@ def introduce(
     ] = False,
 ) -> None:
     """Stable Diffusion from words to a stored, replayable picture."""
+    # Python ends by looking for garbage among all of torch, which takes a second or two; what is left then may stay.
+    atexit.register(gc.freeze)
 
 
 PICTURES, PARTS, MACHINE = "Pictures", "What there is", "This machine"
-for command, panel in (
-    (generate, PICTURES),
-    (replay, PICTURES),
-    (info, PICTURES),
-    (upscale, PICTURES),
-    (doctor, MACHINE),
-    (bench, MACHINE),
-):
-    app.command(epilog=EPILOGS[command], rich_help_panel=panel)(command)
-app.add_typer(samplers.app, rich_help_panel=PARTS)
+app.command("generate", epilog=generate.EXAMPLES, rich_help_panel=PICTURES)(generate.generate)
+app.command("replay", epilog=replay.EXAMPLES, rich_help_panel=PICTURES)(replay.replay)
+app.command("upscale", epilog=upscale.EXAMPLES, rich_help_panel=PICTURES)(upscale.upscale)
+app.command("info", epilog=info.EXAMPLES, rich_help_panel=PICTURES)(info.info)
 app.add_typer(models.app, rich_help_panel=PARTS)
+app.add_typer(samplers.app, rich_help_panel=PARTS)
+app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)
+app.command("bench", epilog=bench.EXAMPLES, rich_help_panel=MACHINE)(bench.bench)

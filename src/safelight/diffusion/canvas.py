@@ -48,7 +48,7 @@ def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tu
 
 def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.Image, Image.Image]:
     """The mask as black and white, and its soft version for pasting the result back."""
-    hard = mask.convert("L").point([255 * (value >= 128) for value in range(256)])
+    hard = black_and_white(mask)
     if invert:
         hard = ImageOps.invert(hard)
     if hard.getbbox() is None:
@@ -56,25 +56,30 @@ def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.
     return hard, hard.filter(ImageFilter.GaussianBlur(blur)) if blur else hard
 
 
+def black_and_white(mask: Image.Image) -> Image.Image:
+    return mask.convert("L").point([255 * (value >= 128) for value in range(256)])
+
+
 def box_around(mask: Image.Image, *, padding: int, width: int, height: int) -> Box:
     """The smallest box that holds the mask and its padding in the proportions of width x height, inside the picture.
 
-    Where the picture is too small for those proportions the box is the whole side.
+    Where the picture is too small for those proportions the box is its whole side. The arithmetic is that of
+    diffusers' `get_crop_region`, rounding included.
     """
     bounds = mask.getbbox()
     assert bounds is not None, "binary_mask refuses empty masks"
     left, top = max(bounds[0] - padding, 0), max(bounds[1] - padding, 0)
     right, bottom = min(bounds[2] + padding, mask.width), min(bounds[3] + padding, mask.height)
-    wide = max(right - left, round((bottom - top) * width / height))
-    tall = max(bottom - top, round(wide * height / width))
-    left, right = widen(left, right, wide, mask.width)
-    top, bottom = widen(top, bottom, tall, mask.height)
+    if (right - left) / (bottom - top) > width / height:
+        top, bottom = widen(top, bottom, int((right - left) / (width / height)), mask.height)
+    else:
+        left, right = widen(left, right, int((bottom - top) * (width / height)), mask.width)
     return left, top, right, bottom
 
 
 def widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
     """Grow an interval evenly to a length, pushed back inside 0..limit."""
-    length = min(length, limit)
+    length = min(max(length, high - low), limit)
     low = min(max(low - (length - (high - low)) // 2, 0), limit - length)
     return low, low + length
 
@@ -85,7 +90,8 @@ def paste_back(original: Image.Image, drawn: Image.Image, soft_mask: Image.Image
         return Image.composite(drawn, original, soft_mask)
     left, top, right, bottom = box
     whole = original.copy()
-    whole.paste(drawn.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    # "crop" undoes the "pad" that a box of other proportions was fitted with.
+    whole.paste(fit_to(drawn, right - left, bottom - top, "crop"), (left, top))
     return Image.composite(whole, original, soft_mask)
 
 

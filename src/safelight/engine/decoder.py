@@ -18,9 +18,8 @@ Done = Callable[[Job, Image.Image | Exception], None]
 class Decoder:
     """Takes all that is waiting, and decodes those of one key together."""
 
-    def __init__(self, done: Done, vae_lock: threading.Lock) -> None:
+    def __init__(self, done: Done) -> None:
         self.done = done
-        self.vae_lock = vae_lock
         self.waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self.run, name="safelight-decoder", daemon=True)
         self.thread.start()
@@ -37,9 +36,11 @@ class Decoder:
         while True:
             jobs, closing = self.take()
             while jobs:
-                key = key_of(jobs[0])
-                self.decode_together([job for job in jobs if key_of(job) == key])
-                jobs = [job for job in jobs if key_of(job) != key]
+                together = [job for job in jobs if key_of(job) == key_of(jobs[0])]
+                if jobs[0].strict:
+                    together = together[:1]
+                self.decode_together(together)
+                jobs = [job for job in jobs if job not in together]
             if closing:
                 return
 
@@ -67,8 +68,9 @@ class Decoder:
             self.done(job, image)
 
     def pictures(self, jobs: Sequence[Job]) -> list[Image.Image]:
-        with torch.inference_mode(), self.vae_lock:
-            images = to_pil(decode(jobs[0].model.vae, torch.stack([job.now.latents[0] for job in jobs])))
+        model = jobs[0].model
+        with torch.inference_mode(), model.vae_lock:
+            images = to_pil(decode(model.vae, torch.stack([job.now.latents[0] for job in jobs])))
         return [finished(job, image) for job, image in zip(jobs, images, strict=True)]
 
 

@@ -5,7 +5,6 @@ is pinned on the job it belongs to; the others go on as if it had never been the
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,23 +36,23 @@ class Engine:
         self.cache = cache
         self.conditionings = Conditionings()
         self.preview_factors: dict[str, Factors] = {}
-        self.vae_lock = threading.Lock()
-        self.decoder = Decoder(self.decoded, self.vae_lock)
+        self.live: dict[str, Job] = {}
+        """Every job from `add` to its last event, also while it is being decoded."""
+        self.decoder = Decoder(self.decoded)
 
     def add(self, job: Job) -> None:
+        self.live[job.id] = job
         self.emit(Queued(job_id=job.id, position=self.scheduler.add(job)))
 
     def cancel(self, job_id: str) -> None:
         """Takes effect at the next step boundary; a job that has ended stays as it ended."""
-        for job in self.find(job_id):
+        if job := self.live.get(job_id):
             job.cancelled = True
 
     def pause(self, job_id: str, *, paused: bool = True) -> None:
-        for job in self.find(job_id):
+        """A paused job keeps its place in its walk and takes no part in calls until it is let go on."""
+        if job := self.live.get(job_id):
             job.paused = paused
-
-    def find(self, job_id: str) -> list[Job]:
-        return [job for job in self.scheduler.jobs if job.id == job_id]
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -80,8 +79,7 @@ class Engine:
 
     def start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            with self.vae_lock:
-                prepare(job, cache=self.cache)
+            prepare(job, cache=self.cache)
             job.state = "running"
             waited_s = time.monotonic() - job.arrived
             self.emit(Started(job_id=job.id, total_steps=job.total_steps, waited_s=waited_s))
@@ -91,46 +89,50 @@ class Engine:
         began = time.perf_counter()
         shares = [2 if job.guided else 1 for job in batch]
         costs = [job.megapixels for job in batch]
-        steps_before = [job.step for job in batch]
+        ending = [job for job in batch if job.now.ends_step]
         rows = Rows.gather([(job.now.schedule, job.now.row) for job in batch]).to(batch[0].model.placement.device)
         outputs = self.runner.denoise(batch, rows)
-        watched = [i for i, job in enumerate(batch) if job.preview_every and (job.step + 1) % job.preview_every == 0]
-        estimates = self.runner.estimates(batch, rows, outputs)[watched] if watched else None
+        watched = [job for job in ending if job.preview_every and (job.step + 1) % job.preview_every == 0]
+        previews = self.previews(batch, watched, self.runner.estimates(batch, rows, outputs)) if watched else []
         self.runner.advance(batch, rows, outputs)
 
         seconds = time.perf_counter() - began
-        for job, share, cost, before in zip(batch, shares, costs, steps_before, strict=True):
-            self.scheduler.charge(job, cost)
+        self.scheduler.charge(batch, costs)
+        for job, share in zip(batch, shares, strict=True):
             job.compute_s += seconds * share / sum(shares)
-            if job.step > before:
-                self.emit(Stepped(job_id=job.id, step=job.step, total_steps=job.total_steps, batch_rows=sum(shares)))
-        if estimates is not None:
-            self.preview([batch[i] for i in watched], estimates)
-
-    def preview(self, jobs: Sequence[Job], estimates: Latents) -> None:
-        model = jobs[0].model
-        if model.digest not in self.preview_factors:
-            with self.vae_lock:
-                self.preview_factors[model.digest] = factors_for(model.vae)
-        for job, image in zip(jobs, preview(estimates, self.preview_factors[model.digest]), strict=True):
+        for job in ending:
+            self.emit(Stepped(job_id=job.id, step=job.step, total_steps=job.total_steps, batch_rows=sum(shares)))
+        for job, image in zip(watched, previews, strict=True):
             self.emit(Previewed(job_id=job.id, step=job.step, image=image))
+
+    def previews(self, batch: Sequence[Job], watched: Sequence[Job], estimates: Latents) -> list[Image.Image]:
+        model = batch[0].model
+        if model.digest not in self.preview_factors:
+            with model.vae_lock:
+                self.preview_factors[model.digest] = factors_for(model.vae)
+        return preview(estimates[[batch.index(job) for job in watched]], self.preview_factors[model.digest])
 
     def retire(self, batch: Sequence[Job]) -> None:
         """Hand finished latents to the decoder, or on to their second walk."""
         for job in batch:
             if job.state != "running" or not job.now.finished:
                 continue
-            if job.walks_left > 1:
+            if job.highres is not None and not job.enlarged:
                 self.isolate([job], self.walk_again)
             else:
-                job.state = "decoding"
-                self.scheduler.remove(job)
-                self.decoder.submit(job)
+                self.isolate([job], self.hand_over)
+
+    def hand_over(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not job.now.latents[0].isfinite().all():
+                raise JobFailed("the network made numbers that are not finite; float32, or less guidance, may help")
+            job.state = "decoding"
+            self.scheduler.remove(job)
+            self.decoder.submit(job)
 
     def walk_again(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            with self.vae_lock:
-                next_walk(job, self.cache)
+            next_walk(job, self.cache)
 
     def decoded(self, job: Job, result: Image.Image | Exception) -> None:
         """Called by the decoder's thread; the scheduler has let go of the job already."""
@@ -148,9 +150,8 @@ class Engine:
         except Exception as error:  # a neighbour's fault of any kind must not end the engine
             if is_out_of_memory(error):
                 release_memory()
-                if self.scheduler.halve_budget(list(jobs)):
+                if self.scheduler.halve_budget(jobs):
                     return  # nobody has moved: the same jobs come again in smaller batches
-                error = OutOfMemory("this picture does not fit in memory; try a smaller size")
             if len(jobs) == 1:
                 self.scheduler.remove(jobs[0])
                 self.end(jobs[0], failure(jobs[0], error))
@@ -165,13 +166,20 @@ class Engine:
 
     def end(self, job: Job, event: Event) -> None:
         job.state = "ended"
+        del self.live[job.id]
         self.emit(event)
 
-    def close(self) -> None:
+    def close(self, error: Exception | None = None) -> None:
+        """Decode what is finished and cancel the rest, or fail it with what broke; every job gets its last event."""
+        for job in list(self.scheduler.jobs):
+            self.scheduler.remove(job)
+            self.end(job, failure(job, error) if error else Cancelled(job_id=job.id, step=job.step))
         self.decoder.close()
 
 
 def failure(job: Job, error: Exception) -> Failed:
+    if is_out_of_memory(error):
+        error = OutOfMemory("this picture does not fit in memory; try a smaller size")
     if not isinstance(error, SafelightError):
         log.error("job %s failed", job.id, exc_info=error)
         error = JobFailed(f"{type(error).__name__}: {error}")
@@ -179,7 +187,11 @@ def failure(job: Job, error: Exception) -> Failed:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        # What PyTorch's allocators for the CPU and for Metal say in a plain RuntimeError.
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory"))
+    )
 
 
 def release_memory() -> None:

@@ -14,6 +14,7 @@ from safelight.engine.engine import Engine
 from safelight.engine.job import Job
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
+from safelight.errors import SafelightError
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.load import Model
 from safelight.spec import Denoised
@@ -39,12 +40,19 @@ class LocalBackend:
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self.engine = Engine(Scheduler(budget_megapixels), Runner(denoiser_for), emit=self.deliver, cache=cache)
+        self.closed = False
+        self.closing = threading.Lock()
         self.thread = threading.Thread(target=self.run, name="safelight-engine", daemon=True)
         self.thread.start()
 
     async def submit(
         self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str = "", priority: int = 0
     ) -> AsyncGenerator[Event, None]:
+        """As `Backend.submit`.
+
+        Raises:
+            SafelightError: the model cannot be had, or the backend is closed.
+        """
         model = await asyncio.to_thread(self.model_for, spec)
         job = Job(
             id=uuid.uuid4().hex,
@@ -62,8 +70,8 @@ class LocalBackend:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         self.listeners[job.id] = hear
-        self.commands.put(lambda: self.engine.add(job))
         try:
+            self.tell(lambda: self.engine.add(job))
             while True:
                 event = await events.get()
                 yield event
@@ -74,7 +82,14 @@ class LocalBackend:
             await self.cancel(job.id)
 
     async def cancel(self, job_id: str) -> None:
-        self.commands.put(lambda: self.engine.cancel(job_id))
+        if not self.closed:
+            self.commands.put(lambda: self.engine.cancel(job_id))
+
+    def tell(self, command: Command) -> None:
+        with self.closing:
+            if self.closed:
+                raise SafelightError("the engine is closed: open a new studio")
+            self.commands.put(command)
 
     def deliver(self, event: Event) -> None:
         """Called from the engine's and the decoder's threads; a listener that has gone away hears nothing."""
@@ -83,9 +98,26 @@ class LocalBackend:
                 listener(event)
             except RuntimeError:  # its event loop has closed
                 self.listeners.pop(event.job_id, None)
+                self.commands.put(lambda: self.engine.cancel(event.job_id))
 
     def run(self) -> None:
-        """The engine's thread: obey what has been asked, then step; sleep when there is nothing to do."""
+        """The engine's thread; whatever ends it, nobody is left waiting."""
+        fault: Exception | None = None
+        try:
+            self.work()
+        except Exception as error:
+            fault = error
+            raise
+        finally:
+            with self.closing:
+                self.closed = True
+            while not self.commands.empty():
+                if command := self.commands.get():
+                    command()
+            self.engine.close(fault)
+
+    def work(self) -> None:
+        """Obey what has been asked, then step; sleep when there is nothing to do."""
         busy = False
         while True:
             while not busy or not self.commands.empty():
@@ -97,7 +129,6 @@ class LocalBackend:
             busy = self.engine.step()
 
     def close(self) -> None:
-        """Stop at the next step boundary; jobs under way are dropped."""
+        """Stop at the next step boundary; jobs under way are cancelled."""
         self.commands.put(None)
         self.thread.join()
-        self.engine.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from safelight.diffusion.canvas import binary_mask, box_around, fit_to
+from safelight.diffusion.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
 from safelight.diffusion.shapes import Latent
@@ -86,8 +86,8 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
         hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
         box = box_around(hard, padding=spec.padding, width=spec.width, height=spec.height)
         job.overlay = Overlay(original=original, soft_mask=soft, box=box)
-        size = (spec.width, spec.height)
-        return original.crop(box).resize(size, Image.Resampling.LANCZOS), hard.crop(box).resize(size, Image.Resampling.NEAREST)
+        image, mask = (fit_to(part.crop(box), spec.width, spec.height, "pad") for part in (original, hard))
+        return image, black_and_white(mask)
     image = fit_to(original, spec.width, spec.height, spec.fit)
     hard, soft = binary_mask(
         fit_to(mask, spec.width, spec.height, spec.fit), blur=spec.mask_blur, invert=spec.mask_invert

@@ -46,9 +46,10 @@ class Runner:
         past_latents = stacked([walk.latents[: rows.depth] for walk in walks])
         past_outputs = stacked([history[: rows.depth] for history in histories])
         moved = advance(past_latents, past_outputs, rows, self.noise(batch))
+        moved = [blended(walk, latent) for walk, latent in zip(walks, moved, strict=True)]
         for walk, history, latent in zip(walks, histories, moved, strict=True):
             walk.outputs = history
-            walk.latents = [blended(walk, latent), *walk.latents[:-1]]
+            walk.latents = [latent, *walk.latents[:-1]]
             walk.fresh_noise = None
             walk.row += 1
 

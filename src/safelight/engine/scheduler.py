@@ -1,31 +1,35 @@
 """Who takes part in the next network call.
 
-Jobs of one call must agree in model and picture size (`key`); all else may differ. Three rules, in this order:
+Jobs of one call must agree in model and picture size (`key_of`); all else may differ. Of two jobs, first comes the one
 
-- between keys, the one that has had the least work done goes next, so an odd size never starves;
-- within a key, higher priority first (waiting counts for a minute a point), then jobs already begun, then the
-  tenant that has had the least work done, then arrival;
-- as many as fit the budget, which is rows times picture area; the first always fits.
+- of higher priority; a minute of waiting counts for a point, up to the highest priority among those that are here;
+- of the tenant that has had less work done, that of the call at hand included;
+- of the key that has had less work done, so that an odd size never starves;
+- that has begun; then the one that arrived first.
 
-A job that is not chosen simply stays where it is: pausing is not being chosen.
+The first job decides the key; the call takes as many of that key as fit the budget, which is rows times picture area.
+The first always fits. A job that is not chosen simply stays where it is: pausing is not being chosen.
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from safelight.engine.job import Job
 from safelight.models.load import Model
 
 PRIORITY_AGES_S = 60.0
 """After this long a waiting job counts one priority higher."""
-SMALLEST_BUDGET = 1e-9
+LONGEST_LEAD = 8.0
+"""Whoever was served less than others may make up for at most so many calls."""
 
 
 class Scheduler:
     def __init__(self, budget_megapixels: Callable[[Model], float]) -> None:
         self.jobs: list[Job] = []
-        self.measured_budget = budget_megapixels
-        self.shrunk: dict[Hashable, float] = {}
+        self.budget_megapixels = budget_megapixels
+        self.budgets: dict[Hashable, float] = {}
         self.work_by_key = Account()
         self.work_by_tenant = Account()
 
@@ -38,45 +42,72 @@ class Scheduler:
     def remove(self, job: Job) -> None:
         if job in self.jobs:
             self.jobs.remove(job)
-        self.work_by_tenant.keep_only({other.tenant for other in self.jobs})
-        self.work_by_key.keep_only({key_of(other) for other in self.jobs})
+        self.work_by_tenant.keep_only(other.tenant for other in self.jobs)
+        self.work_by_key.keep_only(key_of(other) for other in self.jobs)
 
     def next_batch(self) -> list[Job]:
         """The jobs of the next call, all of one key; empty when there is nothing to do."""
         ready = [job for job in self.jobs if not job.paused and job.state in ("waiting", "running")]
         if not ready:
             return []
-        key = min((key_of(job) for job in ready), key=self.work_by_key.of)
-        queue = sorted((job for job in ready if key_of(job) == key), key=self.order)
-        if queue[0].strict:
-            return queue[:1]
-        budget = self.budget(queue[0])
+        highest, now = max(job.priority for job in ready), time.monotonic()
+
+        def place(job: Job) -> tuple[int, bool, float]:
+            aged = job.priority + int((now - job.arrived) / PRIORITY_AGES_S)
+            return -min(aged, highest), job.state == "waiting", job.arrived
+
+        def place_as_first(job: Job) -> tuple[float, ...]:
+            urgency, *rest = place(job)
+            return urgency, self.work_by_tenant.of(job.tenant), self.work_by_key.of(key_of(job)), *rest
+
+        first = min(ready, key=place_as_first)
+        if first.strict:
+            return [first]
+        alike = sorted((job for job in ready if key_of(job) == key_of(first)), key=place)
+        left = self.budget(first)
         batch: list[Job] = []
-        for job in queue:
-            budget -= job.megapixels
-            # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
-            if batch and budget < 0:
-                break
-            batch.append(job)
+        for _, equals in groupby(alike, key=lambda job: place(job)[0]):
+            for job in self.in_turn(equals):
+                left -= job.megapixels
+                # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
+                if batch and left < 0:
+                    return batch
+                batch.append(job)
         return batch
 
-    def order(self, job: Job) -> tuple[float, bool, float, float]:
-        age = (time.monotonic() - job.arrived) / PRIORITY_AGES_S
-        return (-(job.priority + int(age)), job.state == "waiting", self.work_by_tenant.of(job.tenant), job.arrived)
+    def in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Jobs in their order within a tenant; the tenant that has had least goes next, what is given here counted in."""
+        lines: dict[str, deque[Job]] = {}
+        for job in jobs:
+            lines.setdefault(job.tenant, deque()).append(job)
+        had = {tenant: self.work_by_tenant.of(tenant) for tenant in lines}
+        while lines:
+            tenant = min(lines, key=lambda name: (had[name], lines[name][0].state == "waiting", lines[name][0].arrived))
+            job = lines[tenant].popleft()
+            had[tenant] += job.megapixels
+            if not lines[tenant]:
+                del lines[tenant]
+            yield job
 
-    def charge(self, job: Job, megapixels: float) -> None:
-        """Book a call's work to the tenant and the key it was done for."""
-        self.work_by_tenant.book(job.tenant, megapixels)
-        self.work_by_key.book(key_of(job), megapixels)
+    def charge(self, batch: Sequence[Job], costs: Sequence[float]) -> None:
+        """Book a call's work to the tenants and the key it was done for."""
+        for job, cost in zip(batch, costs, strict=True):
+            self.work_by_tenant.book(job.tenant, cost)
+        self.work_by_key.book(key_of(batch[0]), sum(costs))
+        for account in (self.work_by_tenant, self.work_by_key):
+            account.forgive(LONGEST_LEAD * sum(costs))
 
     def budget(self, job: Job) -> float:
-        return self.shrunk.get(key_of(job), self.measured_budget(job.model))
+        key = key_of(job)
+        if key not in self.budgets:
+            self.budgets[key] = self.budget_megapixels(job.model)
+        return self.budgets[key]
 
-    def halve_budget(self, batch: list[Job]) -> bool:
+    def halve_budget(self, batch: Sequence[Job]) -> bool:
         """After running out of memory; False when there is nothing left to halve."""
         if len(batch) < 2:
             return False
-        self.shrunk[key_of(batch[0])] = max(sum(job.megapixels for job in batch) / 2, SMALLEST_BUDGET)
+        self.budgets[key_of(batch[0])] = sum(job.megapixels for job in batch) / 2
         return True
 
 
@@ -86,7 +117,8 @@ class Account:
     def __init__(self) -> None:
         self.work: dict[Hashable, float] = {}
 
-    def keep_only(self, present: set[Hashable]) -> None:
+    def keep_only(self, present: Iterable[Hashable]) -> None:
+        present = set(present)
         self.work = {name: work for name, work in self.work.items() if name in present}
 
     def of(self, name: Hashable) -> float:
@@ -95,7 +127,12 @@ class Account:
     def book(self, name: Hashable, amount: float) -> None:
         self.work[name] = self.of(name) + amount
 
+    def forgive(self, lead: float) -> None:
+        """Who asked for little is owed no more than `lead`, or a burst from them would shut everybody else out."""
+        least = max(self.work.values()) - lead
+        self.work = {name: max(work, least) for name, work in self.work.items()}
+
 
 def key_of(job: Job) -> Hashable:
-    """What the jobs of one call must share; a strict job shares its calls with nobody."""
-    return (job.model.digest, job.size, job.id if job.strict else None)
+    """What the jobs of one call must share; a strict job, moreover, has its calls to itself."""
+    return job.model.digest, job.size, job.strict

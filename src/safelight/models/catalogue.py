@@ -30,10 +30,14 @@ class Catalogue:
             return MINI
         if name in self.names():
             return self.folder / name
-        if (Path(name) / "model_index.json").is_file():
+        try:
+            is_folder = Path(name).is_dir()
+        except OSError:  # longer than a path can be
+            raise UnknownModel(f"{name[:80]}...", self.names()) from None
+        if is_folder and (Path(name) / "model_index.json").is_file():
             return Path(name).resolve()
-        if HUB_ID.match(name) and not Path(name).exists():
-            return fetch(name, half=half)
-        if Path(name).is_dir():
+        if is_folder:
             raise UnknownModel(f"{name} (a folder without model_index.json)", self.names())
+        if HUB_ID.match(name):
+            return fetch(name, half=half)
         raise UnknownModel(name, self.names())

@@ -100,8 +100,8 @@ def describe(folder: Path) -> Description:
         raise UnsupportedOption("model", f"{folder} is a {pipeline}; known are {', '.join(PIPELINES)}")
     unet = read_config(folder / "unet" / "config.json")
     vae = read_config(folder / "vae" / "config.json")
-    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     family = FAMILIES[recognise(pipeline, unet)]
+    scheduler = as_pipelines_read_it(read_config(folder / "scheduler" / "scheduler_config.json"), family)
     try:
         channels, latent_channels = int(unet["in_channels"]), int(vae["latent_channels"])
         if channels not in (latent_channels, 2 * latent_channels + 1):
@@ -117,6 +117,14 @@ def describe(folder: Path) -> Description:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptModel(f"{folder}: configuration lacks or garbles {error}") from None
+
+
+def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str, Any]:
+    """diffusers' SD 1 and 2 pipelines correct two settings that early checkpoints were published with."""
+    corrections = {"steps_offset": 1, "clip_sample": False}
+    if family.name == "sdxl":
+        return scheduler
+    return scheduler | {name: value for name, value in corrections.items() if name in scheduler}
 
 
 def recognise(pipeline: str, unet: Mapping[str, Any]) -> FamilyName:
@@ -138,6 +146,8 @@ def read_defaults(
         values |= {"sampler": "Default", "steps": 4, "guidance": 8.0 if unet.get("time_cond_proj_dim") else 1.0}
     elif is_turbo(scheduler):
         values |= {"sampler": "Default", "steps": 2, "guidance": 0.0, "width": 512, "height": 512, "strength": 0.5}
+    elif str(scheduler.get("_class_name")).startswith(("EDM", "FlowMatch")):
+        values |= {"sampler": "Default"}  # only few others walk their noise levels
     elif scheduler.get("rescale_betas_zero_snr"):
         values |= {"sampler": "DDIM", "guidance_rescale": 0.7}
     path = folder / "safelight.json"

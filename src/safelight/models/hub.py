@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from safelight.errors import SafelightError, UnknownModel, UnsafeFile
+from safelight.errors import CorruptModel, SafelightError, UnknownModel, UnsafeFile
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 CONFIGURATION = ("model_index.json", "safelight.json", "*/*.json", "*/*.txt")
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+HALF = re.compile(r"\.fp16[.-]")
 
 
 class HubUnreachable(SafelightError):
@@ -28,46 +30,55 @@ def fetch(hub_id: str, *, half: bool) -> Path:
         UnsafeFile: the repository has weights only in formats that can carry code.
         HubUnreachable: no network, and no copy from earlier.
     """
+    from httpx2 import HTTPError  # what huggingface_hub speaks to the network with
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repository, _, revision = hub_id.partition("@")
+    if COMMIT.match(revision) and (folder := downloaded_earlier(repository, revision)):
+        return folder  # a commit never changes
     try:
-        info = HfApi().model_info(repository, revision=revision or None)
-        files = wanted_files([entry.rfilename for entry in info.siblings or []], repository, half=half)
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=files))
+        # The branch's commit now; also noted in the cache, so that the same name works without a network later.
+        commit = HfApi().resolve_revision(repository, revision=revision or None)
+        names = HfApi().list_repo_files(repository, revision=commit.resolved)
+        files = wanted_files(names, repository, half=half)
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=files))
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise UnknownModel(hub_id, ["mini"]) from error
-        return downloaded_earlier(hub_id, error)
-    except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        return downloaded_earlier(hub_id, error)
+        cause: Exception = error
+    except (HTTPError, OSError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        cause = error
+    if folder := downloaded_earlier(repository, revision):
+        return folder
+    raise HubUnreachable(
+        f"{hub_id} cannot be downloaded and no whole copy is on this machine ({type(cause).__name__}: {cause})"
+    ) from cause
 
 
-def downloaded_earlier(hub_id: str, cause: Exception) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def downloaded_earlier(repository: str, revision: str) -> Path | None:
+    """The folder of an earlier download, if it was finished."""
+    from huggingface_hub import try_to_load_from_cache
 
-    repository, _, revision = hub_id.partition("@")
+    index = try_to_load_from_cache(repository, "model_index.json", revision=revision or None)
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        folder = None
-    if folder is None or not (folder / "model_index.json").is_file():
-        raise HubUnreachable(
-            f"{hub_id} cannot be downloaded and no copy is on this machine ({type(cause).__name__}: {cause})"
-        ) from cause
+        list(files_of(describe(folder)))
+    except CorruptModel:
+        return None
     return folder
 
 
 def wanted_files(names: Sequence[str], repository: str, *, half: bool) -> list[str]:
     """Configuration, and one set of safetensors a component."""
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in CONFIGURATION)]
-    wanted = [name for name in wanted if not name.endswith(".index.json") and ".index." not in name]
+    wanted = [name for name in wanted if ".safetensors.index." not in name]
     for component in COMPONENTS:
         weights = [name for name in names if name.startswith(f"{component}/") and is_weight_or_index(name)]
-        plain = [name for name in weights if ".fp16." not in name and ".non_ema." not in name]
-        halves = [name for name in weights if ".fp16." in name]
+        halves = [name for name in weights if HALF.search(name)]
+        plain = [name for name in weights if name not in halves and ".non_ema" not in name]
         chosen = (halves or plain) if half else (plain or halves)
         if not any(name.endswith(".safetensors") for name in chosen):
             if any(name.startswith(f"{component}/") and name.endswith((".bin", ".ckpt")) for name in names):

@@ -6,7 +6,10 @@ loading costs what reading costs.
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +18,20 @@ from torch import Tensor, nn
 
 from safelight.errors import CorruptModel
 from safelight.models.encode import TextEncoder
-from safelight.models.families import Description, describe, read_config
+from safelight.models.families import Description, read_config
 from safelight.models.latents import VAE
 from safelight.models.networks import network_classes
 from safelight.models.placement import Placement
-from safelight.models.safetensors_file import load_weights
+from safelight.models.safetensors_file import load_weights, weight_files
 from safelight.models.tokenize import Tokenizer
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-COMPONENT_FILES = ("*.json", "*.safetensors", "*.txt")
+NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
+"""What weight files are called in diffusers' and in transformers' folders."""
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Autoencoders saved before diffusers 0.13 (Stable Diffusion 1.5's is one) name their attention so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,24 +45,25 @@ class Model:
     unet: "UNet2DConditionModel"
     vae: VAE
     text_encoders: tuple[TextEncoder, ...]
+    vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
 
 
-def load_model(folder: Path, *, name: str, digest: str, placement: Placement) -> Model:
+def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:
     """Load every network of a diffusers folder.
 
     Raises:
         UnsafeFile: weights in a format that can carry code.
         CorruptModel: files missing, cut off, or not fitting the configuration.
-        UnsupportedOption: a kind of pipeline or network we cannot run.
+        UnsupportedOption: a kind of network we cannot run.
     """
-    description = describe(folder)
-    classes = network_classes()
+    folder, classes = description.folder, network_classes()
     unet = build(classes.unet(description.unet), folder / "unet", placement)
     vae = build(classes.vae(description.vae), folder / "vae", placement)
     encoders = [
         TextEncoder(
-            Tokenizer.load(folder / part.replace("text_encoder", "tokenizer")),
-            build(classes.text_encoder(read_config(folder / part / "config.json")), folder / part, placement, stem="model"),
+            Tokenizer.load(folder / tokenizer_of(part)),
+            build(classes.text_encoder(read_config(folder / part / "config.json")), folder / part, placement, TEXT_ENCODER),
         )
         for part in description.family.text_encoders
     ]
@@ -71,10 +78,14 @@ def load_model(folder: Path, *, name: str, digest: str, placement: Placement) ->
     )
 
 
-def build(network: nn.Module, folder: Path, placement: Placement, *, stem: str = "diffusion_pytorch_model") -> Any:
+def tokenizer_of(text_encoder: str) -> str:
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def build(network: nn.Module, folder: Path, placement: Placement, stem: str = NETWORK) -> Any:
     """Give a network built on the meta device its tensors, in the placement's format."""
-    weights = {fitting_name(name, network): tensor for name, tensor in load_weights(folder, stem).items()}
     wanted = network.state_dict()
+    weights = {fitting_name(name, wanted): tensor for name, tensor in load_weights(folder, stem).items()}
     if missing := sorted(wanted.keys() - weights.keys()):
         raise CorruptModel(f"{folder} lacks {len(missing)} tensors of its network, the first is {missing[0]}")
     for name, tensor in wanted.items():
@@ -89,10 +100,12 @@ def build(network: nn.Module, folder: Path, placement: Placement, *, stem: str =
     return network.requires_grad_(False).eval()
 
 
-def fitting_name(name: str, network: nn.Module) -> str:
-    """Checkpoints name CLIP's tensors `text_model.*`; transformers 5 dropped the prefix for the bare encoder."""
+def fitting_name(name: str, wanted: dict[str, Any]) -> str:
+    """A tensor's name in the network, where an older library saved it under another."""
+    # transformers 5 dropped CLIP's prefix for the bare encoder, and not for the one with a projection.
     bare = name.removeprefix("text_model.")
-    return name if hasattr(network, "text_model") else bare
+    renewed = re.sub(r"\.(query|key|value|proj_attn)\.(weight|bias)$", lambda m: f".{OLD_ATTENTION[m[1]]}.{m[2]}", name)
+    return next((candidate for candidate in (name, bare, renewed) if candidate in wanted), name)
 
 
 def fill_buffer(network: nn.Module, name: str, buffer: Tensor, device: torch.device) -> None:
@@ -103,24 +116,39 @@ def fill_buffer(network: nn.Module, name: str, buffer: Tensor, device: torch.dev
     network.get_submodule(owner).register_buffer(leaf, positions, persistent=False)
 
 
-def digest_model(folder: Path, *, cache: Path | None = None) -> str:
-    """sha256 over the sha256 of every file the loader may read, by relative path.
+def files_of(description: Description) -> Iterator[Path]:
+    """Every file that `load_model` and `describe` read; a folder may hold other variants and other things besides."""
+    folder, encoders = description.folder, description.family.text_encoders
+    settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
+    yield from (path for path in settings if path.is_file())
+    for part in map(tokenizer_of, encoders):
+        yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
+    for part in ("unet", "vae", *encoders):
+        yield folder / part / "config.json"
+        yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)
+
+
+def digest_model(description: Description, *, cache: Path | None = None) -> str:
+    """sha256 over the sha256 of every file the loader reads, by relative path.
 
     Hashing gigabytes takes seconds, so a file's sum is kept in `cache` under its path, size and time.
+
+    Raises:
+        UnsafeFile, CorruptModel: as `load_model`.
     """
     known = read_sums(cache)
     sums: dict[str, str] = {}
     total = hashlib.sha256()
-    for path in sorted(path for pattern in COMPONENT_FILES for path in folder.rglob(pattern)):
-        status = path.stat()
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-        sums[key] = known.get(key) or file_sum(path)
-        total.update(f"{path.relative_to(folder).as_posix()} {sums[key]}\n".encode())
+    for path in sorted(files_of(description)):
+        try:
+            status = path.stat()
+            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            sums[key] = known.get(key) or file_sum(path)
+        except OSError as error:
+            raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
+        total.update(f"{path.relative_to(description.folder).as_posix()} {sums[key]}\n".encode())
     if cache is not None and not sums.keys() <= known.keys():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(".part")
-        part.write_text(json.dumps(known | sums))
-        part.replace(cache)
+        remember_sums(cache, known | sums)
     return total.hexdigest()
 
 
@@ -131,6 +159,18 @@ def file_sum(path: Path) -> str:
 
 def read_sums(cache: Path | None) -> dict[str, str]:
     try:
-        return json.loads(cache.read_text()) if cache else {}
+        sums = json.loads(cache.read_text()) if cache else {}
     except (OSError, ValueError):
         return {}
+    return sums if isinstance(sums, dict) else {}
+
+
+def remember_sums(cache: Path, sums: dict[str, str]) -> None:
+    """All or nothing; without it, the next start only hashes again."""
+    part = cache.with_suffix(f".{threading.get_ident()}.part")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(sums))
+        part.replace(cache)
+    except OSError:
+        part.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ from torch import nn
 
 UNREAD_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.autoencoders")
 """Packages whose `__init__` imports every network there is; their files are imported one by one instead."""
-PEFT_USERS = ("diffusers.loaders.lora_base", "diffusers.hooks.layerwise_casting")
-"""Modules that decide at import whether peft exists; dropped afterwards, so that the next import decides anew."""
+UNDECIDED = ("diffusers.schedulers", "diffusers.loaders.lora_", "diffusers.hooks.layerwise_casting")
+"""Modules, by how their names begin, that decide at import whether peft or scipy exists. What was imported of them is
+dropped afterwards, so that the next import decides anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ def needless_imports_held_off() -> Iterator[None]:
         yield
     finally:
         asked_by_diffusers.update(found)
-        for name in (*held_off, *PEFT_USERS):
-            sys.modules.pop(name, None)
+        for name in [name for name in sys.modules if name in held_off or name.startswith(UNDECIDED)]:
+            del sys.modules[name]
         is_scipy_available.cache_clear()
 
 

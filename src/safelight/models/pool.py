@@ -1,6 +1,7 @@
 """The checkpoints that are in memory, by digest; each is loaded once, whoever asks first."""
 
 import threading
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,13 +31,15 @@ class ModelPool:
     """Where the files' checksums are remembered."""
     found: dict[str, Found] = field(default_factory=dict[str, Found])
     loaded: dict[str, Model] = field(default_factory=dict[str, Model])
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    """By name: a download takes minutes, and other models should not wait for it."""
 
     def find(self, name: str) -> Found:
-        with self.lock:
+        with self.locks[name]:
             if name not in self.found:
                 folder = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
-                self.found[name] = Found(folder, digest_model(folder, cache=self.sums), describe(folder))
+                description = describe(folder)
+                self.found[name] = Found(folder, digest_model(description, cache=self.sums), description)
             return self.found[name]
 
     def get(self, name: str, digest: str) -> Model:
@@ -50,7 +53,7 @@ class ModelPool:
             raise InvalidRequest(
                 f"model {name!r} is {found.digest[:10]} here and {digest[:10]} in the spec: the picture would differ"
             )
-        with self.lock:
+        with self.locks[digest]:
             if digest not in self.loaded:
-                self.loaded[digest] = load_model(found.folder, name=name, digest=digest, placement=self.placement)
+                self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
             return self.loaded[digest]

@@ -6,7 +6,6 @@ A picture is a (concept, style, colour) combination. Its colour is either the ar
 a recoloured copy. A fixed few combinations are held out: listed in holdout.json, never trained on.
 """
 
-import colorsys
 import hashlib
 import io
 import json
@@ -205,7 +204,11 @@ def recolour(picture: Rgba, colour: str) -> Rgba:
     if colour == "black":
         saturation, value = saturation * (1 - 0.85 * share), value * (1 - 0.72 * share)
     elif colour == "brown":
-        hue, saturation, value = hue + share * turn(main, 22), saturation * (1 - 0.2 * share), value * (1 - 0.45 * share)
+        hue, saturation, value = (
+            hue + share * turn(main, 22),
+            saturation * (1 - 0.2 * share),
+            value * (1 - 0.45 * share),
+        )
     else:
         hue = hue + share * turn(main, HUES[colour])
     hsv = np.stack([hue % 360 * (255 / 360), saturation * 255, value * 255], axis=-1).round().astype(np.uint8)

@@ -1,7 +1,7 @@
 """The autoencoder recipe: 128x128 pictures to 16x16x4 whitened latents and back.
 
-    train_autoencoder  pictures -> AutoencoderKL (average) -> fold_whitening -> out/vae
-    encode_pictures    every picture on white, some on a coloured background -> out/latents.npy, views.json
+train_autoencoder  pictures -> AutoencoderKL (average) -> fold_whitening -> out/vae
+encode_pictures    every picture on white, some on a coloured background -> out/latents.npy, views.json
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -124,7 +124,9 @@ def losses(images: Tensor, outputs: Tensor, mean: Tensor, logvar: Tensor) -> dic
     }
 
 
-def draw_images(pictures: NDArray[np.uint8], rows: list[int], auto: AutoencoderRecipe, *, step: int, side: int) -> Tensor:
+def draw_images(
+    pictures: NDArray[np.uint8], rows: list[int], auto: AutoencoderRecipe, *, step: int, side: int
+) -> Tensor:
     """One batch in -1..1: random pictures or crops of them, some mirrored, on white or a random colour."""
     draw = np.random.default_rng(seed_of(auto.seed, step, 1000))
     batch: list[Tensor] = []
@@ -210,8 +212,12 @@ def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
     chunks = batches_of(list(range(len(views))), 16)
     for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
         colours = [BACKGROUNDS.get(views[index].background or "", WHITE) for index in chunk]
-        images = [on_background(pictures[views[index].row], colour) for index, colour in zip(chunk, colours, strict=True)]
-        latents[chunk] = network.encode(torch.stack(images).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        images = [
+            on_background(pictures[views[index].row], colour) for index, colour in zip(chunk, colours, strict=True)
+        ]
+        latents[chunk] = network.encode(
+            torch.stack(images).contiguous(memory_format=torch.channels_last)
+        ).latent_dist.mean
     # Each process filled its own rows and left zeros elsewhere.
     latents = accelerator.reduce(latents, "sum")
     if accelerator.is_main_process:
@@ -224,7 +230,9 @@ def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
 def choose_views(auto: AutoencoderRecipe, artwork: Path) -> list[View]:
     """Which picture is cached over which background."""
     about = json.loads((artwork / "pictures.json").read_text("utf-8"))
-    core = {concept["slug"] for concept in json.loads((artwork / "concepts.json").read_text("utf-8")) if concept["core"]}
+    core = {
+        concept["slug"] for concept in json.loads((artwork / "concepts.json").read_text("utf-8")) if concept["core"]
+    }
     draw = np.random.default_rng(auto.seed)
     views = [View(row, None) for row in range(len(about))]
     for row, picture in enumerate(about):

@@ -1,6 +1,6 @@
 """A running average of the weights (EMA): what is sampled from and shipped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -41,6 +41,6 @@ class Average:
 
 
 @torch.no_grad()
-def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
+def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)

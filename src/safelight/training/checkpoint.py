@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from safelight.training.averaging import Average
 
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replace `path` by `state` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +28,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def snapshot(step: int, seconds: float, network: nn.Module, average: Average, optimizers: list[Optimizer]) -> dict[str, Any]:
+def snapshot(
+    step: int, seconds: float, network: nn.Module, average: Average, optimizers: list[Optimizer]
+) -> dict[str, Any]:
     """Everything that a run needs to go on as if it had not stopped; `seconds` is how long it has trained."""
     return {
         "step": step,

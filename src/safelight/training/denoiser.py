@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -115,7 +115,13 @@ class NoiseLevels:
 
 
 def denoising_loss(
-    model: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, drawn: Drawn, *, seed: int, part: slice = slice(None)
+    model: nn.Module,
+    tokenizer: CLIPTokenizer,
+    levels: NoiseLevels,
+    drawn: Drawn,
+    *,
+    seed: int,
+    part: slice = slice(None),
 ) -> Tensor:
     """The weighted error of v on this process's part of the batch."""
     generator = torch.Generator().manual_seed(seed)
@@ -178,5 +184,3 @@ def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[Denoiser, int]:
     for param, shadow in zip(network.parameters(), state["average"]["shadow"], strict=True):
         param.data.copy_(shadow)
     return network.eval(), int(state["step"])
-
-

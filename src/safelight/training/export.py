@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from safelight.training.networks import new_scheduler
@@ -14,7 +16,12 @@ PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "
 
 
 def export(
-    folder: Path, *, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: Path
+    folder: Path,
+    *,
+    autoencoder: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    tokenizer: Path,
 ) -> None:
     """Replace the model in `folder` by these networks in fp16; its README and licences stay."""
     pipeline = StableDiffusionPipeline(
@@ -22,7 +29,7 @@ def export(
         text_encoder=text_encoder,
         unet=unet,
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
-        scheduler=new_scheduler(),
+        scheduler=new_scheduler(),  # pyright: ignore[reportArgumentType]
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
@@ -37,7 +44,9 @@ def export(
     shutil.copytree(tokenizer, partial / "tokenizer")
     # transformers 5 loads at the dtype named here, diffusers in float32: without this the two disagree.
     config = json.loads((partial / "text_encoder/config.json").read_text("utf-8"))
-    (partial / "text_encoder/config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
+    (partial / "text_encoder/config.json").write_text(
+        json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8"
+    )
     tidy(partial)
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:

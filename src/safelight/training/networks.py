@@ -1,6 +1,8 @@
 """The three networks of `mini` and its scheduler, new, from the recipe."""
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -12,9 +14,9 @@ def new_autoencoder(recipe: MiniRecipe) -> AutoencoderKL:
     auto = recipe.autoencoder
     levels = len(auto.channels)
     network = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=auto.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=auto.channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=auto.latent_channels,
         norm_num_groups=auto.norm_groups,
@@ -58,7 +60,7 @@ def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * below),
         up_block_types=(*("CrossAttnUpBlock2D",) * below, "UpBlock2D"),
         cross_attention_dim=recipe.text.width,
-        attention_head_dim=denoiser.heads,
+        attention_head_dim=denoiser.heads,  # pyright: ignore[reportArgumentType]
         norm_num_groups=denoiser.norm_groups,
     )
     zero(network, "conv2", "proj_out", "conv_out")

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+
 class Muon(Optimizer):
     """Momentum whose update for each matrix is made orthogonal; convolutions count as (out, rest).
 
@@ -26,12 +27,14 @@ class Muon(Optimizer):
             params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
             for param in params:
                 buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
-                buffer.lerp_(param.grad, 1 - group["momentum"])  # pyright: ignore[reportArgumentType]
+                assert param.grad is not None
+                buffer.lerp_(param.grad, 1 - group["momentum"])
             for owner, share in enumerate(shares(params, self.world)):
                 updates = torch.zeros(sum(param.numel() for param in share))
                 slots = updates.split([param.numel() for param in share])
                 if owner == self.rank:
                     for param, slot in zip(share, slots, strict=True):
+                        assert param.grad is not None
                         nesterov = torch.lerp(param.grad, self.state[param]["momentum"], group["momentum"])
                         slot.copy_(orthogonalise(nesterov.flatten(1)).flatten())
                 if self.world > 1:
@@ -77,7 +80,12 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 def new_optimizers(
-    network: nn.Module, *, muon_rate: float, adam_rate: float, weight_decay: float, is_matrix: Callable[[str, Tensor], bool]
+    network: nn.Module,
+    *,
+    muon_rate: float,
+    adam_rate: float,
+    weight_decay: float,
+    is_matrix: Callable[[str, Tensor], bool],
 ) -> list[Optimizer]:
     """Muon on the parameters that `is_matrix` picks, AdamW on the others."""
     matrices = [param for name, param in network.named_parameters() if param.requires_grad and is_matrix(name, param)]

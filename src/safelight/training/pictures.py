@@ -43,7 +43,9 @@ class Pictures:
         held = set(json.loads((artwork / "holdout.json").read_text("utf-8")))
         self.held = [row for row, about in enumerate(self.about) if about["key"] in held]
         # concept -> style -> (rows in the artist's colours, rows of recoloured copies)
-        self.tree: dict[str, dict[str, tuple[list[int], list[int]]]] = defaultdict(lambda: defaultdict(lambda: ([], [])))
+        self.tree: dict[str, dict[str, tuple[list[int], list[int]]]] = defaultdict(
+            lambda: defaultdict(lambda: ([], []))
+        )
         for row, about in enumerate(self.about):
             if about["key"] not in held:
                 self.tree[about["concept"]][about["style"]][not about["own_colour"]].append(row)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image
 
 GRID = (
@@ -35,9 +35,12 @@ def draw_grid(
     pipeline.set_progress_bar_config(disable=True)
     rows: list[list[Image.Image]] = []
     for row, style in enumerate(STYLES):
-        generators = [torch.Generator().manual_seed(seed + len(prompts) * row + column) for column in range(len(prompts))]
+        generators = [
+            torch.Generator().manual_seed(seed + len(prompts) * row + column) for column in range(len(prompts))
+        ]
         asked = [prompt + style for prompt in prompts]
-        rows.append(pipeline(asked, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images)
+        made = pipeline(asked, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        rows.append(made.images)  # pyright: ignore
     paste(rows).save(target)
 
 

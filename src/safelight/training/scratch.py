@@ -7,19 +7,21 @@
     python -m safelight.training.scratch denoiser --minutes 600 --processes 2
     python -m safelight.training.scratch export --folder src/safelight/models/mini --grid docs/images/mini-grid.png
 
-Everything a run makes lies in `--out`, outside git. `denoiser --start FOLDER` goes on from shipped weights.
+Everything a run makes lies in `--out`, outside git. To go on from shipped weights alone: artwork, then
+`adopt --folder MODEL`, then `denoiser --start MODEL`.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from safelight.training.artwork import build_artwork
 from safelight.training.autoencoder import BACKGROUNDS, encode_pictures
@@ -54,6 +56,13 @@ def train_autoencoder(out: Path, *, until: Until, refine: bool = False) -> None:
         encode_pictures(MINI, out / "artwork", out)
 
 
+def adopt(out: Path, folder: Path) -> None:
+    """Take over tokenizer and autoencoder from a model folder and cache latents, where the run folder was lost."""
+    shutil.copytree(folder / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
+    AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).save_pretrained(out / "vae")
+    encode_pictures(MINI, out / "artwork", out)
+
+
 def train_denoiser(out: Path, *, until: Until, start: Path | None = None) -> None:
     """Train text encoder and UNet on the cached latents."""
     run_denoiser(MINI, out / "artwork", out, until=until, start=start)
@@ -76,14 +85,16 @@ def export(out: Path, folder: Path, grid: Path | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["artwork", "autoencoder", "decoder", "denoiser", "export"])
+    parser.add_argument("stage", choices=["artwork", "autoencoder", "adopt", "denoiser", "decoder", "export"])
     parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run: data, checkpoints, logs")
     parser.add_argument("--minutes", type=float, help="stop after so long, rates cooling down before; default: never")
     parser.add_argument("--steps", type=int, help="stop at this step")
     parser.add_argument("--moment", type=float, help="stop at this time, in seconds since the epoch")
     parser.add_argument("--start", type=Path, help="begin from the weights in this diffusers folder")
-    parser.add_argument("--processes", type=int, default=1, help="processes of one thread each; 1: one with all threads")
-    parser.add_argument("--folder", type=Path, help="where export writes the model")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of one thread each; 1: one with all threads"
+    )
+    parser.add_argument("--folder", type=Path, help="the model folder that export writes and adopt reads")
     parser.add_argument("--grid", type=Path, help="where export draws its sample grid")
     arguments = parser.parse_args()
     moment = time.time() + 60 * arguments.minutes if arguments.minutes else arguments.moment
@@ -98,6 +109,8 @@ def main() -> None:
             train_artwork(arguments.out)
         case "autoencoder" | "decoder":
             train_autoencoder(arguments.out, until=until, refine=arguments.stage == "decoder")
+        case "adopt":
+            adopt(arguments.out, arguments.folder)
         case "denoiser":
             train_denoiser(arguments.out, until=until, start=arguments.start)
         case _:

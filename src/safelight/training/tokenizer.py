@@ -35,7 +35,9 @@ def train_tokenizer(texts: Iterable[str], recipe: TextRecipe, folder: Path) -> N
     folder.mkdir(parents=True, exist_ok=True)
     table = {token: index for index, token in enumerate(vocabulary)}
     (folder / "vocab.json").write_text(json.dumps(table, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n", "utf-8")
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n", "utf-8"
+    )
     configuration = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": recipe.max_length,

@@ -1,0 +1,192 @@
+"""`safelight doctor`: what works on this machine, and what to install or change for the rest."""
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from safelight.cli import options
+
+if TYPE_CHECKING:
+    from safelight.settings import Settings
+
+EXAMPLES = """\
+[bold]Examples[/]
+  safelight doctor
+  safelight doctor --json
+
+Exit code 1 if anything fails."""
+EXTRAS = {
+    "plot": ("charts", ("matplotlib",)),
+    "train": ("training", ("peft", "resvg_py", "tensorboard")),
+}
+"""Optional parts: what for, and what must be importable."""
+COMFORTABLE_FREE_BYTES = 5 * 10**9
+"""Room for one full checkpoint."""
+COMFORTABLE_MEMORY_BYTES = 8 * 10**9
+"""A Stable Diffusion 1.5 in float32, and room to draw."""
+Level = Literal["ok", "warn", "fail"]
+COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    level: Level
+    name: str
+    found: str
+    remedy: str = ""
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Check this machine, part by part: what works, and what to do about the rest."""
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment()
+    findings: list[Finding] = []
+    for check in (python, processor, torch_build, device, home, embedded_model, extras):
+        for finding in attempt(check, settings):
+            findings.append(finding)
+            if not as_json:
+                show(finding)
+    failed = [finding.name for finding in findings if finding.level == "fail"]
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}))
+    if failed:
+        raise typer.Exit(1)
+
+
+def attempt(check: "Callable[[Settings], list[Finding]]", settings: "Settings") -> list[Finding]:
+    """A check that breaks is itself a finding: the rest are still wanted."""
+    try:
+        return check(settings)
+    except Exception as error:  # noqa: BLE001  a broken installation breaks in any way
+        return [Finding(level="fail", name=check.__name__.replace("_", " "), found=f"{type(error).__name__}: {error}")]
+
+
+def show(finding: Finding) -> None:
+    mark = typer.style(f"{finding.level:<5}", fg=COLOURS[finding.level])
+    typer.echo(f"{mark}{finding.name:<16}{finding.found}")
+    if finding.remedy:
+        typer.echo(f"{'':<21}-> {finding.remedy}")
+
+
+def python(_settings: "Settings") -> list[Finding]:
+    return [Finding(level="ok", name="python", found=f"{platform.python_version()} at {sys.executable}")]
+
+
+def processor(_settings: "Settings") -> list[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = memory_bytes()
+    found = [Finding(level="ok", name="processor", found=f"{cores} cores, {platform.machine()}")]
+    if memory is not None:
+        enough = memory >= COMFORTABLE_MEMORY_BYTES
+        found.append(
+            Finding(
+                level="ok" if enough else "warn",
+                name="memory",
+                found=f"{memory / 1e9:.1f} GB",
+                remedy="" if enough else "enough for the embedded model; full checkpoints want 8 GB or more",
+            )
+        )
+    return found
+
+
+def memory_bytes() -> int | None:
+    """What this process may use: the machine's, or the container's if that is less."""
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return whole
+
+
+def torch_build(_settings: "Settings") -> list[Finding]:
+    import torch
+
+    found = f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    return [Finding(level="ok", name="torch", found=found)]
+
+
+def device(settings: "Settings") -> list[Finding]:
+    import torch
+
+    from safelight.errors import UnsupportedOption
+    from safelight.models.placement import choose_placement, fast_dtypes
+
+    try:
+        placement = choose_placement(settings.device, settings.dtype)
+    except UnsupportedOption as error:
+        remedy = "unset SAFELIGHT_DEVICE and SAFELIGHT_DTYPE, or install a torch build for this device"
+        return [Finding(level="fail", name="device", found=str(error), remedy=remedy)]
+    fast = ", ".join(str(dtype).removeprefix("torch.") for dtype in fast_dtypes(placement.device.type))
+    found = f"{placement}; fast here: {fast}"
+    if placement.device.type == "cuda":
+        found = f"{found}; {torch.cuda.get_device_name()}"
+    elif settings.device == "auto" and shutil.which("nvidia-smi") and torch.version.cuda is None:
+        remedy = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
+        return [
+            Finding(
+                level="warn", name="device", found=f"{found}; an NVIDIA card but a torch without CUDA", remedy=remedy
+            )
+        ]
+    return [Finding(level="ok", name="device", found=found)]
+
+
+def home(settings: "Settings") -> list[Finding]:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.home):
+            free = shutil.disk_usage(settings.home).free
+    except OSError as error:
+        remedy = "set SAFELIGHT_HOME to a folder that can be written"
+        return [Finding(level="fail", name="home", found=f"{settings.home}: {error.strerror or error}", remedy=remedy)]
+    enough = free >= COMFORTABLE_FREE_BYTES
+    remedy = "" if enough else "enough for pictures; a full checkpoint takes 2 to 7 GB"
+    found = f"{settings.home}, {free / 1e9:.1f} GB free"
+    return [Finding(level="ok" if enough else "warn", name="home", found=found, remedy=remedy)]
+
+
+def embedded_model(settings: "Settings") -> list[Finding]:
+    from safelight.errors import SafelightError
+    from safelight.models.catalogue import Catalogue
+    from safelight.models.families import describe
+    from safelight.models.load import digest_model, load_model
+    from safelight.models.placement import choose_placement
+
+    try:
+        folder = Catalogue(settings.models).find("mini")
+        about = describe(folder)
+        digest = digest_model(about)
+        load_model(about, name="mini", digest=digest, placement=choose_placement("cpu", "float32"))
+    except SafelightError as error:
+        remedy = "reinstall safelight: its package is incomplete"
+        return [Finding(level="fail", name="embedded model", found=str(error), remedy=remedy)]
+    size = about.defaults
+    return [Finding(level="ok", name="embedded model", found=f"mini {digest[:10]} loads, {size.width}x{size.height}")]
+
+
+def extras(_settings: "Settings") -> list[Finding]:
+    found: list[Finding] = []
+    for extra, (purpose, modules) in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        found.append(
+            Finding(
+                level="warn" if missing else "ok",
+                name=f"extra {extra}",
+                found=f"{purpose}: {'missing ' + ', '.join(missing) if missing else 'installed'}",
+                remedy=f"pip install 'safelight[{extra}]'" if missing else "",
+            )
+        )
+    return found

@@ -1,0 +1,340 @@
+"""`safelight generate`: words in, pictures out.
+
+Everything that can be found wrong without a network is found before torch is imported, which takes seconds.
+"""
+
+import signal
+import sys
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from safelight.cli import hints as next_hints
+from safelight.cli import options
+from safelight.cli.options import OUTPUT
+from safelight.cli.out import Album, require_writable
+from safelight.errors import InvalidRequest, JobCancelled
+
+if TYPE_CHECKING:
+    from safelight.assets.encode import Encoding
+    from safelight.cli.screen import Screen
+    from safelight.settings import Settings
+    from safelight.spec import Draft
+    from safelight.studio import Studio
+
+STEPS_BETWEEN_PREVIEWS = 2
+DRAWING, START, SECOND = "How it is drawn", "Starting from a picture", "A second, larger pass"
+EXAMPLES = """\
+[bold]Examples[/]
+  safelight generate "a red apple"
+  safelight generate "a red apple" -n 4 --seed 7 --sampler "Euler a" --steps 30
+  safelight generate "a green apple" --init pictures/a-red-apple-7.png --strength 0.6
+  safelight generate "a worm" --init apple.png --mask hole.png --mask-blur 2
+  safelight generate "an orchard" --init apple.png --extend left=64,right=64
+  echo "a red apple" | safelight generate - --json"""
+
+
+def generate(
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to draw; (word:1.2) weighs a word. [bold]-[/] reads it from stdin."
+        ),
+    ],
+    model: options.Model = "mini",
+    negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    n: Annotated[
+        int, typer.Option("-n", "--number", min=1, max=1000, help="How many pictures, with seeds SEED, SEED + 1, ...")
+    ] = 1,
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", help="The same seed gives the same picture.", show_default="random")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", "-W", help="In pixels, a multiple of 8.", show_default="the model's own")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", "-H", help="In pixels, a multiple of 8.", show_default="the model's own")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="The way from noise to picture; `safelight samplers` lists them.",
+            show_default="the model's own",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="More are slower and finer, to a point.", show_default="the model's own", rich_help_panel=DRAWING
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            "-g",
+            help="How strictly the prompt is followed (CFG scale), 0 to 100; up to 1 is off, and twice as fast.",
+            show_default="the model's own",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(
+            help="Against washed-out contrast at high guidance, 0 to 1.",
+            show_default="the model's own",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM,TO",
+            help="The part of the steps in which guidance acts, as fractions: 0.2,0.8.",
+            show_default="0,1",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(
+            help="2 reads the prompt from the text encoder's last layer but one.",
+            show_default="the model's own",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    determinism: Annotated[
+        Literal["fast", "strict"],
+        typer.Option(help="strict: the same bytes each time, drawn one picture at a time.", rich_help_panel=DRAWING),
+    ] = "fast",
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", "-i", metavar="FILE", help="The picture to start from.", rich_help_panel=START),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How far to depart from it, above 0 and up to 1.",
+            show_default="the model's own",
+            rich_help_panel=START,
+        ),
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "stretch", "pad"], typer.Option(help="How it becomes WIDTH x HEIGHT.", rich_help_panel=START)
+    ] = "crop",
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw only where this picture is white.", rich_help_panel=START),
+    ] = None,
+    mask_blur: Annotated[
+        float, typer.Option(help="Softness of the mask's edge, in pixels.", rich_help_panel=START)
+    ] = 4.0,
+    mask_invert: Annotated[
+        bool, typer.Option("--mask-invert", help="Draw where the mask is black.", rich_help_panel=START)
+    ] = False,
+    only_masked: Annotated[
+        bool,
+        typer.Option("--only-masked", help="Draw the part around the mask at full size.", rich_help_panel=START),
+    ] = False,
+    padding: Annotated[
+        int, typer.Option(help="Pixels around the mask that --only-masked takes in.", rich_help_panel=START)
+    ] = 32,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDE=PIXELS,...",
+            help="Grow the picture: left=64,top=32, or one number for every side. Multiples of 8.",
+            rich_help_panel=START,
+        ),
+    ] = None,
+    highres: Annotated[
+        float | None,
+        typer.Option(metavar="SCALE", help="Draw again this many times as large.", rich_help_panel=SECOND),
+    ] = None,
+    highres_strength: Annotated[
+        float, typer.Option(help="How far to depart from the first pass.", rich_help_panel=SECOND)
+    ] = 0.6,
+    highres_steps: Annotated[
+        int | None, typer.Option(help="Steps of this pass.", show_default="as the first", rich_help_panel=SECOND)
+    ] = None,
+    highres_upscaler: Annotated[
+        Literal["latent", "lanczos"], typer.Option(help="What enlarges the first pass.", rich_help_panel=SECOND)
+    ] = "lanczos",
+    out: options.Out = Path("pictures"),
+    format: options.Format = "png",  # noqa: A002  the option's name
+    quality: options.Quality = 90,
+    metadata: options.Detail = "full",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Show a first look while drawing.", rich_help_panel=OUTPUT)
+    ] = True,
+    hints: Annotated[
+        bool | None,
+        typer.Option(
+            "--hints/--no-hints", help="Say what to try next.", show_default="on a terminal", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+) -> None:
+    """Draw pictures from words, and put them into --out.
+
+    Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
+    """
+    from safelight.assets.encode import Encoding
+    from safelight.settings import Settings
+    from safelight.spec import parse_draft
+
+    terminal = sys.stdout.isatty() and not (as_json or quiet)
+    preview_every = STEPS_BETWEEN_PREVIEWS if terminal and preview and shows_colours() else None
+    settings = Settings.from_environment(device=device, dtype=dtype, preview_every=preview_every)
+    from_stdin = prompt == "-"
+    wish = {
+        "prompt": sys.stdin.read().strip() if from_stdin else prompt,
+        "negative_prompt": negative,
+        "model": model,
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": guidance,
+        "guidance_rescale": guidance_rescale,
+        "guidance_interval": interval(guidance_interval),
+        "clip_skip": clip_skip,
+        "determinism": determinism,
+        "highres": second_pass(highres, strength=highres_strength, steps=highres_steps, upscaler=highres_upscaler),
+        "init": kept(init, settings),
+        "strength": strength,
+        "fit": fit,
+        "mask": kept(mask, settings),
+        "mask_blur": mask_blur,
+        "mask_invert": mask_invert,
+        "only_masked": only_masked,
+        "padding": padding,
+        "extend": sides(extend),
+    }
+    draft = parse_draft({name: value for name, value in wish.items() if value is not None})
+    require_known(draft, settings)
+    require_writable((settings.blobs, out))
+
+    encoding = Encoding(format=format, quality=quality, metadata=metadata)
+    with opened_screen(n, loading=model) if terminal else nullcontext() as screen:
+        album = Album(out, as_json=as_json, quiet=quiet, say=screen.print if screen else typer.echo)
+        draw_into(album, draft, n, settings, encoding=encoding, screen=screen)
+    if hints or (hints is None and terminal):
+        last = album.drawn[-1]
+        for line in next_hints.after(last.spec, album.paths[-1], from_stdin=from_stdin):
+            typer.echo(line)
+
+
+def interval(text: str | None) -> dict[str, str] | None:
+    """`0.2,0.8`; whether these are fractions is the spec's to say."""
+    if text is None:
+        return None
+    start, comma, end = text.partition(",")
+    if not comma:
+        raise InvalidRequest(
+            f"--guidance-interval is two fractions with a comma between, such as 0.2,0.8, not {text!r}"
+        )
+    return {"start": start, "end": end}
+
+
+def sides(text: str | None) -> dict[str, str] | None:
+    """`left=64,top=32`, or `64` for every side."""
+    if text is None:
+        return None
+    if "=" not in text:
+        return dict.fromkeys(("left", "top", "right", "bottom"), text)
+    return {side.strip(): pixels for side, _, pixels in (part.partition("=") for part in text.split(","))}
+
+
+def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
+    return (
+        None
+        if scale is None
+        else {"scale": scale, **{name: value for name, value in wishes.items() if value is not None}}
+    )
+
+
+def kept(file: Path | None, settings: "Settings") -> str | None:
+    """A picture from the caller, safely opened and stored; what the spec calls it."""
+    if file is None:
+        return None
+    from safelight.assets.open_image import open_image
+    from safelight.assets.store import AssetStore
+
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+    return AssetStore(settings.blobs).put_image(image)
+
+
+def require_known(draft: "Draft", settings: "Settings") -> None:
+    """The sampler, and the model where that can be told without the network."""
+    from safelight.diffusion.samplers import find_sampler
+    from safelight.models.catalogue import Catalogue
+    from safelight.models.families import describe
+    from safelight.models.hub import HUB_ID
+
+    if draft.sampler is not None:
+        find_sampler(draft.sampler)
+    if Path(draft.model).exists() or not HUB_ID.match(draft.model):
+        describe(Catalogue(settings.models).find(draft.model))
+
+
+def shows_colours() -> bool:
+    from rich.console import Console
+
+    console = Console()
+    return console.color_system == "truecolor" and not console.no_color
+
+
+def opened_screen(pictures: int, *, loading: str) -> "Screen":
+    from safelight.cli.screen import Screen
+
+    screen = Screen(pictures)
+    screen.wait_for(f"loading {loading}")
+    return screen
+
+
+def draw_into(
+    album: Album, draft: "Draft", n: int, settings: "Settings", *, encoding: "Encoding", screen: "Screen | None"
+) -> None:
+    """Draw all together, and put each into the album as it is finished.
+
+    Raises:
+        JobCancelled: Ctrl-C; what is finished is in the album. A second one ends the process at once.
+    """
+    try:
+        import asyncio
+
+        from safelight.pictures import draw, number, unwrapped
+        from safelight.studio import open_studio
+
+        async def draw_one(picture: int, wish: "Draft", studio: "Studio") -> None:
+            hear = partial(screen.hear, picture) if screen else unheard
+            album.put(await draw(wish, studio, encoding=encoding, hear=hear), studio.assets)
+
+        async def draw_all(studio: "Studio") -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for picture, wish in enumerate(number(draft, n)):
+                        group.create_task(draw_one(picture, wish, studio))
+            except asyncio.CancelledError:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                raise
+
+        with open_studio(settings) as studio:
+            unwrapped(draw_all(studio))
+    except KeyboardInterrupt:
+        finished = f"{len(album.paths)} of {n} picture{'s' * (n > 1)}"
+        which = f"kept: {', '.join(map(str, album.paths))}" if album.paths else "nothing was finished"
+        raise JobCancelled(f"Stopped after {finished}; {which}") from None
+
+
+def unheard(_event: object) -> None:
+    pass

@@ -1,0 +1,39 @@
+"""One wish, from the first event to the stored file."""
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from safelight.assets.encode import Encoding
+    from safelight.spec import Draft, Spec
+    from safelight.studio import Studio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    image: "Image.Image"
+    asset_id: str
+    seconds: float
+
+
+async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> Finished:
+    from safelight.events import Decoded, Failed, Stored
+    from safelight.generate import generate
+
+    image = None
+    async with aclosing(generate(wish, studio, encoding=encoding)) as events:
+        async for event in events:
+            match event:
+                case Decoded():
+                    image = event.image
+                case Stored():
+                    assert image is not None
+                    return Finished(image=image, asset_id=event.asset_id, seconds=event.seconds)
+                case Failed():
+                    raise event.error
+                case _:
+                    pass
+    raise AssertionError("the path ends with Stored or Failed")

@@ -1,0 +1,53 @@
+"""Options that several commands take, so that they mean the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+FILES, MACHINE, OUTPUT = "The file", "The machine", "What is shown"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FOLDER|HUB_ID",
+        help="A name of `safelight models list`, a diffusers folder, or org/name\\[@revision] on the Hugging Face hub.",
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Where to put the picture; made if missing.", rich_help_panel=FILES
+    ),
+]
+Format = Annotated[Literal["png", "jpeg", "webp"], typer.Option("--format", rich_help_panel=FILES)]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP, 1 to 100.", rich_help_panel=FILES)]
+Detail = Annotated[
+    Literal["full", "minimal", "none"],
+    typer.Option(
+        "--metadata",
+        help="What the file says of itself: full lets it be replayed, minimal leaves out the prompt.",
+        rich_help_panel=FILES,
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None,
+    typer.Option(
+        help="Where to compute.", show_default="SAFELIGHT_DEVICE, or the best there is", rich_help_panel=MACHINE
+    ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16"] | None,
+    typer.Option(
+        help="Number format of the network.",
+        show_default="SAFELIGHT_DTYPE, or what is fast here",
+        rich_help_panel=MACHINE,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Machine-readable output on stdout; errors too, on stderr.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.", rich_help_panel=OUTPUT)]

@@ -1,0 +1,186 @@
+"""`safelight replay`: make a picture again from what its file says, and measure the difference."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safelight.cli import options
+from safelight.cli.generate import kept
+from safelight.cli.once import finish
+from safelight.cli.out import copy_out, require_writable
+from safelight.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from safelight.assets.read_metadata import Metadata
+    from safelight.settings import Settings
+    from safelight.spec import Draft
+    from safelight.spec import Spec as AnySpec
+
+SAME_DB = 60.0
+"""PSNR from which two pictures are the same: less than one in 255 for about one pixel in fifteen."""
+LOSSY_DB = 30.0
+"""The same for JPEG and WebP, where the file itself is off by more than that."""
+EXAMPLES = """\
+[bold]Examples[/]
+  safelight replay pictures/a-red-apple-7.png
+  safelight replay greener.png --init a-red-apple-7.png
+  safelight replay from-automatic1111.png --model ./stable-diffusion-v1-5 --out replayed
+
+Exit code 0: the same picture; 1: another one; 2: it cannot be drawn again, and the message says why."""
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture with its record inside.")],
+    init: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The picture it started from, if it is not stored here.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="Its mask, if it is not stored here.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FOLDER|HUB_ID", help="Draw with this one, where the file names another."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Also put the new picture here.", show_default="it is compared only"
+        ),
+    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a picture again from its record, and say how much it differs.
+
+    A picture of safelight's must come out the same. From other programs' settings the picture is drawn with --model.
+    """
+    from safelight.assets.read_metadata import read_metadata
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment(device=device, dtype=dtype)
+    found = read_metadata(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+    given = {"init": kept(init, settings), "mask": kept(mask, settings)}
+    wish = what_to_draw(file, found, given, model, settings)
+    require_writable([settings.blobs, *([out] if out else [])])
+
+    from safelight.assets.encode import Encoding
+    from safelight.pictures import run
+    from safelight.studio import open_studio
+
+    with open_studio(settings) as studio:
+        original = studio.open(file)
+        again = run(finish(wish, studio, Encoding()))
+        path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
+    lossy = file.read_bytes()[:4] != b"\\x89PNG"
+    report(compare(original, again.image), lossy=lossy, path=path, as_json=as_json)
+
+
+def what_to_draw(
+    file: Path, found: "Metadata", given: dict[str, str | None], model: str | None, settings: "Settings"
+) -> "AnySpec | Draft":
+    """The very spec where the file has one, else a draft in its words.
+
+    Raises:
+        InvalidRequest: something is missing; the message says what.
+    """
+    from safelight.assets.store import AssetStore
+    from safelight.errors import UnknownAsset
+    from safelight.models.catalogue import Catalogue
+    from safelight.spec import Upscale, parse_draft
+
+    if found.producer == "unknown":
+        raise InvalidRequest(f"{file} does not say how it was made, so it cannot be made again")
+    if found.spec is not None and (model is None or isinstance(found.spec, Upscale)):
+        for role in ("init", "mask"):
+            wanted: str | None = getattr(found.spec, role, None)
+            if given[role] not in (None, wanted):
+                raise InvalidRequest(
+                    f"--{role}: it was drawn from another picture ({wanted[:10]})"
+                    if wanted
+                    else f"--{role}: it had none"
+                )
+            try:
+                _ = wanted and AssetStore(settings.blobs).path_of(wanted)
+            except UnknownAsset:
+                message = f"{file} started from a picture that is not stored here, {wanted}: give it with --{role} FILE"
+                raise InvalidRequest(message) from None
+        return found.spec
+    if not found.settings:
+        raise InvalidRequest(
+            f"{file} holds too little to make it again: it was made with --metadata minimal, or changed since"
+        )
+    settled = {name: value for name, value in given.items() if value is not None}
+    wish: dict[str, Any] = {
+        **found.settings,
+        "prompt": found.prompt,
+        "negative_prompt": found.negative_prompt,
+        **settled,
+    }
+    named = wish.get("model", "none")
+    if model is None and named not in Catalogue(settings.models).names():
+        raise InvalidRequest(
+            f"{file} was made by {found.producer} with model {named!r}, which is not here: "
+            "give it, or one to draw its settings with, as --model NAME|FOLDER|HUB_ID"
+        )
+    if "strength" in wish and "init" not in wish:
+        raise InvalidRequest(f"{file} was made from another picture, which it does not hold: give it with --init FILE")
+    return parse_draft(wish | ({"model": model} if model else {}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    worst: int
+    """Largest difference of a colour channel, of 255."""
+    psnr_db: float
+
+
+def compare(one: "Image.Image", other: "Image.Image") -> Difference | None:
+    """None where the sizes differ."""
+    import numpy as np
+
+    if one.size != other.size:
+        return None
+    gap = np.asarray(one.convert("RGB"), dtype=np.float64) - np.asarray(other.convert("RGB"), dtype=np.float64)
+    mean_square = float((gap**2).mean())
+    return Difference(
+        worst=int(np.abs(gap).max()),
+        psnr_db=10 * math.log10(255**2 / mean_square) if mean_square else math.inf,
+    )
+
+
+def report(difference: Difference | None, *, lossy: bool, path: Path | None, as_json: bool) -> None:
+    """Say it, and leave with 1 if the picture is another one."""
+    enough = LOSSY_DB if lossy else SAME_DB
+    same = difference is not None and difference.psnr_db >= enough
+    if as_json:
+        said = {
+            "same": same,
+            "identical": difference is not None and difference.worst == 0,
+            "max_difference": difference.worst if difference else None,
+            "psnr_db": round(difference.psnr_db, 2) if difference and difference.worst else None,
+            "path": str(path.absolute()) if path else None,
+        }
+        typer.echo(json.dumps(said))
+    else:
+        typer.echo(worded(difference, same=same, lossy=lossy))
+        if path is not None:
+            typer.echo(str(path))
+    if not same:
+        raise typer.Exit(1)
+
+
+def worded(difference: Difference | None, *, same: bool, lossy: bool) -> str:
+    if difference is None:
+        return "another picture: not even the size is the same"
+    if difference.worst == 0:
+        return "identical: every pixel is the same"
+    measured = f"at most {difference.worst} of 255 in a channel, PSNR {difference.psnr_db:.1f} dB"
+    allowed = f"as far as a lossy file can tell ({LOSSY_DB:g} dB or more)" if lossy else f"{SAME_DB:g} dB or more"
+    return f"the same, {allowed}: {measured}" if same else f"another picture: {measured}"

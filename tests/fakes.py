@@ -1,0 +1,133 @@
+"""Stand-ins for what is slow or far away: an engine driven by hand, networks that misbehave on demand."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safelight.acceleration.denoiser import Conditions, Denoiser
+from safelight.acceleration.eager import eager_denoiser
+from safelight.engine.engine import Engine
+from safelight.engine.job import Job
+from safelight.engine.runner import Runner
+from safelight.engine.scheduler import Scheduler
+from safelight.events import Cancelled, Decoded, Event, Failed
+from safelight.models.load import Model
+from safelight.spec import Denoised, Draft, complete
+
+E = TypeVar("E", bound=Event)
+_numbers = count()
+
+
+class Desk:
+    """An engine without its thread: it steps when the test says so, and every event stays on the table."""
+
+    def __init__(
+        self, denoiser_for: Callable[[Model], Denoiser] = eager_denoiser, *, budget_megapixels: float = 1e9
+    ) -> None:
+        self.events: list[Event] = []
+        self.jobs: dict[str, Job] = {}
+        self.engine = Engine(Scheduler(lambda _model: budget_megapixels), Runner(denoiser_for), emit=self.events.append)
+
+    def add(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None, **job: Any) -> Job:
+        added = Job(id=f"job {next(_numbers)}", spec=spec, model=model, pictures=pictures or {}, **job)
+        self.jobs[added.id] = added
+        self.engine.add(added)
+        return added
+
+    def finish(self) -> None:
+        """Step until there is nothing to do, then wait for the decoder."""
+        while self.engine.step():
+            pass
+        deadline = time.monotonic() + 60
+        while any(job.state == "decoding" for job in self.engine.live.values()):
+            assert time.monotonic() < deadline, "the decoder is stuck"
+            time.sleep(0.001)
+
+    def heard(self, job: Job, kind: type[E]) -> list[E]:
+        return [event for event in self.events if event.job_id == job.id and isinstance(event, kind)]
+
+    def last(self, job: Job) -> Event:
+        return [event for event in self.events if event.job_id == job.id][-1]
+
+    def image(self, job: Job) -> Image.Image:
+        last = self.last(job)
+        assert isinstance(last, Decoded), last
+        return last.image
+
+    def ended(self, job: Job) -> bool:
+        return isinstance(self.last(job), Decoded | Failed | Cancelled)
+
+    def __enter__(self) -> "Desk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+
+def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
+    """One picture, alone in an engine of its own."""
+    with Desk() as desk:
+        job = desk.add(spec, model, pictures)
+        desk.finish()
+        return desk.image(job)
+
+
+def spec_for(model: Model, **wishes: Any) -> Denoised:
+    """A complete spec of few steps; `wishes` are fields of a draft."""
+    wishes = {"prompt": "a photo of the red apple", "seed": 1, "steps": 3, "sampler": "Euler"} | wishes
+    return complete(Draft(**wishes), model.description.defaults, model_digest=model.digest)
+
+
+def out_of_memory_above(rows: int) -> Callable[[Model], Denoiser]:
+    """A device on which so many rows fit and no more."""
+
+    def denoiser_for(model: Model) -> Denoiser:
+        denoise = eager_denoiser(model)
+
+        def bounded(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+            if len(latents) > rows:
+                raise torch.OutOfMemoryError(f"{len(latents)} rows")
+            return denoise(latents, timesteps, conditions)
+
+        return bounded
+
+    return denoiser_for
+
+
+Fault = Callable[[Tensor], Tensor]
+"""What becomes of a network's output for one picture."""
+
+
+def faulty(fault: Fault, *, prompt: Tensor) -> Callable[[Model], Denoiser]:
+    """A network that treats every row told this prompt with `fault`, and the others well."""
+
+    def denoiser_for(model: Model) -> Denoiser:
+        denoise = eager_denoiser(model)
+
+        def treated(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+            outputs = denoise(latents, timesteps, conditions)
+            told = [torch.equal(row[: len(prompt)], prompt) for row in conditions.context]
+            return torch.stack([fault(output) if bad else output for output, bad in zip(outputs, told, strict=True)])
+
+        return treated
+
+    return denoiser_for
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    """Peak signal to noise in dB of two 8-bit pictures; infinite when they are equal."""
+    assert (one.size, one.mode) == (other.size, other.mode)
+    difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    mean = float(np.square(difference).mean())
+    return float("inf") if mean == 0 else 10 * np.log10(255**2 / mean)
+
+
+def with_scheduler(model: Model, scheduler: Mapping[str, Any]) -> Model:
+    return replace(model, description=replace(model.description, scheduler=scheduler))

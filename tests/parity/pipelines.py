@@ -1,0 +1,93 @@
+"""The same spec, drawn by the pipelines of diffusers: the reference that our pictures are compared with."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from safelight.diffusion.samplers import find_sampler
+from safelight.models.families import describe
+from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
+from tests.diffusion.checkpoints import diffusers_scheduler
+
+
+class Reference:
+    """One checkpoint, loaded by diffusers; its networks are shared by the pipelines of every task."""
+
+    def __init__(self, folder: Path) -> None:
+        from diffusers import DiffusionPipeline
+
+        self.description = describe(folder)
+        with warnings.catch_warnings(action="ignore"):
+            pipeline: Any = DiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        pipeline.set_progress_bar_config(disable=True)
+        self.components: dict[str, Any] = pipeline.components
+        encoder = self.components["text_encoder"]
+        if not hasattr(encoder, "text_model"):
+            # diffusers 0.42 looks there for the final norm when layers are skipped; transformers 5 has dropped it.
+            encoder.__dict__["text_model"] = encoder
+
+    def draw(self, spec: Denoised, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
+        import diffusers
+
+        assert isinstance(spec, TextToImage) or spec.guidance_rescale == 0, "these pipelines cannot rescale"
+        pictures = pictures or {}
+        sampler = find_sampler(spec.sampler)
+        family = "StableDiffusionXL" if self.description.family.name == "sdxl" else "StableDiffusion"
+        call: dict[str, Any] = {
+            "prompt": spec.prompt,
+            # None and "" are one to us; SDXL's pipeline takes None for "led away from zeros".
+            "negative_prompt": spec.negative_prompt or None,
+            "num_inference_steps": spec.steps,
+            "guidance_scale": spec.guidance,
+            "generator": torch.Generator("cpu").manual_seed(spec.seed),
+            "clip_skip": None if spec.clip_skip == 1 else spec.clip_skip - 1,  # diffusers counts skipped layers
+            "eta": sampler.step_options.get("eta", 0.0),
+        }
+        match spec:
+            case TextToImage():
+                pipeline_class = getattr(diffusers, f"{family}Pipeline")
+                call |= {"width": spec.width, "height": spec.height, "guidance_rescale": spec.guidance_rescale}
+            case ImageToImage():
+                pipeline_class = getattr(diffusers, f"{family}Img2ImgPipeline")
+                call |= {"image": pictures[spec.init], "strength": spec.strength}
+            case Inpaint():
+                pipeline_class = getattr(diffusers, f"{family}InpaintPipeline")
+                call |= {
+                    "image": pictures[spec.init],
+                    "mask_image": pictures[spec.mask],
+                    "strength": spec.strength,
+                    "width": spec.width,
+                    "height": spec.height,
+                    "padding_mask_crop": spec.padding if spec.only_masked else None,
+                }
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            scheduler = usable(diffusers_scheduler(sampler, dict(self.description.scheduler)))
+            pipeline: Any = pipeline_class(**self.components_for(pipeline_class, scheduler))
+            pipeline.set_progress_bar_config(disable=True)
+            image = pipeline(**call).images[0]
+        if isinstance(spec, Inpaint) and not spec.only_masked:
+            image = pipeline.image_processor.apply_overlay(pictures[spec.mask], pictures[spec.init], image)
+        return image
+
+    def components_for(self, pipeline_class: Any, scheduler: Any) -> dict[str, Any]:
+        import inspect
+
+        accepted = inspect.signature(pipeline_class.__init__).parameters
+        given = {name: part for name, part in self.components.items() if name in accepted}
+        quiet = {"requires_safety_checker": False, "safety_checker": None, "add_watermarker": False}
+        return given | {name: value for name, value in quiet.items() if name in accepted} | {"scheduler": scheduler}
+
+
+def usable(scheduler: Any) -> Any:
+    """Flow matching has other names for what the pipelines of Stable Diffusion ask of a scheduler."""
+    if not hasattr(scheduler, "scale_model_input"):
+        scheduler.scale_model_input = lambda sample, _timestep: sample
+    if not hasattr(scheduler, "init_noise_sigma"):
+        scheduler.init_noise_sigma = 1.0
+    if not hasattr(scheduler, "add_noise") and hasattr(scheduler, "scale_noise"):
+        scheduler.add_noise = lambda sample, noise, timestep: scheduler.scale_noise(sample, timestep, noise)
+    return scheduler

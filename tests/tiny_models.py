@@ -1,0 +1,261 @@
+"""Checkpoints as small as they can be and still be what they are: random weights, the layout of diffusers, a second to make.
+
+Every network is shaken after it is built: as initialised, layers hardly differ and a wrong one would not show.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from safelight.models.families import describe
+from safelight.models.load import Model, digest_model, load_model
+from safelight.models.placement import Placement
+from tests.models.vocabulary import sd1, sd2
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+SIDE = 64
+"""The smallest picture there is: 16 x 16 latent pixels."""
+SD1_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "trained_betas": None,
+}
+SD2_SCHEDULER = {**SD1_SCHEDULER, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+ZERO_SNR_SCHEDULER = {**SD2_SCHEDULER, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+SDXL_SCHEDULER = {
+    **SD1_SCHEDULER,
+    "_class_name": "EulerDiscreteScheduler",
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+}
+FLOW_SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+LCM_SCHEDULER = {
+    **SD1_SCHEDULER,
+    "_class_name": "LCMScheduler",
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": True,
+}
+EDM_SCHEDULER = {
+    "_class_name": "EDMDPMSolverMultistepScheduler",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sigma_data": 0.5,
+    "sigma_max": 80.0,
+    "sigma_min": 0.002,
+    "rho": 7.0,
+    "solver_order": 2,
+}
+
+VAE = {
+    "block_out_channels": (8, 8, 8),
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "sample_size": SIDE,
+    "scaling_factor": 0.18215,
+}
+UNET = {
+    "sample_size": SIDE // 4,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+}
+
+
+def write_sd1(folder: Path, **unet: Any) -> Path:
+    return write_checkpoint(folder, "StableDiffusionPipeline", unet={**UNET, **unet}, scheduler=SD1_SCHEDULER)
+
+
+def write_sd2(folder: Path, *, scheduler: dict[str, Any] = SD2_SCHEDULER) -> Path:
+    """Told from SD 1 by its width; its attention has a fixed width a head, and pads prompts with "!"."""
+    unet = {**UNET, "cross_attention_dim": 1024, "attention_head_dim": (2, 4), "use_linear_projection": True}
+    return write_checkpoint(folder, "StableDiffusionPipeline", unet=unet, scheduler=scheduler, width=1024, layout=sd2)
+
+
+def write_zero_snr(folder: Path) -> Path:
+    return write_sd2(folder, scheduler=ZERO_SNR_SCHEDULER)
+
+
+def write_inpaint(folder: Path) -> Path:
+    """Nine channels in: the latent, the mask, the masked picture."""
+    unet = {**UNET, "in_channels": 9}
+    return write_checkpoint(folder, "StableDiffusionInpaintPipeline", unet=unet, scheduler=SD1_SCHEDULER)
+
+
+def write_lcm(folder: Path) -> Path:
+    """The network is told the guidance scale."""
+    unet = {**UNET, "time_cond_proj_dim": 16}
+    return write_checkpoint(folder, "LatentConsistencyModelPipeline", unet=unet, scheduler=LCM_SCHEDULER)
+
+
+def write_flow(folder: Path) -> Path:
+    """No such checkpoint is around, but flow-match samplers need something to walk on."""
+    return write_checkpoint(folder, "StableDiffusionPipeline", unet=UNET, scheduler=FLOW_SCHEDULER)
+
+
+def write_edm(folder: Path) -> Path:
+    return write_checkpoint(folder, "StableDiffusionPipeline", unet=UNET, scheduler=EDM_SCHEDULER)
+
+
+def write_sdxl(folder: Path, *, channels: int = 4) -> Path:
+    unet = {
+        **UNET,
+        "in_channels": channels,
+        "attention_head_dim": (2, 4),
+        "cross_attention_dim": 32 + 24,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16 + 6 * 8,
+        "use_linear_projection": True,
+    }
+    kind = "StableDiffusionXLPipeline" if channels == 4 else "StableDiffusionXLInpaintPipeline"
+    write_checkpoint(folder, kind, unet=unet, scheduler=SDXL_SCHEDULER, vae={**VAE, "scaling_factor": 0.13025})
+    write_text_encoder(folder / "text_encoder_2", sd2(folder / "tokenizer_2"), width=24, projection=16, seed=4)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "force_zeros_for_empty_prompt": True,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def write_sdxl_inpaint(folder: Path) -> Path:
+    return write_sdxl(folder, channels=9)
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "sd1": write_sd1,
+    "sd2": write_sd2,
+    "zero_snr": write_zero_snr,
+    "sdxl": write_sdxl,
+    "inpaint": write_inpaint,
+    "sdxl_inpaint": write_sdxl_inpaint,
+    "lcm": write_lcm,
+    "flow": write_flow,
+    "edm": write_edm,
+}
+
+
+def write_checkpoint(
+    folder: Path,
+    pipeline: str,
+    *,
+    unet: dict[str, Any],
+    scheduler: dict[str, Any],
+    vae: dict[str, Any] = VAE,
+    width: int = 32,
+    layout: Callable[[Path], Path] = sd1,
+) -> Path:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    write_text_encoder(folder / "text_encoder", layout(folder / "tokenizer"), width=width, projection=None, seed=3)
+    seeded(1, lambda: UNet2DConditionModel(**unet)).save_pretrained(folder / "unet")
+    seeded(2, lambda: AutoencoderKL(**vae)).save_pretrained(folder / "vae")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def write_text_encoder(folder: Path, tokenizer: Path, *, width: int, projection: int | None, seed: int) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    vocabulary = json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8"))
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        intermediate_size=2 * width if width < 100 else 32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=projection or width,
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+    )
+    seeded(seed, lambda: (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)).save_pretrained(folder)
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
+    with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+        torch.manual_seed(seed)
+        network = make()
+        for parameter in network.parameters():
+            fan_in = parameter.shape[1:].numel() if parameter.ndim > 1 else 100
+            parameter.data += 0.5 * torch.randn_like(parameter) / fan_in**0.5
+    return network
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny checkpoint by kind, made when first asked for. Not to be written to."""
+    home = tmp_path_factory.mktemp("checkpoints")
+    return cache(lambda kind: KINDS[kind](home / kind))
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
+    """The same, loaded."""
+    return cache(lambda kind: load(checkpoint(kind)))
+
+
+def load(folder: Path) -> Model:
+    description = describe(folder)
+    return load_model(description, name=folder.name, digest=digest_model(description), placement=CPU)
+
+
+def start_picture(width: int = SIDE, height: int = SIDE) -> Image.Image:
+    """Smooth colours, all different: what is moved, mirrored or resized shows."""
+    x, y = np.arange(width) / width, np.arange(height)[:, None] / height
+    levels = np.stack(np.broadcast_arrays(x, y, (x + y) / 2), axis=-1) * 255
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def box_mask(box: tuple[int, int, int, int], width: int = SIDE, height: int = SIDE) -> Image.Image:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, box)
+    return mask
+
+
+INIT, MASK = "a" * 64, "b" * 64
+"""Names for the start picture and the mask, as specs name them."""
