@@ -85,7 +85,7 @@ def spec_for(model: Model, **wishes: Any) -> Denoised:
     return complete(Draft(**wishes), model.description.defaults, model_digest=model.digest)
 
 
-def out_of_memory_above(rows: int) -> Callable[[Model], Denoiser]:
+def out_of_memory_above(rows: int, error: type[Exception] = torch.OutOfMemoryError) -> Callable[[Model], Denoiser]:
     """A device on which so many rows fit and no more."""
 
     def denoiser_for(model: Model) -> Denoiser:
@@ -93,7 +93,7 @@ def out_of_memory_above(rows: int) -> Callable[[Model], Denoiser]:
 
         def bounded(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
             if len(latents) > rows:
-                raise torch.OutOfMemoryError(f"{len(latents)} rows")
+                raise error(f"{len(latents)} rows")
             return denoise(latents, timesteps, conditions)
 
         return bounded

@@ -5,7 +5,7 @@ Every network is shaken after it is built: as initialised, layers hardly differ 
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,15 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
             fan_in = parameter.shape[1:].numel() if parameter.ndim > 1 else 100
             parameter.data += 0.5 * torch.randn_like(parameter) / fan_in**0.5
     return network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to waiting for their threads than they gain, on a busy machine most of all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

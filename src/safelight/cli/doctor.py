@@ -25,10 +25,7 @@ EXAMPLES = """\
   safelight doctor --json
 
 Exit code 1 if anything fails."""
-EXTRAS = {
-    "plot": ("charts", ("matplotlib",)),
-    "train": ("training", ("peft", "resvg_py", "tensorboard")),
-}
+EXTRAS = {"train": ("training", ("peft", "resvg_py", "tensorboard"))}
 """Optional parts: what for, and what must be importable."""
 COMFORTABLE_FREE_BYTES = 5 * 10**9
 """Room for one full checkpoint."""

@@ -17,24 +17,27 @@ OPENINGS = ("a {}", "a {}", "{} emoji", "an icon of a {}", "a picture of a {}", 
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """Names by emojibase label, and the labels of the popular concepts."""
+    """Names by emojibase label, the labels of the popular concepts, and of those among them to learn first."""
 
     names: Mapping[str, tuple[str, ...]]
     core: frozenset[str]
+    first: frozenset[str] = frozenset()
 
 
 def read_aliases() -> Aliases:
     """The hand-written list in data/aliases.txt."""
     text = resources.files("safelight.training").joinpath("data/aliases.txt").read_text("utf-8")
     names: dict[str, tuple[str, ...]] = {}
-    core = set[str]()
+    core, first = set[str](), set[str]()
     for line in text.splitlines():
         if line and not line.startswith("#"):
-            label, _, words = line.removeprefix("*").partition(":")
+            label, _, words = line.lstrip("*").partition(":")
             names[label] = tuple(word.strip() for word in words.split(","))
             if line.startswith("*"):
                 core.add(label)
-    return Aliases(names, frozenset(core))
+            if line.startswith("**"):
+                first.add(label)
+    return Aliases(names, frozenset(core), frozenset(first))
 
 
 def names_of(label: str, aliases: Aliases) -> tuple[str, ...]:

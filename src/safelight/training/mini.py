@@ -74,8 +74,10 @@ class DenoiserRecipe:
     """Number of heads by level; diffusers calls this attention_head_dim."""
     norm_groups: int = 16
     batch: int = 24
-    core_share: float = 0.9
-    """High while the model is young; lower it to 0.75 once the popular concepts are drawn well."""
+    first_share: float = 0.8
+    core_share: float = 0.15
+    """Shares of the draws for the concepts to learn first and for all popular ones; the rest is for the others.
+    A curriculum: 0 and 0.75 once the first ones are drawn well."""
     copy_share: float = 0.35
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
@@ -84,7 +86,7 @@ class DenoiserRecipe:
     adam_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 100
-    cooldown: float = 0.25
+    cooldown: float = 0.3
     """Share of a run with a known end in which the rates fall linearly to zero."""
     ema: float = 0.998
     max_grad_norm: float = 1.0

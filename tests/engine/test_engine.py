@@ -1,0 +1,361 @@
+"""What the engine says and when, and what it does when something goes wrong."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safelight.engine.engine import Engine
+from safelight.engine.job import Job
+from safelight.errors import JobFailed, OutOfMemory, SafelightError, UnsupportedOption
+from safelight.events import Cancelled, Decoded, Failed, Previewed, Queued, Started, Stepped
+from safelight.models.encode import encode
+from safelight.models.load import Model
+from safelight.spec import HighresFix
+from tests.fakes import Desk, draw, faulty, out_of_memory_above, psnr, spec_for
+from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
+
+Models = Callable[[str], Model]
+LEAST_PSNR = 60.0
+"""Kernels change the last bits with the batch size; see test_company."""
+PICTURES = {INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
+BAD = "a dog"
+
+
+@pytest.fixture
+def tiny(model: Models) -> Model:
+    return model("sd1")
+
+
+def told(model: Model, prompt: str) -> torch.Tensor:
+    [conditioning] = encode(model.text_encoders, [(prompt, 1)], penultimate=False)
+    return conditioning.context
+
+
+# Events
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "PLMS", "DPM2 a", "DPM++ 2S", "LCM"])
+@pytest.mark.parametrize(
+    "wishes", [{}, {"init": INIT, "strength": 0.6}, {"highres": {"scale": 1.5, "steps": 4}}], ids=["", "init", "highres"]
+)
+def test_events_come_in_order_and_none_is_missing(tiny: Model, sampler: str, wishes: dict[str, Any]) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(tiny, sampler=sampler, steps=5, **wishes), tiny, PICTURES)
+        desk.finish()
+        events = [event for event in desk.events if event.job_id == job.id]
+        assert [type(event) for event in events[:2]] == [Queued, Started]
+        assert [type(event) for event in events[2:-1]] == [Stepped] * (len(events) - 3)
+        [started] = desk.heard(job, Started)
+        assert [event.step for event in desk.heard(job, Stepped)] == list(range(1, started.total_steps + 1))
+        assert started.total_steps == (3 if "init" in wishes else 5 + 2 if "highres" in wishes else 5)
+        assert isinstance(events[-1], Decoded)
+        assert events[-1].compute_s > 0
+
+
+def test_the_place_in_the_queue_is_told(tiny: Model) -> None:
+    with Desk() as desk:
+        jobs = [desk.add(spec_for(tiny, seed=seed), tiny) for seed in range(3)]
+        assert [desk.heard(job, Queued)[0].position for job in jobs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun"])
+def test_previews_are_small_pictures_every_few_steps(tiny: Model, sampler: str) -> None:
+    with Desk() as desk:
+        watched = desk.add(spec_for(tiny, steps=6, sampler=sampler), tiny, preview_every=2)
+        unwatched = desk.add(spec_for(tiny, steps=6), tiny)
+        desk.finish()
+        previews = desk.heard(watched, Previewed)
+        assert [event.step for event in previews] == [2, 4, 6]
+        assert {event.image.size for event in previews} == {(SIDE // 4, SIDE // 4)}
+        assert not desk.heard(unwatched, Previewed)
+        # The last estimate is the picture itself, as far as a matrix can tell colours.
+        small = desk.image(watched).resize(previews[-1].image.size)
+        assert psnr(previews[-1].image, small) > psnr(previews[0].image, small)
+
+
+def test_a_watched_picture_is_the_same_picture(tiny: Model) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(tiny), tiny, preview_every=1)
+        desk.finish()
+        assert desk.image(job).tobytes() == draw(spec_for(tiny), tiny).tobytes()
+
+
+# Guidance
+
+
+def test_guidance_outside_its_interval_costs_one_row(tiny: Model) -> None:
+    spec = spec_for(tiny, steps=10, guidance=5, guidance_interval={"start": 0.3, "end": 0.6})
+    with Desk() as desk:
+        job = desk.add(spec, tiny)
+        desk.finish()
+        assert [event.batch_rows for event in desk.heard(job, Stepped)] == [1, 1, 1, 2, 2, 2, 1, 1, 1, 1]
+        assert psnr(desk.image(job), draw(spec_for(tiny, steps=10, guidance=5), tiny)) < LEAST_PSNR
+
+
+# Highres
+
+
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_highres_draws_the_larger_picture_and_minds_its_seed(tiny: Model, upscaler: Any) -> None:
+    highres = HighresFix(scale=1.5, strength=0.6, upscaler=upscaler)
+    first, again, other = (draw(spec_for(tiny, seed=seed, highres=highres), tiny) for seed in (1, 1, 2))
+    assert first.size == (96, 96)
+    assert first.tobytes() == again.tobytes()
+    assert psnr(first, other) < 30
+
+
+def test_highres_and_plain_jobs_share_the_calls_of_one_size(tiny: Model) -> None:
+    with Desk() as desk:
+        two_walks = desk.add(spec_for(tiny, guidance=1, highres=HighresFix(scale=1.5)), tiny)
+        plain = desk.add(spec_for(tiny, guidance=1), tiny)
+        large = desk.add(spec_for(tiny, guidance=1, width=96, height=96), tiny)
+        desk.finish()
+        assert {event.batch_rows for event in desk.heard(plain, Stepped)} == {2}
+        assert {desk.image(job).size for job in (two_walks, large)} == {(96, 96)}
+        assert not any(isinstance(event, Failed) for event in desk.events)
+
+
+# Cancelling and pausing
+
+
+def test_cancelling_takes_effect_at_the_next_step(tiny: Model) -> None:
+    with Desk() as desk:
+        job, other = desk.add(spec_for(tiny, steps=9), tiny), desk.add(spec_for(tiny, steps=9), tiny)
+        for _ in range(4):
+            desk.engine.step()
+        desk.engine.cancel(job.id)
+        desk.finish()
+        assert desk.last(job) == Cancelled(job_id=job.id, step=4)
+        assert psnr(desk.image(other), draw(other.spec, tiny)) >= LEAST_PSNR
+
+
+def test_a_job_is_cancelled_also_before_it_began_and_while_it_is_decoded(tiny: Model) -> None:
+    with Desk() as desk:
+        early = desk.add(spec_for(tiny), tiny)
+        desk.engine.cancel(early.id)
+        late = desk.add(spec_for(tiny), tiny)
+        with tiny.vae_lock:  # the decoder has to wait
+            while desk.engine.step():
+                pass
+            assert late.state == "decoding"
+            desk.engine.cancel(late.id)
+        desk.finish()
+        assert desk.last(early) == Cancelled(job_id=early.id, step=0)
+        assert desk.last(late) == Cancelled(job_id=late.id, step=3)
+
+
+def test_cancelling_what_has_ended_or_never_was_does_nothing(tiny: Model) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(tiny), tiny)
+        desk.finish()
+        desk.engine.cancel(job.id)
+        desk.engine.cancel("nobody")
+        desk.engine.step()
+        assert isinstance(desk.last(job), Decoded)
+
+
+def test_a_paused_job_goes_on_to_the_same_picture(tiny: Model) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(tiny, sampler="Euler a"), tiny)
+        desk.engine.step()
+        desk.engine.pause(job.id)
+        assert not desk.engine.step()
+        desk.engine.pause(job.id, paused=False)
+        desk.finish()
+        assert desk.image(job).tobytes() == draw(spec_for(tiny, sampler="Euler a"), tiny).tobytes()
+
+
+def test_starting_does_not_wait_for_the_decoder(tiny: Model) -> None:
+    with Desk() as desk, tiny.vae_lock:
+        job = desk.add(spec_for(tiny), tiny)
+        while desk.engine.step():
+            pass
+        assert job.state == "decoding"
+
+
+def test_closing_ends_every_job(tiny: Model) -> None:
+    with Desk() as desk:
+        done, under_way = desk.add(spec_for(tiny, steps=1), tiny), desk.add(spec_for(tiny, steps=9), tiny)
+        desk.engine.step()
+        desk.engine.close()
+        assert isinstance(desk.last(done), Decoded), "what is finished is decoded"
+        assert desk.last(under_way) == Cancelled(job_id=under_way.id, step=1)
+
+
+# Failures
+
+
+def break_down(_output: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("a kernel went wrong")
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [(break_down, "a kernel went wrong"), (lambda output: output * float("nan"), "not finite")],
+    ids=["raises", "nan"],
+)
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
+def test_a_broken_job_harms_nobody(tiny: Model, fault: Any, why: str, sampler: str, caplog: Any) -> None:
+    with Desk(faulty(fault, prompt=told(tiny, BAD))) as desk:
+        bad = desk.add(spec_for(tiny, prompt=BAD), tiny)
+        good = [desk.add(spec_for(tiny, seed=seed, sampler=sampler), tiny) for seed in range(3)]
+        desk.finish()
+        failed = desk.last(bad)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, JobFailed)
+        assert why in str(failed.error)
+        for job in good:
+            assert psnr(desk.image(job), draw(job.spec, tiny)) >= LEAST_PSNR
+            assert [event.step for event in desk.heard(job, Stepped)] == [1, 2, 3], "nobody took a step twice"
+
+
+def test_a_job_that_cannot_begin_harms_nobody(tiny: Model) -> None:
+    impossible = [
+        ({"clip_skip": 12}, UnsupportedOption, "clip_skip"),
+        ({"sampler": "Flow Euler"}, UnsupportedOption, "flow"),
+        ({"init": INIT, "strength": 0.05}, UnsupportedOption, "strength"),
+        ({"init": "c" * 64}, SafelightError, ""),
+    ]
+    with Desk() as desk:
+        jobs = [desk.add(spec_for(tiny, **wishes), tiny, PICTURES) for wishes, _, _ in impossible]
+        good = desk.add(spec_for(tiny), tiny)
+        desk.finish()
+        assert isinstance(desk.last(good), Decoded)
+        for job, (_, kind, word) in zip(jobs, impossible, strict=True):
+            failed = desk.last(job)
+            assert isinstance(failed, Failed)
+            assert isinstance(failed.error, kind)
+            assert word in str(failed.error)
+
+
+def test_an_inpainting_network_says_that_it_needs_a_mask(model: Models) -> None:
+    with Desk() as desk:
+        jobs = [desk.add(spec_for(model("inpaint"), **w), model("inpaint"), PICTURES) for w in ({}, {"init": INIT})]
+        desk.finish()
+        for job in jobs:
+            failed = desk.last(job)
+            assert isinstance(failed, Failed)
+            assert "mask" in str(failed.error)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, error: Any) -> None:
+    specs = [spec_for(tiny, seed=seed, sampler="Euler a" if seed % 2 else "Euler") for seed in range(7)]
+    with Desk(out_of_memory_above(4, error)) as desk:
+        jobs = [desk.add(spec, tiny) for spec in specs]
+        desk.finish()
+        for job in jobs:
+            assert psnr(desk.image(job), draw(job.spec, tiny)) >= LEAST_PSNR
+            assert [event.step for event in desk.heard(job, Stepped)] == [1, 2, 3]
+        assert max(event.batch_rows for event in desk.heard(jobs[0], Stepped)) <= 4
+
+
+def test_a_picture_that_does_not_fit_alone_fails_and_says_so(tiny: Model) -> None:
+    with Desk(out_of_memory_above(1)) as desk:
+        guided, plain = desk.add(spec_for(tiny, guidance=5), tiny), desk.add(spec_for(tiny, guidance=1), tiny)
+        desk.finish()
+        failed = desk.last(guided)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, OutOfMemory)
+        assert "smaller" in str(failed.error)
+        assert isinstance(desk.last(plain), Decoded)
+
+
+def test_a_decoder_that_fails_for_one_decodes_the_others(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safelight.engine import decoder
+
+    plain = decoder.decode
+    poisoned: list[torch.Tensor] = []
+
+    def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        if any(torch.equal(latent, poisoned[0]) for latent in latents):
+            raise MemoryError
+        return plain(vae, latents)
+
+    monkeypatch.setattr(decoder, "decode", decode)
+    with Desk() as desk:
+        jobs = [desk.add(spec_for(tiny, seed=seed), tiny) for seed in range(3)]
+        with tiny.vae_lock:
+            while desk.engine.step():
+                pass
+            poisoned.append(jobs[1].now.latents[0])
+        desk.finish()
+        assert [type(desk.last(job)) for job in jobs] == [Decoded, Failed, Decoded]
+        failed = desk.last(jobs[1])
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, OutOfMemory)
+
+
+def test_a_call_tried_again_draws_no_noise_twice(tiny: Model) -> None:
+    """The generator has moved on when the first try fails; the second uses what was drawn."""
+    tries: list[int] = []
+
+    def denoiser_for(model: Model) -> Any:
+        from safelight.acceleration.eager import eager_denoiser
+
+        denoise = eager_denoiser(model)
+
+        def once(*given: Any) -> torch.Tensor:
+            tries.append(1)
+            return denoise(*given)
+
+        return once
+
+    with Desk(denoiser_for) as desk:
+        job = desk.add(spec_for(tiny, sampler="Euler a"), tiny)
+        fail_first_update(desk.engine, tries)
+        desk.finish()
+        assert len(tries) > 3
+        assert psnr(desk.image(job), draw(job.spec, tiny)) >= LEAST_PSNR
+
+
+def fail_first_update(engine: Engine, tries: list[int]) -> None:
+    """Out of memory in the update of the first call, after the noise was drawn; as if the batch had been two."""
+    noise = engine.runner.noise
+
+    def failing(batch: Any) -> Any:
+        drawn = noise(batch)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError
+        return drawn
+
+    engine.runner.noise = failing
+    engine.scheduler.halve_budget = lambda batch: True
+
+
+def test_inpainting_keeps_what_the_mask_leaves_alone(tiny: Model) -> None:
+    spec = spec_for(tiny, init=INIT, mask=MASK, mask_blur=0.0, width=SIDE, height=SIDE)
+    drawn = draw(spec, tiny, PICTURES)
+    left_alone = np.asarray(PICTURES[MASK]) == 0
+    assert (np.asarray(drawn)[left_alone] == np.asarray(PICTURES[INIT])[left_alone]).all()
+    assert (np.asarray(drawn)[~left_alone] != np.asarray(PICTURES[INIT])[~left_alone]).any(axis=1).mean() > 0.9
+
+
+def test_a_mask_turned_round_draws_the_rest(tiny: Model) -> None:
+    wishes = {"init": INIT, "mask": MASK, "width": SIDE, "height": SIDE, "mask_blur": 0.0}
+    inverted = {INIT: PICTURES[INIT], MASK: PICTURES[MASK].point(lambda level: 255 - level)}
+    one = draw(spec_for(tiny, **wishes, mask_invert=True), tiny, PICTURES)
+    other = draw(spec_for(tiny, **wishes), tiny, inverted)
+    assert one.tobytes() == other.tobytes()
+
+
+def test_the_time_of_a_call_is_shared_by_rows(tiny: Model) -> None:
+    with Desk() as desk:
+        plain, guided = desk.add(spec_for(tiny, guidance=1), tiny), desk.add(spec_for(tiny, guidance=5), tiny)
+        began = time.perf_counter()
+        desk.finish()
+        took = time.perf_counter() - began
+        assert guided.compute_s == pytest.approx(2 * plain.compute_s)
+        assert plain.compute_s + guided.compute_s <= took
+
+
+def test_two_models_take_turns(model: Models) -> None:
+    with Desk() as desk:
+        jobs: list[Job] = [desk.add(spec_for(model(kind)), model(kind)) for kind in ("sd1", "sdxl", "sd1", "sdxl")]
+        desk.finish()
+        for job in jobs:
+            assert psnr(desk.image(job), draw(job.spec, job.model)) >= LEAST_PSNR

@@ -1,0 +1,221 @@
+"""The engine behind asyncio: one thread, any number of loops, and nobody left waiting."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from safelight.acceleration.denoiser import Denoiser
+from safelight.acceleration.eager import eager_denoiser
+from safelight.engine.local import LocalBackend
+from safelight.errors import JobFailed, SafelightError, UnknownModel
+from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped
+from safelight.models.load import Model
+from safelight.spec import Denoised
+from tests.fakes import draw, psnr, spec_for
+
+Models = Callable[[str], Model]
+PATIENCE_S = 60
+"""Far more than anything here takes; only a test that hangs meets it."""
+
+
+@pytest.fixture
+def tiny(model: Models) -> Model:
+    return model("sd1")
+
+
+def open_backend(*models: Model, denoiser_for: Callable[[Model], Denoiser] = eager_denoiser) -> LocalBackend:
+    by_digest = {model.digest: model for model in models}
+    return LocalBackend(
+        lambda spec: by_digest[spec.model_digest], denoiser_for=denoiser_for, budget_megapixels=lambda _model: 1.0
+    )
+
+
+@pytest.fixture
+def backend(tiny: Model, model: Models) -> Iterator[LocalBackend]:
+    backend = open_backend(tiny, model("sdxl"))
+    yield backend
+    backend.close()
+
+
+async def all_events(backend: LocalBackend, spec: Denoised) -> list[Event]:
+    async with asyncio.timeout(PATIENCE_S), aclosing(backend.submit(spec, {})) as events:
+        return [event async for event in events]
+
+
+def picture(events: list[Event]) -> Image.Image:
+    assert isinstance(events[-1], Decoded)
+    return events[-1].image
+
+
+def slowly(model: Model) -> Denoiser:
+    denoise = eager_denoiser(model)
+
+    def denoise_slowly(*given: Any) -> torch.Tensor:
+        time.sleep(0.02)
+        return denoise(*given)
+
+    return denoise_slowly
+
+
+def test_events_reach_the_caller_in_order(backend: LocalBackend, tiny: Model) -> None:
+    events = asyncio.run(all_events(backend, spec_for(tiny)))
+    assert [type(event) for event in events] == [Queued, Started, Stepped, Stepped, Stepped, Decoded]
+    assert len({event.job_id for event in events}) == 1
+
+
+def test_jobs_of_one_loop_share_calls(tiny: Model) -> None:
+    async def together() -> list[list[Event]]:
+        return await asyncio.gather(*(all_events(backend, spec_for(tiny, seed=seed, steps=9)) for seed in range(4)))
+
+    backend = open_backend(tiny, denoiser_for=slowly)
+    try:
+        results = asyncio.run(together())
+    finally:
+        backend.close()
+    assert max(event.batch_rows for events in results for event in events if isinstance(event, Stepped)) == 8
+
+
+def test_loops_in_many_threads_are_served_at_once(backend: LocalBackend, tiny: Model, model: Models) -> None:
+    """Two models, four threads with a loop of their own each."""
+    specs = [spec_for(model(kind), seed=seed) for seed in range(2) for kind in ("sd1", "sdxl")]
+    results: dict[int, list[Event]] = {}
+
+    def one(number: int) -> None:
+        results[number] = asyncio.run(all_events(backend, specs[number]))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(specs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    for number, spec in enumerate(specs):
+        alone = draw(spec, model(["sd1", "sdxl"][number % 2]))
+        assert psnr(picture(results[number]), alone) >= 60  # the bits change with the batch; see test_company
+
+
+def test_closing_the_generator_cancels_the_job(tiny: Model) -> None:
+    backend = open_backend(tiny, denoiser_for=slowly)
+
+    async def leave_early() -> None:
+        async with aclosing(backend.submit(spec_for(tiny, steps=500), {})) as events:
+            async for event in events:
+                if isinstance(event, Stepped):
+                    break
+        async with asyncio.timeout(PATIENCE_S):
+            while backend.engine.live:
+                await asyncio.sleep(0.01)
+
+    try:
+        asyncio.run(leave_early())
+        assert not backend.listeners
+    finally:
+        backend.close()
+
+
+def test_cancelling_by_id_ends_the_events(tiny: Model) -> None:
+    backend = open_backend(tiny, denoiser_for=slowly)
+
+    async def cancel_midway() -> Event:
+        last: Event | None = None
+        async with asyncio.timeout(PATIENCE_S), aclosing(backend.submit(spec_for(tiny, steps=500), {})) as events:
+            async for event in events:
+                if isinstance(event, Started):
+                    await backend.cancel(event.job_id)
+                last = event
+        assert last is not None
+        return last
+
+    try:
+        assert isinstance(asyncio.run(cancel_midway()), Cancelled)
+    finally:
+        backend.close()
+
+
+def test_closing_the_backend_leaves_nobody_waiting(tiny: Model) -> None:
+    backend = open_backend(tiny, denoiser_for=slowly)
+
+    async def close_midway() -> list[list[Event]]:
+        jobs = [asyncio.create_task(all_events(backend, spec_for(tiny, seed=seed, steps=500))) for seed in range(3)]
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(backend.close)
+        return await asyncio.gather(*jobs)
+
+    for events in asyncio.run(close_midway()):
+        assert isinstance(events[-1], Cancelled)
+    assert not backend.thread.is_alive()
+    backend.close()  # a second time does nothing
+
+
+def test_a_closed_backend_says_so(tiny: Model) -> None:
+    backend = open_backend(tiny)
+    backend.close()
+    with pytest.raises(SafelightError, match="closed"):
+        asyncio.run(all_events(backend, spec_for(tiny)))
+    assert not backend.listeners
+
+
+def test_a_model_that_cannot_be_had_is_said_before_anything_is_queued(tiny: Model) -> None:
+    def nothing(spec: Denoised) -> Model:
+        raise UnknownModel(spec.model, ["mini"])
+
+    backend = LocalBackend(nothing, denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
+    try:
+        with pytest.raises(UnknownModel):
+            asyncio.run(all_events(backend, spec_for(tiny)))
+        assert not backend.engine.live
+    finally:
+        backend.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_breaks_down_leaves_nobody_waiting(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours outside of any job's work: it is seen, and every caller hears of it."""
+    backend = open_backend(tiny, denoiser_for=slowly)
+
+    def broken() -> bool:
+        raise ZeroDivisionError("ours")
+
+    async def break_midway() -> list[Event]:
+        task = asyncio.create_task(all_events(backend, spec_for(tiny, steps=500)))
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(backend.engine, "step", broken)
+        return await task
+
+    last = asyncio.run(break_midway())[-1]
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, JobFailed)
+    assert "ours" in str(last.error)
+    backend.close()
+
+
+def test_a_loop_that_is_gone_costs_nobody_else(tiny: Model) -> None:
+    """A thread that dies without closing its generator: its job is dropped, the next one is served."""
+    backend = open_backend(tiny, denoiser_for=slowly)
+    abandoned: list[AsyncGenerator[Event, None]] = []
+
+    def walk_away() -> None:
+        loop = asyncio.new_event_loop()
+        events = backend.submit(spec_for(tiny, steps=500), {})
+        abandoned.append(events)
+        loop.run_until_complete(anext(events))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    try:
+        thread = threading.Thread(target=walk_away)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert isinstance(asyncio.run(all_events(backend, spec_for(tiny)))[-1], Decoded)
+        deadline = time.monotonic() + PATIENCE_S
+        while backend.engine.live and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not backend.engine.live
+    finally:
+        backend.close()
