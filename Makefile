@@ -18,7 +18,7 @@ help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 demo: $(CORE) ## make a picture with the embedded model
-	@$(BIN)/safelight generate "a red apple" --out pictures
+	@$(BIN)/safelight generate "a red apple" --out pictures --hints
 
 test: $(DEV) ## run the tests that need no GPU, no network and no patience
 	@$(BIN)/python -m pytest

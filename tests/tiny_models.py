@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from safelight.models.digest import digest_model
 from safelight.models.families import describe
-from safelight.models.load import Model, digest_model, load_model
+from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement
 from tests.models.vocabulary import sd1, sd2
 

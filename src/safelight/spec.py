@@ -181,6 +181,8 @@ class Draft(Frozen):
                     raise ValueError(f"{name} needs an init picture")
         elif self.highres is not None:
             raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
+        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked):
+            raise ValueError("mask_invert and only_masked need a mask")
         if self.mask is not None and self.extend is not None:
             raise ValueError("extend makes its own mask: give one or the other")
         return self

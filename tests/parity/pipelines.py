@@ -1,5 +1,7 @@
 """The same spec, drawn by the pipelines of diffusers: the reference that our pictures are compared with."""
 
+import functools
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,8 +76,6 @@ class Reference:
         return image
 
     def components_for(self, pipeline_class: Any, scheduler: Any) -> dict[str, Any]:
-        import inspect
-
         accepted = inspect.signature(pipeline_class.__init__).parameters
         given = {name: part for name, part in self.components.items() if name in accepted}
         quiet = {"requires_safety_checker": False, "safety_checker": None, "add_watermarker": False}
@@ -90,4 +90,14 @@ def usable(scheduler: Any) -> Any:
         scheduler.init_noise_sigma = 1.0
     if not hasattr(scheduler, "add_noise") and hasattr(scheduler, "scale_noise"):
         scheduler.add_noise = lambda sample, noise, timestep: scheduler.scale_noise(sample, timestep, noise)
+    if hasattr(scheduler, "set_begin_index"):
+        # The text-to-image pipelines do not say where they begin, and the scheduler's own guess goes wrong where two
+        # rows share a timestep (Beta spacing at few steps): it starts at the second, and runs over the end.
+        set_timesteps = scheduler.set_timesteps
+
+        def begin_at_the_beginning(*args: Any, **kwargs: Any) -> None:
+            set_timesteps(*args, **kwargs)
+            scheduler.set_begin_index(0)
+
+        scheduler.set_timesteps = functools.wraps(set_timesteps)(begin_at_the_beginning)
     return scheduler

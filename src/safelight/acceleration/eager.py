@@ -1,5 +1,6 @@
 """The UNet as PyTorch runs it, one kernel after another."""
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ def eager_denoiser(model: Model) -> "Denoiser":
         # Convolutions read this layout directly; the other one is rearranged at every call.
         unet.to(memory_format=torch.channels_last)
 
+    # Around it is a wrapper that imports peft, a good part of a cold start, to scale LoRA layers by 1.
+    forward = inspect.unwrap(type(unet).forward)
+
     def denoise(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         added = None
         if conditions.pooled is not None:
@@ -30,7 +34,8 @@ def eager_denoiser(model: Model) -> "Denoiser":
         with_guidance = None
         if guidance_width is not None and conditions.guidance is not None:
             with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
-        output = unet(
+        output = forward(
+            unet,
             latents.to(dtype),
             timesteps,
             encoder_hidden_states=conditions.context.to(dtype),

@@ -127,6 +127,11 @@ def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str,
     return scheduler | {name: value for name, value in corrections.items() if name in scheduler}
 
 
+def tokenizer_of(text_encoder: str) -> str:
+    """The folder beside a text encoder's."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
 def recognise(pipeline: str, unet: Mapping[str, Any]) -> FamilyName:
     """SD 2 differs from SD 1 by its text encoder, which shows in the width of the cross-attention."""
     candidates = PIPELINES[pipeline]

@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from safelight.errors import CorruptModel, SafelightError, UnknownModel, UnsafeFile
+from safelight.models.digest import files_of
+from safelight.models.families import describe
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 CONFIGURATION = ("model_index.json", "safelight.json", "*/*.json", "*/*.txt")
@@ -32,7 +34,7 @@ def fetch(hub_id: str, *, half: bool) -> Path:
     """
     from httpx2 import HTTPError  # what huggingface_hub speaks to the network with
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionResolutionError
 
     repository, _, revision = hub_id.partition("@")
     if COMMIT.match(revision) and (folder := downloaded_earlier(repository, revision)):
@@ -43,11 +45,13 @@ def fetch(hub_id: str, *, half: bool) -> Path:
         names = HfApi().list_repo_files(repository, revision=commit.resolved)
         files = wanted_files(names, repository, half=half)
         return Path(snapshot_download(repository, revision=commit, allow_patterns=files))
+    except HFValidationError:
+        raise UnknownModel(hub_id, ["mini"]) from None
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise UnknownModel(hub_id, ["mini"]) from error
         cause: Exception = error
-    except (HTTPError, OSError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    except (HTTPError, OSError, RevisionResolutionError) as error:
         cause = error
     if folder := downloaded_earlier(repository, revision):
         return folder

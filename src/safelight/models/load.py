@@ -4,11 +4,8 @@ Networks are built without initialising their weights, then given the memory-map
 loading costs what reading costs.
 """
 
-import hashlib
-import json
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +15,16 @@ from torch import Tensor, nn
 
 from safelight.errors import CorruptModel
 from safelight.models.encode import TextEncoder
-from safelight.models.families import Description, read_config
+from safelight.models.families import Description, read_config, tokenizer_of
 from safelight.models.latents import VAE
 from safelight.models.networks import network_classes
 from safelight.models.placement import Placement
-from safelight.models.safetensors_file import load_weights, weight_files
+from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, load_weights
 from safelight.models.tokenize import Tokenizer
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
-"""What weight files are called in diffusers' and in transformers' folders."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Autoencoders saved before diffusers 0.13 (Stable Diffusion 1.5's is one) name their attention so."""
 
@@ -78,10 +73,6 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
     )
 
 
-def tokenizer_of(text_encoder: str) -> str:
-    return text_encoder.replace("text_encoder", "tokenizer")
-
-
 def build(network: nn.Module, folder: Path, placement: Placement, stem: str = NETWORK) -> Any:
     """Give a network built on the meta device its tensors, in the placement's format."""
     wanted = network.state_dict()
@@ -114,63 +105,3 @@ def fill_buffer(network: nn.Module, name: str, buffer: Tensor, device: torch.dev
     assert leaf == "position_ids", f"{name} has no value in the file and none that is known"
     positions = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
     network.get_submodule(owner).register_buffer(leaf, positions, persistent=False)
-
-
-def files_of(description: Description) -> Iterator[Path]:
-    """Every file that `load_model` and `describe` read; a folder may hold other variants and other things besides."""
-    folder, encoders = description.folder, description.family.text_encoders
-    settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
-    yield from (path for path in settings if path.is_file())
-    for part in map(tokenizer_of, encoders):
-        yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
-    for part in ("unet", "vae", *encoders):
-        yield folder / part / "config.json"
-        yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)
-
-
-def digest_model(description: Description, *, cache: Path | None = None) -> str:
-    """sha256 over the sha256 of every file the loader reads, by relative path.
-
-    Hashing gigabytes takes seconds, so a file's sum is kept in `cache` under its path, size and time.
-
-    Raises:
-        UnsafeFile, CorruptModel: as `load_model`.
-    """
-    known = read_sums(cache)
-    sums: dict[str, str] = {}
-    total = hashlib.sha256()
-    for path in sorted(files_of(description)):
-        try:
-            status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-            sums[key] = known.get(key) or file_sum(path)
-        except OSError as error:
-            raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-        total.update(f"{path.relative_to(description.folder).as_posix()} {sums[key]}\n".encode())
-    if cache is not None and not sums.keys() <= known.keys():
-        remember_sums(cache, known | sums)
-    return total.hexdigest()
-
-
-def file_sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_sums(cache: Path | None) -> dict[str, str]:
-    try:
-        sums = json.loads(cache.read_text()) if cache else {}
-    except (OSError, ValueError):
-        return {}
-    return sums if isinstance(sums, dict) else {}
-
-
-def remember_sums(cache: Path, sums: dict[str, str]) -> None:
-    """All or nothing; without it, the next start only hashes again."""
-    part = cache.with_suffix(f".{threading.get_ident()}.part")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(sums))
-        part.replace(cache)
-    except OSError:
-        part.unlink(missing_ok=True)

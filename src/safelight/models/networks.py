@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 UNREAD_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.autoencoders")
 """Packages whose `__init__` imports every network there is; their files are imported one by one instead."""
@@ -64,10 +65,20 @@ def import_classes() -> NetworkClasses:
 
 def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
     def on_meta(config: Mapping[str, Any]) -> nn.Module:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             return build(config)
 
     return on_meta
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves out random initial values. On the meta device they are nothing, but asking for them loads the compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init" or func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 @contextmanager

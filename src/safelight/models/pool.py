@@ -9,8 +9,9 @@ import torch
 
 from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
+from safelight.models.digest import digest_model
 from safelight.models.families import Description, describe
-from safelight.models.load import Model, digest_model, load_model
+from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement
 
 

@@ -6,11 +6,15 @@ The header is checked before a byte of it is trusted: format description at gith
 import json
 import struct
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from safelight.errors import CorruptModel, UnsafeFile
+
+if TYPE_CHECKING:
+    import torch
+
+NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
+"""What weight files are called in diffusers' and in transformers' folders, without suffix and variant."""
 
 MAX_HEADER_BYTES = 100 * 2**20
 """The format's own limit."""
@@ -54,8 +58,8 @@ def not_safetensors(path: Path, head: bytes, size: int) -> CorruptModel | Unsafe
     return CorruptModel(f"{path} is not a safetensors file, or is cut off in its header ({size} bytes)")
 
 
-def load_weights(folder: Path, stem: str) -> dict[str, torch.Tensor]:
-    """The component's tensors, memory-mapped; `stem` is `model` or `diffusion_pytorch_model`.
+def load_weights(folder: Path, stem: str) -> "dict[str, torch.Tensor]":
+    """The component's tensors, memory-mapped; `stem` is NETWORK or TEXT_ENCODER.
 
     Raises:
         UnsafeFile: the weights are there only in a format that can carry code.
@@ -64,7 +68,7 @@ def load_weights(folder: Path, stem: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: "dict[str, torch.Tensor]" = {}
     for path in weight_files(folder, stem):
         read_header(path)
         try:

@@ -169,7 +169,7 @@ def render(svg: str, size: int) -> Rgba | None:
     return np.round(np.concatenate([colour, alpha], axis=-1).clip(0, 1) * 255).astype(np.uint8)
 
 
-def to_hsv(picture: Rgba) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def to_hsv(picture: Rgba) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Hue in degrees, saturation and value in 0..1, per pixel."""
     hsv = np.asarray(Image.fromarray(picture[..., :3]).convert("HSV"), np.float32)
     return hsv[..., 0] * (360 / 255), hsv[..., 1] / 255, hsv[..., 2] / 255

@@ -204,7 +204,8 @@ class View:
 def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
     """Cache latents.npy, one row a view: every picture on white, and popular ones on a background too."""
     accelerator = Accelerator(cpu=True)
-    network = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
+    network = AutoencoderKL.from_pretrained(out / "vae")
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     pictures: NDArray[np.uint8] = np.load(artwork / "pictures.npy", mmap_mode="r")
     views = choose_views(recipe.autoencoder, artwork)
     side = recipe.artwork.size // 2 ** (len(recipe.autoencoder.channels) - 1)

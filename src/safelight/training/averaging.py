@@ -20,7 +20,7 @@ class Average:
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.shadow, self.params, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_lerp_(self.shadow, self.params, 1 - decay)  # pyright: ignore
 
     @contextmanager
     def applied(self) -> Iterator[None]:

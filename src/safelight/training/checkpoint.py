@@ -48,5 +48,9 @@ def restore(
     network.load_state_dict(state["network"])
     average.load_state_dict(state["average"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        # The recipe's rates, not the saved ones: they may have been changed for the rest of the run.
+        rates = [group["full_rate"] for group in optimizer.param_groups]
         optimizer.load_state_dict(saved)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["full_rate"] = rate
     return int(state["step"]), float(state["seconds"])

@@ -82,7 +82,7 @@ class DenoiserRecipe:
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
-    muon_rate: float = 0.01
+    muon_rate: float = 0.015
     adam_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 100

@@ -90,14 +90,18 @@ def new_optimizers(
     """Muon on the parameters that `is_matrix` picks, AdamW on the others."""
     matrices = [param for name, param in network.named_parameters() if param.requires_grad and is_matrix(name, param)]
     others = [param for name, param in network.named_parameters() if param.requires_grad and not is_matrix(name, param)]
-    return [
+    optimizers = [
         Muon(matrices, lr=muon_rate),
         AdamW(others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
     ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["full_rate"] = group["lr"]
+    return optimizers
 
 
 def set_rates(optimizers: list[Optimizer], factor: float) -> None:
     """Every rate becomes its starting value times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("full_rate", group["lr"]) * factor
+            group["lr"] = group["full_rate"] * factor

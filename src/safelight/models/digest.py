@@ -1,0 +1,73 @@
+"""What names a checkpoint for good: the sha256 of all that is read of it."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from safelight.errors import CorruptModel
+from safelight.models.families import Description, tokenizer_of
+from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
+
+
+def files_of(description: Description) -> Iterator[Path]:
+    """Every file that `load_model` and `describe` read; a folder may hold other variants and other things besides."""
+    folder, encoders = description.folder, description.family.text_encoders
+    settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
+    yield from (path for path in settings if path.is_file())
+    for part in map(tokenizer_of, encoders):
+        yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
+    for part in ("unet", "vae", *encoders):
+        yield folder / part / "config.json"
+        yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)
+
+
+def digest_model(description: Description, *, cache: Path | None = None) -> str:
+    """sha256 over the sha256 of every file the loader reads, by relative path.
+
+    Hashing gigabytes takes seconds, so a file's sum is kept in `cache` under its path, size and time.
+
+    Raises:
+        UnsafeFile, CorruptModel: as `load_model`.
+    """
+    known = read_sums(cache)
+    sums: dict[str, str] = {}
+    total = hashlib.sha256()
+    for path in sorted(files_of(description)):
+        try:
+            status = path.stat()
+            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            sums[key] = known.get(key) or file_sum(path)
+        except OSError as error:
+            raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
+        total.update(f"{path.relative_to(description.folder).as_posix()} {sums[key]}\n".encode())
+    if cache is not None and not sums.keys() <= known.keys():
+        remember_sums(cache, known | sums)
+    return total.hexdigest()
+
+
+def file_sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sums(cache: Path | None) -> dict[str, str]:
+    try:
+        sums = json.loads(cache.read_text()) if cache else {}
+    except (OSError, ValueError):
+        return {}
+    return sums if isinstance(sums, dict) else {}
+
+
+def remember_sums(cache: Path, sums: dict[str, str]) -> None:
+    """All or nothing; without it, the next start only hashes again."""
+    part = cache.with_suffix(f".{threading.get_ident()}.part")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(sums))
+        part.replace(cache)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
