@@ -1,4 +1,4 @@
-"""Checkpoints as small as they can be and still be what they are: random weights, the layout of diffusers, a second to make.
+"""Checkpoints as small as can be: random weights, the layout of diffusers, a second to make.
 
 Every network is shaken after it is built: as initialised, layers hardly differ and a wrong one would not show.
 """
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.models.vocabulary import sd1, sd2
 from torch import nn
 
 from safelight.models.digest import digest_model
 from safelight.models.families import describe
 from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement
-from tests.models.vocabulary import sd1, sd2
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 SIDE = 64

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.fakes import Desk, draw, faulty, out_of_memory_above, psnr, spec_for
+from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.engine.engine import Engine
 from safelight.engine.job import Job
@@ -15,8 +17,6 @@ from safelight.events import Cancelled, Decoded, Failed, Previewed, Queued, Star
 from safelight.models.encode import encode
 from safelight.models.load import Model
 from safelight.spec import HighresFix
-from tests.fakes import Desk, draw, faulty, out_of_memory_above, psnr, spec_for
-from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 Models = Callable[[str], Model]
 LEAST_PSNR = 60.0
@@ -40,7 +40,9 @@ def told(model: Model, prompt: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "PLMS", "DPM2 a", "DPM++ 2S", "LCM"])
 @pytest.mark.parametrize(
-    "wishes", [{}, {"init": INIT, "strength": 0.6}, {"highres": {"scale": 1.5, "steps": 4}}], ids=["", "init", "highres"]
+    "wishes",
+    [{}, {"init": INIT, "strength": 0.6}, {"highres": {"scale": 1.5, "steps": 4}}],
+    ids=["", "init", "highres"],
 )
 def test_events_come_in_order_and_none_is_missing(tiny: Model, sampler: str, wishes: dict[str, Any]) -> None:
     with Desk() as desk:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.fakes import draw, psnr, spec_for
 
 from safelight.acceleration.denoiser import Denoiser
 from safelight.acceleration.eager import eager_denoiser
@@ -18,7 +19,6 @@ from safelight.errors import JobFailed, SafelightError, UnknownModel
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped
 from safelight.models.load import Model
 from safelight.spec import Denoised
-from tests.fakes import draw, psnr, spec_for
 
 Models = Callable[[str], Model]
 PATIENCE_S = 60

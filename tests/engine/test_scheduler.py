@@ -141,7 +141,8 @@ def test_a_long_queue_does_not_outgrow_a_newcomer_by_its_age() -> None:
 
 def test_tenants_share_evenly_however_many_jobs_they_have() -> None:
     scheduler = scheduler_with(
-        *(FakeJob(tenant="A", calls=10_000) for _ in range(300)), *(FakeJob(tenant="B", calls=10_000) for _ in range(10))
+        *(FakeJob(tenant="A", calls=10_000) for _ in range(300)),
+        *(FakeJob(tenant="B", calls=10_000) for _ in range(10)),
     )
     given = Counter(job.tenant for _ in range(50) for job in call(scheduler))
     assert abs(given["A"] - given["B"]) <= BUDGET, "within one call of each other"
@@ -149,7 +150,9 @@ def test_tenants_share_evenly_however_many_jobs_they_have() -> None:
 
 def test_odd_sizes_are_no_way_around_fairness() -> None:
     """A tenant that spreads over many sizes gets no more than one that keeps to one."""
-    spread = [FakeJob(tenant="A", side=side, strict=strict, calls=10_000) for side in (1, 2) for strict in (False, True)]
+    spread = [
+        FakeJob(tenant="A", side=side, strict=strict, calls=10_000) for side in (1, 2) for strict in (False, True)
+    ]
     plain = [FakeJob(tenant="B", side=2, calls=10_000) for _ in range(10)]
     scheduler = scheduler_with(*spread, *plain)
     work: Counter[str] = Counter()
@@ -212,7 +215,9 @@ def test_strict_jobs_run_alone_and_one_after_another() -> None:
 
 
 def test_half_the_memory_is_half_the_batch_of_that_size_alone() -> None:
-    scheduler = scheduler_with(*(FakeJob(calls=100) for _ in range(20)), *(FakeJob(side=2, calls=100) for _ in range(20)))
+    scheduler = scheduler_with(
+        *(FakeJob(calls=100) for _ in range(20)), *(FakeJob(side=2, calls=100) for _ in range(20))
+    )
     small = next(batch for batch in iter(lambda: call(scheduler), []) if batch[0].side == 1)
     assert scheduler.halve_budget(small)
     sizes = {batch[0].side: len(batch) for batch in (call(scheduler) for _ in range(6))}

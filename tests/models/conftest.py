@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.tiny_models import checkpoint, model, one_thread
 
 __all__ = ["checkpoint", "folder", "model", "one_thread"]

@@ -17,7 +17,8 @@ def test_the_digest_does_not_depend_on_where_the_folder_is(checkpoint: Callable[
 
 
 @pytest.mark.parametrize(
-    "name", [UNET, TEXT, "unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "model_index.json"]
+    "name",
+    [UNET, TEXT, "unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "model_index.json"],
 )
 def test_one_byte_of_any_file_changes_the_digest(folder: Path, name: str) -> None:
     before = digest_model(describe(folder))
@@ -27,7 +28,8 @@ def test_one_byte_of_any_file_changes_the_digest(folder: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "safety_checker/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "x.safetensors"]
+    "name",
+    ["README.md", "safety_checker/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "x.safetensors"],
 )
 def test_what_is_never_read_does_not_change_the_digest(folder: Path, name: str) -> None:
     """A second variant, downloaded for another machine, must not make old specs foreign."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.hub_server import COMMIT, Hub, serve
 
 from safelight.errors import UnsafeFile
 from safelight.models.hub import HUB_ID, wanted_files
-from tests.models.hub_server import COMMIT, Hub, serve
 
 FETCH = """
 import json, sys
@@ -30,11 +30,16 @@ WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_
 
 @pytest.fixture
 def hub(folder: Path) -> Iterator[Hub]:
-    """A repository like those on the hub: pickles, a half-precision copy, a checkpoint in one file, a safety checker."""
+    """A repository like those on the hub: pickles, a half-precision copy, everything in one file, a safety checker."""
     for stem in WEIGHTS:
         shutil.copy(folder / f"{stem}.safetensors", folder / f"{stem}.fp16.safetensors")
         (folder / f"{stem}.bin").write_bytes(b"pickle")
-    for name in ("v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "README.md", "unet/diffusion_pytorch_model.non_ema.safetensors"):
+    for name in (
+        "v1-5-pruned.ckpt",
+        "v1-5-pruned.safetensors",
+        "README.md",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+    ):
         (folder / name).write_bytes(b"large")
     (folder / "safety_checker").mkdir()
     (folder / "safety_checker" / "model.safetensors").write_bytes(b"large")
@@ -42,13 +47,22 @@ def hub(folder: Path) -> Iterator[Hub]:
         yield hub
 
 
-def fetch(hub: Hub, cache: Path, *names: str, half: bool = False, endpoint: str | None = None, **extra: str) -> list[Any]:
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "2"}
+def fetch(
+    hub: Hub, cache: Path, *names: str, half: bool = False, endpoint: str | None = None, **extra: str
+) -> list[Any]:
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_ETAG_TIMEOUT": "2",
+    }
     environment = {**os.environ, **quiet, "HF_ENDPOINT": endpoint or hub.endpoint, "HF_HOME": str(cache), **extra}
     environment["PYTHONPATH"] = "src"
     arguments = [sys.executable, "-c", FETCH, "half" if half else "full", *(names or (hub.name,))]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    results = [json.loads(line.removeprefix("RESULT")) for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    results = [
+        json.loads(line.removeprefix("RESULT")) for line in done.stdout.splitlines() if line.startswith("RESULT")
+    ]
     assert results, done.stderr
     return results
 
@@ -65,7 +79,9 @@ def test_only_what_is_read_is_downloaded_and_only_once(hub: Hub, tmp_path: Path)
     assert {f"{stem}.safetensors" for stem in WEIGHTS} <= got
     assert {"model_index.json", "unet/config.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"} <= got
     assert not {name for name in got if ".fp16." in name or "non_ema" in name or "pruned" in name}
-    assert not {name for name in got if name.endswith((".bin", ".md", ".ckpt")) or name == "safety_checker/model.safetensors"}
+    assert not {
+        name for name in got if name.endswith((".bin", ".md", ".ckpt")) or name == "safety_checker/model.safetensors"
+    }
     assert sorted(hub.sent) == sorted(got), "nothing twice, and nothing that is not kept"
 
     # The same name without a network, by the branch and by the commit; elsewhere it was never heard of.
@@ -129,9 +145,13 @@ def test_shards_and_their_index_are_wanted_together() -> None:
 
 def test_pickles_beside_safetensors_of_another_component_are_refused() -> None:
     with pytest.raises(UnsafeFile, match="text_encoder_2"):
-        wanted_files(["unet/diffusion_pytorch_model.safetensors", "text_encoder_2/pytorch_model.bin"], "a/b", half=False)
+        wanted_files(
+            ["unet/diffusion_pytorch_model.safetensors", "text_encoder_2/pytorch_model.bin"], "a/b", half=False
+        )
 
 
-@pytest.mark.parametrize(("name", "is_id"), [("a/b", True), ("a/b@v1/x", True), ("a", False), ("/a/b", False), ("a/b/c", False)])
+@pytest.mark.parametrize(
+    ("name", "is_id"), [("a/b", True), ("a/b@v1/x", True), ("a", False), ("/a/b", False), ("a/b/c", False)]
+)
 def test_hub_ids_are_told_from_paths(name: str, is_id: bool) -> None:
     assert bool(HUB_ID.match(name)) == is_id

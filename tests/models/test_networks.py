@@ -1,4 +1,4 @@
-"""The quick import, in a fresh process each: what it gives, what it spares, and that it leaves nothing broken behind."""
+"""The quick import, each time in a fresh process: what it gives and spares, and that it leaves nothing broken."""
 
 import json
 import subprocess

@@ -40,7 +40,7 @@ def test_a_pickle_by_another_name_is_refused_unopened(good: Path, protocol: int)
 
     good.write_bytes(pickle.dumps(Bomb(), protocol=protocol) + bytes(1000))
     # Protocols 0 and 1 have no mark of their own; they are no safetensors either.
-    with pytest.raises(UnsafeFile if protocol >= 2 else CorruptModel, match="only safetensors|not a safetensors"):
+    with pytest.raises(UnsafeFile if protocol >= 2 else CorruptModel, match=r"only safetensors|not a safetensors"):
         load_weights(good.parent, STEM)
 
 

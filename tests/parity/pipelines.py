@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tests.diffusion.checkpoints import diffusers_scheduler
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.models.families import describe
 from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
-from tests.diffusion.checkpoints import diffusers_scheduler
 
 
 class Reference:

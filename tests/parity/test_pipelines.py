@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fakes import draw, psnr, spec_for
+from tests.parity.pipelines import Reference
+from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.models.load import Model
 from safelight.spec import Denoised
-from tests.fakes import draw, psnr, spec_for
-from tests.parity.pipelines import Reference
-from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 
@@ -58,7 +58,12 @@ def is_telling(image: Image.Image) -> bool:
 
 @pytest.mark.parametrize(("sampler", "kind", "task"), SOME, ids=[" ".join(case) for case in SOME])
 def test_every_sampler_draws_what_diffusers_draws(
-    sampler: str, kind: str, task: str, model: Models, reference: References, record_property: Callable[[str, Any], None]
+    sampler: str,
+    kind: str,
+    task: str,
+    model: Models,
+    reference: References,
+    record_property: Callable[[str, Any], None],
 ) -> None:
     found = compare(model(kind), reference(kind), sampler=sampler, **TASKS[task])
     record_property("psnr", found)
@@ -68,7 +73,12 @@ def test_every_sampler_draws_what_diffusers_draws(
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "kind", "task"), FULL, ids=[" ".join(case) for case in FULL])
 def test_every_sampler_on_every_family_in_every_task(
-    sampler: str, kind: str, task: str, model: Models, reference: References, record_property: Callable[[str, Any], None]
+    sampler: str,
+    kind: str,
+    task: str,
+    model: Models,
+    reference: References,
+    record_property: Callable[[str, Any], None],
 ) -> None:
     found = compare(model(kind), reference(kind), sampler=sampler, **TASKS[task])
     record_property("psnr", found)

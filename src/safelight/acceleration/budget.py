@@ -33,15 +33,15 @@ def budget_for(model: Model, *, chosen: float | None, measured: Path) -> float:
 def measure(model: Model, denoiser: Denoiser, *, report: Callable[[int, float], None]) -> float:
     """The megapixels past which larger batches stop paying; `report` hears rows and seconds a call."""
     rows, best_rows, best_rate = 1, 1, 0.0
-    while rows <= MOST_ROWS:
+    # Two doublings past the best: one slow reading on a busy machine must not end the search.
+    while rows <= min(MOST_ROWS, 4 * best_rows):
         try:
             seconds = seconds_per_call(model, denoiser, rows)
         except (MemoryError, RuntimeError):  # out of memory has both faces
             break
         report(rows, seconds)
-        if rows / seconds < best_rate * WORTHWHILE:
-            break
-        best_rows, best_rate = rows, rows / seconds
+        if rows / seconds >= best_rate * WORTHWHILE:
+            best_rows, best_rate = rows, rows / seconds
         rows *= 2
     return best_rows * native_megapixels(model)
 

@@ -30,16 +30,21 @@ def grow(image: Image.Image, *, left: int, top: int, right: int, bottom: int) ->
 
 
 def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tuple[Image.Image, Image.Image]:
-    """The grown picture and the mask of what is new; the mask reaches a little into the old, to hide the seam."""
-    margins = sides.model_dump()
-    if not any(margins.values()):
+    """The grown picture and the mask of what is new; the mask reaches a little into the old, to hide the seam.
+
+    Right and bottom grow by up to 7 pixels more, to sides that can be drawn: resizing would blur what is kept.
+    """
+    if not any(sides.model_dump().values()):
         raise InvalidRequest("extend: every side is 0; name at least one side to grow")
-    canvas = grow(image, **margins)
+    left, top = sides.left, sides.top
+    right = sides.right + -(image.width + left + sides.right) % 8
+    bottom = sides.bottom + -(image.height + top + sides.bottom) % 8
+    canvas = grow(image, left=left, top=top, right=right, bottom=bottom)
     box = (
-        sides.left + overlap * (sides.left > 0),
-        sides.top + overlap * (sides.top > 0),
-        canvas.width - sides.right - overlap * (sides.right > 0),
-        canvas.height - sides.bottom - overlap * (sides.bottom > 0),
+        left + overlap * (left > 0),
+        top + overlap * (top > 0),
+        canvas.width - right - overlap * (right > 0),
+        canvas.height - bottom - overlap * (bottom > 0),
     )
     mask = Image.new("L", canvas.size, 255)
     mask.paste(0, box)

@@ -1,10 +1,10 @@
 """Many unlike pictures, one network call at a time.
 
-    job.py        a spec inside the engine: latents, history, place in its schedule
-    prepare.py    spec -> job: seeds, start latents, masks
-    scheduler.py  who takes part in the next call
-    runner.py     one call: gather rows, denoise, guide, advance
-    decoder.py    finished latents -> pictures, in a thread of its own
-    engine.py     add, step, retire, cancel
-    backend.py    the interface callers see; local.py implements it with one engine in one thread
+job.py        a spec inside the engine: latents, history, place in its schedule
+prepare.py    spec -> job: seeds, start latents, masks
+scheduler.py  who takes part in the next call
+runner.py     one call: gather rows, denoise, guide, advance
+decoder.py    finished latents -> pictures, in a thread of its own
+engine.py     add, step, retire, cancel
+backend.py    the interface callers see; local.py implements it with one engine in one thread
 """

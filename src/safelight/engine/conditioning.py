@@ -27,7 +27,9 @@ class Conditionings:
 
     def cache(self, model: Model) -> ConditioningCache:
         if model.digest not in self.caches:
-            self.caches[model.digest] = ConditioningCache(lambda prompts: encode_by(model, prompts), limit_bytes=CACHE_BYTES)
+            self.caches[model.digest] = ConditioningCache(
+                lambda prompts: encode_by(model, prompts), limit_bytes=CACHE_BYTES
+            )
         return self.caches[model.digest]
 
 

@@ -57,7 +57,7 @@ class Decoder:
     def decode_together(self, jobs: Sequence[Job]) -> None:
         try:
             images = self.pictures(jobs)
-        except Exception as error:  # whatever it is, it belongs to these jobs and must not end the thread
+        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to these jobs and must not end the thread
             if len(jobs) == 1:
                 self.done(jobs[0], error)
                 return

@@ -147,7 +147,7 @@ class Engine:
         """Do the work for all; if that fails, shrink the batch or find out whose fault it is."""
         try:
             work(jobs)
-        except Exception as error:  # a neighbour's fault of any kind must not end the engine
+        except Exception as error:  # noqa: BLE001  a neighbour's fault of any kind must not end the engine
             if is_out_of_memory(error):
                 release_memory()
                 if self.scheduler.halve_budget(jobs):

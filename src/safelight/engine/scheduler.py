@@ -76,7 +76,7 @@ class Scheduler:
         return batch
 
     def in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Jobs in their order within a tenant; the tenant that has had least goes next, what is given here counted in."""
+        """Jobs in their order within a tenant; the tenant that has had least goes next, what is given here included."""
         lines: dict[str, deque[Job]] = {}
         for job in jobs:
             lines.setdefault(job.tenant, deque()).append(job)

@@ -1,9 +1,9 @@
 """Which checkpoints there are, and where a name leads.
 
-    mini              the embedded model
-    my-model          a folder of that name under SAFELIGHT_HOME/models
-    ./some/folder     a diffusers folder
-    org/name@revision the Hugging Face hub
+mini              the embedded model
+my-model          a folder of that name under SAFELIGHT_HOME/models
+./some/folder     a diffusers folder
+org/name@revision the Hugging Face hub
 """
 
 from dataclasses import dataclass

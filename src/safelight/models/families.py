@@ -145,7 +145,9 @@ def read_defaults(
 ) -> Defaults:
     """What `safelight.json` in the folder says, else what suits checkpoints of this kind."""
     sample_size = unet.get("sample_size")
-    side = sample_size * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(sample_size, int) else family.default_side
+    side = (
+        sample_size * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(sample_size, int) else family.default_side
+    )
     values: dict[str, Any] = {"width": side, "height": side}
     if unet.get("time_cond_proj_dim") is not None or scheduler.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
         values |= {"sampler": "Default", "steps": 4, "guidance": 8.0 if unet.get("time_cond_proj_dim") else 1.0}

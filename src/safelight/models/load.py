@@ -6,6 +6,7 @@ loading costs what reading costs.
 
 import re
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +54,14 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
         UnsupportedOption: a kind of network we cannot run.
     """
     folder, classes = description.folder, network_classes()
-    unet = build(classes.unet(description.unet), folder / "unet", placement)
-    vae = build(classes.vae(description.vae), folder / "vae", placement)
+    unet = build(classes.unet, description.unet, folder / "unet", placement)
+    vae = build(classes.vae, description.vae, folder / "vae", placement)
     encoders = [
         TextEncoder(
             Tokenizer.load(folder / tokenizer_of(part)),
-            build(classes.text_encoder(read_config(folder / part / "config.json")), folder / part, placement, TEXT_ENCODER),
+            build(
+                classes.text_encoder, read_config(folder / part / "config.json"), folder / part, placement, TEXT_ENCODER
+            ),
         )
         for part in description.family.text_encoders
     ]
@@ -73,8 +76,18 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
     )
 
 
-def build(network: nn.Module, folder: Path, placement: Placement, stem: str = NETWORK) -> Any:
-    """Give a network built on the meta device its tensors, in the placement's format."""
+def build(
+    make: Callable[[Mapping[str, Any]], nn.Module],
+    config: Mapping[str, Any],
+    folder: Path,
+    placement: Placement,
+    stem: str = NETWORK,
+) -> Any:
+    """Make a network on the meta device and give it its tensors, in the placement's format."""
+    try:
+        network = make(config)
+    except Exception as error:  # diffusers and transformers trip over a garbled configuration in any way there is
+        raise CorruptModel(f"{folder / 'config.json'} describes no network: {type(error).__name__}: {error}") from error
     wanted = network.state_dict()
     weights = {fitting_name(name, wanted): tensor for name, tensor in load_weights(folder, stem).items()}
     if missing := sorted(wanted.keys() - weights.keys()):

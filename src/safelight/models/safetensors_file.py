@@ -53,7 +53,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def not_safetensors(path: Path, head: bytes, size: int) -> CorruptModel | UnsafeFile:
     """Read as a safetensors length, the first bytes of a pickle or a zip are far beyond any file's size."""
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") or head[:4] == b"PK\x03\x04":
+    pickles = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+    if head.startswith((*pickles, b"PK\x03\x04")):
         return UnsafeFile(f"{path} is a pickle, which can run code when opened; only safetensors weights are loaded")
     return CorruptModel(f"{path} is not a safetensors file, or is cut off in its header ({size} bytes)")
 
@@ -90,7 +91,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     unsafe = sorted(path.name for path in folder.glob(f"{stem}*") if path.suffix in PICKLE_SUFFIXES)
     if unsafe:
         raise UnsafeFile(
-            f"{folder} has weights only as {unsafe[0]}, a format that can run code when opened; convert it to safetensors"
+            f"{folder} has weights only as {unsafe[0]}, which can run code when opened; convert it to safetensors"
         )
     raise CorruptModel(f"{folder} has no {stem}.safetensors")
 

@@ -1,0 +1,82 @@
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safelight.acceleration.budget import (
+    MOST_ROWS,
+    USUAL_ROWS,
+    budget_for,
+    measure,
+    name_of,
+    native_megapixels,
+    read_budgets,
+    remember,
+)
+from safelight.acceleration.eager import eager_denoiser
+from safelight.models.load import Model
+
+Models = Callable[[str], Model]
+
+
+def test_the_operator_goes_before_the_measurement_and_that_before_the_guess(model: Models, tmp_path: Path) -> None:
+    measured, sd1 = tmp_path / "deep" / "budgets.json", model("sd1")
+    assert budget_for(sd1, chosen=None, measured=measured) == USUAL_ROWS["cpu"] * native_megapixels(sd1)
+    remember(measured, sd1, 3.5)
+    remember(measured, model("sdxl"), 4.5)
+    assert budget_for(sd1, chosen=None, measured=measured) == 3.5
+    assert budget_for(sd1, chosen=1.0, measured=measured) == 1.0
+    assert read_budgets(measured) == {name_of(sd1): 3.5, name_of(model("sdxl")): 4.5}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "much"}', "null"])
+def test_a_damaged_file_counts_as_none(model: Models, tmp_path: Path, content: str) -> None:
+    measured = tmp_path / "budgets.json"
+    measured.write_text(content)
+    assert budget_for(model("sd1"), chosen=None, measured=measured) > 0
+    remember(measured, model("sd1"), 2.0)
+    assert list(read_budgets(measured).values()) == [2.0]
+
+
+def sleepy(seconds_for: Callable[[int], float]) -> Any:
+    def denoise(latents: torch.Tensor, *_: Any) -> torch.Tensor:
+        time.sleep(seconds_for(len(latents)))
+        return latents
+
+    return denoise
+
+
+@pytest.mark.parametrize(
+    ("seconds_for", "rows"),
+    [
+        (lambda rows: 0.002 * max(rows, 8), 8),  # free up to 8 rows, linear after
+        (lambda rows: 0.002 * rows, 1),
+        (lambda rows: 0.002, MOST_ROWS),
+    ],
+)
+def test_the_batch_is_doubled_as_long_as_that_pays(
+    model: Models, seconds_for: Callable[[int], float], rows: int
+) -> None:
+    heard: list[int] = []
+    best = measure(model("sd1"), sleepy(seconds_for), report=lambda rows, _seconds: heard.append(rows))
+    assert best == rows * native_megapixels(model("sd1"))
+    assert heard == [2**i for i in range(len(heard))]
+
+
+def test_running_out_of_memory_ends_the_measurement(model: Models) -> None:
+    def denoise(latents: torch.Tensor, *_: Any) -> torch.Tensor:
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError
+        time.sleep(0.002)
+        return latents
+
+    assert measure(model("sd1"), denoise, report=lambda *_: None) == 4 * native_megapixels(model("sd1"))
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "inpaint", "lcm"])
+def test_every_kind_of_network_can_be_measured(model: Models, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safelight.acceleration.budget.MOST_ROWS", 1)
+    assert measure(model(kind), eager_denoiser(model(kind)), report=lambda *_: None) == native_megapixels(model(kind))

@@ -1,0 +1,44 @@
+import inspect
+import re
+
+import pytest
+
+from safelight import errors
+from safelight.errors import InvalidRequest, SafelightError, UnknownModel, UnknownSampler, UnsupportedOption, nearest
+
+CLASSES = [item for item in vars(errors).values() if inspect.isclass(item) and issubclass(item, SafelightError)]
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = re.findall(r"[├└]── (\w+) +(\d+)|^    (\w+) +(\d+)$", errors.__doc__ or "", re.MULTILINE)
+    said = {name or root: int(status or root_status) for name, status, root, root_status in drawn}
+    assert said == {item.__name__: item.status for item in CLASSES}
+
+
+def test_codes_are_stable_names_and_all_different() -> None:
+    codes = [item.code for item in CLASSES]
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
+
+
+def test_what_the_caller_did_wrong_is_a_400_or_a_404() -> None:
+    assert {item.status for item in CLASSES if issubclass(item, InvalidRequest)} == {400, 404}
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("Euler A", ["Euler", "Euler a"], "; did you mean 'Euler a' or 'Euler'?"),
+        ("mimi", ["mini", "other"], "; did you mean 'mini'?"),
+        ("xyz", ["mini"], ""),
+        ("", [], ""),
+    ],
+)
+def test_the_nearest_names_are_suggested(name: str, known: list[str], said: str) -> None:
+    assert nearest(name, known) == said
+
+
+def test_messages_say_what_was_wrong_and_what_would_be_right() -> None:
+    assert str(UnknownModel("mimi", ["mini"])) == "no model named 'mimi'; did you mean 'mini'?; known: mini"
+    assert "did you mean 'Euler'" in str(UnknownSampler("Euller", ["Euler", "DDIM"]))
+    assert str(UnsupportedOption("steps", "at most 9")) == "steps: at most 9"

@@ -1,0 +1,305 @@
+"""Every part opened from settings, and the path through them: draft, spec, job, picture, asset."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.fakes import psnr
+from tests.tiny_models import SIDE, box_mask, checkpoint, one_thread, start_picture
+
+import safelight
+from safelight.errors import InvalidImage, InvalidRequest, JobCancelled, SafelightError, UnknownModel, UnknownSampler
+from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
+from safelight.generate import generate
+from safelight.pictures import Drawn, draw_all, generate_pictures, number, run
+from safelight.settings import Settings
+from safelight.spec import Draft, ImageToImage, Inpaint, Sides, TextToImage, Upscale
+from safelight.studio import Studio, open_studio, rounded, same_area
+
+__all__ = ["checkpoint", "one_thread"]
+
+
+@pytest.fixture(scope="module")
+def studio(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("studio")
+    for kind in ("sd1", "sdxl"):
+        shutil.copytree(checkpoint(kind), home / "models" / kind)
+    with open_studio(Settings(home=home, device="cpu")) as studio:
+        yield studio
+
+
+def draft(**wishes: Any) -> Draft:
+    return Draft(**{"prompt": "the red apple", "model": "sd1", "steps": 3, "seed": 1} | wishes)
+
+
+def events_of(wish: Any, studio: Studio) -> list[Event]:
+    async def gather() -> list[Event]:
+        async with aclosing(generate(wish, studio)) as events:
+            return [event async for event in events]
+
+    return asyncio.run(gather())
+
+
+def completed(studio: Studio, wish: Draft) -> Any:
+    return asyncio.run(studio.complete(wish))
+
+
+# Completing a draft
+
+
+def test_a_draft_is_pinned_to_its_model_and_the_samplers_proper_name(studio: Studio) -> None:
+    spec = completed(studio, draft(sampler="k_dpmpp_2m_ka"))
+    assert isinstance(spec, TextToImage)
+    assert spec.sampler == "DPM++ 2M Karras"
+    assert spec.model_digest == studio.models.find("sd1").digest
+    assert (spec.width, spec.height) == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "said"),
+    [
+        ({"model": "sd11"}, UnknownModel, "did you mean 'sd1'"),
+        ({"sampler": "Euller"}, UnknownSampler, "did you mean 'Euler'"),
+        ({"init": "c" * 64}, SafelightError, "c" * 10),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_runs(studio: Studio, wishes: Any, error: Any, said: str) -> None:
+    with pytest.raises(error, match=said):
+        events_of(draft(**wishes), studio)
+
+
+@pytest.mark.parametrize(
+    ("size", "wishes", "expected"),
+    [
+        ((300, 300), {}, (64, 64)),
+        ((400, 200), {}, (88, 64)),  # the model's own area in the picture's proportions, and never below 64
+        ((200, 400), {"width": 128}, (128, 256)),
+        ((200, 400), {"height": 128}, (64, 128)),
+        ((200, 400), {"width": 96, "height": 72}, (96, 72)),
+    ],
+)
+def test_a_start_picture_keeps_its_proportions(studio: Studio, size: Any, wishes: Any, expected: Any) -> None:
+    init = studio.keep(start_picture(*size))
+    spec = completed(studio, draft(init=init, **wishes))
+    assert isinstance(spec, ImageToImage)
+    assert (spec.width, spec.height) == expected
+
+
+def test_outpainting_grows_the_canvas_and_keeps_the_picture(studio: Studio) -> None:
+    init = start_picture(64, 64)
+    spec = completed(studio, draft(init=studio.keep(init), extend=Sides(right=32), mask_blur=0))
+    assert isinstance(spec, Inpaint)
+    assert (spec.width, spec.height, spec.strength) == (96, 64, 1.0)
+    image = next(event.image for event in events_of(spec, studio) if isinstance(event, Decoded))
+    assert image.size == (96, 64)
+    assert image.crop((0, 0, 56, 64)).tobytes() == init.crop((0, 0, 56, 64)).tobytes(), (
+        "all but the overlap at the seam"
+    )
+
+
+@pytest.mark.parametrize(
+    ("proportion", "area"), [(1.0, 512 * 512), (2.0, 512 * 512), (0.3, 1024 * 1024), (1000.0, 1e6)]
+)
+def test_sides_are_those_a_spec_may_have(proportion: float, area: float) -> None:
+    for side in same_area(proportion, area):
+        assert 64 <= side <= 4096
+        assert side % 8 == 0
+    assert rounded(3.0) == 64
+
+
+def test_pictures_from_strangers_are_measured_first(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no picture")
+    for source in (b"no picture", tmp_path / "words.png", str(tmp_path / "nothing.png")):
+        with pytest.raises(InvalidImage):
+            studio.keep(source)
+    large = BytesIO()
+    Image.new("1", (9000, 9000)).save(large, "PNG")
+    with pytest.raises(InvalidImage, match="at most"):
+        studio.keep(large.getvalue())
+
+
+# The path
+
+
+def test_the_path_ends_in_a_stored_file_that_carries_its_spec(studio: Studio) -> None:
+    events = events_of(draft(), studio)
+    kinds = [type(event) for event in events]
+    assert kinds == [Queued, Started, Stepped, Stepped, Stepped, Decoded, Stored]
+    stored, decoded = events[-1], events[-2]
+    assert isinstance(stored, Stored)
+    assert isinstance(decoded, Decoded)
+    with Image.open(stored.path) as file:
+        assert file.tobytes() == decoded.image.tobytes()
+        assert file.info
+    assert stored.seconds >= decoded.compute_s > 0
+    assert stored.asset_id in stored.path
+
+
+def test_a_spec_can_be_drawn_again(studio: Studio) -> None:
+    spec = completed(studio, draft())
+    first, again = (next(e.image for e in events_of(spec, studio) if isinstance(e, Decoded)) for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+
+
+def test_upscaling_needs_no_network(studio: Studio) -> None:
+    init = studio.keep(start_picture(50, 30))
+    [decoded, stored] = events_of(Upscale(init=init, scale=2.0), studio)
+    assert isinstance(decoded, Decoded)
+    assert isinstance(stored, Stored)
+    assert decoded.image.size == (100, 60)
+
+
+def test_what_fails_in_the_engine_is_the_last_event(studio: Studio) -> None:
+    last = events_of(draft(sampler="Flow Euler"), studio)[-1]
+    assert isinstance(last, Failed)
+    assert "flow" in str(last.error)
+
+
+def test_a_picture_that_cannot_be_stored_has_failed(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safelight.assets.store import AssetStore
+    from safelight.errors import StorageFailed
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise StorageFailed("disk full")
+
+    monkeypatch.setattr(AssetStore, "put", full)
+    events = events_of(draft(), studio)
+    assert [type(event) for event in events[-2:]] == [Decoded, Failed]
+
+
+def test_an_unlike_model_in_the_spec_is_refused(studio: Studio) -> None:
+    spec = completed(studio, draft()).model_copy(update={"model_digest": "0" * 64})
+    with pytest.raises(InvalidRequest, match="the picture would differ"):
+        events_of(spec, studio)
+
+
+# Many at once, and from plain Python
+
+
+def test_n_pictures_have_consecutive_seeds_and_are_drawn_together(studio: Studio) -> None:
+    rows: list[int] = []
+
+    def hear(_number: int, event: Event) -> None:
+        if isinstance(event, Stepped):
+            rows.append(event.batch_rows)
+
+    drawn = asyncio.run(draw_all(number(draft(seed=5, guidance=1.0, steps=12), 4), studio, hear=hear))
+    assert [picture.seed for picture in drawn] == [5, 6, 7, 8]
+    assert max(rows) == 4
+    assert len({picture.asset_id for picture in drawn}) == 4
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001])
+def test_an_impossible_number_of_pictures_is_refused(n: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"n must be 1 to 1000, not {n}"):
+        number(draft(), n)
+
+
+def test_seeds_that_run_over_the_end_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="seed"):
+        number(draft(seed=2**64 - 1), 2)
+
+
+def test_plain_python_gets_pictures(studio: Studio) -> None:
+    [drawn] = generate_pictures("the cat", model="sd1", steps=2, seed=3, studio=studio)
+    assert isinstance(drawn, Drawn)
+    assert drawn.path.is_file()
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+    assert (drawn.spec.prompt, drawn.seed, drawn.image.size) == ("the cat", 3, (SIDE, SIDE))
+
+
+def test_the_package_itself_can_be_called(studio: Studio) -> None:
+    [drawn] = safelight.generate("the cat", model="sd1", steps=2, seed=3, studio=studio)
+    assert drawn.seed == 3
+    assert safelight.open_studio is open_studio
+
+
+def test_start_pictures_and_masks_come_in_any_form(studio: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "start.png"
+    start_picture().save(path)
+    wishes: dict[str, Any] = {
+        "model": "sd1",
+        "steps": 3,
+        "seed": 1,
+        "strength": 0.7,
+        "studio": studio,
+        "mask_blur": 0.0,
+    }
+    mask = box_mask((16, 8, 48, 40))
+    forms = [start_picture(), path, str(path), path.read_bytes()]
+    drawn = [generate_pictures("the cat", init=form, mask=mask, **wishes)[0] for form in forms]
+    assert len({picture.spec.digest() for picture in drawn}) == 1
+    assert isinstance(drawn[0].spec, Inpaint)
+    assert psnr(drawn[0].image, start_picture()) < 40
+
+
+def test_a_misspelt_wish_is_an_error(studio: Studio) -> None:
+    with pytest.raises(InvalidRequest, match="did you mean 'steps'"):
+        generate_pictures("the cat", studio=studio, stepz=3)
+
+
+def test_the_first_failure_is_raised_as_itself(studio: Studio) -> None:
+    with pytest.raises(SafelightError, match="flow"):
+        generate_pictures("the cat", n=3, model="sd1", sampler="Flow Euler", studio=studio)
+
+
+def test_it_works_where_a_loop_is_running_already() -> None:
+    """As in a notebook."""
+
+    async def inner() -> int:
+        return 7
+
+    async def notebook() -> int:
+        return run(inner())
+
+    assert asyncio.run(notebook()) == 7
+
+
+def test_cancelling_a_job_of_plain_python_is_an_error_of_its_own(studio: Studio) -> None:
+    async def cancel_midway() -> None:
+        def hear(_number: int, event: Event) -> None:
+            if isinstance(event, Started):
+                tasks.append(asyncio.ensure_future(studio.backend.cancel(event.job_id)))
+
+        tasks: list[Any] = []
+        await draw_all([draft(steps=500)], studio, hear=hear)
+
+    with pytest.raises(JobCancelled, match="cancelled after"):
+        run(cancel_midway())
+
+
+def test_leaving_early_cancels_the_job(studio: Studio) -> None:
+    async def leave() -> None:
+        async with aclosing(generate(draft(steps=500), studio)) as events:
+            async for event in events:
+                if isinstance(event, Stepped):
+                    return
+
+    asyncio.run(leave())
+    backend: Any = studio.backend
+    [after] = generate_pictures("the cat", model="sd1", steps=2, studio=studio)
+    assert after.image.size == (SIDE, SIDE)
+    assert not backend.listeners
+
+
+def test_closing_a_studio_ends_what_is_under_way(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("sd1"), tmp_path / "models" / "sd1")
+    studio = open_studio(Settings(home=tmp_path, device="cpu"))
+
+    async def close_midway() -> Event:
+        last: Event | None = None
+        async with aclosing(generate(draft(steps=500), studio)) as events:
+            async for event in events:
+                if isinstance(event, Started):
+                    await asyncio.to_thread(studio.close)
+                last = event
+        assert last is not None
+        return last
+
+    assert isinstance(asyncio.run(close_midway()), Cancelled)
