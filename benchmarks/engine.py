@@ -163,6 +163,7 @@ def engine_alone(repeats: int) -> dict[str, Any]:
 
 def overhead(repeats: int) -> dict[str, Any]:
     import torch
+    from stable_diffusion_15 import random_model
 
     from safelight.acceleration.denoiser import Conditions, stack
     from safelight.engine.engine import Engine
@@ -170,12 +171,13 @@ def overhead(repeats: int) -> dict[str, Any]:
     from safelight.engine.runner import Runner
     from safelight.engine.scheduler import Scheduler
     from safelight.models.encode import Conditioning
-    from stable_diffusion_15 import random_model
 
     model, denoise = random_model()
     engine = Engine(Scheduler(lambda _model: 10.0), Runner(lambda _model: denoise), emit=lambda _event: None)
     words = Conditioning(torch.randn(77, 768), None)
-    engine.conditionings.fill = lambda jobs: [(setattr(j, "positive", words), setattr(j, "negative", words)) for j in jobs]
+    engine.conditionings.fill = lambda jobs: [
+        (setattr(j, "positive", words), setattr(j, "negative", words)) for j in jobs
+    ]
     job = Job(id="one", spec=random_spec(model, steps=2 * repeats + 4), model=model, pictures={})
     engine.add(job)
     engine.step()
@@ -282,7 +284,7 @@ def main(*, quick: bool) -> None:
             peer=bare,
             ours=engine,
             ratio=ratio(engine, bare),
-            note=f"at most 1.02; medians of {len(result['bare'])} taken in turn; peak memory {result['peak_mb']:.0f} MB",
+            note=f"at most 1.02; medians of {len(result['bare'])}, in turn; peak memory {result['peak_mb']:.0f} MB",
         )
     report.finish()
 

@@ -23,7 +23,7 @@ class Report:
         print(line, flush=True)
 
     def finish(self) -> None:
-        today = datetime.date.today().isoformat()
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
         text = "\n".join(
             [
                 f"# {self.title}",

@@ -1,6 +1,6 @@
 """Four unlike requests share one engine: other words, samplers, steps, guidance and sizes, in the same network calls.
 
-    python examples/unlike_requests.py
+python examples/unlike_requests.py
 """
 
 import asyncio

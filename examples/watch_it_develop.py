@@ -1,6 +1,6 @@
 """Follow one picture event by event, with a first look at every fourth step.
 
-    python examples/watch_it_develop.py "a red apple"
+python examples/watch_it_develop.py "a red apple"
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """`safelight.generate`: pictures from one call, for scripts and notebooks; the command line uses `draw_all` too.
 
-    [apple] = safelight.generate("a red apple", seed=7)
-    apple.image.show()
+[apple] = safelight.generate("a red apple", seed=7)
+apple.image.show()
 """
 
 import asyncio

@@ -36,11 +36,17 @@ class Settings(BaseModel):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
         """Environment first, then what the caller overrides; a variable that is not a setting is left alone."""
-        given = {name: environment[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environment}
+        given = {
+            name: environment[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if PREFIX + name.upper() in environment
+        }
         try:
             return cls.model_validate(given | {name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
-            faults = "; ".join(f"{PREFIX}{str(f['loc'][0]).upper()}: {f['msg']} (got {f['input']!r})" for f in error.errors())
+            faults = "; ".join(
+                f"{PREFIX}{str(f['loc'][0]).upper()}: {f['msg']} (got {f['input']!r})" for f in error.errors()
+            )
             raise InvalidRequest(faults) from None
 
     @property

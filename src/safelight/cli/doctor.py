@@ -158,8 +158,9 @@ def home(settings: "Settings") -> list[Finding]:
 def embedded_model(settings: "Settings") -> list[Finding]:
     from safelight.errors import SafelightError
     from safelight.models.catalogue import Catalogue
+    from safelight.models.digest import digest_model
     from safelight.models.families import describe
-    from safelight.models.load import digest_model, load_model
+    from safelight.models.load import load_model
     from safelight.models.placement import choose_placement
 
     try:

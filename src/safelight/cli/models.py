@@ -74,8 +74,8 @@ def show(
     """Show a checkpoint: its kind, its defaults, its size, its digest and its licence."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.catalogue import Catalogue
+    from safelight.models.digest import digest_model
     from safelight.models.families import describe
-    from safelight.models.load import digest_model
     from safelight.settings import Settings
 
     settings = Settings.from_environment()

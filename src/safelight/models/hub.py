@@ -25,7 +25,7 @@ class HubUnreachable(SafelightError):
 
 
 def fetch(hub_id: str, *, half: bool) -> Path:
-    """The checkpoint's folder, downloaded if it is not there yet; `half` prefers fp16 files where both exist.
+    """The checkpoint's folder, downloaded if it is not there yet; `half` then prefers fp16 files where both exist.
 
     Raises:
         UnknownModel: no such repository or revision, or it is private and no token is set.
@@ -42,6 +42,8 @@ def fetch(hub_id: str, *, half: bool) -> Path:
     try:
         # The branch's commit now; also noted in the cache, so that the same name works without a network later.
         commit = HfApi().resolve_revision(repository, revision=revision or None)
+        if folder := downloaded_earlier(repository, commit.resolved):
+            return folder
         names = HfApi().list_repo_files(repository, revision=commit.resolved)
         files = wanted_files(names, repository, half=half)
         return Path(snapshot_download(repository, revision=commit, allow_patterns=files))

@@ -216,9 +216,8 @@ def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
         images = [
             on_background(pictures[views[index].row], colour) for index, colour in zip(chunk, colours, strict=True)
         ]
-        latents[chunk] = network.encode(
-            torch.stack(images).contiguous(memory_format=torch.channels_last)
-        ).latent_dist.mean
+        batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
+        latents[chunk] = network.encode(batch, return_dict=False)[0].mean
     # Each process filled its own rows and left zeros elsewhere.
     latents = accelerator.reduce(latents, "sum")
     if accelerator.is_main_process:

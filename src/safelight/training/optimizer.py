@@ -90,7 +90,7 @@ def new_optimizers(
     """Muon on the parameters that `is_matrix` picks, AdamW on the others."""
     matrices = [param for name, param in network.named_parameters() if param.requires_grad and is_matrix(name, param)]
     others = [param for name, param in network.named_parameters() if param.requires_grad and not is_matrix(name, param)]
-    optimizers = [
+    optimizers: list[Optimizer] = [
         Muon(matrices, lr=muon_rate),
         AdamW(others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
     ]
