@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
-MINI_ARGS ?=
+MINI_MINUTES ?= 600
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check gates lint types layers docs fix bench mini clean
@@ -39,8 +39,11 @@ bench: $(DEV) ## run every benchmark and write benchmarks/results/
 docs: $(DEV) ## build the documentation into site/, any warning an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-mini: $(DEV) ## train the embedded model from scratch (hours)
-	@$(BIN)/python -m safelight.training.scratch $(MINI_ARGS)
+mini: $(DEV) ## train the embedded model from scratch into mini-run/ (hours; needs npm; resumes where it was stopped)
+	@$(BIN)/python -m safelight.training.scratch artwork
+	@$(BIN)/python -m safelight.training.scratch autoencoder --minutes 20
+	@$(BIN)/python -m safelight.training.scratch denoiser --minutes $(MINI_MINUTES)
+	@$(BIN)/python -m safelight.training.scratch export --folder mini-run/mini --grid mini-run/grid.png
 
 clean: ## remove what the tasks made: VENV, site/ and caches
 	rm -rf "$(VENV)" site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
