@@ -10,9 +10,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from safelight.training.mini import MINI
 from safelight.training.networks import new_scheduler
 
-PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+PARTS = ("model_index.json", "safelight.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
 
 def export(
@@ -47,6 +48,7 @@ def export(
     (partial / "text_encoder/config.json").write_text(
         json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8"
     )
+    (partial / "safelight.json").write_text(json.dumps({"defaults": MINI.defaults}, indent=2) + "\n", "utf-8")
     tidy(partial)
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:

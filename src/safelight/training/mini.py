@@ -101,6 +101,10 @@ class MiniRecipe:
     text: TextRecipe = TextRecipe()
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    defaults: Mapping[str, str | float] = field(
+        default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 4.0, "guidance_rescale": 0.0}
+    )
+    """How the model is sampled where the caller does not choose."""
 
 
 MINI = MiniRecipe()
