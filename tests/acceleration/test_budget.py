@@ -1,11 +1,10 @@
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from safelight.acceleration import budget
 from safelight.acceleration.budget import (
     MOST_ROWS,
     USUAL_ROWS,
@@ -41,39 +40,41 @@ def test_a_damaged_file_counts_as_none(model: Models, tmp_path: Path, content: s
     assert list(read_budgets(measured).values()) == [2.0]
 
 
-def sleepy(seconds_for: Callable[[int], float]) -> Any:
-    def denoise(latents: torch.Tensor, *_: Any) -> torch.Tensor:
-        time.sleep(seconds_for(len(latents)))
-        return latents
-
-    return denoise
+def clocked(monkeypatch: pytest.MonkeyPatch, seconds_for: Callable[[int], float]) -> None:
+    """A machine whose calls take exactly so long: a real clock on a busy machine measures the neighbours."""
+    monkeypatch.setattr(budget, "seconds_per_call", lambda _model, _denoiser, rows: seconds_for(rows))
 
 
 @pytest.mark.parametrize(
     ("seconds_for", "rows"),
     [
-        (lambda rows: 0.002 * max(rows, 8), 8),  # free up to 8 rows, linear after
-        (lambda rows: 0.002 * rows, 1),
-        (lambda rows: 0.002, MOST_ROWS),
+        pytest.param(lambda rows: max(rows, 8), 8, id="free up to 8 rows"),
+        pytest.param(lambda rows: rows, 1, id="no gain at all"),
+        pytest.param(lambda rows: 1.0, MOST_ROWS, id="free"),
     ],
 )
 def test_the_batch_is_doubled_as_long_as_that_pays(
-    model: Models, seconds_for: Callable[[int], float], rows: int
+    model: Models, seconds_for: Callable[[int], float], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clocked(monkeypatch, seconds_for)
     heard: list[int] = []
-    best = measure(model("sd1"), sleepy(seconds_for), report=lambda rows, _seconds: heard.append(rows))
+    best = measure(model("sd1"), eager_denoiser(model("sd1")), report=lambda rows, _seconds: heard.append(rows))
     assert best == rows * native_megapixels(model("sd1"))
     assert heard == [2**i for i in range(len(heard))]
 
 
-def test_running_out_of_memory_ends_the_measurement(model: Models) -> None:
-    def denoise(latents: torch.Tensor, *_: Any) -> torch.Tensor:
-        if len(latents) > 4:
-            raise torch.OutOfMemoryError
-        time.sleep(0.002)
-        return latents
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_running_out_of_memory_ends_the_measurement(
+    model: Models, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds_for(rows: int) -> float:
+        if rows > 4:
+            raise error
+        return 1.0
 
-    assert measure(model("sd1"), denoise, report=lambda *_: None) == 4 * native_megapixels(model("sd1"))
+    clocked(monkeypatch, seconds_for)
+    best = measure(model("sd1"), eager_denoiser(model("sd1")), report=lambda *_: None)
+    assert best == 4 * native_megapixels(model("sd1"))
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "inpaint", "lcm"])

@@ -137,7 +137,7 @@ def test_copies_made_at_once_get_a_name_each(store: AssetStore, tmp_path: Path) 
 def test_a_damaged_picture_is_not_copied(store: AssetStore, tmp_path: Path) -> None:
     asset = store.put(DATA, ".png")
     asset.path.write_bytes(b"other")
-    with pytest.raises(StorageFailed):
+    with pytest.raises(CorruptAsset):
         store.copy_to(asset, tmp_path / "out" / "a.png")
     assert not (tmp_path / "out").exists()
 

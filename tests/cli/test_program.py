@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,18 @@ ONE_BY_ONE = {"SAFELIGHT_BUDGET_MEGAPIXELS": "0.001"}
 def test_control_c_stops_at_the_next_step_and_keeps_what_is_finished(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "safelight", "generate", "a red apple"]
     options = ["-n", "50", "--seed", "1", "--steps", "8", "--out", "kept"]
-    with subprocess.Popen(
-        [*command, *options], cwd=tmp_path, env=environment(**ONE_BY_ONE), stdout=-1, stderr=-1, text=True
-    ) as process:
+    # A shell that runs the tests in the background has them ignore SIGINT, and children inherit that.
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=tmp_path,
+        env=environment(**ONE_BY_ONE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    )
+    with process:
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
