@@ -33,6 +33,7 @@ def random_model() -> tuple[Model, Denoiser]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     unet: Any = UNet2DConditionModel(**UNET).requires_grad_(False).eval()
+    unet.to(memory_format=torch.channels_last)
     description = Description(
         folder=None,  # type: ignore[arg-type]  never read: nothing is loaded
         family=FAMILIES["sd1"],

@@ -139,12 +139,14 @@ def test_a_job_is_cancelled_also_before_it_began_and_while_it_is_decoded(tiny: M
     with Desk() as desk:
         early = desk.add(spec_for(tiny), tiny)
         desk.engine.cancel(early.id)
-        late = desk.add(spec_for(tiny), tiny)
+        late, neighbour = desk.add(spec_for(tiny), tiny), desk.add(spec_for(tiny), tiny)
+        desk.engine.pause(neighbour.id)  # with nobody else there, the engine's own thread decodes
         with tiny.vae_lock:  # the decoder has to wait
             while desk.engine.step():
                 pass
             assert late.state == "decoding"
             desk.engine.cancel(late.id)
+        desk.engine.pause(neighbour.id, paused=False)
         desk.finish()
         assert desk.last(early) == Cancelled(job_id=early.id, step=0)
         assert desk.last(late) == Cancelled(job_id=late.id, step=3)
@@ -171,12 +173,15 @@ def test_a_paused_job_goes_on_to_the_same_picture(tiny: Model) -> None:
         assert desk.image(job).tobytes() == draw(spec_for(tiny, sampler="Euler a"), tiny).tobytes()
 
 
-def test_starting_does_not_wait_for_the_decoder(tiny: Model) -> None:
-    with Desk() as desk, tiny.vae_lock:
-        job = desk.add(spec_for(tiny), tiny)
-        while desk.engine.step():
-            pass
-        assert job.state == "decoding"
+def test_steps_do_not_wait_for_the_decoder(tiny: Model) -> None:
+    with Desk() as desk:
+        job, neighbour = desk.add(spec_for(tiny), tiny), desk.add(spec_for(tiny, steps=9), tiny)
+        with tiny.vae_lock:
+            for _ in range(6):
+                desk.engine.step()
+            assert job.state == "decoding"
+            assert neighbour.step == 6
+        desk.finish()
 
 
 def test_closing_ends_every_job(tiny: Model) -> None:
@@ -281,12 +286,13 @@ def test_a_decoder_that_fails_for_one_decodes_the_others(tiny: Model, monkeypatc
     monkeypatch.setattr(decoder, "decode", decode)
     with Desk() as desk:
         jobs = [desk.add(spec_for(tiny, seed=seed), tiny) for seed in range(3)]
+        longer = desk.add(spec_for(tiny, steps=9), tiny)
         with tiny.vae_lock:
-            while desk.engine.step():
-                pass
+            while any(job.state != "decoding" for job in jobs):
+                desk.engine.step()
             poisoned.append(jobs[1].now.latents[0])
         desk.finish()
-        assert [type(desk.last(job)) for job in jobs] == [Decoded, Failed, Decoded]
+        assert [type(desk.last(job)) for job in (*jobs, longer)] == [Decoded, Failed, Decoded, Decoded]
         failed = desk.last(jobs[1])
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, OutOfMemory)

@@ -20,9 +20,6 @@ def eager_denoiser(model: Model) -> "Denoiser":
     unet: Any = model.unet
     dtype = model.placement.dtype
     guidance_width = model.description.unet.get("time_cond_proj_dim")
-    if model.placement.device.type == "cpu":
-        # Convolutions read this layout directly; the other one is rearranged at every call.
-        unet.to(memory_format=torch.channels_last)
 
     # Around it is a wrapper that imports peft, a good part of a cold start, to scale LoRA layers by 1.
     forward = inspect.unwrap(type(unet).forward)

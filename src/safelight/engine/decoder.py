@@ -1,4 +1,4 @@
-"""Finished latents become pictures here, in a thread of its own, so that nobody's next step waits for it."""
+"""Finished latents become pictures here, in a thread of its own while others take steps, so that these do not wait."""
 
 import queue
 import threading

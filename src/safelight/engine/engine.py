@@ -113,7 +113,7 @@ class Engine:
         return preview(estimates[[batch.index(job) for job in watched]], self.preview_factors[model.digest])
 
     def retire(self, batch: Sequence[Job]) -> None:
-        """Hand finished latents to the decoder, or on to their second walk."""
+        """Have finished latents decoded, or send them on their second walk."""
         for job in batch:
             if job.state != "running" or not job.now.finished:
                 continue
@@ -128,14 +128,18 @@ class Engine:
                 raise JobFailed("the network made numbers that are not finite; float32, or less guidance, may help")
             job.state = "decoding"
             self.scheduler.remove(job)
-            self.decoder.submit(job)
+            if self.scheduler.jobs:
+                self.decoder.submit(job)
+            else:
+                # Nobody's step would wait, and a second thread at work slows this one's kernels from then on.
+                self.decoder.decode_together([job])
 
     def walk_again(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             next_walk(job, self.cache)
 
     def decoded(self, job: Job, result: Image.Image | Exception) -> None:
-        """Called by the decoder's thread; the scheduler has let go of the job already."""
+        """Called by the thread that decodes; the scheduler has let go of the job already."""
         if isinstance(result, Exception):
             self.end(job, failure(job, result))
         elif job.cancelled:
