@@ -42,7 +42,7 @@ def test_an_export_loads_as_a_pipeline_and_draws(tmp_path: Path) -> None:
     write(TOY, folder, tmp_path / "tokenizer")
     write(TOY, folder, tmp_path / "tokenizer")
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
+        "README.md", "model_index.json", "safelight.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
     ]  # fmt: skip
     weights = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
