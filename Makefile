@@ -75,5 +75,5 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing safelight and its tools into $(VENV) (two or three minutes the first time) ..."
-	@$(INSTALL) --editable '.[dev,docs,train]'
+	@$(INSTALL) --editable '.[dev,docs,mcp,postgres,server,train]'
 	@touch $(CORE) $@

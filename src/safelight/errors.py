@@ -6,7 +6,13 @@
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
     │   ├── UnknownModel          404
     │   ├── UnknownSampler        404
-    │   └── UnknownAsset          404
+    │   ├── UnknownAsset          404
+    │   └── UnknownJob            404
+    ├── Unauthorized              401   no key, or one that is not valid
+    ├── Forbidden                 403   a key that may not do this
+    ├── IdempotencyConflict       409   an idempotency key that stood for another request
+    ├── TooLarge                  413   a body beyond the limit
+    ├── TooManyRequests           429   the line, the rate or the quota is full; says when to come back
     ├── UnsafeFile                400   weights in a format that can carry code
     ├── CorruptModel              422   a checkpoint that is incomplete or damaged
     ├── CorruptAsset              500   a stored picture is not what it was when it was stored
@@ -60,6 +66,35 @@ class UnknownSampler(InvalidRequest):
 
 class UnknownAsset(InvalidRequest):
     status, code = 404, "unknown_asset"
+
+
+class UnknownJob(InvalidRequest):
+    status, code = 404, "unknown_job"
+
+
+class Unauthorized(SafelightError):
+    status, code = 401, "invalid_api_key"
+
+
+class Forbidden(SafelightError):
+    status, code = 403, "forbidden"
+
+
+class IdempotencyConflict(SafelightError):
+    status, code = 409, "idempotency_conflict"
+
+
+class TooLarge(SafelightError):
+    status, code = 413, "too_large"
+
+
+class TooManyRequests(SafelightError):
+    status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_s: float, code: str = "too_many_requests") -> None:
+        super().__init__(f"{message}; come back in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+        self.code = code
 
 
 class UnsafeFile(SafelightError):

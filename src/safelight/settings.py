@@ -32,6 +32,18 @@ class Settings(BaseModel):
     """Largest picture file that is opened."""
     preview_every: int = Field(default=0, ge=0)
     """Steps between previews; 0 makes none."""
+    database_url: str = ""
+    """Where jobs and keys are kept: `sqlite:///FILE` or `postgresql://...`; empty: safelight.db in `home`."""
+    jobs_in_hand: int = Field(default=32, gt=0)
+    """Jobs that a server process takes from the line at once; its engine chooses among them at every step."""
+    longest_line: int = Field(default=1000, gt=0)
+    """Queued jobs beyond which the server answers 429."""
+    drain_s: float = Field(default=10, ge=0)
+    """How long a server that is stopped lets jobs under way end; the rest go back in line."""
+    max_body_bytes: int = Field(default=96 * 2**20, gt=0)
+    """Longest request body."""
+    cors_origins: str = ""
+    """Origins, between spaces, whose pages may call the server from a browser."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
@@ -48,6 +60,10 @@ class Settings(BaseModel):
                 f"{PREFIX}{str(f['loc'][0]).upper()}: {f['msg']} (got {f['input']!r})" for f in error.errors()
             )
             raise InvalidRequest(faults) from None
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'safelight.db'}"
 
     @property
     def blobs(self) -> Path:

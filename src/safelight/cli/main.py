@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from safelight import __version__
-from safelight.cli import bench, doctor, generate, info, models, replay, samplers, upscale
+from safelight.cli import bench, doctor, generate, info, keys, models, replay, samplers, serve, upscale
 from safelight.cli.errors import Program
 
 EXAMPLES = """\
@@ -46,11 +46,13 @@ def introduce(
     atexit.register(gc.freeze)
 
 
-PICTURES, PARTS, MACHINE = "Pictures", "What there is", "This machine"
+PICTURES, SERVER, PARTS, MACHINE = "Pictures", "Serving others", "What there is", "This machine"
 app.command("generate", epilog=generate.EXAMPLES, rich_help_panel=PICTURES)(generate.generate)
 app.command("replay", epilog=replay.EXAMPLES, rich_help_panel=PICTURES)(replay.replay)
 app.command("upscale", epilog=upscale.EXAMPLES, rich_help_panel=PICTURES)(upscale.upscale)
 app.command("info", epilog=info.EXAMPLES, rich_help_panel=PICTURES)(info.info)
+app.command("serve", epilog=serve.EXAMPLES, rich_help_panel=SERVER)(serve.serve)
+app.add_typer(keys.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)

@@ -37,23 +37,30 @@ BACKGROUNDS = {
     "black": (28, 28, 32),
 }
 WHITE = (255, 255, 255)
+LOG_VARIANCE = -12.0
 
 
 def train_autoencoder(
-    recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until, start: AutoencoderKL | None = None
+    recipe: MiniRecipe,
+    artwork: Path,
+    out: Path,
+    *,
+    until: Until,
+    start: AutoencoderKL | None = None,
+    decoder_only: bool = False,
 ) -> None:
-    """Train, resuming from `out`, and write the whitened average as the diffusers folder `out`/vae.
+    """Train, resuming from `out`, else from `start`, and write the whitened average as the diffusers folder `out`/vae.
 
-    With `start`, an autoencoder whose latents are in use already, only its decoder is trained further.
+    With `decoder_only` the latents stay what they are, because a denoiser knows them already.
     """
     auto = recipe.autoencoder
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out))
-    accelerator.init_trackers("decoder" if start else "autoencoder")
+    accelerator.init_trackers("decoder" if decoder_only else "autoencoder")
     torch.manual_seed(auto.seed)
     pictures: NDArray[np.uint8] = np.load(artwork / "pictures.npy", mmap_mode="r")
     rows = training_rows(artwork)
     network = start or new_autoencoder(recipe)
-    if start:
+    if decoder_only:
         for part in (network.encoder, network.quant_conv, network.post_quant_conv):
             assert part is not None
             part.requires_grad_(False)
@@ -62,8 +69,8 @@ def train_autoencoder(
         network, muon_rate=auto.muon_rate, adam_rate=auto.adam_rate, weight_decay=0, is_matrix=is_inner_convolution
     )
     average = Average(network, auto.ema)
-    model = accelerator.prepare(Reconstruction(network))
-    path = out / ("decoder.pt" if start else "autoencoder.pt")
+    model = accelerator.prepare(Reconstruction(network, auto.latent_noise))
+    path = out / ("decoder.pt" if decoder_only else "autoencoder.pt")
     step, seconds = 0, 0.0
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
@@ -76,7 +83,7 @@ def train_autoencoder(
         generator = torch.Generator().manual_seed(seed_of(auto.seed, step, accelerator.process_index))
         mine = images[accelerator.process_index :: accelerator.num_processes]
         parts = losses(mine, *model(mine, generator))
-        loss = parts["l1"] + auto.gradient_weight * parts["gradient"] + parts["mse"] + auto.kl_weight * parts["kl"]
+        loss = parts["l1"] + auto.gradient_weight * parts["gradient"] + parts["mse"] + auto.spread_weight * parts["spread"]
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -95,32 +102,45 @@ def train_autoencoder(
     if accelerator.is_main_process:
         save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
         with average.applied():
-            if not start:
+            if not decoder_only:
                 fold_whitening(network, *latent_statistics(network, pictures, rows))
             network.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")  # pyright: ignore[reportCallIssue]
-    accelerator.end_training()
+    # The others read what this one is writing.
+    accelerator.wait_for_everyone()
+    # Not `end_training`, which would also end the process group that the encoding needs.
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 class Reconstruction(nn.Module):
-    """One pass from pictures to what is left of them, as one module for several processes to share."""
+    """One pass from pictures to what is left of them, as one module for several processes to share.
 
-    def __init__(self, network: AutoencoderKL) -> None:
+    Latents of about unit variance are noised on the way, each picture's by another amount: what the decoder cannot
+    read through the noise is not worth a place in them, so they come out smooth, and a denoiser's small errors
+    are forgiven.
+    """
+
+    def __init__(self, network: AutoencoderKL, latent_noise: float) -> None:
         super().__init__()
         self.network = network
+        self.latent_noise = latent_noise
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        posterior = self.network.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-        return self.network.decode(posterior.sample(generator)).sample, posterior.mean, posterior.logvar  # pyright: ignore[reportAttributeAccessIssue]
+    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        latents = self.network.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
+        amount = self.latent_noise * torch.rand(len(images), 1, 1, 1, generator=generator)
+        noisy = latents + amount * torch.randn(latents.shape, generator=generator)
+        return self.network.decode(noisy).sample, latents  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def losses(images: Tensor, outputs: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences, and the KL per latent number."""
+def losses(images: Tensor, outputs: Tensor, latents: Tensor) -> dict[str, Tensor]:
+    """Absolute and squared error of pixels, absolute error of their differences, and how far the latents of the
+    batch are from zero mean and unit variance."""
     return {
         "l1": (outputs - images).abs().mean(),
         "gradient": (outputs.diff(dim=-1) - images.diff(dim=-1)).abs().mean()
         + (outputs.diff(dim=-2) - images.diff(dim=-2)).abs().mean(),
         "mse": F.mse_loss(outputs, images),
-        "kl": 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(),
+        "spread": (latents.mean((0, 2, 3)).square() + (latents.var((0, 2, 3)) - 1).square()).mean(),
     }
 
 
@@ -175,7 +195,7 @@ def latent_statistics(network: AutoencoderKL, pictures: NDArray[np.uint8], rows:
 def fold_whitening(network: AutoencoderKL, mean: Tensor, covariance: Tensor) -> None:
     """Build z' = W (z - mean), W = covariance^-1/2, and its inverse into the 1x1 convolutions: nothing else changes.
 
-    The posterior's log-variances get the log of W's diagonal, exact only for diagonal W; nothing samples from them.
+    The posterior is made a narrow one of LOG_VARIANCE: the recipe does not train it.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     white = vectors @ torch.diag(values.rsqrt()) @ vectors.T
@@ -186,7 +206,8 @@ def fold_whitening(network: AutoencoderKL, mean: Tensor, covariance: Tensor) -> 
     weight, bias = into.weight.double(), into.bias.double()  # pyright: ignore[reportOptionalMemberAccess]
     into.weight[:size] = torch.einsum("ij, jkhw -> ikhw", white, weight[:size]).float()
     into.bias[:size] = (white @ (bias[:size] - mean)).float()  # pyright: ignore[reportOptionalSubscript]
-    into.bias[size:] += 2 * white.diagonal().log().float()  # pyright: ignore[reportOptionalSubscript]
+    into.weight[size:] = 0
+    into.bias[size:] = LOG_VARIANCE  # pyright: ignore[reportOptionalSubscript]
     weight, bias = back.weight.double(), back.bias.double()  # pyright: ignore[reportOptionalMemberAccess]
     back.bias += torch.einsum("ijhw, j -> i", weight, mean).float()  # pyright: ignore[reportOperatorIssue]
     back.weight.copy_(torch.einsum("ikhw, kj -> ijhw", weight, colour).float())

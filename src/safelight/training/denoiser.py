@@ -170,8 +170,8 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
 
 
 def is_unet_matrix(name: str, param: Tensor) -> bool:
-    """Hidden matrices of the UNet; its ends, its time embedding and the text encoder stay with AdamW."""
-    ends = ("conv_in", "conv_out", "time_emb")
+    """Hidden matrices of the UNet; its ends, its time and text embedding and the text encoder stay with AdamW."""
+    ends = ("conv_in", "conv_out", "time_emb", "add_embedding")
     return name.startswith("unet.") and param.ndim >= 2 and not any(end in name for end in ends)
 
 

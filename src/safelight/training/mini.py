@@ -55,7 +55,9 @@ class AutoencoderRecipe:
     crop: int = 64
     crop_until: float = 0.7
     gradient_weight: float = 0.5
-    kl_weight: float = 2e-4
+    latent_noise: float = 0.5
+    """Standard deviation of the most noise that the decoder sees on the latents, whose own is about 1."""
+    spread_weight: float = 0.05
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     ema: float = 0.998
@@ -73,20 +75,23 @@ class DenoiserRecipe:
     heads: tuple[int, ...] = (2, 4, 6)
     """Number of heads by level; diffusers calls this attention_head_dim."""
     norm_groups: int = 16
-    batch: int = 24
-    first_share: float = 0.8
-    core_share: float = 0.15
+    time_width: int = 256
+    pooling_heads: int = 4
+    """The text is also pooled into the time embedding, which scales and shifts every residual block."""
+    batch: int = 32
+    first_share: float = 0.5
+    core_share: float = 0.5
     """Shares of the draws for the concepts to learn first and for all popular ones; the rest is for the others.
     A curriculum: 0 and 0.75 once the first ones are drawn well."""
     copy_share: float = 0.35
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
-    muon_rate: float = 0.015
+    muon_rate: float = 0.012
     adam_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 100
-    cooldown: float = 0.3
+    cooldown: float = 0.6
     """Share of a run with a known end in which the rates fall linearly to zero."""
     ema: float = 0.998
     max_grad_norm: float = 1.0

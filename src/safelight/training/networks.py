@@ -48,7 +48,7 @@ def new_text_encoder(recipe: MiniRecipe) -> CLIPTextModel:
 
 
 def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
-    """Plain convolutions on the top level, cross-attention on the two below it."""
+    """Plain convolutions on the top level, cross-attention on the two below it, the pooled text everywhere."""
     denoiser = recipe.denoiser
     below = len(denoiser.channels) - 1
     network = UNet2DConditionModel(
@@ -62,6 +62,10 @@ def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
         cross_attention_dim=recipe.text.width,
         attention_head_dim=denoiser.heads,  # pyright: ignore[reportArgumentType]
         norm_num_groups=denoiser.norm_groups,
+        time_embedding_dim=denoiser.time_width,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=denoiser.pooling_heads,
     )
     zero(network, "conv2", "proj_out", "conv_out")
     return network

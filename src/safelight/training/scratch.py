@@ -8,7 +8,7 @@
     python -m safelight.training.scratch export --folder src/safelight/models/mini --grid docs/images/mini-grid.png
 
 Everything a run makes lies in `--out`, outside git. To go on from shipped weights alone: artwork, then
-`adopt --folder MODEL`, then `denoiser --start MODEL`.
+`adopt --folder MODEL`, then `denoiser --weights MODEL`.
 """
 
 import argparse
@@ -48,12 +48,17 @@ def train_artwork(out: Path) -> None:
     train_tokenizer(tokenizer_texts([*names, *frame * 20], keywords), MINI.text, out / "tokenizer")
 
 
-def train_autoencoder(out: Path, *, until: Until, refine: bool = False) -> None:
-    """Train the autoencoder and cache every picture's latents; `refine` trains the decoder alone, latents stay."""
-    start = AutoencoderKL.from_pretrained(out / "vae") if refine else None
-    run_autoencoder(MINI, out / "artwork", out, until=until, start=start)
-    if not refine:
-        encode_pictures(MINI, out / "artwork", out)
+def train_autoencoder(out: Path, *, until: Until, start: Path | None = None) -> None:
+    """Train the autoencoder and cache every picture's latents."""
+    weights = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32) if start else None
+    run_autoencoder(MINI, out / "artwork", out, until=until, start=weights)
+    encode_pictures(MINI, out / "artwork", out)
+
+
+def train_decoder(out: Path, *, until: Until) -> None:
+    """Train the autoencoder's decoder alone: the latents stay what they were."""
+    weights = AutoencoderKL.from_pretrained(out / "vae")
+    run_autoencoder(MINI, out / "artwork", out, until=until, start=weights, decoder_only=True)
 
 
 def adopt(out: Path, folder: Path) -> None:
@@ -90,7 +95,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop after so long, rates cooling down before; default: never")
     parser.add_argument("--steps", type=int, help="stop at this step")
     parser.add_argument("--moment", type=float, help="stop at this time, in seconds since the epoch")
-    parser.add_argument("--start", type=Path, help="begin from the weights in this diffusers folder")
+    parser.add_argument("--weights", type=Path, help="begin from the weights in this diffusers folder")
     parser.add_argument(
         "--processes", type=int, default=1, help="processes of one thread each; 1: one with all threads"
     )
@@ -107,12 +112,14 @@ def main() -> None:
     match arguments.stage:
         case "artwork":
             train_artwork(arguments.out)
-        case "autoencoder" | "decoder":
-            train_autoencoder(arguments.out, until=until, refine=arguments.stage == "decoder")
+        case "autoencoder":
+            train_autoencoder(arguments.out, until=until, start=arguments.weights)
+        case "decoder":
+            train_decoder(arguments.out, until=until)
         case "adopt":
             adopt(arguments.out, arguments.folder)
         case "denoiser":
-            train_denoiser(arguments.out, until=until, start=arguments.start)
+            train_denoiser(arguments.out, until=until, start=arguments.weights)
         case _:
             export(arguments.out, arguments.folder, arguments.grid)
 

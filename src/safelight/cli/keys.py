@@ -1,0 +1,81 @@
+"""`safelight keys`: who may use the server, and how much."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from safelight.errors import SafelightError
+from safelight.settings import Settings
+
+if TYPE_CHECKING:
+    from safelight.jobs.keys import Keys
+
+app = typer.Typer(name="keys", help="API keys of the server: make, list, revoke.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is; lists show it.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May see and cancel everybody's jobs.")] = False,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Most pictures in any sixty seconds.")] = None,
+    pictures_per_day: Annotated[int | None, typer.Option(min=1, help="Most pictures from midnight, UTC.")] = None,
+    compute_s_per_day: Annotated[float | None, typer.Option(min=1, help="Most seconds of network time a day.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="The highest that its jobs may ask for.")] = 0,
+) -> None:
+    """Make a key and show it, once."""
+    with opened() as keys:
+        key = keys.create(
+            name,
+            scopes=("draw", "admin") if admin else ("draw",),
+            per_minute=per_minute,
+            pictures_per_day=pictures_per_day,
+            compute_s_per_day=compute_s_per_day,
+            priority=priority,
+        )
+    typer.echo("This key is shown only now:", err=True)
+    typer.echo(key)
+
+
+@app.command("list")
+def index() -> None:
+    """List the keys; what is secret about them is not kept."""
+    table = Table("name", "id", "scopes", "per minute", "pictures a day", "seconds a day", "priority", "since", "state")
+    with opened() as keys:
+        for row in keys.list():
+            limits = [
+                "" if limit is None else str(limit)
+                for limit in (row.per_minute, row.pictures_per_day, row.compute_s_per_day)
+            ]
+            since = datetime.fromtimestamp(row.created, UTC).date().isoformat()
+            state = "in use" if row.revoked is None else "revoked"
+            table.add_row(row.name, row.id, row.scopes, *limits, str(row.priority), since, state)
+    Console().print(table)
+
+
+@app.command()
+def revoke(name: Annotated[str, typer.Argument(help="As `safelight keys list` shows it.")]) -> None:
+    """Stop a key from working; its jobs and pictures stay."""
+    with opened() as keys:
+        keys.revoke(name)
+    typer.echo(f"The key {name} no longer works.")
+
+
+@contextmanager
+def opened() -> Generator["Keys", None, None]:
+    try:
+        from safelight.jobs.database import open_database
+        from safelight.jobs.keys import Keys
+    except ModuleNotFoundError as error:
+        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
+    settings = Settings.from_environment()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    database = open_database(settings.database)
+    try:
+        yield Keys(database)
+    finally:
+        database.close()

@@ -1,0 +1,1 @@
+"""Accepted jobs as rows: nothing that was accepted is lost, and nothing is drawn twice."""

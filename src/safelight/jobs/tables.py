@@ -1,0 +1,110 @@
+"""What the database holds: jobs, what happened to them, and the keys of who may ask for them.
+
+Times are seconds since the epoch, in UTC, so that SQLite and PostgreSQL agree on them.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
+ENDED = ("done", "failed", "cancelled", "expired")
+
+
+class Base(DeclarativeBase):
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON(none_as_null=True)}
+
+
+class JobRow(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("tenant", "idempotency_key", "place", name="once"),
+        Index("in_line", "state", "priority", "created"),
+        Index("by_tenant", "tenant", "created"),
+        Index("together", "request"),
+        Index("made", "asset_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Hex digits that sort by the time of acceptance."""
+    request: Mapped[str] = mapped_column(String(32))
+    """What the jobs of one request share: the id of its first job."""
+    place: Mapped[int] = mapped_column(default=0)
+    """Its place among the jobs of its request."""
+    tenant: Mapped[str] = mapped_column(String(64), default="")
+    """The id of the key that asked; empty where none is needed."""
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
+    request_digest: Mapped[str] = mapped_column(String(64), default="")
+    """sha256 of what the request said, to tell a retry from another request under the same idempotency key."""
+    spec: Mapped[dict[str, Any]]
+    encoding: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    created: Mapped[float]
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    """A job that could not be stored waits until then before it is tried again."""
+    expires: Mapped[float | None] = mapped_column(default=None)
+    """A job that has not begun by then never does."""
+    started: Mapped[float | None] = mapped_column(default=None)
+    finished: Mapped[float | None] = mapped_column(default=None)
+    worker: Mapped[str] = mapped_column(String(128), default="")
+    lease_until: Mapped[float] = mapped_column(default=0.0)
+    """The worker has it until then, and renews the lease while it is alive."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    cancel_asked: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int] = mapped_column(default=0)
+    asset_id: Mapped[str | None] = mapped_column(String(64), default=None)
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """`status`, `code` and `message` of what failed."""
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    compute_s: Mapped[float] = mapped_column(default=0.0)
+    webhook_url: Mapped[str | None] = mapped_column(String(2048), default=None)
+    webhook_state: Mapped[str] = mapped_column(String(16), default="")
+    """Empty, or `due`, `sent`, `given up`."""
+    webhook_attempts: Mapped[int] = mapped_column(default=0)
+    webhook_due: Mapped[float] = mapped_column(default=0.0)
+
+
+class EventRow(Base):
+    """One fact about a job, numbered from 1, so that a listener can go on where it was cut off."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    at: Mapped[float]
+    data: Mapped[dict[str, Any]]
+
+
+class KeyRow(Base):
+    """Who may ask, for what, and how much; the key itself is not kept, only its sha256."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[str] = mapped_column(String(255), default="draw")
+    """Words between spaces: `draw`, `admin`."""
+    created: Mapped[float]
+    revoked: Mapped[float | None] = mapped_column(default=None)
+    per_minute: Mapped[int | None] = mapped_column(default=None)
+    """Most pictures in any sixty seconds."""
+    pictures_per_day: Mapped[int | None] = mapped_column(default=None)
+    compute_s_per_day: Mapped[float | None] = mapped_column(default=None)
+    priority: Mapped[int] = mapped_column(default=0)
+    """The highest priority its jobs may have."""
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What an AUTOMATIC1111 client set through /sdapi/v1/options: its own, nobody else's."""
+
+
+class SecretRow(Base):
+    """The server's own secrets by purpose, made once and shared by all processes on this database."""
+
+    __tablename__ = "secrets"
+
+    purpose: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,49 @@
+"""Who is calling: a key as `Authorization: Bearer`, `X-API-Key` or the password of HTTP Basic.
+
+A server without keys takes everybody for one caller; `safelight serve` refuses to be reached from elsewhere so.
+"""
+
+import asyncio
+import base64
+import binascii
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from safelight.errors import Unauthorized
+from safelight.jobs.keys import Caller
+
+if TYPE_CHECKING:
+    from safelight.server.app import Parts
+
+
+def parts_of(request: Request) -> "Parts":
+    return request.app.state.parts
+
+
+async def caller_of(request: Request) -> Caller:
+    keys = parts_of(request).keys
+    key = key_in(request)
+    if key:
+        return await asyncio.to_thread(keys.caller, key)
+    if await asyncio.to_thread(keys.exist):
+        raise Unauthorized("an API key is needed: Authorization: Bearer KEY, X-API-Key: KEY, or Basic with any user")
+    return Caller()
+
+
+def key_in(request: Request) -> str:
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    match kind.lower():
+        case "bearer":
+            return value.strip() if value.strip().startswith("sl-") else ""
+        case "basic":
+            try:
+                user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                raise Unauthorized("the Authorization header is not valid HTTP Basic") from None
+            return password or user
+        case _:
+            return request.headers.get("x-api-key", "")
+
+
+Who = Annotated[Caller, Depends(caller_of)]

@@ -1,0 +1,90 @@
+"""Errors in the words of the dialect that was spoken.
+
+/sdapi/...   {"error": class, "detail", "body", "errors"}     AUTOMATIC1111
+elsewhere    {"error": {"message", "type", "param", "code"}}  OpenAI, and our own
+"""
+
+import logging
+import math
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
+
+log = logging.getLogger(__name__)
+
+RETRY = {408, 409, 429, 500, 502, 503, 504, 507}
+"""What the OpenAI SDK tries again unless told otherwise."""
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(SafelightError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, plain)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def respond(path: str, error: SafelightError, *, param: str | None = None) -> Response:
+    headers = {"x-should-retry": "true" if may_pass(error) else "false"}
+    if isinstance(error, TooManyRequests):
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if error.status == 401:
+        headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith("/sdapi") else "Bearer"
+    return JSONResponse(body(path, error, param=param), status_code=error.status, headers=headers)
+
+
+def may_pass(error: SafelightError) -> bool:
+    """The same request may do better later: the line was full, not the request wrong or the picture too large."""
+    return isinstance(error, TooManyRequests) or (error.status in (503, 507) and not isinstance(error, OutOfMemory))
+
+
+def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[str, object]:
+    if path.startswith("/sdapi"):
+        return {"error": type(error).__name__, "detail": str(error), "body": "", "errors": str(error)}
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    match error.status:
+        case 401:
+            kind = "authentication_error"
+        case 403:
+            kind = "permission_error"
+        case 429:
+            kind = "rate_limit_error"
+        case _:
+            pass
+    if isinstance(error, UnsupportedOption):
+        param = error.option
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SafelightError)
+    return respond(request.url.path, error)
+
+
+def invalid(request: Request, error: Exception) -> Response:
+    """What FastAPI found wrong with a body or a query, all at once."""
+    assert isinstance(error, RequestValidationError)
+    faults = [(".".join(str(part) for part in fault["loc"][1:]), fault["msg"]) for fault in error.errors()]
+    message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+    status = 422 if request.url.path.startswith("/sdapi") else 400
+    fault = InvalidRequest(message)
+    fault.status = status
+    return respond(request.url.path, fault, param=faults[0][0] if faults else None)
+
+
+def plain(request: Request, error: Exception) -> Response:
+    """No such route, or no such method."""
+    assert isinstance(error, HTTPException)
+    fault = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+    fault.status, fault.code = error.status_code, "not_found" if error.status_code == 404 else fault.code
+    answer = respond(request.url.path, fault)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def unforeseen(request: Request, error: Exception) -> Response:
+    log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return respond(request.url.path, SafelightError("something broke in the server; its log has the details"))
