@@ -1,6 +1,7 @@
 """What every test gets: no network, a home of its own, and settings that are the defaults."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
@@ -26,6 +27,17 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SAFELIGHT_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server; what is in it may be there from another test."""
+    from tests.postgres import BINARIES, postgresql_server
+
+    if not BINARIES:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql_server() as url:
+        yield url
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

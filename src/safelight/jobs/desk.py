@@ -5,12 +5,13 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from safelight.assets.encode import Encoding
 from safelight.errors import InvalidRequest, TooManyRequests
 from safelight.events import Event
+from safelight.generate import PNG
 from safelight.jobs.keys import Caller
 from safelight.jobs.live import Live
 from safelight.jobs.queue import JobQueue, Order, Terms
@@ -28,7 +29,7 @@ DAY_S = 86_400.0
 class Wishes:
     """What a request may say about its jobs, apart from the pictures."""
 
-    encoding: Encoding = Encoding()
+    encoding: Encoding = PNG
     priority: int = 0
     idempotency_key: str | None = None
     expires_in_s: float | None = None
@@ -110,16 +111,11 @@ class Desk:
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""
-        latest = {job.id: job for job in jobs}
-        try:
-            async with asyncio.timeout(timeout_s):
-                async with aclosing(self.follow(jobs)) as news:
-                    async for job_id, item in news:
-                        if isinstance(item, JobRow):
-                            latest[job_id] = item
-        except TimeoutError:
-            return [await asyncio.to_thread(self.queue.get, job.id) for job in jobs]
-        return list(latest.values())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), aclosing(self.follow(jobs)) as news:
+                async for _ in news:
+                    pass
+        return await asyncio.to_thread(self.queue.get_all, [job.id for job in jobs])
 
     async def follow(self, jobs: Sequence[JobRow]) -> AsyncGenerator[tuple[str, Event | JobRow], None]:
         """What happens to each job as it happens, where it is drawn in this process; at last, each as it ended."""

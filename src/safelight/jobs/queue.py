@@ -177,8 +177,8 @@ class JobQueue:
 
     def counts(self) -> dict[str, int]:
         query = select(JobRow.state, func.count()).where(JobRow.state.in_(("queued", "running"))).group_by(JobRow.state)
-        found = self.database.read(lambda session: dict(session.execute(query).tuples().all()))
-        return {"queued": 0, "running": 0} | found
+        found = self.database.read(lambda session: [(state, number) for state, number in session.execute(query)])
+        return {"queued": 0, "running": 0} | dict(found)
 
     def oldest_s(self) -> float:
         """How long the first in line has waited."""
@@ -231,7 +231,7 @@ class JobQueue:
             .with_for_update(skip_locked=True)
             .scalar_subquery()
         )
-        # SQLite knows no SKIP LOCKED, and its one writer needs none; the state is asked for twice for PostgreSQL's sake.
+        # SQLite drops SKIP LOCKED, and its one writer needs none; PostgreSQL needs the state asked for twice.
         claim = (
             update(JobRow)
             .where(JobRow.id == first, JobRow.state == "queued")

@@ -8,7 +8,7 @@ Several processes may run one worker each on one database. A worker that dies le
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from safelight.assets.encode import Encoding
 from safelight.errors import JobFailed, SafelightError, StorageFailed
@@ -75,10 +75,8 @@ class JobWorker:
             task = asyncio.create_task(self.draw(job))
             self.tasks[job.id] = task
             task.add_done_callback(lambda _task, job_id=job.id: self.let_go(job_id))
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.wake.wait(), IDLE_POLL_S)
-        except TimeoutError:
-            pass
 
     def let_go(self, job_id: str) -> None:
         del self.tasks[job_id]

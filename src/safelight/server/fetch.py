@@ -20,6 +20,7 @@ from safelight.errors import InvalidImage
 
 TIMEOUT_S = 10.0
 MOST_REDIRECTS = 3
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class PublicOnly(AsyncNetworkBackend):
@@ -34,16 +35,16 @@ class PublicOnly(AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: object = None,  # noqa: E501
+        socket_options: object = None,
     ) -> AsyncNetworkStream:
         address = await public_address(host, port)
-        return await self.inner.connect_tcp(address, port, timeout=timeout, local_address=local_address)
+        return await self.inner.connect_tcp(address, port, timeout=timeout, local_address=local_address)  # pyright: ignore[reportAttributeAccessIssue]
 
     async def connect_unix_socket(self, *_args: object, **_options: object) -> AsyncNetworkStream:
         raise InvalidImage("only http and https URLs are fetched")
 
     async def sleep(self, seconds: float) -> None:
-        await self.inner.sleep(seconds)
+        await self.inner.sleep(seconds)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def public_address(host: str, port: int) -> str:
@@ -63,7 +64,10 @@ def is_public(address: str) -> bool:
     number = ipaddress.ip_address(address.split("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
         # An IPv4 address in another dress is judged as what it is.
-        number = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else number)
+        if number in NAT64:
+            number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        else:
+            number = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else number)
     return number.is_global and not number.is_multicast
 
 

@@ -83,7 +83,8 @@ def train_autoencoder(
         generator = torch.Generator().manual_seed(seed_of(auto.seed, step, accelerator.process_index))
         mine = images[accelerator.process_index :: accelerator.num_processes]
         parts = losses(mine, *model(mine, generator))
-        loss = parts["l1"] + auto.gradient_weight * parts["gradient"] + parts["mse"] + auto.spread_weight * parts["spread"]
+        loss = parts["l1"] + parts["mse"] + auto.gradient_weight * parts["gradient"]
+        loss = loss + auto.spread_weight * parts["spread"] + auto.roughness_weight * parts["roughness"]
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -115,9 +116,9 @@ def train_autoencoder(
 class Reconstruction(nn.Module):
     """One pass from pictures to what is left of them, as one module for several processes to share.
 
-    Latents of about unit variance are noised on the way, each picture's by another amount: what the decoder cannot
-    read through the noise is not worth a place in them, so they come out smooth, and a denoiser's small errors
-    are forgiven.
+    Latents of about unit variance are noised on the way, each picture's by another amount, so that a denoiser's small
+    errors are forgiven. Alone, that makes the encoder use every frequency alike, and latents like white noise are hard
+    to denoise; hence the loss on their roughness.
     """
 
     def __init__(self, network: AutoencoderKL, latent_noise: float) -> None:
@@ -133,13 +134,15 @@ class Reconstruction(nn.Module):
 
 
 def losses(images: Tensor, outputs: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences, and how far the latents of the
-    batch are from zero mean and unit variance."""
+    """Absolute and squared error of pixels, absolute error of their differences; of the latents, how far the batch is
+    from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what is easy to denoise.
+    """
     return {
         "l1": (outputs - images).abs().mean(),
         "gradient": (outputs.diff(dim=-1) - images.diff(dim=-1)).abs().mean()
         + (outputs.diff(dim=-2) - images.diff(dim=-2)).abs().mean(),
         "mse": F.mse_loss(outputs, images),
+        "roughness": (latents.diff(dim=-1).square().mean() + latents.diff(dim=-2).square().mean()) / 4,
         "spread": (latents.mean((0, 2, 3)).square() + (latents.var((0, 2, 3)) - 1).square()).mean(),
     }
 

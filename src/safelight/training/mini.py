@@ -55,9 +55,10 @@ class AutoencoderRecipe:
     crop: int = 64
     crop_until: float = 0.7
     gradient_weight: float = 0.5
-    latent_noise: float = 0.5
+    latent_noise: float = 0.3
     """Standard deviation of the most noise that the decoder sees on the latents, whose own is about 1."""
     spread_weight: float = 0.05
+    roughness_weight: float = 0.1
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     ema: float = 0.998

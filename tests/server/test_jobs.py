@@ -1,0 +1,149 @@
+"""/v1/jobs over HTTP: accepted before it is answered, seen only by its owner, told as it happens."""
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=120) as client:
+        yield client
+
+
+def drawn(client: httpx.Client, **wishes: Any) -> dict[str, Any]:
+    job = client.post("/v1/jobs", json=SMALL | wishes).raise_for_status().json()
+    return client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status().json()
+
+
+def test_only_a_prompt_is_needed(client: httpx.Client) -> None:
+    answer = client.post("/v1/jobs", json={"prompt": "a red apple"})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert job["state"] in ("queued", "running")
+    assert job["spec"]["model"] == "mini"
+    done = client.get(f"/v1/jobs/{job['id']}/wait").json()
+    assert done["state"] == "done"
+    assert done["step"] == done["total_steps"] == job["spec"]["steps"]
+
+
+def test_the_picture_is_behind_its_link_which_needs_no_key(client: httpx.Client) -> None:
+    job = drawn(client)
+    answer = httpx.get(job["url"])
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(BytesIO(answer.content)).size == (64, 64)
+    forged = httpx.get(job["url"].replace("signature=", "signature=0"))
+    assert forged.status_code == 403
+
+
+def test_a_list_is_accepted_as_one_request(client: httpx.Client) -> None:
+    answer = client.post("/v1/jobs", json=[SMALL, SMALL | {"seed": 8}]).json()
+    assert len({job["request"] for job in answer["data"]}) == 1
+    ends = [client.get(f"/v1/jobs/{job['id']}/wait").json() for job in answer["data"]]
+    assert len({job["asset_id"] for job in ends}) == 2
+
+
+def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "retried"}
+    first = client.post("/v1/jobs", json=SMALL, headers=headers).json()
+    assert client.post("/v1/jobs", json=SMALL, headers=headers).json()["id"] == first["id"]
+    other = client.post("/v1/jobs", json=SMALL | {"seed": 9}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "status", "says"),
+    [
+        ({"width": 100}, 400, "multiple of 8"),
+        ({"sampler": "Eular a"}, 404, "Euler a"),
+        ({"model": "mimi"}, 404, "mini"),
+        ({"stepz": 3}, 400, "stepz"),
+        ({"init": "0" * 64}, 404, "no picture"),
+        ({"priority": 5}, 400, "at most 0"),
+    ],
+)
+def test_what_cannot_be_is_said_before_it_is_accepted(
+    client: httpx.Client, wishes: dict[str, Any], status: int, says: str
+) -> None:
+    answer = client.post("/v1/jobs", json=SMALL | wishes)
+    error = answer.json()["error"]
+    assert answer.status_code == status
+    assert says in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_a_picture_starts_from_an_uploaded_one(client: httpx.Client) -> None:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(file, "PNG")
+    kept = client.post("/v1/files", files={"file": file.getvalue()}).raise_for_status().json()["id"]
+    job = drawn(client, init=kept, strength=0.5)
+    assert job["spec"]["task"] == "image-to-image"
+    refused = client.post("/v1/files", files={"file": b"not a picture"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_image")
+
+
+def heard(client: httpx.Client, job_id: str, **headers: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(id, event, data) of each event until the stream ends."""
+    told: list[tuple[str, str, dict[str, Any]]] = []
+    with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as stream:
+        event = {"id": "", "event": "", "data": "{}"}
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name in event:
+                event[name] = value
+            elif not line and event["event"]:
+                told.append((event["id"], event["event"], json.loads(event["data"])))
+                event = {"id": "", "event": "", "data": "{}"}
+    return told
+
+
+def test_events_tell_the_story_and_resume_where_they_were_cut_off(client: httpx.Client) -> None:
+    job = client.post("/v1/jobs", json=SMALL | {"steps": 12, "seed": 11}).json()
+    told = heard(client, job["id"])
+    lasting = [kind for number, kind, _ in told if number]
+    assert lasting == ["queued", "running", "done"]
+    assert [data["step"] for _, kind, data in told if kind == "step"] == sorted(
+        data["step"] for _, kind, data in told if kind == "step"
+    )
+    assert [kind for _, kind, _ in heard(client, job["id"], **{"Last-Event-ID": "2"})] == ["done"]
+
+
+def test_a_running_job_is_cancelled_at_its_next_step(client: httpx.Client) -> None:
+    job = client.post("/v1/jobs", json=SMALL | {"steps": 1000}).json()
+    client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
+    ended = client.get(f"/v1/jobs/{job['id']}/wait").json()
+    assert ended["state"] == "cancelled"
+    assert ended["asset_id"] is None
+
+
+def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) -> None:
+    url, keys = keyed_server
+    one, two = list(keys)[:2]
+    first = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {keys[one]}"}, timeout=120)
+    second = httpx.Client(base_url=url, headers={"X-API-Key": keys[two]}, timeout=120)
+    with first, second:
+        job = drawn(first)
+        assert second.get(f"/v1/jobs/{job['id']}").status_code == 404
+        assert second.get(f"/v1/files/{job['asset_id']}").status_code == 404
+        assert second.get("/v1/jobs").json()["data"] == []
+        assert first.get(f"/v1/files/{job['asset_id']}").status_code == 200
+    nobody = httpx.get(f"{url}/v1/jobs")
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_the_door(client: httpx.Client) -> None:
+    answer = client.get("/healthz", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/readyz").json() == {"status": "ready"}
+    huge = client.post("/v1/jobs", content=b" " * (97 * 2**20), headers={"content-type": "application/json"})
+    assert (huge.status_code, huge.json()["error"]["code"]) == (413, "too_large")
+    nowhere = client.get("/v1/nothing")
+    assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "not_found")
