@@ -21,36 +21,23 @@ Clients point at http://localhost:7860/v1 (OpenAI) or http://localhost:7860 (AUT
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one and says which.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     open_to_all: Annotated[
         bool, typer.Option("--open-to-all", help="Serve other machines although no API key exists.")
     ] = False,
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
     try:
-        import uvicorn
-
-        from safelight.server.app import create_app
+        from safelight.server.run import run
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
-    from safelight.server.log import LOGGING
-
     settings = Settings.from_environment()
     if "SAFELIGHT_PREVIEW_EVERY" not in os.environ:
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})
     if not is_loopback(host) and not open_to_all:
         require_keys(settings, host)
-    config = uvicorn.Config(
-        create_app(settings),
-        host=host,
-        port=port,
-        log_config=LOGGING,
-        access_log=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.drain_s) + 5,
-        server_header=False,
-    )
-    uvicorn.Server(config).run()
+    typer.echo(f"safelight on http://{host}:{port}; Ctrl-C stops it", err=True)
+    run(settings, host=host, port=port)
 
 
 def is_loopback(host: str) -> bool:

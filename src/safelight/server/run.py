@@ -1,0 +1,21 @@
+"""Runs the application under uvicorn until Ctrl-C or SIGTERM."""
+
+import uvicorn
+
+from safelight.server.app import create_app
+from safelight.server.log import LOGGING
+from safelight.settings import Settings
+
+
+def run(settings: Settings, *, host: str, port: int) -> None:
+    config = uvicorn.Config(
+        create_app(settings),
+        host=host,
+        port=port,
+        log_config=LOGGING,
+        access_log=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.drain_s) + 5,
+        server_header=False,
+    )
+    uvicorn.Server(config).run()
