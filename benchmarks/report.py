@@ -17,8 +17,11 @@ class Report:
     title: str
     lines: list[str] = field(default_factory=list[str])
 
-    def row(self, what: str, *, peer: float, ours: float, ratio: str, note: str) -> None:
-        line = f"| {what} | {peer:.3g} | {ours:.3g} | {ratio} | {note} |"
+    def row(
+        self, what: str, *, peer: float | None = None, ours: float | None = None, ratio: str = "", note: str = ""
+    ) -> None:
+        numbers = ("" if number is None else f"{number:.3g}" for number in (peer, ours))
+        line = f"| {what} | {' | '.join(numbers)} | {ratio} | {note} |"
         self.lines.append(line)
         print(line, flush=True)
 
