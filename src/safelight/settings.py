@@ -38,6 +38,8 @@ class Settings(BaseModel):
     """Jobs that a server process takes from the line at once; its engine chooses among them at every step."""
     longest_line: int = Field(default=1000, gt=0)
     """Queued jobs beyond which the server answers 429."""
+    max_output_pixels: int = Field(default=4_194_304, gt=0)
+    """Largest picture that the server draws for a caller; the command line draws any."""
     drain_s: float = Field(default=10, ge=0)
     """How long a server that is stopped lets jobs under way end; the rest go back in line."""
     max_body_bytes: int = Field(default=96 * 2**20, gt=0)

@@ -67,6 +67,8 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
         ({"stepz": 3}, 400, "stepz"),
         ({"init": "0" * 64}, 404, "no picture"),
         ({"priority": 5}, 400, "at most 0"),
+        ({"width": 4096, "height": 4096}, 400, "draws at most"),
+        ({"highres": {"scale": 8}, "width": 512, "height": 512}, 400, "draws at most"),
     ],
 )
 def test_what_cannot_be_is_said_before_it_is_accepted(

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import create_engine, text
+from tests.server.conftest import serving, settings_in
 
 from safelight.jobs.database import open_database
 from safelight.jobs.keys import Keys
-from tests.server.conftest import serving, settings_in
 
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 

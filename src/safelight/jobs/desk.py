@@ -17,7 +17,7 @@ from safelight.jobs.live import Live
 from safelight.jobs.queue import JobQueue, Order, Terms
 from safelight.jobs.tables import ENDED, JobRow
 from safelight.jobs.worker import JobWorker
-from safelight.spec import Draft, Upscale
+from safelight.spec import Denoised, Draft, HighresFix, TextToImage, Upscale
 from safelight.studio import Studio
 
 POLL_S = 1.0
@@ -68,6 +68,8 @@ class Desk:
             return known
         await self.make_room(len(drafts), caller)
         specs = [draft if isinstance(draft, Upscale) else await self.studio.complete(draft) for draft in drafts]
+        for spec in specs:
+            await asyncio.to_thread(self.require_size, spec)
         encoding = {
             "format": wishes.encoding.format,
             "quality": wishes.encoding.quality,
@@ -108,6 +110,20 @@ class Desk:
                     retry_after_s=midnight + DAY_S - now,
                     code="quota_exceeded",
                 )
+
+    def require_size(self, spec: Denoised | Upscale) -> None:
+        """Raises InvalidRequest where the picture would be larger than the server draws."""
+        most = self.studio.settings.max_output_pixels
+        match spec:
+            case Upscale():
+                image = self.studio.picture(spec.init)
+                pixels = image.width * image.height * spec.scale**2
+            case TextToImage(highres=HighresFix(scale=scale)):
+                pixels = spec.width * spec.height * scale**2
+            case _:
+                pixels = spec.width * spec.height
+        if pixels > most:
+            raise InvalidRequest(f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""
