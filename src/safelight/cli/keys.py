@@ -14,6 +14,7 @@ from safelight.settings import Settings
 
 if TYPE_CHECKING:
     from safelight.jobs.keys import Keys
+    from safelight.jobs.tables import KeyRow
 
 app = typer.Typer(name="keys", help="API keys of the server: make, list, revoke.", no_args_is_help=True)
 
@@ -44,16 +45,12 @@ def create(
 @app.command("list")
 def index() -> None:
     """List the keys; what is secret about them is not kept."""
-    table = Table("name", "id", "scopes", "per minute", "pictures a day", "seconds a day", "priority", "since", "state")
+    table = Table("name", "id", "scopes", "limits", "priority", "since", "state")
     with opened() as keys:
         for row in keys.list():
-            limits = [
-                "" if limit is None else str(limit)
-                for limit in (row.per_minute, row.pictures_per_day, row.compute_s_per_day)
-            ]
             since = datetime.fromtimestamp(row.created, UTC).date().isoformat()
             state = "in use" if row.revoked is None else "revoked"
-            table.add_row(row.name, row.id, row.scopes, *limits, str(row.priority), since, state)
+            table.add_row(row.name, row.id, row.scopes, limits_of(row), str(row.priority), since, state)
     Console().print(table)
 
 
@@ -63,6 +60,15 @@ def revoke(name: Annotated[str, typer.Argument(help="As `safelight keys list` sh
     with opened() as keys:
         keys.revoke(name)
     typer.echo(f"The key {name} no longer works.")
+
+
+def limits_of(row: "KeyRow") -> str:
+    limits = {
+        "a minute": row.per_minute,
+        "a day": row.pictures_per_day,
+        "s a day": row.compute_s_per_day,
+    }
+    return ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None) or "none"
 
 
 @contextmanager

@@ -77,8 +77,8 @@ class Keys:
         )
 
         def work(session: Session) -> None:
-            if session.scalar(select(KeyRow.id).where(KeyRow.name == name)):
-                raise InvalidRequest(f"a key named {name!r} exists; revoke it, or choose another name")
+            if session.scalar(select(KeyRow.id).where(KeyRow.name == name, KeyRow.revoked.is_(None))):
+                raise InvalidRequest(f"a key named {name!r} is in use; revoke it, or choose another name")
             session.add(row)
 
         self.database.write(work)

@@ -85,7 +85,8 @@ class KeyRow(Base):
     __tablename__ = "keys"
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
+    """One key in use at a time has it."""
     secret_sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[str] = mapped_column(String(255), default="draw")
     """Words between spaces: `draw`, `admin`."""
