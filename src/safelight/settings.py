@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """Longest request body."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
+    allow_private_webhooks: bool = False
+    """Let callers name webhook receivers inside a private network; only where every caller is trusted with it."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:

@@ -14,7 +14,7 @@ from tests.cli.conftest import Call
 from safelight import __version__
 
 SOURCE = Path(__file__).parents[2] / "src"
-COMMANDS = "generate replay upscale info models samplers doctor bench".split()
+COMMANDS = "generate replay upscale info serve mcp models samplers doctor bench".split()
 HEAVY = {
     "PIL",
     "accelerate",

@@ -5,7 +5,8 @@ import base64
 import pytest
 
 from safelight.errors import InvalidImage
-from safelight.server.fetch import fetch_picture, is_public
+from safelight.jobs.public_http import is_public
+from safelight.server.fetch import fetch_picture
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def limits_of(row: "KeyRow") -> str:
     return ", ".join(f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None) or "none"
 
 
+@app.command()
+def webhook_secret() -> None:
+    """Show what webhooks are signed with, for those who receive them."""
+    with opened() as keys:
+        typer.echo(keys.secret("webhooks").hex())
+
+
 @contextmanager
 def opened() -> Generator["Keys", None, None]:
     try:

@@ -16,6 +16,7 @@ from safelight.jobs.keys import Caller
 from safelight.jobs.live import Live
 from safelight.jobs.queue import JobQueue, Order, Terms
 from safelight.jobs.tables import ENDED, JobRow
+from safelight.jobs.webhooks import require_webhook_url
 from safelight.jobs.worker import JobWorker
 from safelight.spec import Denoised, Draft, HighresFix, TextToImage, Upscale
 from safelight.studio import Studio
@@ -37,12 +38,22 @@ class Wishes:
 
 
 class Desk:
-    def __init__(self, queue: JobQueue, studio: Studio, worker: JobWorker, live: Live, *, longest_line: int) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        studio: Studio,
+        worker: JobWorker,
+        live: Live,
+        *,
+        longest_line: int,
+        private_webhooks: bool = False,
+    ) -> None:
         self.queue = queue
         self.studio = studio
         self.worker = worker
         self.live = live
         self.longest_line = longest_line
+        self.private_webhooks = private_webhooks
 
     async def accept(
         self, drafts: Sequence[Draft | Upscale], caller: Caller, wishes: Wishes | None = None
@@ -56,6 +67,8 @@ class Desk:
         caller.require("draw")
         if wishes.priority > caller.priority:
             raise InvalidRequest(f"priority {wishes.priority}: this key may ask for at most {caller.priority}")
+        if wishes.webhook_url is not None:
+            require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
         terms = Terms(
             tenant=caller.tenant,
             priority=wishes.priority,

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +25,7 @@ from safelight.errors import IdempotencyConflict, UnknownJob
 from safelight.jobs.database import Database
 from safelight.jobs.tables import ENDED, EventRow, JobRow
 
+T = TypeVar("T")
 LEASE_S = 20.0
 USUAL_PACE_S = 2.0
 MOST_ATTEMPTS = 20
@@ -49,6 +50,15 @@ class Terms:
     request_digest: str = ""
     expires: float | None = None
     webhook_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A job's state has changed, and the change is committed."""
+
+    job: JobRow
+    state: str
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +90,17 @@ def is_alive(pid: int) -> bool:
 
 
 class JobQueue:
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        hear: Callable[[Change], None] = lambda _change: None,
+    ) -> None:
         self.database = database
         self.clock = clock
+        self.hear = hear
+        """Told of every change made here, in the thread that made it."""
 
     # Accepting
 
@@ -95,7 +113,7 @@ class JobQueue:
         if terms.idempotency_key and (known := self.put_before(terms)):
             return known
         try:
-            return self.database.write(lambda session: self.insert(session, orders, terms))
+            return self.change(lambda session: self.insert(session, orders, terms))
         except IntegrityError:
             # Two retries at the same moment: the other one was first.
             known = self.put_before(terms)
@@ -212,7 +230,7 @@ class JobQueue:
 
     def claim(self, worker: Worker, *, most: int) -> list[JobRow]:
         """Take up to `most` jobs: of the highest priority, then of whoever has fewest under way, then the oldest."""
-        return self.database.write(lambda session: self.take(session, worker, most)) if most > 0 else []
+        return self.change(lambda session: self.take(session, worker, most)) if most > 0 else []
 
     def take(self, session: Session, worker: Worker, most: int) -> list[JobRow]:
         now = self.clock()
@@ -254,7 +272,7 @@ class JobQueue:
     def renew(self, worker: Worker, progress: Mapping[str, tuple[int, int]]) -> set[str]:
         """Keep the leases of these jobs (id -> step, total steps); returns those that are to be dropped, because
         somebody cancelled them or another worker has them."""
-        return self.database.write(lambda session: self.keep(session, worker, progress)) if progress else set()
+        return self.change(lambda session: self.keep(session, worker, progress)) if progress else set()
 
     def keep(self, session: Session, worker: Worker, progress: Mapping[str, tuple[int, int]]) -> set[str]:
         kept: set[str] = set()
@@ -282,7 +300,7 @@ class JobQueue:
         def work(session: Session) -> bool:
             return self.leave(session, job.id, state, values, data, worker.name)
 
-        return self.database.write(work)
+        return self.change(work)
 
     def put_back(self, job: JobRow, worker: Worker, *, delay_s: float = 0.0, why: str) -> bool:
         """Let another attempt be made, at once or later."""
@@ -295,7 +313,7 @@ class JobQueue:
                 self.note(session, job.id, "queued", {"why": why})
             return back is not None
 
-        return self.database.write(work)
+        return self.change(work)
 
     # Cancelling, expiring, recovering
 
@@ -307,7 +325,7 @@ class JobQueue:
                 running = and_(JobRow.id == job_id, JobRow.state == "running")
                 session.execute(update(JobRow).where(running).values(cancel_asked=True))
 
-        self.database.write(work)
+        self.change(work)
         return self.get(job_id)
 
     def expire(self) -> list[str]:
@@ -318,7 +336,7 @@ class JobQueue:
             ids = list(session.scalars(late))
             return [job_id for job_id in ids if self.leave(session, job_id, "expired", {}, {}, None)]
 
-        return self.database.write(work)
+        return self.change(work)
 
     def recover(self, worker: Worker) -> list[str]:
         """Back into line with jobs whose worker is gone: its lease ran out, or its process is dead on this machine."""
@@ -344,7 +362,7 @@ class JobQueue:
                     self.note(session, job.id, "queued", {"why": "its server stopped"})
             return [job.id for job in lost]
 
-        return self.database.write(work)
+        return self.change(work)
 
     def leave(
         self,
@@ -370,10 +388,27 @@ class JobQueue:
         self.note(session, job_id, state, data)
         return True
 
+    def change(self, work: Callable[[Session], T]) -> T:
+        """In a transaction; what it noted is heard once it is committed."""
+        noted: list[Change] = []
+
+        def noting(session: Session) -> T:
+            noted.clear()  # of an attempt that had to be made again
+            session.info["noted"] = noted
+            return work(session)
+
+        result = self.database.write(noting)
+        for change in noted:
+            self.hear(change)
+        return result
+
     def note(self, session: Session, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
         last = session.scalar(select(func.max(EventRow.number)).where(EventRow.job_id == job_id)) or 0
         session.add(EventRow(job_id=job_id, number=last + 1, kind=kind, at=self.clock(), data=dict(data)))
         session.flush()
+        job = session.get(JobRow, job_id)
+        assert job is not None, "events are noted of jobs that exist"
+        session.info["noted"].append(Change(job=job, state=kind, data=data))
 
     def ready(self) -> None:
         """Raises StorageFailed unless the database answers."""

@@ -24,6 +24,7 @@ class JobRow(Base):
         Index("by_tenant", "tenant", "created"),
         Index("together", "request"),
         Index("made", "asset_id"),
+        Index("to_be_told", "webhook_state", "webhook_due"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
 
 from safelight import __version__
 from safelight.jobs.database import Database, open_database
@@ -14,9 +16,15 @@ from safelight.jobs.desk import Desk
 from safelight.jobs.keys import Keys
 from safelight.jobs.live import Live
 from safelight.jobs.queue import JobQueue
+from safelight.jobs.webhooks import Webhooks
 from safelight.jobs.worker import JobWorker
-from safelight.server import errors, files, health, jobs
+from safelight.monitoring.metrics import Metrics
+from safelight.monitoring.traces import Traces
+from safelight.server import a1111, a1111_extras, a1111_lists, errors, files, health, jobs, metrics_route, upscales
+from safelight.server.a1111_sittings import Sittings
+from safelight.server.access import Access
 from safelight.server.door import Door
+from safelight.server.observe import Observer, device_memory, line_of
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 
@@ -30,17 +38,24 @@ class Parts:
     studio: Studio
     desk: Desk
     keys: Keys
+    metrics: Metrics
     url_secret: bytes
     """Signs the links to pictures."""
 
 
-def create_app(settings: Settings | None = None, *, open_studio: Callable[[Settings], Studio] = open_studio) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    open_studio: Callable[[Settings], Studio] = open_studio,
+    tracing: TracerProvider | None = None,
+) -> FastAPI:
     """The server as an ASGI application; `safelight serve` runs it under uvicorn."""
     settings = settings or Settings.from_environment()
+    metrics, traces = Metrics(version=__version__), Traces(tracing) if tracing else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with opened(settings, open_studio) as parts:
+        async with opened(settings, open_studio, metrics, traces) as parts:
             app.state.parts = parts
             yield
 
@@ -51,33 +66,59 @@ def create_app(settings: Settings | None = None, *, open_studio: Callable[[Setti
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.sittings = Sittings()
     errors.install(app)
-    for part in (health, jobs, files):
+    for part in (health, metrics_route, jobs, upscales, files, a1111, a1111_extras, a1111_lists):
         app.include_router(part.router)
     app.add_middleware(Door, max_body_bytes=settings.max_body_bytes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]
         )
+    # The last is the outermost: it sees what the others answer.
+    app.add_middleware(Access, metrics=metrics)
+    if tracing:
+        FastAPIInstrumentor.instrument_app(
+            app, tracer_provider=tracing, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"]
+        )
     return app
 
 
 @asynccontextmanager
-async def opened(settings: Settings, open_studio: Callable[[Settings], Studio]) -> AsyncGenerator[Parts, None]:
+async def opened(
+    settings: Settings, open_studio: Callable[[Settings], Studio], metrics: Metrics, traces: Traces | None
+) -> AsyncGenerator[Parts, None]:
     """Database, engine and worker; on the way out jobs in hand are finished or put back in line."""
     settings.home.mkdir(parents=True, exist_ok=True)
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
-    queue, live = JobQueue(database), Live()
-    worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand)
-    desk = Desk(queue, studio, worker, live, longest_line=settings.longest_line)
     keys = Keys(database)
-    working = asyncio.create_task(worker.run())
+    observer = Observer(metrics, keys, traces)
+    queue, live = JobQueue(database, hear=observer.changed), Live()
+    metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory)
+    worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
+    desk = Desk(
+        queue,
+        studio,
+        worker,
+        live,
+        longest_line=settings.longest_line,
+        private_webhooks=settings.allow_private_webhooks,
+    )
+    webhooks = Webhooks(
+        database,
+        await asyncio.to_thread(keys.secret, "webhooks"),
+        private=settings.allow_private_webhooks,
+        hear=metrics.delivered,
+    )
+    working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
     try:
         url_secret = await asyncio.to_thread(keys.secret, "urls")
-        yield Parts(settings, database, studio, desk, keys, url_secret)
+        yield Parts(settings, database, studio, desk, keys, metrics, url_secret)
     finally:
         worker.stop(drain_s=settings.drain_s)
         await working
+        telling.cancel()
+        await asyncio.wait([telling])
         await asyncio.to_thread(studio.close)
         database.close()

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safelight.errors import TooLarge
 from safelight.server.errors import respond
+from safelight.server.log import REQUEST_ID
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -35,6 +36,7 @@ class Door:
         given = headers.get("x-request-id", "")
         request_id = given if re.fullmatch(r"[\w.-]{1,64}", given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         began = False
         read = 0
 

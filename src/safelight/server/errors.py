@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 RETRY = {408, 409, 429, 500, 502, 503, 504, 507}
 """What the OpenAI SDK tries again unless told otherwise."""
 
+ERROR_CODE = "x-error-code"
+"""Which error an answer is, whatever its dialect: for clients, the log and the metrics."""
+
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(SafelightError, ours)
@@ -28,7 +31,7 @@ def install(app: FastAPI) -> None:
 
 
 def respond(path: str, error: SafelightError, *, param: str | None = None) -> Response:
-    headers = {"x-should-retry": "true" if may_pass(error) else "false"}
+    headers = {"x-should-retry": "true" if may_pass(error) else "false", ERROR_CODE: error.code}
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:

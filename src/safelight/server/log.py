@@ -2,9 +2,13 @@
 
 import json
 import logging
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered; every line written meanwhile has it."""
 
 
 class JsonLines(logging.Formatter):
@@ -14,7 +18,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            # What the caller said in `extra`: request_id, job_id, ...
+            **({"request_id": request_id} if (request_id := REQUEST_ID.get()) else {}),
+            # What the caller said in `extra`: job_id, state, ...
             **{name: value for name, value in record.__dict__.items() if name not in PLAIN},
         }
         if record.exc_info:

@@ -1,7 +1,11 @@
 """Runs the application under uvicorn until Ctrl-C or SIGTERM."""
 
+import os
+
 import uvicorn
 
+from safelight import __version__
+from safelight.monitoring.traces import tracing_from
 from safelight.server.app import create_app
 from safelight.server.log import LOGGING
 from safelight.settings import Settings
@@ -9,7 +13,7 @@ from safelight.settings import Settings
 
 def run(settings: Settings, *, host: str, port: int) -> None:
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, tracing=tracing_from(os.environ, version=__version__)),
         host=host,
         port=port,
         log_config=LOGGING,

@@ -1,0 +1,76 @@
+"""HTTP to public addresses only, so that nobody's URL becomes a way into the local network (SSRF).
+
+The host's name is resolved once, every address must be public, and the connection goes to the address that was
+checked. Redirects are not followed: each is a new URL, for the caller to check anew.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+
+import httpcore
+import httpx
+from httpcore import AsyncNetworkBackend, AsyncNetworkStream
+
+from safelight.errors import InvalidRequest
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class PublicOnly(AsyncNetworkBackend):
+    """Connects to public addresses only. TLS still sees the host's name, since only the connection is ours."""
+
+    def __init__(self, refusal: type[InvalidRequest]) -> None:
+        self.refusal = refusal
+        self.inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: object = None,
+    ) -> AsyncNetworkStream:
+        address = await public_address(host, port, refusal=self.refusal)
+        return await self.inner.connect_tcp(address, port, timeout=timeout, local_address=local_address)  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def connect_unix_socket(self, *_args: object, **_options: object) -> AsyncNetworkStream:
+        raise self.refusal("only http and https URLs are reached")
+
+    async def sleep(self, seconds: float) -> None:
+        await self.inner.sleep(seconds)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def public_address(host: str, port: int, *, refusal: type[InvalidRequest] = InvalidRequest) -> str:
+    """One address of the host, all of which must be public; `refusal` is raised where they are not."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise refusal(f"{host}: no such host") from error
+    addresses = [str(entry[4][0]) for entry in found]
+    for address in addresses:
+        if not is_public(address):
+            raise refusal(f"{host}: addresses inside a private network are not reached from here")
+    return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    number = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(number, ipaddress.IPv6Address):
+        # An IPv4 address in another dress is judged as what it is.
+        if number in NAT64:
+            number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        else:
+            number = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else number)
+    return number.is_global and not number.is_multicast
+
+
+def public_client(*, timeout_s: float, refusal: type[InvalidRequest] = InvalidRequest) -> httpx.AsyncClient:
+    """One that ignores proxies named in the environment: they would resolve names behind our back."""
+    transport = httpx.AsyncHTTPTransport()
+    transport._pool = httpcore.AsyncConnectionPool(  # pyright: ignore[reportPrivateUsage]
+        ssl_context=ssl.create_default_context(), network_backend=PublicOnly(refusal), http1=True
+    )
+    return httpx.AsyncClient(transport=transport, timeout=timeout_s, trust_env=False, follow_redirects=False)

@@ -1,0 +1,1 @@
+"""What operations see: metrics for Prometheus, traces for OpenTelemetry. Others state facts; here they are counted."""
