@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from PIL import Image
 
@@ -75,9 +75,9 @@ class Studio:
         data = source if isinstance(source, bytes) else Path(source)
         return self.assets.put_image(self.open(data))
 
-    def open(self, source: bytes | Path) -> Image.Image:
+    def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
         limits = self.settings
-        return open_image(source, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+        return open_image(source, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, mode=mode)
 
     def picture(self, digest: str) -> Image.Image:
         return self.open(self.assets.read(digest))

@@ -35,6 +35,10 @@ class Wishes:
     idempotency_key: str | None = None
     expires_in_s: float | None = None
     webhook_url: str | None = None
+    said: str = ""
+    """What the request said, where its drafts already hold chances such as seeds; tells a retry from another one."""
+    retried: bool = False
+    """The client says that it asks again, and has no idempotency key: its last equal request is the one it means."""
 
 
 class Desk:
@@ -78,6 +82,8 @@ class Desk:
             webhook_url=wishes.webhook_url,
         )
         if terms.idempotency_key and (known := await asyncio.to_thread(self.queue.put_before, terms)):
+            return known
+        if wishes.retried and (known := await asyncio.to_thread(self.queue.asked_lately, terms)):
             return known
         await self.make_room(len(drafts), caller)
         specs = [draft if isinstance(draft, Upscale) else await self.studio.complete(draft) for draft in drafts]
@@ -176,5 +182,6 @@ class Desk:
 
 def digest_of(drafts: Sequence[Draft | Upscale], wishes: Wishes) -> str:
     """What tells a retry from another request."""
-    said = [draft.model_dump(mode="json") for draft in drafts], wishes.encoding.format, wishes.encoding.quality
+    asked = wishes.said or [draft.model_dump(mode="json") for draft in drafts]
+    said = asked, wishes.encoding.format, wishes.encoding.quality
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

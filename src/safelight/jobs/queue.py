@@ -28,6 +28,8 @@ from safelight.jobs.tables import ENDED, EventRow, JobRow
 T = TypeVar("T")
 LEASE_S = 20.0
 USUAL_PACE_S = 2.0
+LATELY_S = 900.0
+"""How long after a request its retry may come."""
 MOST_ATTEMPTS = 20
 """A job whose worker dies so often is what kills it."""
 
@@ -128,6 +130,18 @@ class JobQueue:
                 f"the idempotency key {terms.idempotency_key!r} was used for another request; choose a new one"
             )
         return jobs
+
+    def asked_lately(self, terms: Terms) -> list[JobRow]:
+        """The jobs of the caller's last equal request, unless they were cancelled or are long ago."""
+        same = and_(
+            JobRow.tenant == terms.tenant,
+            JobRow.request_digest == terms.request_digest,
+            JobRow.created > self.clock() - LATELY_S,
+            JobRow.state != "cancelled",
+        )
+        last = select(JobRow.request).where(same).order_by(JobRow.id.desc()).limit(1).scalar_subquery()
+        query = select(JobRow).where(JobRow.request == last).order_by(JobRow.place)
+        return self.database.read(lambda session: list(session.scalars(query)))
 
     def insert(self, session: Session, orders: Sequence[Order], terms: Terms) -> list[JobRow]:
         now = self.clock()

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
-from starlette.types import Message
 
-from safelight.errors import JobCancelled, SafelightError
 from safelight.jobs.desk import Desk, Wishes
 from safelight.jobs.keys import Caller, Keys
 from safelight.jobs.tables import ENDED, JobRow
 from safelight.server.a1111_options import Options
+from safelight.server.attend import failure, stay
 from safelight.spec import Draft, Upscale
 
 if TYPE_CHECKING:
@@ -156,33 +155,3 @@ def ids_of(sitting: Sitting) -> set[str]:
 def steps_of(job: JobRow, desk: Desk) -> tuple[int, int]:
     """Steps finished and steps in all, as this process knows or as the process that draws wrote down."""
     return desk.live.progress.get(job.id, (job.step, job.total_steps))
-
-
-async def stay(request: Request, jobs: Sequence[JobRow], desk: Desk) -> list[JobRow]:
-    """Wait for the jobs as long as the client does: one that goes away cancels them at their next step."""
-    waiting = asyncio.create_task(desk.wait(jobs))
-    leaving = asyncio.create_task(gone(request))
-    try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            await asyncio.gather(*(desk.cancel(job) for job in jobs))
-            raise JobCancelled("the client went away before its pictures were drawn")
-        return waiting.result()
-    finally:
-        waiting.cancel()
-        leaving.cancel()
-
-
-async def gone(request: Request) -> None:
-    """Returns once the client has closed the connection; the body has been read before."""
-    message: Message = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = await request.receive()
-
-
-def failure(job: JobRow) -> SafelightError:
-    """What a job's row says of its end, as the error it was."""
-    assert job.error
-    error = SafelightError(job.error["message"])
-    error.status, error.code = job.error["status"], job.error["code"]
-    return error

@@ -20,7 +20,18 @@ from safelight.jobs.webhooks import Webhooks
 from safelight.jobs.worker import JobWorker
 from safelight.monitoring.metrics import Metrics
 from safelight.monitoring.traces import Traces
-from safelight.server import a1111, a1111_extras, a1111_lists, errors, files, health, jobs, metrics_route, upscales
+from safelight.server import (
+    a1111,
+    a1111_extras,
+    a1111_lists,
+    errors,
+    files,
+    health,
+    jobs,
+    metrics_route,
+    openai,
+    upscales,
+)
 from safelight.server.a1111_sittings import Sittings
 from safelight.server.access import Access
 from safelight.server.door import Door
@@ -68,7 +79,7 @@ def create_app(
     )
     app.state.sittings = Sittings()
     errors.install(app)
-    for part in (health, metrics_route, jobs, upscales, files, a1111, a1111_extras, a1111_lists):
+    for part in (health, metrics_route, jobs, upscales, files, openai, a1111, a1111_extras, a1111_lists):
         app.include_router(part.router)
     app.add_middleware(Door, max_body_bytes=settings.max_body_bytes)
     if settings.cors_origins:

@@ -1,0 +1,184 @@
+"""/v1/images and /v1/models, as OpenAI's SDK and what is built on it speak them.
+
+    body -> drafts -> jobs -> pictures in base64, or links to them
+
+`openai_payloads` says what each field means, `openai_stream` tells partial images.
+"""
+
+import asyncio
+import base64
+import time
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+from PIL import ImageChops
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from safelight.errors import InvalidImage, InvalidRequest, JobCancelled, UnknownModel
+from safelight.jobs.desk import Wishes
+from safelight.jobs.keys import Caller
+from safelight.jobs.tables import JobRow
+from safelight.pictures import number
+from safelight.server.attend import failure, stay
+from safelight.server.auth import Who, parts_of
+from safelight.server.files import link
+from safelight.server.openai_payloads import (
+    EditRequest,
+    GenerationRequest,
+    ImageData,
+    ImageRequest,
+    ImagesAnswer,
+    ModelList,
+    ModelView,
+    VariationRequest,
+    model_of,
+    usage_of,
+)
+from safelight.server.openai_stream import stream
+from safelight.spec import Draft, explain
+from safelight.studio import Studio
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+STRENGTHS = {"high": 0.5, "low": 0.75, None: 0.75}
+"""By `input_fidelity`."""
+MOST_IMAGES = 16
+MULTIPART = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object"}}}, "required": True}}
+Body = TypeVar("Body", bound=ImageRequest)
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
+RETRIES = "x-stainless-retry-count"
+"""The SDK counts its tries in this header; it sends no idempotency key."""
+
+
+@router.get("/models")
+async def models(request: Request, caller: Who) -> ModelList:
+    names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
+    return ModelList(data=[ModelView(id=name, created=0) for name in names])
+
+
+@router.get("/models/{name}")
+async def model(request: Request, caller: Who, name: str) -> ModelView:
+    names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
+    if name not in names:
+        raise UnknownModel(name, names)
+    return ModelView(id=name, created=0)
+
+
+@router.post("/images/generations", response_model=ImagesAnswer)
+async def generations(
+    request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
+) -> ImagesAnswer | Response:
+    """Pictures from words."""
+    first = body.draft(await default_steps(request, body))
+    return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
+
+
+@router.post("/images/edits", response_model=ImagesAnswer, openapi_extra=MULTIPART)
+async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
+    """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew.
+
+    Multipart: `image` or `image[]` (the first is what is edited), `mask`, `prompt`, and the fields of generations.
+    """
+    caller.require("draw")
+    async with request.form(max_files=MOST_IMAGES + 1) as form:
+        body = parsed(EditRequest, form)
+        given = await starts(parts_of(request).studio, form, body)
+    first = body.draft(await default_steps(request, body), **given)
+    return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
+
+
+@router.post("/images/variations", response_model=ImagesAnswer, openapi_extra=MULTIPART)
+async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
+    """A picture like another one. Multipart: `image`, and the fields of generations; a `prompt` may help."""
+    caller.require("draw")
+    async with request.form(max_files=2) as form:
+        body = parsed(VariationRequest, form)
+        given = await starts(parts_of(request).studio, form, body)
+    first = body.draft(await default_steps(request, body), **given)
+    return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
+
+
+async def draw(
+    request: Request, caller: Caller, body: ImageRequest, first: Draft, idempotency_key: str | None, *, kind: str
+) -> ImagesAnswer | Response:
+    """Jobs, and their pictures once they are drawn.
+
+    A client that goes away cancels them, unless it may come back for them: with its idempotency key, or as the SDK does
+    after a lost connection.
+    """
+    parts = parts_of(request)
+    wishes = Wishes(
+        encoding=body.encoding(),
+        idempotency_key=idempotency_key,
+        said=body.model_dump_json() + str(first.init) + str(first.mask),
+        retried=request.headers.get(RETRIES, "0") != "0",
+    )
+    jobs = await parts.desk.accept(number(first, body.n or 1), caller, wishes)
+    if body.stream:
+        return stream(parts, body, jobs, kind=kind)
+    returns = idempotency_key or RETRIES in request.headers
+    ended = await (parts.desk.wait(jobs) if returns else stay(request, jobs, parts.desk))
+    ended.sort(key=lambda job: job.place)
+    for job in ended:
+        if job.error:
+            raise failure(job)
+        if job.asset_id is None:
+            raise JobCancelled(f"the job {job.id} is {job.state}")
+    spec = ended[0].spec
+    return ImagesAnswer(
+        created=int(time.time()),
+        data=[await data_of(request, job, as_url=body.as_url) for job in ended],
+        output_format=body.output_format or "png",
+        quality=body.quality or "auto",
+        size=f"{spec['width']}x{spec['height']}",
+        usage=usage_of(body.prompt, "init" in spec),
+    )
+
+
+async def data_of(request: Request, job: JobRow, *, as_url: bool) -> ImageData:
+    assert job.asset_id
+    seed = job.spec["seed"]
+    if as_url:
+        return ImageData(url=link(request, job.asset_id), seed=seed)
+    file = await asyncio.to_thread(parts_of(request).studio.assets.read, job.asset_id)
+    return ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
+
+
+async def default_steps(request: Request, body: ImageRequest) -> int:
+    found = await asyncio.to_thread(parts_of(request).studio.models.find, model_of(body.model))
+    return found.description.defaults.steps
+
+
+def parsed(kind: type[Body], form: FormData) -> Body:
+    """Scalars of a form arrive as strings; an empty one was not given."""
+    values = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error, list(kind.model_fields))) from None
+
+
+async def starts(studio: Studio, form: FormData, body: EditRequest) -> dict[str, Any]:
+    """The fields of a draft that say what it starts from."""
+    images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
+    if not images:
+        raise InvalidRequest("image: a picture is needed, as a file of the multipart form")
+    if len(images) > MOST_IMAGES:
+        raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
+    strength = body.strength or STRENGTHS[body.input_fidelity]
+    given: dict[str, Any] = {"init": await asyncio.to_thread(studio.keep, await images[0].read()), "strength": strength}
+    mask = form.get("mask")
+    if isinstance(mask, UploadFile):
+        data = await mask.read()
+        given |= {"mask": await asyncio.to_thread(keep_mask, studio, data), "strength": body.strength or 1.0}
+    return given
+
+
+def keep_mask(studio: Studio, data: bytes) -> str:
+    """OpenAI's mask is transparent where the picture is drawn anew; ours is white there."""
+    alpha = studio.open(data, mode="RGBA").getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        raise InvalidImage("mask: a PNG with transparency is needed; what is transparent is drawn anew")
+    return studio.keep(ImageChops.invert(alpha), mode="L")

@@ -1,0 +1,186 @@
+"""/v1/images and /v1/models, driven by the real `openai` client."""
+
+import base64
+import json
+from collections.abc import Iterator
+from io import BytesIO
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+
+SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 7}}
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="sk-anything", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def opened(data: str | None) -> Image.Image:
+    assert data is not None
+    return Image.open(BytesIO(base64.b64decode(data)))
+
+
+def png(colour: str, size: tuple[int, int] = (64, 64), mode: str = "RGB") -> bytes:
+    file = BytesIO()
+    Image.new(mode, size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_pictures_from_words(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="a red apple", n=2, **SMALL)
+    assert answer.data is not None
+    first, second = (opened(data.b64_json) for data in answer.data)
+    assert first.size == second.size == (64, 64)
+    assert first.tobytes() != second.tobytes()
+    assert answer.size == "64x64"
+    assert answer.usage is not None
+    assert answer.usage.input_tokens == 3
+
+
+def test_a_seed_draws_the_same_picture(client: openai.OpenAI) -> None:
+    one, two = (client.images.generate(prompt="a red apple", **SMALL).data for _ in range(2))
+    assert one is not None
+    assert two is not None
+    assert one[0].b64_json == two[0].b64_json
+
+
+def test_links_lead_to_the_picture(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="a red apple", response_format="url", output_format="jpeg", **SMALL)
+    assert answer.data is not None
+    assert answer.data[0].url is not None
+    fetched = httpx.get(answer.data[0].url)
+    assert fetched.headers["content-type"] == "image/jpeg"
+    assert Image.open(BytesIO(fetched.content)).size == (64, 64)
+
+
+def test_names_that_clients_have_built_in_are_the_servers_own_model(client: openai.OpenAI) -> None:
+    assert client.images.generate(prompt="a cat", model="dall-e-3", quality="hd", style="vivid", **SMALL).data
+    names = [model.id for model in client.models.list()]
+    assert "mini" in names
+    assert client.models.retrieve("mini").object == "model"
+    with pytest.raises(openai.NotFoundError, match="did you mean 'mini'"):
+        client.models.retrieve("mimi")
+
+
+def test_quality_is_steps(client: openai.OpenAI, server: str) -> None:
+    client.images.generate(prompt="a low house", quality="low", size="64x64")
+    newest = httpx.get(f"{server}/v1/jobs?limit=1").json()["data"][0]
+    assert newest["spec"]["steps"] == 10
+
+
+def test_partial_images_come_before_the_whole_one(client: openai.OpenAI) -> None:
+    body = {"steps": 8, "seed": 1}
+    stream = client.images.generate(prompt="a red apple", size="64x64", stream=True, partial_images=2, extra_body=body)
+    events = list(stream)
+    assert [event.type for event in events] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert all(opened(event.b64_json).size == (64, 64) for event in events)
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]  # pyright: ignore
+    assert events[-1].usage.total_tokens == 3  # pyright: ignore
+
+
+def test_a_stream_that_fails_raises_in_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIError, match="no sampler named"):
+        list(client.images.generate(prompt="x", stream=True, extra_body={"sampler": "nothing"}))
+
+
+def test_edits_draw_anew_where_the_mask_is_transparent(client: openai.OpenAI) -> None:
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (32, 0, 64, 64))
+    file = BytesIO()
+    mask.save(file, "PNG")
+    answer = client.images.edit(
+        image=("a.png", png("blue")), mask=("m.png", file.getvalue()), prompt="a red apple", **SMALL
+    )
+    assert answer.data is not None
+    edited = opened(answer.data[0].b64_json).convert("RGB")
+    kept, drawn = edited.getpixel((4, 32)), edited.getpixel((60, 32))
+    assert kept == (0, 0, 255)
+    assert drawn != (0, 0, 255)
+
+
+def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
+    pictures = [("a.png", png("blue")), ("b.png", png("red"))]
+    assert client.images.edit(image=pictures, prompt="a house", **SMALL).data
+    with pytest.deprecated_call():  # the SDK says so of variations; clients still call them
+        varied = client.images.create_variation(image=("a.png", png("green")), extra_body={"steps": "2"})
+    assert varied.data
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "param"),
+    [
+        ({"size": "100x100"}, openai.BadRequestError, "size"),
+        ({"size": "large"}, openai.BadRequestError, "size"),
+        ({"background": "transparent"}, openai.BadRequestError, "background"),
+        ({"n": 11}, openai.BadRequestError, "n"),
+        ({"model": "mimi"}, openai.NotFoundError, None),
+    ],
+)
+def test_errors_arrive_typed(
+    client: openai.OpenAI, wishes: dict[str, object], error: type[openai.APIStatusError], param: str | None
+) -> None:
+    with pytest.raises(error) as caught:
+        client.images.generate(prompt="a red apple", **wishes)  # pyright: ignore
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.code
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+def test_hostile_pictures_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.images.edit(image=("a.png", b"not a picture"), prompt="x")
+    with pytest.raises(openai.BadRequestError, match="transparency is needed"):
+        client.images.edit(image=("a.png", png("blue")), mask=("m.png", png("white")), prompt="x")
+
+
+def test_the_sdks_own_retry_draws_nothing_anew(server: str) -> None:
+    body = {"prompt": "asked twice", "size": "64x64", "steps": 2}
+    first, again = (
+        httpx.post(
+            f"{server}/v1/images/generations", json=body, headers={"x-stainless-retry-count": count}, timeout=60
+        ).json()
+        for count in ("0", "1")
+    )
+    assert first["data"] == again["data"]
+    other = httpx.post(
+        f"{server}/v1/images/generations", json=body, headers={"x-stainless-retry-count": "0"}, timeout=60
+    ).json()
+    assert other["data"] != first["data"], "a new request without a seed is a new picture"
+
+
+def test_an_idempotency_key_works_without_a_seed(server: str) -> None:
+    body = {"prompt": "keyed", "size": "64x64", "steps": 2}
+    headers = {"Idempotency-Key": "images"}
+    first, again = (
+        httpx.post(f"{server}/v1/images/generations", json=body, headers=headers, timeout=60).json() for _ in range(2)
+    )
+    assert first["data"] == again["data"]
+
+
+def test_keys_are_wanted_where_there_are_keys(keyed_server: tuple[str, dict[str, str]]) -> None:
+    url, keys = keyed_server
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-wrong", max_retries=0) as wrong:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            wrong.images.generate(prompt="x")
+        assert caught.value.code == "invalid_api_key"
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=keys["joe"], timeout=120) as joe:
+        assert joe.images.generate(prompt="a red apple", **SMALL).data
+
+
+def test_a_client_that_goes_away_cancels_its_picture(server: str) -> None:
+    body = {"prompt": "nobody waits", "size": "64x64", "steps": 1000}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server}/v1/images/generations", json=body, timeout=2)
+    newest = httpx.get(f"{server}/v1/jobs?limit=1").json()["data"][0]
+    ended = httpx.get(f"{server}/v1/jobs/{newest['id']}/wait", timeout=60).json()
+    assert (ended["spec"]["prompt"], ended["state"]) == ("nobody waits", "cancelled")
+    assert json.dumps(ended["error"]) == "null"
