@@ -68,26 +68,32 @@ class Engine:
         return True
 
     def begin(self, batch: Sequence[Job]) -> list[Job]:
-        """Encode the prompts of newcomers in one call and prepare them; returns those that can take a step."""
-        newcomers = [job for job in batch if job.state == "waiting"]
+        """Prepare newcomers and encode their prompts in one call; returns those that can take a step."""
+        for job in batch:
+            if job.walk is None:
+                self.isolate([job], self.prepare)
+        # Encoded second: what a prompt says in which step depends on how many steps there are.
+        newcomers = [job for job in batch if job.state == "waiting" and job.walk is not None]
         if newcomers:
             self.isolate(newcomers, self.conditionings.fill)
             for job in newcomers:
-                if job.positive is not None:
-                    self.isolate([job], self.start)
+                if job.told is not None:
+                    self.start(job)
         return [job for job in batch if job.state == "running"]
 
-    def start(self, jobs: Sequence[Job]) -> None:
+    def prepare(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             prepare(job, cache=self.cache)
-            job.state = "running"
-            waited_s = time.monotonic() - job.arrived
-            self.emit(Started(job_id=job.id, total_steps=job.total_steps, waited_s=waited_s))
+
+    def start(self, job: Job) -> None:
+        job.state = "running"
+        waited_s = time.monotonic() - job.arrived
+        self.emit(Started(job_id=job.id, total_steps=job.total_steps, waited_s=waited_s))
 
     def call(self, batch: Sequence[Job]) -> None:
         """One network call and one table update; nobody has moved if it fails."""
         began = time.perf_counter()
-        shares = [2 if job.guided else 1 for job in batch]
+        shares = [job.rows for job in batch]
         costs = [job.megapixels for job in batch]
         ending = [job for job in batch if job.now.ends_step]
         rows = Rows.gather([(job.now.schedule, job.now.row) for job in batch]).to(batch[0].model.placement.device)

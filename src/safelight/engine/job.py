@@ -13,6 +13,7 @@ from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.models.prompt_schedule import parts_of
 from safelight.spec import Denoised, HighresFix, TextToImage
 
 if TYPE_CHECKING:
@@ -74,6 +75,18 @@ class Walk:
         return row == len(self.schedule) or bool(self.schedule.step_of[row] > self.schedule.step_of[row - 1])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the network is told of a job; the tuples hold an entry for each step, those of the second walk after the
+    first's. Entries of steps that are told the same are the same object."""
+
+    positive: tuple[tuple[Conditioning, ...], ...]
+    """For each of the prompts that AND joins."""
+    weights: tuple[float, ...]
+    """How much each of them counts."""
+    negative: tuple[Conditioning, ...] | None
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
     id: str
@@ -89,8 +102,9 @@ class Job:
     paused: bool = False
     cancelled: bool = False
     generator: torch.Generator | None = None
-    positive: Conditioning | None = None
-    negative: Conditioning | None = None
+    told: Told | None = None
+    num_parts: int = field(init=False)
+    """Prompts joined by AND, each with a row of its own in every call."""
     walk: Walk | None = None
     enlarged: bool = False
     """In the second walk of highres."""
@@ -99,6 +113,9 @@ class Job:
     overlay: Overlay | None = None
     compute_s: float = 0.0
     """This job's share of the calls it took part in."""
+
+    def __post_init__(self) -> None:
+        self.num_parts = len(parts_of(self.spec.prompt))
 
     @property
     def strict(self) -> bool:
@@ -115,13 +132,23 @@ class Job:
 
     @property
     def guided(self) -> bool:
-        """Guidance acts in the coming call, so the job takes two network rows."""
+        """Guidance acts in the coming call."""
         if self.spec.guidance <= 1 or self.model.description.takes_guidance:
             return False
         if self.walk is None:
             return True
         interval = self.spec.guidance_interval
         return interval.start <= self.walk.step / self.walk.schedule.steps < interval.end
+
+    @property
+    def contrasted(self) -> bool:
+        """The coming call also asks what the network makes of the negative prompt; AND measures its parts against it."""
+        return self.guided or self.num_parts > 1
+
+    @property
+    def rows(self) -> int:
+        """Network rows in the coming call."""
+        return self.num_parts + self.contrasted
 
     @property
     def size(self) -> tuple[int, int]:
@@ -134,7 +161,7 @@ class Job:
     def megapixels(self) -> float:
         """What the coming call costs, as rows times picture area."""
         width, height = self.size
-        return (2 if self.guided else 1) * width * height / 1e6
+        return self.rows * width * height / 1e6
 
     @property
     def step(self) -> int:
