@@ -78,5 +78,13 @@ class Settings(BaseModel):
         return self.home / "models"
 
     @property
+    def embeddings(self) -> Path:
+        return self.home / "embeddings"
+
+    @property
+    def wildcards(self) -> Path:
+        return self.home / "wildcards"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"

@@ -78,6 +78,13 @@ class Sides(Frozen):
     bottom: Margin = 0
 
 
+class PinnedEmbedding(Frozen):
+    """A textual inversion that the prompt names, and the sha256 of the file that this name stood for."""
+
+    name: str
+    digest: Digest
+
+
 class Picture(Frozen):
     """What every denoised picture has; the concrete specs below add what they start from."""
 
@@ -95,6 +102,7 @@ class Picture(Frozen):
     guidance_interval: GuidanceInterval
     clip_skip: ClipSkip
     determinism: Determinism
+    embeddings: tuple[PinnedEmbedding, ...] = ()
 
     def digest(self) -> str:
         return digest_of(self)
@@ -201,13 +209,20 @@ class Defaults(Frozen):
     strength: Strength = 0.75
 
 
-def complete(draft: Draft, defaults: Defaults, *, model_digest: str, random_seed: int | None = None) -> Denoised:
+def complete(
+    draft: Draft,
+    defaults: Defaults,
+    *,
+    model_digest: str,
+    embeddings: tuple[PinnedEmbedding, ...] = (),
+    random_seed: int | None = None,
+) -> Denoised:
     """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
     if draft.extend is not None:
         raise ValueError("an extended canvas must be drawn into init and mask first")
     chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
-    filled["model_digest"] = model_digest
+    filled |= {"model_digest": model_digest, "embeddings": embeddings}
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
     kind = ImageToImage if draft.mask is None else Inpaint

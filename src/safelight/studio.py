@@ -18,10 +18,12 @@ from safelight.diffusion.samplers import find_sampler
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.models.catalogue import Catalogue
+from safelight.models.families import text_widths
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
+from safelight.models.textual_inversion import load_embedding, pin_embeddings
 from safelight.settings import Settings
-from safelight.spec import Denoised, Draft, Inpaint, TextToImage, Upscale, complete
+from safelight.spec import Denoised, Draft, Inpaint, PinnedEmbedding, TextToImage, Upscale, complete
 
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
@@ -41,7 +43,16 @@ class Studio:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
         if draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
-        return complete(draft, found.description.defaults, model_digest=found.digest)
+        embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
+        return complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+
+    def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
+        return pin_embeddings(
+            self.settings.embeddings,
+            (draft.prompt, draft.negative_prompt),
+            model=draft.model,
+            model_widths=lambda: text_widths(found.description),
+        )
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -116,6 +127,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         denoiser_for=eager_denoiser,
+        embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
         ),

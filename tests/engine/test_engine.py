@@ -14,7 +14,7 @@ from safelight.engine.engine import Engine
 from safelight.engine.job import Job
 from safelight.errors import JobFailed, OutOfMemory, SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Failed, Previewed, Queued, Started, Stepped
-from safelight.models.encode import encode
+from safelight.models.encode import Prompt, encode
 from safelight.models.load import Model
 from safelight.spec import HighresFix
 
@@ -31,7 +31,7 @@ def tiny(model: Models) -> Model:
 
 
 def told(model: Model, prompt: str) -> torch.Tensor:
-    [conditioning] = encode(model.text_encoders, [(prompt, 1)], penultimate=False)
+    [conditioning] = encode(model.text_encoders, [Prompt(prompt)], penultimate=False)
     return conditioning.context
 
 

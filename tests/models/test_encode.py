@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from tests.models.vocabulary import sd1, sd2
 from torch import Tensor
 
 from safelight.errors import InvalidRequest, UnsupportedOption
-from safelight.models.encode import Conditioning, ConditioningCache, Prompt, TextEncoder, encode, zeros_like
+from safelight.models import encode as encode_module
+from safelight.models.encode import Conditioning, ConditioningCache, Prompt, TextEncoder, zeros_like
 from safelight.models.tokenize import Tokenizer
 
 LONG = "a photo of the red apple, " * 15
@@ -15,6 +17,11 @@ LONG = "a photo of the red apple, " * 15
 PROMPTS = ["a photo of the red apple", "", "an astronaut riding a horse, masterpiece!", "x " * 75]
 TOLERANCE = 1e-5
 """Same layers and weights; only the batch differs, which changes float32 sums in their last bits."""
+
+
+def encode(encoders: Sequence[TextEncoder], prompts: Sequence[tuple[Any, ...]], **rule: bool) -> list[Conditioning]:
+    """Prompts as words and clip_skip."""
+    return encode_module.encode(encoders, [Prompt(*prompt) for prompt in prompts], **rule)
 
 
 def text_encoder(folder: Path, layout: Any, *, width: int, layers: int, projection: int | None = None) -> TextEncoder:

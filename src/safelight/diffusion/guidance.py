@@ -1,11 +1,19 @@
 """Guidance: how far to go from what the network says of anything towards what it says of the prompt."""
 
-from safelight.diffusion.shapes import Latents, PerRow
+from safelight.diffusion.shapes import Latent, Latents, PerRow
 
 
 def guide(cond: Latents, uncond: Latents, scale: PerRow) -> Latents:
     """Classifier-free guidance (arXiv:2207.12598); scale is the paper's w + 1."""
     return uncond + scale.view(-1, 1, 1, 1) * (cond - uncond)
+
+
+def compose(conds: Latents, uncond: Latent, weights: PerRow) -> Latent:
+    """AND: what several prompts say together, each by how far it departs from the unconditional output.
+
+    Composable Diffusion (arXiv:2206.01714, equation 11) at guidance 1; `guide` then goes as far as it is told.
+    """
+    return uncond + (weights.view(-1, 1, 1, 1) * (conds - uncond)).sum(dim=0)
 
 
 def rescale(guided: Latents, cond: Latents, phi: PerRow) -> Latents:

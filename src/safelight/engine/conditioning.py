@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
-from safelight.engine.job import Job
-from safelight.models.encode import Conditioning, ConditioningCache, Prompt, encode, zeros_like
+from safelight.engine.job import Job, Told
+from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
 from safelight.models.load import Model
+from safelight.models.prompt_schedule import parts_of, unroll
+from safelight.models.textual_inversion import named_in
 
 CACHE_BYTES = 64 * 2**20
+MOST_CHUNKS = 256
+"""Chunks of all the prompts that one job goes through: a bound on memory."""
+
+Strand = tuple[Prompt, ...]
+"""One prompt through the steps of a job: what it says in each."""
 
 
 class Conditionings:
@@ -14,16 +22,20 @@ class Conditionings:
         self.caches: dict[str, ConditioningCache] = {}
 
     def fill(self, jobs: Sequence[Job]) -> None:
-        """Give jobs of one model their positive and, where guidance may act, negative conditioning."""
-        prompts = [prompt for job in jobs for prompt in prompts_of(job)]
+        """Tell jobs of one model what their prompts say, step by step. They have been prepared: their steps are known.
+
+        Raises:
+            InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
+        """
+        strands = {job.id: strands_of(job) for job in jobs}
+        prompts = list(dict.fromkeys(prompt for job in jobs for strand in strands[job.id] for prompt in strand))
         if jobs[0].strict:
             # In a batch of one, always: a neighbour changes the last bits.
             found = {prompt: encode_by(jobs[0].model, [prompt])[0] for prompt in prompts}
         else:
             found = dict(zip(prompts, self.cache(jobs[0].model).encode_missing(prompts), strict=True))
         for job in jobs:
-            job.positive, *rest = (found[prompt] for prompt in prompts_of(job))
-            job.negative = negative(job, rest[0]) if rest else None
+            job.told = told(job, [tuple(found[prompt] for prompt in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> ConditioningCache:
         if model.digest not in self.caches:
@@ -33,17 +45,56 @@ class Conditionings:
         return self.caches[model.digest]
 
 
-def prompts_of(job: Job) -> list[Prompt]:
-    words = [job.spec.prompt]
-    if job.spec.guidance > 1 and not job.model.description.takes_guidance:
+def strands_of(job: Job) -> list[Strand]:
+    """The prompts that AND joins, and the negative one if the network will be asked about it."""
+    words = [part.words for part in parts_of(job.spec.prompt)]
+    distilled = job.model.description.takes_guidance
+    if distilled and job.num_parts > 1:
+        raise UnsupportedOption(
+            "prompt", f"AND needs a network that is led by a second row, and {job.model.name} is not"
+        )
+    if job.num_parts > 1 or (job.spec.guidance > 1 and not distilled):
         words.append(job.spec.negative_prompt)
-    return [(text, job.spec.clip_skip) for text in words]
+    first = job.now.schedule.steps
+    walks = [first] if job.highres is None else [first, job.total_steps - first]
+    strands = [tuple(prompt_of(job, text) for text in unroll(one, walks)) for one in words]
+    require_bounded(job, strands)
+    return strands
 
 
-def negative(job: Job, encoded: Conditioning) -> Conditioning:
+def prompt_of(job: Job, words: str) -> Prompt:
+    """With those embeddings that these words name, and no others: fewer keys, more hits."""
+    if not job.embeddings:
+        return Prompt(words, job.spec.clip_skip)
+    named = named_in(words, [embedding.name for embedding in job.embeddings])
+    embeddings = tuple(embedding for embedding in job.embeddings if embedding.name in named)
+    return Prompt(words, job.spec.clip_skip, embeddings)
+
+
+def require_bounded(job: Job, strands: Sequence[Strand]) -> None:
+    prompts = dict.fromkeys(prompt for strand in strands for prompt in strand)
+    if len(prompts) <= 2:
+        return  # each is bounded on its own
+    tokenizer = job.model.text_encoders[0].tokenizer
+    num_chunks = sum(len(chunks_of(prompt, tokenizer)) for prompt in prompts)
+    if num_chunks > MOST_CHUNKS:
+        raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MOST_CHUNKS}")
+
+
+def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Told:
+    positive, rest = strands[: job.num_parts], strands[job.num_parts :]
+    return Told(
+        positive=tuple(positive),
+        weights=tuple(part.weight for part in parts_of(job.spec.prompt)),
+        negative=negative(job, rest[0]) if rest else None,
+    )
+
+
+def negative(job: Job, encoded: tuple[Conditioning, ...]) -> tuple[Conditioning, ...]:
     """SDXL was trained to be led away from zeros, not from an encoded empty prompt."""
-    empty = not job.spec.negative_prompt
-    return zeros_like(encoded) if empty and job.model.description.force_zeros_for_empty_prompt else encoded
+    if job.spec.negative_prompt or not job.model.description.force_zeros_for_empty_prompt:
+        return encoded
+    return (zeros_like(encoded[0]),) * len(encoded)
 
 
 def encode_by(model: Model, prompts: Sequence[Prompt]) -> list[Conditioning]:

@@ -14,6 +14,7 @@ from safelight.diffusion.shapes import Latent
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.models.prompt_schedule import parts_of
+from safelight.models.textual_inversion import Embedding
 from safelight.spec import Denoised, HighresFix, TextToImage
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Job:
     spec: Denoised
     model: Model
     pictures: "Pictures"
+    embeddings: tuple[Embedding, ...] = ()
+    """The textual inversions that the spec pins."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0

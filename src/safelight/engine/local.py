@@ -14,10 +14,11 @@ from safelight.engine.engine import Engine
 from safelight.engine.job import Job
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.load import Model
-from safelight.spec import Denoised
+from safelight.models.textual_inversion import Embedding, require_fit
+from safelight.spec import Denoised, PinnedEmbedding
 
 Command = Callable[[], None]
 Listener = Callable[[Event], None]
@@ -31,11 +32,13 @@ class LocalBackend:
         model_for: Callable[[Denoised], Model],
         *,
         denoiser_for: Callable[[Model], Denoiser],
+        embedding_for: Callable[[PinnedEmbedding], Embedding] | None = None,
         budget_megapixels: Callable[[Model], float],
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
         self.model_for = model_for
+        self.embedding_for = embedding_for
         self.preview_every = preview_every
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -51,14 +54,16 @@ class LocalBackend:
         """As `Backend.submit`.
 
         Raises:
-            SafelightError: the model cannot be had, or the backend is closed.
+            SafelightError: the model or an embedding cannot be had, or the backend is closed.
         """
         model = await asyncio.to_thread(self.model_for, spec)
+        embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
         job = Job(
             id=uuid.uuid4().hex,
             spec=spec,
             model=model,
             pictures=pictures,
+            embeddings=embeddings,
             tenant=tenant,
             priority=priority,
             preview_every=self.preview_every,
@@ -80,6 +85,15 @@ class LocalBackend:
         finally:
             self.listeners.pop(job.id, None)
             await self.cancel(job.id)
+
+    def embeddings_of(self, spec: Denoised, model: Model) -> tuple[Embedding, ...]:
+        if self.embedding_for is None:
+            raise UnsupportedOption("embeddings", "this engine was opened without a folder of embeddings")
+        embeddings = tuple(map(self.embedding_for, spec.embeddings))
+        widths = [encoder.width for encoder in model.text_encoders]
+        for embedding in embeddings:
+            require_fit(embedding.name, embedding.widths, model=model.name, model_widths=widths)
+        return embeddings
 
     async def cancel(self, job_id: str) -> None:
         if not self.closed:

@@ -1,14 +1,14 @@
 """One network call for a batch of unlike jobs, and one table update after it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from safelight.acceleration.denoiser import Conditions, Denoiser, stack
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import guide, rescale
+from safelight.diffusion.guidance import compose, guide, rescale
 from safelight.diffusion.noise import draw
-from safelight.diffusion.shapes import Latents
+from safelight.diffusion.shapes import Latent, Latents
 from safelight.engine.job import Job, Walk
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
@@ -24,20 +24,24 @@ class Runner:
     def denoise(self, batch: Sequence[Job], rows: Rows) -> Latents:
         """What the network predicts for each job, guidance applied; (b, c, h, w) float32."""
         model = batch[0].model
-        guided = [i for i, job in enumerate(batch) if job.guided]
-        network_rows = [*range(len(batch)), *guided]
+        asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
+        contrasted = [i for i, job in enumerate(batch) if job.contrasted]
+        network_rows = [*asked, *contrasted]
 
         latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
         extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
         if extra:
             latents = torch.cat([latents, torch.stack(extra)], dim=1)
-        told = [positive_of(job) for job in batch] + [negative_of(batch[i]) for i in guided]
+        told = [now for job in batch for now in positives_of(job)] + [negative_of(batch[i]) for i in contrasted]
 
         outputs = self.denoiser(model)(
             latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, network_rows, told)
         )
-        cond, uncond = outputs[: len(batch)], outputs[len(batch) :]
-        return with_guidance(batch, guided, cond, uncond) if guided else cond
+        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) :], strict=True))
+        if len(asked) > len(batch):
+            cond = composed(batch, cond, uncond)
+        guided = [i for i in contrasted if batch[i].guided]
+        return with_guidance(batch, guided, cond, torch.stack([uncond[i] for i in guided])) if guided else cond
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -82,6 +86,15 @@ def stacked(histories: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return flat.view(len(histories), -1, *flat.shape[1:])
 
 
+def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) -> Latents:
+    """One output for each job, of the one or several that it asked for; a lone one keeps its very bits."""
+    outputs: list[Latent] = []
+    for i, (job, own) in enumerate(zip(batch, cond.split([job.num_parts for job in batch]), strict=True)):
+        weights = torch.tensor(weights_of(job), device=cond.device)
+        outputs.append(own[0] if job.num_parts == 1 else compose(own, uncond[i], weights))
+    return torch.stack(outputs)
+
+
 def with_guidance(batch: Sequence[Job], guided: list[int], cond: Latents, uncond: Latents) -> Latents:
     specs = [batch[i].spec for i in guided]
     chosen = cond[guided]
@@ -115,11 +128,18 @@ def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:
     return (1 - blend.mask) * kept + blend.mask * latent
 
 
-def positive_of(job: Job) -> Conditioning:
-    assert job.positive is not None
-    return job.positive
+def positives_of(job: Job) -> list[Conditioning]:
+    """What the coming call is told of the job's prompt: of each of its parts, where AND joins several."""
+    assert job.told is not None
+    return [steps[job.step] for steps in job.told.positive]
+
+
+def weights_of(job: Job) -> tuple[float, ...]:
+    assert job.told is not None
+    return job.told.weights
 
 
 def negative_of(job: Job) -> Conditioning:
-    assert job.negative is not None
-    return job.negative
+    assert job.told is not None
+    assert job.told.negative is not None
+    return job.told.negative[job.step]

@@ -8,21 +8,33 @@ here over one chunk of one prompt, so that neighbours do not matter.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.textual_inversion import Embedding
 from safelight.models.tokenize import Chunk, Tokenizer, chunk
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-Prompt = tuple[str, int]
-"""Words and clip_skip; 1 reads the last layer (or, for SDXL, the one it was trained to read)."""
+Replacement = tuple[int, int, Tensor]
+"""Row, position, and the vector that stands there in place of the token's own."""
+
+
+class Prompt(NamedTuple):
+    """All that a conditioning depends on, besides the model."""
+
+    words: str
+    clip_skip: int = 1
+    """1 reads the last layer (or, for SDXL, the one it was trained to read)."""
+    embeddings: tuple[Embedding, ...] = ()
+    """Textual inversions that the words name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,11 @@ class TextEncoder:
     tokenizer: Tokenizer
     network: "CLIPTextModel | CLIPTextModelWithProjection"
 
+    @property
+    def width(self) -> int:
+        """Of a token's embedding."""
+        return int(self.network.config.hidden_size)
+
 
 @torch.no_grad()
 def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
@@ -56,7 +73,9 @@ def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penult
     """
     if not prompts:
         return []
-    per_encoder = [encode_by(encoder, prompts, penultimate=penultimate) for encoder in encoders]
+    per_encoder = [
+        encode_by(encoder, prompts, penultimate=penultimate, number=number) for number, encoder in enumerate(encoders)
+    ]
     return [join(parts) for parts in zip(*per_encoder, strict=True)]
 
 
@@ -66,19 +85,22 @@ def zeros_like(conditioning: Conditioning) -> Conditioning:
     return Conditioning(torch.zeros_like(conditioning.context), None if pooled is None else torch.zeros_like(pooled))
 
 
-def encode_by(encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
-    """One text encoder's part of the conditioning."""
+def encode_by(
+    encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool, number: int = 0
+) -> list[Conditioning]:
+    """One text encoder's part of the conditioning; it is the model's first, or its second."""
     network = encoder.network
     check_depth(prompts, num_layers=network.config.num_hidden_layers)
-    chunks = [chunk(words, encoder.tokenizer) for words, _ in prompts]
+    chunks = [chunks_of(prompt, encoder.tokenizer) for prompt in prompts]
     rows = [row.ids for prompt_chunks in chunks for row in prompt_chunks]
-    deep = penultimate or any(clip_skip > 1 for _, clip_skip in prompts)
-    output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
+    deep = penultimate or any(prompt.clip_skip > 1 for prompt in prompts)
+    with replaced(network, replacements(prompts, chunks, number=number)):
+        output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
     pooled = getattr(output, "text_embeds", None)
 
     conditionings: list[Conditioning] = []
     first = 0
-    for (_, clip_skip), prompt_chunks in zip(prompts, chunks, strict=True):
+    for (_, clip_skip, _), prompt_chunks in zip(prompts, chunks, strict=True):
         here = slice(first, first + len(prompt_chunks))
         if penultimate:
             states = output.hidden_states[-(clip_skip + 1)][here]
@@ -93,8 +115,44 @@ def encode_by(encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: b
     return conditionings
 
 
+def chunks_of(prompt: Prompt, tokenizer: Tokenizer) -> list[Chunk]:
+    return chunk(prompt.words, tokenizer, {embedding.name: embedding.num_vectors for embedding in prompt.embeddings})
+
+
+def replacements(prompts: Sequence[Prompt], chunks: Sequence[list[Chunk]], *, number: int) -> list[Replacement]:
+    """Where this text encoder, the `number`th, reads vectors of embeddings instead of words."""
+    owners = [prompt for prompt, prompt_chunks in zip(prompts, chunks, strict=True) for _ in prompt_chunks]
+    rows = [row for prompt_chunks in chunks for row in prompt_chunks]
+    return [
+        (place, position, embedding.vectors[number][vector.number])
+        for place, (prompt, row) in enumerate(zip(owners, rows, strict=True))
+        for position, vector in row.vectors
+        for embedding in prompt.embeddings
+        if embedding.name == vector.name
+    ]
+
+
+@contextmanager
+def replaced(network: Any, replacements: Sequence[Replacement]) -> Iterator[None]:
+    """Within it, the token embeddings of some places are other vectors; the vocabulary stays as it is."""
+    if not replacements:
+        yield
+        return
+    rows, positions, vectors = zip(*replacements, strict=True)
+
+    def put(_layer: nn.Module, _ids: Any, embedded: Tensor) -> Tensor:
+        embedded[list(rows), list(positions)] = torch.stack(vectors).to(embedded)
+        return embedded
+
+    hook = network.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def check_depth(prompts: Sequence[Prompt], *, num_layers: int) -> None:
-    deepest = max(clip_skip for _, clip_skip in prompts)
+    deepest = max(prompt.clip_skip for prompt in prompts)
     if deepest > num_layers:
         raise UnsupportedOption(
             "clip_skip", f"{deepest} is deeper than this model's text encoder, which has {num_layers} layers"

@@ -127,6 +127,12 @@ def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str,
     return scheduler | {name: value for name, value in corrections.items() if name in scheduler}
 
 
+def text_widths(description: Description) -> tuple[int, ...]:
+    """How wide the token embeddings of each text encoder are."""
+    configs = [read_config(description.folder / part / "config.json") for part in description.family.text_encoders]
+    return tuple(int(config.get("hidden_size", 512)) for config in configs)
+
+
 def tokenizer_of(text_encoder: str) -> str:
     """The folder beside a text encoder's."""
     return text_encoder.replace("text_encoder", "tokenizer")

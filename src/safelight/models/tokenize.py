@@ -7,10 +7,10 @@ The vocabulary is read with the `tokenizers` package alone: importing transforme
 around it are those of transformers 5's CLIPTokenizer, which also reads nothing but vocabulary and merges.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import tokenizers
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
@@ -19,13 +19,17 @@ from tokenizers.models import BPE
 from safelight.errors import CorruptModel, InvalidRequest
 from safelight.models.families import read_config
 from safelight.models.prompts import Break, Weighted, parse
+from safelight.models.textual_inversion import split_at_names
 
 COMMA_BACKTRACK = 20
 """Tokens after the last comma, at most this many, move to the next chunk together (A1111's default)."""
 MAX_CHUNKS = 64
 """Room for 4800 tokens of Stable Diffusion: English of the greatest length a spec allows, and a bound on memory."""
 CLIP_LENGTH = 77
+PLACE = 0
+"""The id where an embedding's vector will stand. Any but the end's would do: nobody reads it."""
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+NO_EMBEDDINGS: Mapping[str, int] = {}
 SPECIAL_TOKENS = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
@@ -77,55 +81,92 @@ class Tokenizer:
         return self.backend.encode(whole, add_special_tokens=False).ids
 
 
+class Vector(NamedTuple):
+    """One of an embedding's vectors."""
+
+    name: str
+    number: int
+
+
+class Token(NamedTuple):
+    id: int
+    weight: float
+    vector: Vector | None = None
+    """What stands in place of the id's own embedding."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One row for the text encoder: `max_length` ids, and how much each counts."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    vectors: tuple[tuple[int, Vector], ...] = ()
+    """Positions whose token embedding is replaced."""
 
 
-def chunk(prompt: str, tokenizer: Tokenizer) -> list[Chunk]:
-    """The prompt's chunks; an empty prompt has one.
+def chunk(prompt: str, tokenizer: Tokenizer, embeddings: Mapping[str, int] = NO_EMBEDDINGS) -> list[Chunk]:
+    """The prompt's chunks; an empty prompt has one. `embeddings` are names with their numbers of vectors.
 
     Raises:
-        InvalidRequest: a weight that cannot be, or more than `MAX_CHUNKS` chunks.
+        InvalidRequest: a weight that cannot be, more than `MAX_CHUNKS` chunks, an embedding longer than a chunk.
     """
-    contents = cut(parse(prompt), tokenizer)
+    contents = cut(parse(prompt), tokenizer, embeddings)
     if len(contents) > MAX_CHUNKS:
         room = tokenizer.max_length - 2
         raise InvalidRequest(f"prompt: needs {len(contents)} chunks of {room} tokens; at most {MAX_CHUNKS}")
     return [frame(content, tokenizer) for content in contents]
 
 
-def cut(pieces: Iterable[Weighted | Break], tokenizer: Tokenizer) -> list[list[tuple[int, float]]]:
-    """Ids with their weights, cut where a chunk is full or a `BREAK` stands, after a comma if one is near."""
+def cut(
+    pieces: Iterable[Weighted | Break], tokenizer: Tokenizer, embeddings: Mapping[str, int] = NO_EMBEDDINGS
+) -> list[list[Token]]:
+    """Tokens with their weights, cut where a chunk is full or a `BREAK` stands, after a comma if one is near.
+
+    The vectors of an embedding stay together: where they do not fit, the next chunk begins.
+    """
     room = tokenizer.max_length - 2
-    contents: list[list[tuple[int, float]]] = [[]]
+    contents: list[list[Token]] = [[]]
     comma = None  # where in the last chunk its last comma stands
     for piece in pieces:
         if isinstance(piece, Break):
             contents.append([])
             comma = None
             continue
-        for token in tokenizer.ids(piece.text):
-            content = contents[-1]
-            if len(content) == room:
-                near = comma is not None and token != tokenizer.comma and room - comma <= COMMA_BACKTRACK
-                keep = comma + 1 if near and comma is not None else room
+        for unit in units(piece, tokenizer, embeddings):
+            content, token = contents[-1], unit[0].id
+            if len(unit) > room:
+                raise InvalidRequest(f"prompt: an embedding of {len(unit)} vectors; a chunk has room for {room}")
+            if len(content) + len(unit) > room:
+                whole = len(unit) > 1 or token == tokenizer.comma
+                near = comma is not None and not whole and room - comma <= COMMA_BACKTRACK
+                keep = comma + 1 if near and comma is not None else len(content)
                 contents[-1:] = [content[:keep], content[keep:]]
                 comma = None
             if token == tokenizer.comma:
                 comma = len(contents[-1])
-            contents[-1].append((token, piece.weight))
+            contents[-1] += unit
     # A BREAK at the very end starts nothing.
     return contents[:-1] if len(contents) > 1 and not contents[-1] else contents
 
 
-def frame(content: list[tuple[int, float]], tokenizer: Tokenizer) -> Chunk:
+def units(piece: Weighted, tokenizer: Tokenizer, embeddings: Mapping[str, int]) -> Iterator[list[Token]]:
+    """What may not be cut: a token, or all the vectors of an embedding."""
+    for place, text in enumerate(split_at_names(piece.text, embeddings)):
+        if place % 2:
+            yield [Token(PLACE, piece.weight, Vector(text, number)) for number in range(embeddings[text])]
+        else:
+            for token in tokenizer.ids(text):
+                yield [Token(token, piece.weight)]
+
+
+def frame(content: list[Token], tokenizer: Tokenizer) -> Chunk:
     padding = tokenizer.max_length - 2 - len(content)
-    ids = (tokenizer.bos, *(token for token, _ in content), tokenizer.eos, *[tokenizer.pad] * padding)
-    return Chunk(ids, (1.0, *(weight for _, weight in content), 1.0, *[1.0] * padding))
+    return Chunk(
+        ids=(tokenizer.bos, *(token.id for token in content), tokenizer.eos, *[tokenizer.pad] * padding),
+        weights=(1.0, *(token.weight for token in content), 1.0, *[1.0] * padding),
+        vectors=tuple((place, token.vector) for place, token in enumerate(content, 1) if token.vector is not None),
+    )
 
 
 def clip_backend(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], *, unknown: str) -> tokenizers.Tokenizer:
