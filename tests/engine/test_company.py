@@ -18,6 +18,7 @@ LEAST_PSNR = 60.0
 
 LONG = "a photo of the red apple, " * 15
 """Two chunks, so that its neighbours are padded, and masked, to its length."""
+TWO = "a [cat|dog] :0.8 AND a horse, best quality :0.4"
 
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM", "PLMS")
 
@@ -26,8 +27,12 @@ SAMPLERS = ("Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM
 def wishes(draw: st.DrawFn) -> dict[str, Any]:
     """What a stranger may ask for at the size of everybody else, or now and then at another."""
     wish: dict[str, Any] = {
-        "prompt": draw(st.sampled_from(["", "the cat", "a (red:1.3) apple", LONG, "a dog BREAK a horse"])),
-        "negative_prompt": draw(st.sampled_from(["", "the dog", LONG])),
+        "prompt": draw(
+            st.sampled_from(
+                ["", "the cat", "a (red:1.3) apple", LONG, "a dog BREAK a horse", "a [cat:dog:0.5], [red|]", TWO]
+            )
+        ),
+        "negative_prompt": draw(st.sampled_from(["", "the dog", LONG, "[the dog::2]"])),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "sampler": draw(st.sampled_from(SAMPLERS)),
         "steps": draw(st.sampled_from([3, 5])),

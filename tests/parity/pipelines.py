@@ -32,7 +32,8 @@ class Reference:
             # diffusers 0.42 looks there for the final norm when layers are skipped; transformers 5 has dropped it.
             encoder.__dict__["text_model"] = encoder
 
-    def draw(self, spec: Denoised, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
+    def draw(self, spec: Denoised, pictures: Mapping[str, Image.Image] | None = None, **more: Any) -> Image.Image:
+        """`more` are further arguments of the pipeline."""
         import diffusers
 
         assert isinstance(spec, TextToImage) or spec.guidance_rescale == 0, "these pipelines cannot rescale"
@@ -66,6 +67,7 @@ class Reference:
                     "height": spec.height,
                     "padding_mask_crop": spec.padding if spec.only_masked else None,
                 }
+        call |= more
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             scheduler = usable(diffusers_scheduler(sampler, dict(self.description.scheduler)))
             pipeline: Any = pipeline_class(**self.components_for(pipeline_class, scheduler))

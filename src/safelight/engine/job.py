@@ -145,7 +145,7 @@ class Job:
 
     @property
     def contrasted(self) -> bool:
-        """The coming call also asks what the network makes of the negative prompt; AND measures its parts against it."""
+        """The coming call also asks about the negative prompt, which is what AND measures its parts against."""
         return self.guided or self.num_parts > 1
 
     @property

@@ -1,4 +1,4 @@
-"""Prompts that change while they are drawn, and prompts that are joined: the part of AUTOMATIC1111's grammar about time.
+"""Prompts that change while they are drawn, and prompts that are joined: AUTOMATIC1111's grammar of time.
 
 | written | means |
 |---|---|

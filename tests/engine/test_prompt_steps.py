@@ -1,0 +1,191 @@
+"""What a job is told in which step, and what it costs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.fakes import Desk, draw, psnr, spec_for
+from torch import Tensor
+
+from safelight.acceleration.denoiser import Conditions
+from safelight.acceleration.eager import eager_denoiser
+from safelight.engine.conditioning import encode_by
+from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.events import Failed, Stepped
+from safelight.models.encode import Prompt
+from safelight.models.load import Model
+
+Models = Callable[[str], Model]
+SAME_DB = 60.0
+"""Sums in another order move a few pixels by one level."""
+
+
+class Listening:
+    """The network, and what every row of every call was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Tensor] = []
+
+    def __call__(self, model: Model) -> Any:
+        denoise = eager_denoiser(model)
+
+        def heard(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+            self.told.append(conditions.context)
+            return denoise(latents, timesteps, conditions)
+
+        return heard
+
+
+def told(spec: Any, model: Model) -> list[list[str]]:
+    """For every call, the words of every row, among a few known ones."""
+    known = ["a cat", "a dog", "a horse", "", "cat AND dog"]
+    listening = Listening()
+    with Desk(listening) as desk:
+        job = desk.add(spec, model)
+        desk.finish()
+        desk.image(job)
+    encoded = dict(zip(known, encode_by(model, [Prompt(words) for words in known]), strict=True))
+
+    def words_of(row: Tensor) -> str:
+        [word] = [
+            word for word, conditioning in encoded.items() if torch.allclose(conditioning.context, row, atol=1e-5)
+        ]
+        return word
+
+    return [[words_of(row) for row in call] for call in listening.told]
+
+
+def test_each_step_is_told_its_own_words(model: Models) -> None:
+    spec = spec_for(model("sd1"), prompt="a [cat:dog:2]", negative_prompt="[a horse|]", steps=4, guidance=3.0)
+    assert told(spec, model("sd1")) == [["a cat", "a horse"], ["a cat", ""], ["a dog", "a horse"], ["a dog", ""]]
+
+
+def test_both_calls_of_a_step_are_told_the_same(model: Models) -> None:
+    spec = spec_for(model("sd1"), prompt="a [cat|dog]", steps=3, guidance=1.0, sampler="Heun")
+    assert told(spec, model("sd1")) == [["a cat"], ["a cat"], ["a dog"], ["a dog"], ["a cat"]]
+
+
+@pytest.mark.parametrize(
+    ("when", "second"),
+    [("0.5", ["a dog", "a dog"]), ("1.5", ["a cat", "a dog"]), ("5", ["a cat", "a dog"]), ("6", ["a cat", "a cat"])],
+)
+def test_the_second_pass_goes_on_counting(when: str, second: list[str], model: Models) -> None:
+    """4 steps, then 4 at strength 0.5, which are 2."""
+    highres = {"scale": 1.5, "strength": 0.5}
+    spec = spec_for(model("sd1"), prompt=f"a [cat:dog:{when}]", steps=4, guidance=1.0, highres=highres)
+    assert [words for [words] in told(spec, model("sd1"))][4:] == second
+
+
+def test_all_that_newcomers_will_say_is_encoded_in_one_call(model: Models) -> None:
+    [encoder] = model("sd1").text_encoders
+    rows: list[int] = []
+    hook = encoder.network.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
+    try:
+        with Desk() as desk:
+            desk.add(
+                spec_for(model("sd1"), prompt="a [cat:dog:2]", negative_prompt="[x|y]", guidance=2.0), model("sd1")
+            )
+            desk.add(
+                spec_for(model("sd1"), prompt="a [dog|cat] AND[y|z]", negative_prompt="x", guidance=2.0), model("sd1")
+            )
+            desk.finish()
+    finally:
+        hook.remove()
+    assert rows == [5], "a cat, a dog, x, y, z"
+
+
+def test_and_costs_a_row_for_each_prompt(model: Models) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(model("sd1"), prompt="a cat AND a dog AND a horse", guidance=3.0), model("sd1"))
+        plain = desk.add(spec_for(model("sd1"), guidance=3.0), model("sd1"))
+        assert job.megapixels == 2 * plain.megapixels
+        desk.finish()
+        assert {event.batch_rows for event in desk.heard(job, Stepped)} == {4 + 2}
+        assert job.compute_s == pytest.approx(2 * plain.compute_s)
+
+
+def test_and_takes_its_rows_out_of_the_budget(model: Models) -> None:
+    row = 64 * 64 / 1e6
+    with Desk(budget_megapixels=5 * row) as desk:
+        jobs = [
+            desk.add(spec_for(model("sd1"), prompt="a cat AND a dog", guidance=3.0), model("sd1")) for _ in range(2)
+        ]
+        desk.finish()
+        assert {event.batch_rows for job in jobs for event in desk.heard(job, Stepped)} == {3}, "two jobs are 6 rows"
+
+
+def test_and_is_the_formula(model: Models) -> None:
+    """uncond + sum of w_i * guidance * (cond_i - uncond), each output asked for alone."""
+    tiny = model("sd1")
+    words, weights, guidance = ["a cat", " a dog", " a horse"], [1.0, 0.5, -0.25], 4.0
+    with Desk() as desk:
+        prompt = "a cat AND a dog :0.5 AND a horse :-0.25"
+        job = desk.add(spec_for(tiny, prompt=prompt, guidance=guidance, steps=1), tiny)
+        desk.engine.begin([job])
+        from safelight.diffusion.advance import Rows
+
+        rows = Rows.gather([(job.now.schedule, 0)])
+        with torch.inference_mode():
+            found = desk.engine.runner.denoise([job], rows)[0]
+
+    denoise = eager_denoiser(tiny)
+    latent = job.now.latents[0][None] * rows.input_scale
+
+    def ask(text: str) -> Tensor:
+        [conditioning] = encode_by(tiny, [Prompt(text)])
+        context = conditioning.context[None]
+        conditions = Conditions(context=context, mask=None, pooled=None, time_ids=None, guidance=None)
+        return denoise(latent, rows.timesteps, conditions)[0]
+
+    with torch.inference_mode():
+        uncond = ask("")
+        expected = uncond + sum(w * guidance * (ask(text) - uncond) for text, w in zip(words, weights, strict=True))
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()  # the batch changes float32's last bits
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_parts_that_say_the_same_or_nothing_leave_the_picture(kind: str, guidance: float, model: Models) -> None:
+    """Also without guidance, where a lone prompt has no second row and a joined one has."""
+    alone = draw(spec_for(model(kind), prompt="a cat", guidance=guidance), model(kind))
+    for prompt in ("a cat AND a dog :0", "a cat :0.5 AND a cat :0.5", "a cat :2 AND a cat :-1"):
+        joined = draw(spec_for(model(kind), prompt=prompt, guidance=guidance), model(kind))
+        assert psnr(joined, alone) >= SAME_DB
+    other = draw(spec_for(model(kind), prompt="a cat AND a dog, masterpiece", guidance=guidance), model(kind))
+    assert psnr(other, alone) < SAME_DB
+
+
+def test_and_in_a_negative_prompt_is_a_word(model: Models) -> None:
+    spec = spec_for(model("sd1"), prompt="a cat", negative_prompt="cat AND dog", steps=2, guidance=3.0)
+    assert told(spec, model("sd1")) == [["a cat", "cat AND dog"]] * 2
+
+
+def test_a_distilled_network_cannot_join(model: Models) -> None:
+    with Desk() as desk:
+        job = desk.add(spec_for(model("lcm"), prompt="a cat AND a dog", sampler="Default"), model("lcm"))
+        desk.finish()
+        failed = desk.last(job)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, UnsupportedOption)
+        assert "AND" in str(failed.error)
+
+
+def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models) -> None:
+    huge = "[" + "|".join(f"w{number} {'BREAK ' * 10}x" for number in range(50)) + "]"
+    with Desk() as desk:
+        bad, good = (
+            desk.add(spec_for(model("sd1"), prompt=prompt, steps=50), model("sd1")) for prompt in (huge, "a cat")
+        )
+        desk.engine.step()
+        failed = desk.last(bad)
+        assert isinstance(failed, Failed)
+        assert isinstance(failed.error, InvalidRequest)
+        assert "needs 551 chunks of tokens; at most 256" in str(failed.error)
+        desk.finish()
+        desk.image(good)
+
+
+def test_too_many_parts_are_refused_before_there_is_a_job(model: Models) -> None:
+    with Desk() as desk, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
+        desk.add(spec_for(model("sd1"), prompt=" AND ".join("a" * 17)), model("sd1"))
