@@ -11,15 +11,25 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.fakes import psnr
+from tests.models.embeddings import write_a1111
 from tests.tiny_models import SIDE, box_mask, checkpoint, one_thread, start_picture
 
 import safelight
-from safelight.errors import InvalidImage, InvalidRequest, JobCancelled, SafelightError, UnknownModel, UnknownSampler
+from safelight.errors import (
+    InvalidImage,
+    InvalidRequest,
+    JobCancelled,
+    SafelightError,
+    UnknownModel,
+    UnknownSampler,
+    UnsupportedOption,
+)
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
 from safelight.generate import generate
+from safelight.models.digest import file_sum
 from safelight.pictures import Drawn, draw_all, generate_pictures, number, run
 from safelight.settings import Settings
-from safelight.spec import Draft, ImageToImage, Inpaint, Sides, TextToImage, Upscale
+from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale
 from safelight.studio import Studio, open_studio, rounded, same_area
 
 __all__ = ["checkpoint", "one_thread"]
@@ -303,3 +313,54 @@ def test_closing_a_studio_ends_what_is_under_way(checkpoint: Callable[[str], Pat
         return last
 
     assert isinstance(asyncio.run(close_midway()), Cancelled)
+
+
+# Embeddings
+
+
+def test_an_embedding_is_pinned_drawn_with_and_missed(studio: Studio) -> None:
+    folder = studio.settings.embeddings
+    wish = draft(prompt="a my-cat", guidance=8.0)
+    as_words = completed(studio, wish)
+    assert as_words.embeddings == ()
+    file = write_a1111(folder / "my-cat.safetensors")
+    try:
+        spec = completed(studio, wish)
+        assert [(pinned.name, pinned.digest) for pinned in spec.embeddings] == [("my-cat", file_sum(file))]
+        assert completed(studio, draft(prompt="a cat")).embeddings == ()
+        with_it, without = (run(draw_spec(one, studio)) for one in (spec, as_words))
+        assert psnr(with_it, without) < 50
+        with pytest.raises(UnsupportedOption, match=r"'my-cat' is for another model .* reads 32 and 24"):
+            completed(studio, draft(prompt="a my-cat", model="sdxl"))
+        file.unlink()
+        with pytest.raises(InvalidRequest, match=r"embedding 'my-cat' .* is not in"):
+            run(draw_spec(spec, studio))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_spec_with_an_embedding_of_another_width_is_refused_by_the_engine(studio: Studio) -> None:
+    folder = studio.settings.embeddings
+    file = write_a1111(folder / "wide.safetensors", width=40)
+    try:
+        pinned = PinnedEmbedding(name="wide", digest=file_sum(file))
+        spec = completed(studio, draft()).model_copy(update={"embeddings": (pinned,)})
+        with pytest.raises(UnsupportedOption, match="'wide' is for another model"):
+            run(draw_spec(spec, studio))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_spec_without_embeddings_has_the_digest_it_always_had(studio: Studio) -> None:
+    spec = completed(studio, draft())
+    assert "embeddings" not in spec.model_dump(exclude_defaults=True)
+    pinned = (PinnedEmbedding(name="x", digest="a" * 64),)
+    assert spec.model_copy(update={"embeddings": pinned}).digest() != spec.digest()
+
+
+async def draw_spec(spec: Any, studio: Studio) -> Image.Image:
+    async with aclosing(generate(spec, studio)) as events:
+        async for event in events:
+            if isinstance(event, Decoded):
+                return event.image
+    raise AssertionError("nothing was decoded")

@@ -15,6 +15,7 @@ from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.events import Failed, Stepped
 from safelight.models.encode import Prompt
 from safelight.models.load import Model
+from safelight.models.textual_inversion import Embedding
 
 Models = Callable[[str], Model]
 SAME_DB = 60.0
@@ -189,3 +190,34 @@ def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models
 def test_too_many_parts_are_refused_before_there_is_a_job(model: Models) -> None:
     with Desk() as desk, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
         desk.add(spec_for(model("sd1"), prompt=" AND ".join("a" * 17)), model("sd1"))
+
+
+def test_a_name_means_the_file_that_the_job_has(model: Models) -> None:
+    """Two files of one name, in one engine and one batch; the cache tells them apart."""
+    tiny = model("sd1")
+    spec = spec_for(tiny, prompt="a my-cat", guidance=8.0)
+    one, other = (
+        Embedding("my-cat", digest * 64, (torch.randn(2, 32, generator=torch.Generator().manual_seed(seed)),))
+        for digest, seed in (("1", 1), ("2", 2))
+    )
+    with Desk() as desk:
+        jobs = [desk.add(spec, tiny, embeddings=embeddings) for embeddings in ((one,), (other,), (), (one,))]
+        desk.finish()
+        first, second, words, again = (desk.image(job) for job in jobs)
+    assert psnr(first, again) >= SAME_DB
+    assert psnr(words, draw(spec, tiny)) >= SAME_DB
+    for unlike in (psnr(first, second), psnr(first, words), psnr(second, words)):
+        assert unlike < SAME_DB
+
+
+def test_an_embedding_changes_nothing_for_its_neighbours(model: Models) -> None:
+    tiny = model("sd1")
+    mine = Embedding("my-cat", "1" * 64, (torch.randn(3, 32, generator=torch.Generator().manual_seed(1)),))
+    plain, strict = (spec_for(tiny, prompt="a cat", determinism=kind) for kind in ("fast", "strict"))
+    alone = draw(strict, tiny)
+    with Desk() as desk:
+        desk.add(spec_for(tiny, prompt="my-cat [my-cat|a cat]"), tiny, embeddings=(mine,))
+        jobs = [desk.add(spec, tiny) for spec in (plain, strict)]
+        desk.finish()
+        assert psnr(desk.image(jobs[0]), draw(plain, tiny)) >= SAME_DB
+        assert desk.image(jobs[1]).tobytes() == alone.tobytes()

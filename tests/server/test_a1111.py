@@ -15,6 +15,11 @@ import httpx
 import pytest
 import webuiapi
 from PIL import Image, ImageDraw
+from tests.models.embeddings import write_a1111, write_sdxl
+from tests.server.conftest import serving, settings_in
+
+from safelight.models.catalogue import MINI
+from safelight.models.families import describe, text_widths
 
 SMALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 LONG = SMALL | {"steps": 1000}
@@ -307,6 +312,25 @@ def test_the_lists_are_as_clients_read_them(api: webuiapi.WebUIApi) -> None:
 @pytest.mark.parametrize("route", ["script-info", "extensions"])
 def test_further_lists_are_empty(client: httpx.Client, route: str) -> None:
     assert client.get(f"/{route}").json() == []
+
+
+def test_embeddings_are_listed_by_what_the_model_reads(tmp_path: Path) -> None:
+    width = text_widths(describe(MINI))[0]
+    write_a1111(tmp_path / "embeddings" / "own.safetensors", width=width, num=3)
+    write_a1111(tmp_path / "embeddings" / "foreign.safetensors", width=width + 1)
+    write_sdxl(tmp_path / "embeddings" / "pair.safetensors")
+    (tmp_path / "embeddings" / "broken.safetensors").write_bytes(b"nothing")
+    unsaid = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
+    with serving(settings_in(tmp_path)) as url:
+        assert api_at(url).get_embeddings() == {
+            "loaded": {"own": unsaid | {"shape": width, "vectors": 3}},
+            "skipped": {
+                "foreign": unsaid | {"shape": width + 1, "vectors": 2},
+                "pair": unsaid | {"shape": 32 + 24, "vectors": 3},
+            },
+        }
+        info = api_at(url).txt2img(**SMALL | {"prompt": "an own apple"}).info
+        assert 'TI hashes: "own: ' in info["infotexts"][0]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,8 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         if spec.only_masked:
             pairs["Inpaint area"] = "Only masked"
             pairs["Masked area padding"] = str(spec.padding)
+    if spec.embeddings:
+        pairs["TI hashes"] = ", ".join(f"{pinned.name}: {pinned.digest[:12]}" for pinned in spec.embeddings)
     # AUTOMATIC1111 has no such settings, and reads past what it does not know.
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)

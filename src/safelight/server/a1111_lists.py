@@ -13,6 +13,7 @@ from safelight import __version__
 from safelight.diffusion.samplers import SAMPLERS, Sampler
 from safelight.errors import SafelightError
 from safelight.server.a1111 import sittings_of
+from safelight.server.a1111_embeddings import Embeddings, list_embeddings
 from safelight.server.a1111_options import merged, shown
 from safelight.server.a1111_payloads import FAULTS
 from safelight.server.auth import Who, parts_of
@@ -79,11 +80,6 @@ class PromptStyle(BaseModel):
     name: str
     prompt: str | None = None
     negative_prompt: str | None = None
-
-
-class Embeddings(BaseModel):
-    loaded: dict[str, dict[str, Any]] = {}
-    skipped: dict[str, dict[str, Any]] = {}
 
 
 class Scripts(BaseModel):
@@ -199,8 +195,10 @@ async def loras(caller: Who) -> list[Named]:
 
 
 @router.get("/embeddings")
-async def embeddings(caller: Who) -> Embeddings:
-    return Embeddings()
+async def embeddings(request: Request, caller: Who) -> Embeddings:
+    """Those that the caller's model reads, and the others."""
+    studio, stored = parts_of(request).studio, sittings_of(request).options_of(caller)
+    return await asyncio.to_thread(lambda: list_embeddings(studio, merged(stored, {}, studio).sd_model_checkpoint))
 
 
 @router.get("/hypernetworks")
