@@ -27,7 +27,8 @@ from safelight.errors import (
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
 from safelight.generate import generate
 from safelight.models.digest import file_sum
-from safelight.pictures import Drawn, draw_all, generate_pictures, number, run
+from safelight.models.several import number
+from safelight.pictures import Drawn, draw_all, generate_pictures, run
 from safelight.settings import Settings
 from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale
 from safelight.studio import Studio, open_studio, rounded, same_area

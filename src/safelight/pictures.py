@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from safelight.assets.encode import Encoding
-from safelight.errors import InvalidRequest, JobCancelled
+from safelight.errors import JobCancelled
 from safelight.events import Cancelled, Decoded, Event, Failed, Stored
 from safelight.generate import PNG, generate
-from safelight.spec import Denoised, Draft, choose_seed, parse_draft
+from safelight.models.several import Expand, expanded
+from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
 
 T = TypeVar("T")
-MOST_PICTURES = 1000
 Hear = Callable[[int, Event], None]
 """Told the number of the picture, from 0, and what happened to it."""
 
@@ -58,9 +58,12 @@ def generate_pictures(
     init: ImageSource | None = None,
     mask: ImageSource | None = None,
     studio: Studio | None = None,
+    expand: Expand | None = None,
     **wishes: Any,
 ) -> list[Drawn]:
     """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
+
+    `expand` reads choices in the prompts: "wildcards" draws them by the seed, "combinatorial" makes `n` of each.
 
     Raises:
         SafelightError: what was asked for cannot be, and the message says what can.
@@ -71,7 +74,8 @@ def generate_pictures(
         given["init"] = studio.keep(init)
     if mask is not None:
         given["mask"] = studio.keep(mask)
-    return run(draw_all(number(parse_draft(given), n), studio))
+    drafts = expanded(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
+    return run(draw_all(drafts, studio))
 
 
 async def draw_all(
@@ -106,14 +110,6 @@ async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, hear: Callab
                 case _:
                     pass
     raise AssertionError("the path ends with Stored, Failed or Cancelled")
-
-
-def number(draft: Draft, n: int) -> list[Draft]:
-    """`n` drafts with consecutive seeds."""
-    if not 1 <= n <= MOST_PICTURES:
-        raise InvalidRequest(f"n must be 1 to {MOST_PICTURES}, not {n}")
-    seed = choose_seed() if draft.seed is None else draft.seed
-    return [parse_draft(draft.model_dump() | {"seed": seed + i}) for i in range(n)]
 
 
 @cache

@@ -19,14 +19,18 @@ from safelight.cli.out import Album, require_writable
 from safelight.errors import InvalidRequest, JobCancelled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safelight.assets.encode import Encoding
     from safelight.cli.screen import Screen
+    from safelight.models.several import Expand
     from safelight.settings import Settings
     from safelight.spec import Draft
     from safelight.studio import Studio
 
 STEPS_BETWEEN_PREVIEWS = 2
 DRAWING, START, SECOND = "How it is drawn", "Starting from a picture", "A second, larger pass"
+CHOICES = "Choices in the prompt"
 EXAMPLES = """\
 [bold]Examples[/]
   safelight generate "a red apple"
@@ -164,6 +168,16 @@ def generate(
     highres_upscaler: Annotated[
         Literal["latent", "lanczos"], typer.Option(help="What enlarges the first pass.", rich_help_panel=SECOND)
     ] = "lanczos",
+    wildcards: Annotated[
+        bool,
+        typer.Option(
+            "--wildcards", help="Draw {red|blue} and __colour__ in the prompt by lot.", rich_help_panel=CHOICES
+        ),
+    ] = False,
+    combinatorial: Annotated[
+        bool,
+        typer.Option("--combinatorial", help="Draw every combination of them, N of each.", rich_help_panel=CHOICES),
+    ] = False,
     out: options.Out = Path("pictures"),
     format: options.Format = "png",  # noqa: A002  the option's name
     quality: options.Quality = 90,
@@ -187,6 +201,7 @@ def generate(
     Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
+    from safelight.models.several import expanded
     from safelight.settings import Settings
     from safelight.spec import parse_draft
 
@@ -221,16 +236,23 @@ def generate(
     }
     draft = parse_draft({name: value for name, value in wish.items() if value is not None})
     require_known(draft, settings)
+    drafts = expanded(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
     require_writable((settings.blobs, out))
 
     encoding = Encoding(format=format, quality=quality, metadata=metadata)
-    with opened_screen(n, loading=model) if terminal else nullcontext() as screen:
+    with opened_screen(len(drafts), loading=model) if terminal else nullcontext() as screen:
         album = Album(out, as_json=as_json, quiet=quiet, say=screen.print if screen else typer.echo)
-        draw_into(album, draft, n, settings, encoding=encoding, screen=screen)
+        draw_into(album, drafts, settings, encoding=encoding, screen=screen)
     if hints or (hints is None and terminal):
         last = album.drawn[-1]
         for line in next_hints.after(last.spec, album.paths[-1], from_stdin=from_stdin):
             typer.echo(line)
+
+
+def expansion(wildcards: bool, combinatorial: bool) -> "Expand | None":
+    if wildcards and combinatorial:
+        raise InvalidRequest("--wildcards draws by lot and --combinatorial everything: give one of them")
+    return "combinatorial" if combinatorial else "wildcards" if wildcards else None
 
 
 def interval(text: str | None) -> dict[str, str] | None:
@@ -302,7 +324,7 @@ def opened_screen(pictures: int, *, loading: str) -> "Screen":
 
 
 def draw_into(
-    album: Album, draft: "Draft", n: int, settings: "Settings", *, encoding: "Encoding", screen: "Screen | None"
+    album: Album, drafts: "Sequence[Draft]", settings: "Settings", *, encoding: "Encoding", screen: "Screen | None"
 ) -> None:
     """Draw all together, and put each into the album as it is finished.
 
@@ -312,7 +334,7 @@ def draw_into(
     try:
         import asyncio
 
-        from safelight.pictures import draw, number, unwrapped
+        from safelight.pictures import draw, unwrapped
         from safelight.studio import open_studio
 
         async def draw_one(picture: int, wish: "Draft", studio: "Studio") -> None:
@@ -322,7 +344,7 @@ def draw_into(
         async def draw_all(studio: "Studio") -> None:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for picture, wish in enumerate(number(draft, n)):
+                    for picture, wish in enumerate(drafts):
                         group.create_task(draw_one(picture, wish, studio))
             except asyncio.CancelledError:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -331,7 +353,7 @@ def draw_into(
         with open_studio(settings) as studio:
             unwrapped(draw_all(studio))
     except KeyboardInterrupt:
-        finished = f"{len(album.paths)} of {n} picture{'s' * (n > 1)}"
+        finished = f"{len(album.paths)} of {len(drafts)} picture{'s' * (len(drafts) > 1)}"
         which = f"kept: {', '.join(map(str, album.paths))}" if album.paths else "nothing was finished"
         raise JobCancelled(f"Stopped after {finished}; {which}") from None
 

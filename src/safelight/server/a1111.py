@@ -18,7 +18,7 @@ from safelight.errors import InvalidRequest
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
-from safelight.pictures import number
+from safelight.models.several import number
 from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody

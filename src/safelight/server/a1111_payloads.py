@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidRequest, UnsupportedOption
-from safelight.pictures import MOST_PICTURES
+from safelight.models.several import MOST_PICTURES
 from safelight.server.a1111_options import Options
 from safelight.spec import Blur, Fit, Fraction, Guidance, Padding, Prompt, Steps, Strength
 

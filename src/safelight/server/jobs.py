@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -14,6 +16,7 @@ from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
 from safelight.jobs.desk import Desk, Wishes
 from safelight.jobs.tables import ENDED, EventRow, JobRow
+from safelight.models.several import Expand, expanded
 from safelight.server.auth import Who, parts_of
 from safelight.server.files import as_base64, link
 from safelight.spec import Draft
@@ -40,9 +43,13 @@ class JobRequest(Draft):
     """A job that has not begun by then never does."""
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
     """Is sent a signed POST when the job has ended."""
+    expand: Expand | None = None
+    """Read choices in the prompts, `{red|blue}` and `__colour__`: `wildcards` draws them by the seed, `combinatorial`
+    makes a picture of each combination, and is answered with a list."""
 
-    def draft(self) -> Draft:
-        return Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
+    def drafts(self, folder: Path) -> list[Draft]:
+        draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
+        return [draft] if self.expand is None else expanded(draft, 1, expand=self.expand, folder=folder)
 
     def wishes(self, idempotency_key: str | None) -> Wishes:
         return Wishes(
@@ -106,11 +113,23 @@ async def create(
     if not 1 <= len(asked) <= MOST_IN_A_LIST:
         raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")
     wishes = asked[0].wishes(idempotency_key)
+    expanding = any(one.expand for one in asked)
     if any(other.wishes(idempotency_key) != wishes for other in asked):
         raise InvalidRequest("all of a list share output_format, metadata, priority, expires_in_s and webhook_url")
-    jobs = await desk.accept([one.draft() for one in asked], caller, wishes)
+    drafts = await asyncio.to_thread(drafts_of, asked, desk.studio.settings.wildcards)
+    if expanding:
+        # Choices fall with the seed, and a seed may be chosen anew: a retry is known by what it says.
+        wishes = replace(wishes, said=json.dumps([one.model_dump(mode="json") for one in asked]))
+    jobs = await desk.accept(drafts, caller, wishes)
     views = [await view(request, job) for job in jobs]
-    return JobList(data=views) if isinstance(body, list) else views[0]
+    return JobList(data=views) if isinstance(body, list) or body.expand == "combinatorial" else views[0]
+
+
+def drafts_of(asked: Sequence[JobRequest], folder: Path) -> list[Draft]:
+    drafts = [draft for one in asked for draft in one.drafts(folder)]
+    if len(drafts) > MOST_IN_A_LIST:
+        raise InvalidRequest(f"these are {len(drafts)} pictures; at most {MOST_IN_A_LIST}")
+    return drafts
 
 
 @router.get("")

@@ -20,7 +20,7 @@ from safelight.errors import InvalidImage, InvalidRequest, JobCancelled, Unknown
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
-from safelight.pictures import number
+from safelight.models.several import number
 from safelight.server.attend import failure, stay
 from safelight.server.auth import Who, parts_of
 from safelight.server.files import link

@@ -1,0 +1,106 @@
+"""Lists of words in files, by name: what `__colour__` in a prompt may become.
+
+    colour.txt           __colour__          one option a line; lines that begin with # are notes
+    animals/wild.txt     __animals/wild__
+    clothes.yaml         __hats/summer__     by the keys inside the file, down to a list
+
+An option may begin with a weight, `3::red`, and hold variants and other wildcards.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safelight.errors import InvalidRequest, nearest
+
+MAX_BYTES = 2**20
+MAX_KEYS_DEEP = 10
+
+
+class Wildcards:
+    """The files under a folder. Each is read once in the life of this object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read: dict[str, tuple[str, ...]] = {}
+
+    def options(self, name: str) -> tuple[str, ...]:
+        """What the name may become; at least one.
+
+        Raises:
+            InvalidRequest: there is no such list, it is empty or cannot be read, or the name leads out of the folder.
+        """
+        if name not in self.read:
+            self.read[name] = self.find(name)
+        return self.read[name]
+
+    def find(self, name: str) -> tuple[str, ...]:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InvalidRequest(f"wildcard {name!r} leads out of the folder {self.folder}")
+        path = self.folder / f"{name}.txt"
+        found = tuple(lines_of(self.text(path))) if path.is_file() else self.from_yaml.get(name)
+        if found is None:
+            raise InvalidRequest(f"no wildcard {name!r} in {self.folder}{nearest(name, self.names())}")
+        if not found:
+            raise InvalidRequest(f"wildcard {name!r} has no options")
+        return found
+
+    def names(self) -> list[str]:
+        texts = (path.relative_to(self.folder).with_suffix("").as_posix() for path in self.folder.rglob("*.txt"))
+        return sorted({*texts, *self.from_yaml})
+
+    @cached_property
+    def from_yaml(self) -> dict[str, tuple[str, ...]]:
+        """Every list in every YAML file, by its keys; those of a file in a folder come after the folder's name."""
+        lists: dict[str, tuple[str, ...]] = {}
+        for path in sorted([*self.folder.rglob("*.yaml"), *self.folder.rglob("*.yml")]):
+            folder = path.relative_to(self.folder).parent
+            for keys, options in lists_in(parsed(self.text(path), path), path):
+                lists[(folder / "/".join(keys)).as_posix()] = options
+        return lists
+
+    def text(self, path: Path) -> str:
+        try:
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise InvalidRequest(f"{path} is a link that leads out of the folder {self.folder}")
+            if path.stat().st_size > MAX_BYTES:
+                raise InvalidRequest(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+            return path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
+
+
+def lines_of(text: str) -> Iterator[str]:
+    for line in text.removeprefix("\ufeff").splitlines():
+        if (option := line.strip()) and not option.startswith("#"):
+            yield option
+
+
+def parsed(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidRequest(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def lists_in(value: Any, path: Path, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Lists of words under their keys. Depth is bounded, for YAML may refer to itself."""
+    if len(keys) > MAX_KEYS_DEEP:
+        raise InvalidRequest(f"{path}: keys nest deeper than {MAX_KEYS_DEEP}")
+    match value:
+        case dict():
+            inside: dict[Any, Any] = value
+            for key, below in inside.items():
+                yield from lists_in(below, path, (*keys, str(key)))
+        case list() if keys:
+            options: list[Any] = value
+            if wrong := next((option for option in options if not isinstance(option, str | int | float)), None):
+                raise InvalidRequest(f"{path}: {'/'.join(keys)} holds {str(wrong)[:40]!r}, which is not text")
+            yield keys, tuple(str(option) for option in options)
+        case None:
+            pass
+        case _:
+            raise InvalidRequest(f"{path}: {'/'.join(keys) or 'the file'} is not a list of options under a key")
