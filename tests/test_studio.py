@@ -365,3 +365,11 @@ async def draw_spec(spec: Any, studio: Studio) -> Image.Image:
             if isinstance(event, Decoded):
                 return event.image
     raise AssertionError("nothing was decoded")
+
+
+def test_choices_in_a_prompt_are_made_from_python(studio: Studio) -> None:
+    wishes = {"model": "sd1", "steps": 2, "seed": 3, "studio": studio}
+    drawn = generate_pictures("a {cat|dog}", expand="combinatorial", n=2, **wishes)
+    assert [(one.spec.prompt, one.seed) for one in drawn] == [("a cat", 3), ("a cat", 4), ("a dog", 3), ("a dog", 4)]
+    [one] = generate_pictures("a {cat|dog}", **wishes)
+    assert one.spec.prompt == "a {cat|dog}"

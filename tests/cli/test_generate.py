@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.cli.conftest import Call
+from tests.models.embeddings import write_a1111
+from typer.testing import Result
+
+from safelight.models.catalogue import MINI
+from safelight.models.families import describe, text_widths
 
 QUICK = ("--steps", 2, "--seed", 7)
 
@@ -167,3 +172,52 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     for path in kept:
         with Image.open(path) as image:
             image.load()
+
+
+def prompts_in(result: Result) -> list[str]:
+    """What the pictures say they show, in the order of their seeds, then of their prompts."""
+    assert result.exit_code == 0, result.stderr
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    texts: list[tuple[int, str]] = []
+    for one in said:
+        with Image.open(one["path"]) as image:
+            texts.append((one["seed"], image.text["parameters"].splitlines()[0]))
+    return [text for _, text in sorted(texts)]
+
+
+def test_choices_in_a_prompt_are_made_when_asked(safelight: Call, home: Path) -> None:
+    (home / "wildcards").mkdir()
+    (home / "wildcards" / "colour.txt").write_text("red\n")
+    template = "a __colour__ {apple|pear}"
+    both = safelight("generate", template, *QUICK, "--combinatorial", "--json")
+    assert prompts_in(both) == ["a red apple", "a red pear"]
+    assert [json.loads(line)["seed"] for line in both.stdout.splitlines()] == [7, 7]
+    [drawn] = prompts_in(safelight("generate", template, *QUICK, "--wildcards", "--json"))
+    assert drawn in ("a red apple", "a red pear")
+    assert prompts_in(safelight("generate", template, *QUICK, "--wildcards", "--json")) == [drawn]
+    assert prompts_in(safelight("generate", template, *QUICK, "--json")) == [template]
+
+
+def test_choices_that_cannot_be_are_refused_before_anything_is_loaded(safelight: Call) -> None:
+    refused = {
+        ("--wildcards", "--combinatorial"): "give one of them",
+        ("--combinatorial", "-n", 501): "2 combinations; at most 1",
+        ("--wildcards", "--negative", "__nowhere__"): "no wildcard 'nowhere'",
+    }
+    for options, said in refused.items():
+        result = safelight("generate", "{red|green}", *QUICK, *options)
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+
+
+def test_an_embedding_is_drawn_with_and_replayed(safelight: Call, home: Path) -> None:
+    width = text_widths(describe(MINI))[0]
+    write_a1111(home / "embeddings" / "my-style.safetensors", width=width)
+    result = safelight("generate", "an apple, my-style", *QUICK, "--json")
+    path = json.loads(result.stdout)["path"]
+    again = safelight("replay", path, "--json")
+    assert json.loads(again.stdout)["same"], again.stderr
+    write_a1111(home / "embeddings" / "my-style.safetensors", width=width, seed=5)
+    changed = safelight("replay", path)
+    assert changed.exit_code == 2
+    assert "the picture would differ" in " ".join(changed.stderr.split())

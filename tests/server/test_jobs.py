@@ -149,3 +149,46 @@ def test_the_door(client: httpx.Client) -> None:
     assert (huge.status_code, huge.json()["error"]["code"]) == (413, "too_large")
     nowhere = client.get("/v1/nothing")
     assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_choices_are_made_before_a_job_is_accepted(client: httpx.Client) -> None:
+    wish = SMALL | {"prompt": "a {red|green} apple", "expand": "combinatorial"}
+    made = client.post("/v1/jobs", json=wish).json()
+    assert [job["spec"]["prompt"] for job in made["data"]] == ["a red apple", "a green apple"]
+    assert len({job["request"] for job in made["data"]}) == 1
+    one = client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()
+    assert one["spec"]["prompt"] in ("a red apple", "a green apple")
+    assert client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()["spec"] == one["spec"]
+    plain = client.post("/v1/jobs", json=SMALL | {"prompt": "a {red|green} apple"}).json()
+    assert plain["spec"]["prompt"] == "a {red|green} apple"
+
+
+def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: httpx.Client) -> None:
+    wish = {name: value for name, value in SMALL.items() if name != "seed"}
+    wish |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
+    headers = {"Idempotency-Key": "by lot"}
+    first = client.post("/v1/jobs", json=wish, headers=headers).json()
+    assert client.post("/v1/jobs", json=wish, headers=headers).json()["id"] == first["id"]
+    other = client.post("/v1/jobs", json=wish | {"prompt": "{1|2} apples"}, headers=headers)
+    assert other.status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("wishes", "says"),
+    [
+        ({"prompt": "{a|b}" * 11, "expand": "combinatorial"}, "2048 combinations; at most 1000"),
+        ({"prompt": "__../../safelight__", "expand": "wildcards"}, "leads out of the folder"),
+        ({"prompt": "{a|b", "expand": "wildcards"}, "never closed"),
+        ({"prompt": "a", "expand": "everything"}, "'wildcards' or 'combinatorial'"),
+    ],
+)
+def test_choices_that_cannot_be_are_said(client: httpx.Client, wishes: dict[str, Any], says: str) -> None:
+    answer = client.post("/v1/jobs", json=SMALL | wishes)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
+
+
+def test_lists_of_choices_are_bounded_together(client: httpx.Client) -> None:
+    half = SMALL | {"prompt": "{a|b}" * 9, "expand": "combinatorial"}
+    answer = client.post("/v1/jobs", json=[half, half])
+    assert "these are 1024 pictures; at most 1000" in answer.json()["error"]["message"]
