@@ -9,7 +9,8 @@
 
 As there, a bracket that is never closed reaches to the end, one that was never opened is text, and round and
 square brackets may cross. Unlike there, `BREAK` keeps its meaning inside brackets, and `(word:nan)` is an error.
-Prompt editing (`[a:b:0.5]`, `[a|b]`), `AND` and `<lora:...>` are not part of this grammar: they are read as text.
+What changes by step (`[a:b:0.5]`, `[a|b]`) and `AND` have been taken out before (`prompt_schedule.py`); what is left of
+them here is text.
 """
 
 import math
