@@ -9,9 +9,9 @@ from tests.assets.specs import APPLE, FROM_MASK, PLAIN, prompts, specs
 from safelight.assets import sampler_names
 from safelight.assets.infotext import from_pairs, parse_infotext, quote, storable, unquote, write_infotext
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.spec import Denoised, HighresFix, Inpaint, TextToImage
+from safelight.spec import Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
 
-NOT_IN_TEXT = {"task", "prompt", "negative_prompt", "model_digest", "determinism", "init", "mask", "fit"}
+NOT_IN_TEXT = {"task", "prompt", "negative_prompt", "model_digest", "determinism", "init", "mask", "fit", "embeddings"}
 
 
 def lines_stripped(text: str) -> str:
@@ -57,6 +57,12 @@ def test_a_second_pass_and_a_mask_have_automatic1111s_names() -> None:
     pairs = parse_infotext(write_infotext(mask, version="1")).pairs
     assert (pairs["Mask blur"], pairs["Mask mode"], pairs["Clip skip"]) == ("4", "Inpaint not masked", "2")
     assert (pairs["Inpaint area"], pairs["Masked area padding"]) == ("Only masked", "32")
+
+
+def test_embeddings_are_named_with_their_hashes() -> None:
+    pinned = tuple(PinnedEmbedding(name=name, digest=digit * 64) for name, digit in (("a-cat", "1"), ("b", "2")))
+    pairs = parse_infotext(write_infotext(APPLE.model_copy(update={"embeddings": pinned}), version="1")).pairs
+    assert pairs["TI hashes"] == "a-cat: 111111111111, b: 222222222222"
 
 
 @given(specs)
