@@ -134,7 +134,8 @@ def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) ->
         job = drawn(first)
         assert second.get(f"/v1/jobs/{job['id']}").status_code == 404
         assert second.get(f"/v1/files/{job['asset_id']}").status_code == 404
-        assert second.get("/v1/jobs").json()["data"] == []
+        assert job["id"] in [each["id"] for each in first.get("/v1/jobs").json()["data"]]
+        assert job["id"] not in [each["id"] for each in second.get("/v1/jobs").json()["data"]]
         assert first.get(f"/v1/files/{job['asset_id']}").status_code == 200
     nobody = httpx.get(f"{url}/v1/jobs")
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
