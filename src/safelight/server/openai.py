@@ -141,7 +141,7 @@ async def data_of(request: Request, job: JobRow, *, as_url: bool) -> ImageData:
     assert job.asset_id
     seed = job.spec["seed"]
     if as_url:
-        return ImageData(url=link(request, job.asset_id), seed=seed)
+        return ImageData(url=link(request, job), seed=seed)
     file = await asyncio.to_thread(parts_of(request).studio.assets.read, job.asset_id)
     return ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
 
