@@ -188,7 +188,7 @@ def test_open_webui_with_openai(client: httpx.Client) -> None:
 
 
 def test_librechat_with_openai(client: httpx.Client) -> None:
-    """OpenAIImageTools.js asks through the SDK of JavaScript, and edits with a form of its own; DALLE3.js reads a URL."""
+    """OpenAIImageTools.js asks through JavaScript's SDK and edits with a form of its own; DALLE3.js reads a link."""
     wish = {"model": "gpt-image-1", "prompt": "a red apple", "n": 1, "background": "auto", "output_format": "png"}
     # Undefined fields are left out, and sizes and qualities it knows are `auto`.
     answer = client.post("/v1/images/generations", json=wish | {"quality": "auto", "size": "auto"})

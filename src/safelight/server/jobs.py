@@ -129,6 +129,7 @@ async def index(
 
 @router.get("/{job_id}")
 async def show(request: Request, caller: Who, job_id: str) -> JobView:
+    """The job as it is now."""
     return await view(request, await owned(request, caller, job_id))
 
 
