@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -22,6 +23,7 @@ from safelight.training.networks import new_scheduler, new_text_encoder, new_une
 from safelight.training.optimizer import new_optimizers, set_rates
 from safelight.training.pictures import Drawn, Pictures
 from safelight.training.rates import Until, agreed_progress, rate_factor
+from safelight.training.sampling import assemble, draw_grid
 from safelight.training.seeds import seed_of
 
 
@@ -95,6 +97,9 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
             accelerator.log(numbers | {"samples": step * denoiser.batch}, step=step)
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
             print(f"step {step}  samples {step * denoiser.batch}  {shown}", flush=True)
+        if step % denoiser.grid_every == 0 and accelerator.is_main_process:
+            with average.applied():
+                draw_samples(network, out, step)
         if accelerator.is_main_process and time.time() - saved > denoiser.save_every_s:
             save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
             saved = time.time()
@@ -167,6 +172,19 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
         errors[name] = each.mean().item()
         errors[name + "_half"] = each[timesteps < 500].mean().item()
     return errors
+
+
+@torch.no_grad()
+def draw_samples(network: Denoiser, out: Path, step: int) -> None:
+    """Fixed prompts with fixed seeds, as `out`/grids/STEP.png: what the numbers do not say."""
+    pipeline = assemble(
+        autoencoder=AutoencoderKL.from_pretrained(out / "vae"),
+        text_encoder=network.text_encoder,
+        unet=network.unet,
+        tokenizer=out / "tokenizer",
+    )
+    (out / "grids").mkdir(exist_ok=True)
+    draw_grid(pipeline, styles=("",)).save(out / "grids" / f"{step:07}.png")
 
 
 def is_unet_matrix(name: str, param: Tensor) -> bool:
