@@ -2,8 +2,8 @@
 
     python benchmarks/litserve_peer.py PORT
 
-LitServe collects requests that arrive close together. A pipeline can draw them in one call if they agree in sampler, steps
-and guidance: those that do are drawn together, the others one after another.
+LitServe collects requests that arrive close together. A pipeline can draw them in one call if they agree in sampler,
+steps and guidance: those that do are drawn together, the others one after another.
 """
 
 import importlib
