@@ -45,6 +45,7 @@ def scratch(
         Path | None, typer.Option(help="Model folder that export writes and adopt reads, in the place of --name.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Where export draws fixed prompts with fixed seeds.")] = None,
+    curve: Annotated[Path | None, typer.Option(help="Where export draws the errors of the run, as SVG.")] = None,
     moment: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a model like the embedded one, from openly licensed artwork to a model that `generate` can draw with.
@@ -66,6 +67,7 @@ def scratch(
         weights=weights,
         folder=folder or (None if stage == "adopt" else Settings.from_environment().models / name),
         grid=grid,
+        curve=curve,
         moment=moment,
     )
     if stage == "all":

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from safelight.training.averaging import Average
 from safelight.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
+from safelight.training.curve import note
 from safelight.training.mini import MiniRecipe
 from safelight.training.networks import new_scheduler, new_text_encoder, new_unet
 from safelight.training.optimizer import new_optimizers, set_rates
@@ -76,6 +77,11 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
     began = saved = time.time()
+
+    def spent() -> float:
+        """CPU seconds of all processes in this sitting."""
+        return accelerator.num_processes * time.process_time()
+
     while (progress := agreed_progress(accelerator, until, step, began)) < 1:
         factor = rate_factor(step, warmup=denoiser.warmup, progress=progress, cooldown=denoiser.cooldown)
         set_rates(optimizers, factor)
@@ -90,21 +96,22 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
         average.update()
         step += 1
         if step % 250 == 0 and accelerator.is_main_process:
-            total = seconds + time.time() - began
             with average.applied():
                 numbers = validate(network, tokenizer, noise_levels, pictures)
-            numbers |= {"loss": loss.item(), "norm": float(norm or 0), "rate": factor, "minutes": total / 60}  # pyright: ignore[reportArgumentType]
-            accelerator.log(numbers | {"samples": step * denoiser.batch}, step=step)
+            numbers |= {"loss": loss.item(), "norm": float(norm or 0), "rate": factor}  # pyright: ignore[reportArgumentType]
+            numbers |= {"samples": step * denoiser.batch, "cpu_hours": (seconds + spent()) / 3600}
+            accelerator.log(numbers, step=step)
+            note(out / "curve.csv", {"step": step, **numbers})
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            print(f"step {step}  samples {step * denoiser.batch}  {shown}", flush=True)
+            print(f"step {step}  {shown}", flush=True)
         if step % denoiser.grid_every == 0 and accelerator.is_main_process:
             with average.applied():
                 draw_samples(network, out, step)
         if accelerator.is_main_process and time.time() - saved > denoiser.save_every_s:
-            save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+            save_checkpoint(path, snapshot(step, seconds + spent(), network, average, optimizers))
             saved = time.time()
     if accelerator.is_main_process:
-        save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+        save_checkpoint(path, snapshot(step, seconds + spent(), network, average, optimizers))
     accelerator.end_training()
 
 

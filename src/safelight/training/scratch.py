@@ -25,6 +25,7 @@ from safelight.training.artwork import build_artwork
 from safelight.training.autoencoder import BACKGROUNDS, encode_pictures
 from safelight.training.autoencoder import train_autoencoder as run_autoencoder
 from safelight.training.captions import COLOURS, OPENINGS, STYLE_WORDS, names_of, read_aliases
+from safelight.training.curve import draw_curve, read
 from safelight.training.denoiser import load_averaged
 from safelight.training.denoiser import train_denoiser as run_denoiser
 from safelight.training.export import export as export_folder
@@ -58,6 +59,8 @@ class Orders:
     """The model folder that `export` writes and `adopt` reads."""
     grid: Path | None = None
     """Where `export` draws its sample grid."""
+    curve: Path | None = None
+    """Where `export` draws the errors of the run, as SVG."""
     moment: float | None = None
     """Stop at this time, in seconds since the epoch: the same for every process of a stage."""
 
@@ -94,7 +97,7 @@ def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
         case "denoiser":
             train_denoiser(orders.out, until=orders.until, start=orders.weights)
         case "export":
-            export(orders.out, needed(orders.folder, stage), orders.grid)
+            export(orders.out, needed(orders.folder, stage), grid=orders.grid, curve=orders.curve)
 
 
 def needed(folder: Path | None, stage: Stage) -> Path:
@@ -142,7 +145,7 @@ def train_denoiser(out: Path, *, until: Until, start: Path | None = None) -> Non
     run_denoiser(MINI, out / "artwork", out, until=until, start=start)
 
 
-def export(out: Path, folder: Path, grid: Path | None) -> None:
+def export(out: Path, folder: Path, *, grid: Path | None, curve: Path | None) -> None:
     """Write the averaged weights of the run in `out` as a diffusers folder, and draw the fixed grid from it."""
     network, step = load_averaged(MINI, out)
     export_folder(
@@ -155,6 +158,9 @@ def export(out: Path, folder: Path, grid: Path | None) -> None:
     print(f"exported step {step} to {folder}")
     if grid:
         draw_grid(StableDiffusionPipeline.from_pretrained(folder)).save(grid)
+    if curve:
+        drawn = draw_curve(read(out / "curve.csv"), across="cpu_hours", names=("known", "held"))
+        curve.write_text(drawn, "utf-8")
 
 
 def spread(stage: Stage, orders: Orders, *, processes: int) -> None:
