@@ -85,7 +85,7 @@ def create_app(
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)
     describe(app)
-    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]
