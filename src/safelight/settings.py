@@ -78,5 +78,9 @@ class Settings(BaseModel):
         return self.home / "models"
 
     @property
+    def loras(self) -> Path:
+        return self.home / "loras"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"

@@ -11,8 +11,10 @@ from torch import Tensor
 from safelight.diffusion.canvas import Box
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
+from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.models.lora_shelf import Worn
 from safelight.spec import Denoised, HighresFix, TextToImage
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class Job:
     spec: Denoised
     model: Model
     pictures: "Pictures"
+    loras: tuple[Worn, ...] = ()
+    """Those of the spec, in memory."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0
@@ -121,7 +125,17 @@ class Job:
         if self.walk is None:
             return True
         interval = self.spec.guidance_interval
-        return interval.start <= self.walk.step / self.walk.schedule.steps < interval.end
+        return interval.start <= self.progress < interval.end
+
+    @property
+    def progress(self) -> float:
+        """The share of its walk that lies behind it."""
+        return self.now.step / self.now.schedule.steps
+
+    @property
+    def adapted(self) -> Row:
+        """What is applied to the UNet in the coming call."""
+        return tuple(applied for worn in self.loras for applied in worn.on_unet(self.progress))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.load import Model
+from safelight.models.lora_shelf import Worn
 from safelight.spec import Denoised
 
 Command = Callable[[], None]
@@ -32,10 +33,12 @@ class LocalBackend:
         *,
         denoiser_for: Callable[[Model], Denoiser],
         budget_megapixels: Callable[[Model], float],
+        loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
         self.model_for = model_for
+        self.loras_for = loras_for
         self.preview_every = preview_every
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -51,14 +54,19 @@ class LocalBackend:
         """As `Backend.submit`.
 
         Raises:
-            SafelightError: the model cannot be had, or the backend is closed.
+            SafelightError: the model or a LoRA cannot be had, or the backend is closed.
         """
         model = await asyncio.to_thread(self.model_for, spec)
+        loras: tuple[Worn, ...] = ()
+        if spec.loras:
+            assert self.loras_for is not None, "a backend without LoRAs was given a spec with some"
+            loras = await asyncio.to_thread(self.loras_for, spec, model)
         job = Job(
             id=uuid.uuid4().hex,
             spec=spec,
             model=model,
             pictures=pictures,
+            loras=loras,
             tenant=tenant,
             priority=priority,
             preview_every=self.preview_every,

@@ -8,14 +8,15 @@ here over one chunk of one prompt, so that neighbours do not matter.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.adapters import Adapters, Row
 from safelight.models.tokenize import Chunk, Tokenizer, chunk
 
 if TYPE_CHECKING:
@@ -41,14 +42,26 @@ class Conditioning:
 class TextEncoder:
     tokenizer: Tokenizer
     network: "CLIPTextModel | CLIPTextModelWithProjection"
+    adapters: Adapters = field(init=False, repr=False, compare=False)
+    """What is applied to the network, row by row, while it is called."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", Adapters(self.network))
 
 
 @torch.no_grad()
-def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
+def encode(
+    encoders: Sequence[TextEncoder],
+    prompts: Sequence[Prompt],
+    *,
+    penultimate: bool,
+    adapted: Sequence[Sequence[Row]] | None = None,
+) -> list[Conditioning]:
     """Encode all prompts, with all their chunks, in one call of each text encoder.
 
     Args:
         penultimate: SDXL's rule: count from the layer before the last, and leave out the final norm.
+        adapted: for each prompt, what is applied to each text encoder; None where there are no LoRAs.
 
     Raises:
         InvalidRequest: weights that cannot be, or a prompt of too many chunks.
@@ -56,7 +69,15 @@ def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penult
     """
     if not prompts:
         return []
-    per_encoder = [encode_by(encoder, prompts, penultimate=penultimate) for encoder in encoders]
+    per_encoder = [
+        encode_by(
+            encoder,
+            prompts,
+            penultimate=penultimate,
+            adapted=None if adapted is None else [rows[i] for rows in adapted],
+        )
+        for i, encoder in enumerate(encoders)
+    ]
     return [join(parts) for parts in zip(*per_encoder, strict=True)]
 
 
@@ -66,14 +87,18 @@ def zeros_like(conditioning: Conditioning) -> Conditioning:
     return Conditioning(torch.zeros_like(conditioning.context), None if pooled is None else torch.zeros_like(pooled))
 
 
-def encode_by(encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
+def encode_by(
+    encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool, adapted: Sequence[Row] | None = None
+) -> list[Conditioning]:
     """One text encoder's part of the conditioning."""
     network = encoder.network
     check_depth(prompts, num_layers=network.config.num_hidden_layers)
     chunks = [chunk(words, encoder.tokenizer) for words, _ in prompts]
     rows = [row.ids for prompt_chunks in chunks for row in prompt_chunks]
     deep = penultimate or any(clip_skip > 1 for _, clip_skip in prompts)
-    output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
+    told = None if adapted is None else [row for row, parts in zip(adapted, chunks, strict=True) for _ in parts]
+    with encoder.adapters.on(told):
+        output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
     pooled = getattr(output, "text_embeds", None)
 
     conditionings: list[Conditioning] = []
@@ -137,16 +162,19 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(torch.cat([part.context for part in parts], dim=-1), pooled[0] if pooled else None)
 
 
-class ConditioningCache:
+K = TypeVar("K", bound=Hashable)
+
+
+class ConditioningCache(Generic[K]):
     """The conditionings last used, up to a number of bytes; what is missing is encoded in one call."""
 
-    def __init__(self, encode: Callable[[Sequence[Prompt]], list[Conditioning]], *, limit_bytes: int) -> None:
+    def __init__(self, encode: Callable[[Sequence[K]], list[Conditioning]], *, limit_bytes: int) -> None:
         self._encode = encode
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
+        self._kept: OrderedDict[K, Conditioning] = OrderedDict()
         self.size_bytes = 0
 
-    def encode_missing(self, prompts: Sequence[Prompt]) -> list[Conditioning]:
+    def encode_missing(self, prompts: Sequence[K]) -> list[Conditioning]:
         """Conditionings in the order of the prompts; repeated prompts are encoded once."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
         fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
@@ -160,7 +188,7 @@ class ConditioningCache:
         self._kept.clear()
         self.size_bytes = 0
 
-    def _keep(self, prompt: Prompt, conditioning: Conditioning) -> None:
+    def _keep(self, prompt: K, conditioning: Conditioning) -> None:
         if prompt not in self._kept:
             self.size_bytes += conditioning.size_bytes
         self._kept[prompt] = conditioning
