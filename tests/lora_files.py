@@ -136,11 +136,14 @@ def write_kohya(
     return write(path, file, metadata)
 
 
-def write_peft(path: Path, model: Model, *, alpha: int = 2, rank: int = 4, decomposed: bool = False) -> Path:
+def write_peft(
+    path: Path, model: Model, *, alpha: int = 2, rank: int = 4, decomposed: bool = False, text: bool = True
+) -> Path:
     """As `save_lora_weights` of diffusers writes what peft trained; alpha is in the header."""
     dice, file, record = Dice(1), dict[str, Tensor](), dict[str, Any]()
     networks: dict[str, Any] = {"unet": model.unet}
-    networks |= zip(("text_encoder", "text_encoder_2"), (e.network for e in model.text_encoders), strict=False)
+    if text:
+        networks |= zip(("text_encoder", "text_encoder_2"), (e.network for e in model.text_encoders), strict=False)
     for part, network in networks.items():
         endings = (*LINEAR, *CONVOLUTIONS) if part == "unet" else TEXT
         for name, layer in layers(network, endings).items():

@@ -19,6 +19,7 @@ from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
+from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
 from safelight.models.placement import choose_placement
@@ -58,7 +59,7 @@ class Studio:
             return draft
         if len(wishes) > MOST_LORAS:
             raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
-        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.pin, wishes))})
+        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.folder.pin, wishes))})
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -130,7 +131,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         placement=choose_placement(settings.device, settings.dtype),
         sums=settings.cache / "sums.json",
     )
-    loras = LoraShelf(settings.loras, sums=settings.cache / "sums.json")
+    loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),

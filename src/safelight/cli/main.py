@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from safelight import __version__
-from safelight.cli import bench, doctor, evaluate, generate, info, keys, mcp, models, replay, samplers, serve, upscale
+from safelight.cli import (
+    bench,
+    doctor,
+    evaluate,
+    generate,
+    info,
+    keys,
+    lora,
+    mcp,
+    models,
+    replay,
+    samplers,
+    serve,
+    upscale,
+)
 from safelight.cli.errors import Program
 
 EXAMPLES = """\
@@ -55,6 +69,7 @@ app.command("serve", epilog=serve.EXAMPLES, rich_help_panel=SERVER)(serve.serve)
 app.command("mcp", epilog=mcp.EXAMPLES, rich_help_panel=SERVER)(mcp.mcp)
 app.add_typer(keys.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
+app.add_typer(lora.app, rich_help_panel=PARTS)
 app.add_typer(evaluate.app, rich_help_panel=PARTS)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)

@@ -6,9 +6,9 @@
 A layer that any LoRA has been for keeps a hook, put there once, which adds to the layer's output what the rows at hand
 ask for; outside of `on` it does nothing. Rows are grouped by their set. The low-rank terms of all sets are stacked,
 ranks padded to the largest, and applied by two batched products a layer, whatever the number of sets (where a
-convolution's kernel is larger than 1x1, the first is one small convolution a set); a set of several LoRAs is their ranks
-side by side. Weights multiply what is between the two products, so they may change from call to call, and from row to
-row, without touching the stacks. Terms of other kinds (LoKr, DoRA's gain) run one set after another.
+convolution's kernel is larger than 1x1, the first is one small convolution a set); a set of several LoRAs is all their
+ranks side by side. Weights multiply what is between the two products, so they may change from call to call, and from
+row to row, without touching the stacks. Terms of other kinds (LoKr, DoRA's gain) run one set after another.
 """
 
 from collections import OrderedDict

@@ -17,11 +17,13 @@ from torch import nn
 
 from safelight.errors import CorruptModel, IncompatibleLora
 from safelight.models.adapters import Adapter
+from safelight.models.families import Description, read_config
 from safelight.models.load import Model
 from safelight.models.lora_arithmetic import DoesNotFit, terms_of
 from safelight.models.lora_file import LoraFile, Part, Target, read_lora
 from safelight.models.lora_names import flat, layers_of, text_names, unet_names
 from safelight.models.lora_terms import Dense, Gain, Kronecker, LowRank, Term
+from safelight.models.networks import network_classes
 from safelight.models.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,15 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
         what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)
+
+
+def outlines(description: Description) -> dict[Part, nn.Module]:
+    """The model's networks without their weights: names and shapes are all that `fit` looks at."""
+    classes, folder = network_classes(), description.folder
+    networks: dict[Part, nn.Module] = {"unet": classes.unet(description.unet)}
+    for part in description.family.text_encoders:
+        networks[part] = classes.text_encoder(read_config(folder / part / "config.json"))
+    return networks
 
 
 def find_layer(target: Target, names: Mapping[Part, Mapping[str, str]]) -> tuple[Part, str | None]:

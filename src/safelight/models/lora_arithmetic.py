@@ -22,6 +22,7 @@ from safelight.models.lora_file import number
 from safelight.models.lora_terms import Dense, Gain, Kronecker, Layer, LowRank, Term
 
 Tensors = Mapping[str, Tensor]
+NUMBERS = ("alpha", "scalar")
 
 
 class DoesNotFit(Exception):
@@ -38,13 +39,17 @@ def terms_of(tensors: Tensors, layer: Layer, *, scale: float | None) -> tuple[Te
         DoesNotFit: made for a layer of another shape.
         CorruptModel: tensors that belong together are missing, or do not go together.
     """
-    tensors = {name: tensor.to(layer.weight.device, torch.float32) for name, tensor in tensors.items()}
+    device = layer.weight.device
+    tensors = {name: t.float() if name in NUMBERS else t.to(device, torch.float32) for name, t in tensors.items()}
     try:
         term = plain_term(tensors, layer, scale=scale)
         check_fit(term, layer)
         if "scalar" in tensors:
             term = times(term, number(tensors["scalar"]))
-        return decomposed(term, tensors["magnitude"], layer) if "magnitude" in tensors else (term,)
+        if "magnitude" in tensors:
+            # peft's are along the output, whatever their shape: (out,), or (1, out, 1, 1) for convolutions.
+            return decomposed(term, tensors["magnitude"].flatten(), layer)
+        return decomposed(term, tensors["dora_scale"], layer) if "dora_scale" in tensors else (term,)
     except KeyError as error:
         raise CorruptModel(f"{sorted(tensors)} without {error}") from None
     except (RuntimeError, IndexError, ValueError) as error:
@@ -155,7 +160,7 @@ def decomposed(term: Term, magnitude: Tensor, layer: Layer) -> tuple[Term, ...]:
     out, into = own.shape[:2]
     if magnitude.numel() not in (out, into):
         raise DoesNotFit(f"{tuple(own.shape)} here and a magnitude of {tuple(magnitude.shape)} in the file")
-    # LyCORIS once took lengths along the input, and writes (1, in) then; peft and the paper's code have (out,).
+    # LyCORIS takes lengths along the input unless told otherwise, and writes (1, in) then; else it is (out, 1).
     by_input = magnitude.numel() == into and (out != into or (magnitude.ndim > 1 and magnitude.shape[0] == 1))
     if by_input:
         lengths = whole.transpose(0, 1).flatten(1).norm(dim=1)

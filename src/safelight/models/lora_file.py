@@ -61,7 +61,7 @@ TENSORS = {
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector.default.weight": "magnitude",
-    "dora_scale": "magnitude",
+    "dora_scale": "dora_scale",
     "alpha": "alpha",
     "scalar": "scalar",
     "diff": "diff",
@@ -159,7 +159,7 @@ def target_of(name: str) -> Target:
 
 def algorithm_of(tensors: Mapping[str, Tensor]) -> str:
     """By the name its authors gave it."""
-    decomposed = "DoRA " if "magnitude" in tensors else ""
+    decomposed = "DoRA " if tensors.keys() & {"magnitude", "dora_scale"} else ""
     for prefix, name in (("hada", "LoHa"), ("lokr", "LoKr"), ("diff", "full")):
         if any(tensor.startswith(prefix) for tensor in tensors):
             return decomposed + name

@@ -26,7 +26,9 @@ def merge(model: Model, loras: Sequence[Worn], *, name: str) -> Model:
     """The model with these LoRAs in its weights; the given one stays as it is, and shares what is not changed."""
     unet = merged(model.unet, tuple(applied for worn in loras for applied in worn.on_unet(worn.use.start)))
     encoders = [
-        TextEncoder(encoder.tokenizer, merged(encoder.network, tuple(row for worn in loras for row in worn.on_text()[i])))
+        TextEncoder(
+            encoder.tokenizer, merged(encoder.network, tuple(row for worn in loras for row in worn.on_text()[i]))
+        )
         for i, encoder in enumerate(model.text_encoders)
     ]
     digest = digest_of(model, loras)

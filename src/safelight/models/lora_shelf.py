@@ -1,20 +1,17 @@
-"""The LoRAs there are, and those in memory: found by name, pinned by digest, loaded once, dropped when others come."""
+"""The LoRAs in memory: each loaded once for a model, and dropped when others come and it was not used for longest."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from safelight.errors import CorruptModel, InvalidRequest, UnknownLora
 from safelight.models.adapters import Applied, Row
-from safelight.models.digest import file_sum, read_sums, remember_sums
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
-from safelight.spec import LoraUse, LoraWish
+from safelight.models.lora_folder import LoraFolder, require_same
+from safelight.spec import LoraUse
 
 LIMIT_BYTES = 2 * 2**30
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +44,11 @@ class Worn:
 
 @dataclass(slots=True)
 class LoraShelf:
-    folder: Path
-    """LoRA files, in folders of any depth; a name is a file's, without suffix."""
-    sums: Path
+    folder: LoraFolder
     limit_bytes: int = LIMIT_BYTES
     loaded: OrderedDict[tuple[str, str], Lora] = field(default_factory=OrderedDict[tuple[str, str], Lora])
     """By the digests of LoRA and model, the one used last at the end."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def paths(self) -> dict[str, Path]:
-        """Every LoRA by name; of two of one name, the first in the order of folders."""
-        found = sorted(self.folder.rglob(f"*{SUFFIX}"), reverse=True)
-        return dict(sorted({path.name.removesuffix(SUFFIX): path for path in found}.items()))
-
-    def find(self, name: str) -> tuple[Path, str]:
-        """The file that a name or a path stands for, and its sha256."""
-        path = Path(name) if is_path(name) else self.paths().get(name.removesuffix(SUFFIX))
-        if path is None or not path.is_file():
-            raise UnknownLora(name, list(self.paths()))
-        try:
-            status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-            known = read_sums(self.sums)
-            if key not in known:
-                known[key] = file_sum(path)
-                remember_sums(self.sums, known)
-        except OSError as error:
-            raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-        return path, known[key]
-
-    def pin(self, wish: LoraWish) -> LoraUse:
-        """The wish with the digest of the file that its name stands for now."""
-        _, digest = self.find(wish.name)
-        self.require(wish, digest)
-        return LoraUse.model_validate(wish.model_dump() | {"digest": digest})
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
         """In memory and ready for the model.
@@ -95,22 +63,11 @@ class LoraShelf:
         key = use.digest, model.digest
         with self.lock:
             if key not in self.loaded:
-                path, digest = self.find(use.name)
-                self.require(use, digest)
+                path, digest = self.folder.find(use.name)
+                require_same(use, digest)
                 self.loaded[key] = load_lora(path, model, name=use.name, digest=digest)
             self.loaded.move_to_end(key)
             lora = self.loaded[key]
             while len(self.loaded) > 1 and sum(kept.size_bytes for kept in self.loaded.values()) > self.limit_bytes:
                 self.loaded.popitem(last=False)
             return lora
-
-    def require(self, wish: LoraWish, digest: str) -> None:
-        if wish.digest not in (None, digest):
-            raise InvalidRequest(
-                f"LoRA {wish.name!r} is {digest[:10]} here and {str(wish.digest)[:10]} in the spec: "
-                "the picture would differ"
-            )
-
-
-def is_path(name: str) -> bool:
-    return name.endswith(SUFFIX) and ("/" in name or "\\" in name)
