@@ -192,7 +192,7 @@ def stacked(sets: Sequence[AdapterSet], path: str, layer: Layer) -> Stack:
         first = 0
         for position, term in terms:
             here = slice(first, first + len(term.down))
-            down[s, here] = term.down.view(-1, *weight.shape[1:])
+            down[s, here] = term.down
             up[s, :, here] = term.up
             owner[s, here] = position
             first = here.stop

@@ -44,6 +44,7 @@ def terms_of(tensors: Tensors, layer: Layer, *, scale: float | None) -> tuple[Te
     try:
         term = plain_term(tensors, layer, scale=scale)
         check_fit(term, layer)
+        term = shaped(term, layer)
         if "scalar" in tensors:
             term = times(term, number(tensors["scalar"]))
         if "magnitude" in tensors:
@@ -135,6 +136,20 @@ def check_fit(term: Term, layer: Layer) -> None:
     flat = (out, into * kernel[0] * kernel[1]) if kernel else wanted
     if without_ones(found) not in (without_ones(wanted), without_ones(flat)):
         raise DoesNotFit(f"{tuple(wanted)} here and {tuple(found)} in the file")
+
+
+def shaped(term: Term, layer: Layer) -> Term:
+    """With the dimensions that the layer's own weights have."""
+    match term:
+        case LowRank(down=down, up=up):
+            return LowRank(down.reshape(-1, *layer.weight.shape[1:]), up)
+        case Kronecker(left=left, right=right):
+            kernel = [1] * (layer.weight.ndim - 2) if right.ndim == 2 else right.shape[2:][: layer.weight.ndim - 2]
+            return Kronecker(left, right.reshape(*right.shape[:2], *kernel).contiguous())
+        case Dense(weight=weight):
+            return Dense(weight.reshape(layer.weight.shape))
+        case Gain():
+            return term
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class LowRank:
     """(out, r)"""
 
     def delta(self, weight: Tensor) -> Tensor:
-        return (self.up @ self.down.flatten(1)).view_as(weight)
+        return (self.up @ self.down.flatten(1)).reshape(weight.shape)
 
     def apply(self, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
         return across(layer, run(layer, self.down, x), self.up)
@@ -44,7 +44,7 @@ class Kronecker:
 
     def delta(self, weight: Tensor) -> Tensor:
         left = self.left.view(*self.left.shape, *[1] * (self.right.ndim - 2))
-        return torch.kron(left, self.right).view_as(weight)
+        return torch.kron(left, self.right).reshape(weight.shape)
 
     def apply(self, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
         """(left ⊗ right) x, by parts: each of the b stretches of x through right, then mixed by left."""
@@ -76,7 +76,7 @@ class Dense:
     weight: Tensor
 
     def delta(self, weight: Tensor) -> Tensor:
-        return self.weight.view_as(weight)
+        return self.weight
 
     def apply(self, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
         return run(layer, self.weight, x)
@@ -88,11 +88,9 @@ Term = LowRank | Kronecker | Gain | Dense
 def run(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
     """x through other weights, in the layer's manner."""
     if isinstance(layer, nn.Linear):
-        return F.linear(x, weight.flatten(1))
+        return F.linear(x, weight)
     assert layer.groups == 1, "no network of ours has grouped convolutions"
     padding: Any = layer.padding
-    if weight.ndim == 2:
-        weight = weight[:, :, None, None]
     return F.conv2d(x, weight, stride=layer.stride, padding=padding, dilation=layer.dilation)
 
 
