@@ -4,4 +4,5 @@ families.py  which kind of checkpoint a folder holds      load.py      a folder 
 prompts.py   (word:1.2), [word], BREAK: parsed            tokenize.py  chunks of token ids and weights
 encode.py    chunks -> Conditioning, batched and cached   latents.py   pictures <-> latents
 preview.py   a quick look at latents                      mini/        the embedded model
+lora.py      a LoRA file made ready for a model           adapters.py  LoRAs per row of a call
 """
