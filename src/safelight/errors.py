@@ -6,6 +6,8 @@
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
     │   ├── UnknownModel          404
     │   ├── UnknownSampler        404
+    │   ├── UnknownLora           404
+    │   ├── IncompatibleLora      400   made for another kind of model
     │   ├── UnknownAsset          404
     │   └── UnknownJob            404
     ├── Unauthorized              401   no key, or one that is not valid
@@ -63,6 +65,22 @@ class UnknownSampler(InvalidRequest):
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"no sampler named {name!r}{nearest(name, known)}; `safelight samplers` lists all")
+
+
+class UnknownLora(InvalidRequest):
+    status, code = 404, "unknown_lora"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        there = f"; `safelight lora list` lists {len(known)}" if known else "; there are none in SAFELIGHT_HOME/loras"
+        super().__init__(f"no LoRA named {name!r}{nearest(name, known)}{there}")
+
+
+class IncompatibleLora(InvalidRequest):
+    status, code = 400, "incompatible_lora"
+
+    def __init__(self, name: str, why: str, *, model: str, made_for: str | None) -> None:
+        seems = f"; it seems made for {made_for}" if made_for else ""
+        super().__init__(f"LoRA {name} does not fit {model}: {why}{seems}")
 
 
 class UnknownAsset(InvalidRequest):

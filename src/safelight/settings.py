@@ -88,5 +88,9 @@ class Settings(BaseModel):
         return self.home / "wildcards"
 
     @property
+    def loras(self) -> Path:
+        return self.home / "loras"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"

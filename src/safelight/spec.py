@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from safelight.errors import InvalidRequest, nearest
 
@@ -35,6 +35,19 @@ Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
 Scale = Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)]
 Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
+
+LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Block = Annotated[str, Field(pattern=r"^(BASE|down|mid|up|IN\d\d|M00|OUT\d\d)$")]
+"""A part of the UNet, in the words of the LoRA block weight extension."""
+BLOCKS = {
+    3: "down mid up",
+    12: "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
+    17: "BASE IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
+    20: f"BASE {' '.join(f'IN{i:02}' for i in range(9))} M00 {' '.join(f'OUT{i:02}' for i in range(9))}",
+    26: f"BASE {' '.join(f'IN{i:02}' for i in range(12))} M00 {' '.join(f'OUT{i:02}' for i in range(12))}",
+}
+"""What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
+MOST_LORAS = 50
 
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
@@ -85,6 +98,44 @@ class PinnedEmbedding(Frozen):
     digest: Digest
 
 
+class LoraWish(Frozen):
+    """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    digest: Digest | None = None
+    """sha256 of its file; None takes what the name stands for now."""
+    weight: LoraWeight = 1.0
+    text_weight: LoraWeight | None = None
+    """For the text encoder; None: as `weight`."""
+    blocks: dict[Block, LoraWeight] | None = None
+    """Factors of the weight: `BASE` is the text encoder, `down`, `mid`, `up` and `IN04` are parts of the UNet, of which
+    the finer goes first; 1 for what is not named. A list is read as sd-webui-lora-block-weight reads it."""
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+    """The part of the walk, as fractions of its steps, in which it acts on the UNet."""
+
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def by_name(cls, blocks: Any) -> Any:
+        if not isinstance(blocks, list | tuple):
+            return blocks
+        if len(blocks) not in BLOCKS:
+            raise ValueError(f"blocks: a list has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
+        return dict(zip(BLOCKS[len(blocks)].split(), blocks, strict=True))
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"lora {self.name}: start {self.start} must be below end {self.end}")
+        return self
+
+
+class LoraUse(LoraWish):
+    """The same, pinned to the file it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
 class Picture(Frozen):
     """What every denoised picture has; the concrete specs below add what they start from."""
 
@@ -103,6 +154,7 @@ class Picture(Frozen):
     clip_skip: ClipSkip
     determinism: Determinism
     embeddings: tuple[PinnedEmbedding, ...] = ()
+    loras: Annotated[tuple[LoraUse, ...], Field(max_length=MOST_LORAS)] = ()
 
     def digest(self) -> str:
         return digest_of(self)
@@ -169,6 +221,8 @@ class Draft(Frozen):
     guidance_interval: GuidanceInterval = GuidanceInterval()
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
+    loras: Annotated[tuple[LoraWish, ...], Field(max_length=MOST_LORAS)] = ()
+    """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
     highres: HighresFix | None = None
     init: Digest | None = None
     strength: Strength | None = None

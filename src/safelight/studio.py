@@ -17,13 +17,26 @@ from safelight.diffusion.canvas import outpaint_canvas
 from safelight.diffusion.samplers import find_sampler
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
+from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
 from safelight.models.families import text_widths
+from safelight.models.lora_folder import LoraFolder
+from safelight.models.lora_shelf import LoraShelf
+from safelight.models.lora_tags import take_loras
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 from safelight.settings import Settings
-from safelight.spec import Denoised, Draft, Inpaint, PinnedEmbedding, TextToImage, Upscale, complete
+from safelight.spec import (
+    MOST_LORAS,
+    Denoised,
+    Draft,
+    Inpaint,
+    PinnedEmbedding,
+    TextToImage,
+    Upscale,
+    complete,
+)
 
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
@@ -35,10 +48,12 @@ class Studio:
     models: ModelPool
     backend: Backend
     assets: AssetStore
+    loras: LoraShelf
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
         found = await asyncio.to_thread(self.models.find, draft.model)
+        draft = await asyncio.to_thread(self.pin_loras, draft)
         if draft.sampler is not None:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
         if draft.init is not None:
@@ -53,6 +68,18 @@ class Studio:
             model=draft.model,
             model_widths=lambda: text_widths(found.description),
         )
+
+    def pin_loras(self, draft: Draft) -> Draft:
+        """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
+        prompt, tagged = take_loras(draft.prompt)
+        if take_loras(draft.negative_prompt)[1]:
+            raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
+        wishes = (*draft.loras, *tagged)
+        if not wishes:
+            return draft
+        if len(wishes) > MOST_LORAS:
+            raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
+        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.folder.pin, wishes))})
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -124,8 +151,10 @@ def open_studio(settings: Settings | None = None) -> Studio:
         placement=choose_placement(settings.device, settings.dtype),
         sums=settings.cache / "sums.json",
     )
+    loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
+        loras_for=lambda spec, model: loras.wear(spec.loras, model),
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         budget_megapixels=lambda model: budget_for(
@@ -134,7 +163,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    return Studio(settings, models, backend, AssetStore(settings.blobs))
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras)
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.shapes import Latents, PerRow
+from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
 
 
@@ -25,6 +26,8 @@ class Conditions:
     """(b, 6) SDXL's original size, crop and target size, each height before width."""
     guidance: Tensor | None
     """(b,) the scale, for networks that take guidance as an input instead of a second row."""
+    adapters: Sequence[Row] | None = None
+    """LoRAs, for each row its own; None where no row has any. A back end that cannot apply them must refuse."""
 
 
 class Denoiser(Protocol):

@@ -31,16 +31,17 @@ def eager_denoiser(model: Model) -> "Denoiser":
         with_guidance = None
         if guidance_width is not None and conditions.guidance is not None:
             with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
-        output = forward(
-            unet,
-            latents.to(dtype),
-            timesteps,
-            encoder_hidden_states=conditions.context.to(dtype),
-            encoder_attention_mask=conditions.mask,
-            timestep_cond=with_guidance,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
+        with model.adapters.on(conditions.adapters):
+            output = forward(
+                unet,
+                latents.to(dtype),
+                timesteps,
+                encoder_hidden_states=conditions.context.to(dtype),
+                encoder_attention_mask=conditions.mask,
+                timestep_cond=with_guidance,
+                added_cond_kwargs=added,
+                return_dict=False,
+            )[0]
         return output.float()
 
     return denoise

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safelight.assets import sampler_names
+from safelight.models.lora_tags import with_tags
 from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
@@ -37,7 +38,7 @@ class Infotext:
 
 
 def write_infotext(spec: Denoised, *, version: str) -> str:
-    prompt = storable(spec.prompt)
+    prompt = storable(with_tags(spec.prompt, spec.loras))
     negative = f"\n{NEGATIVE} {storable(spec.negative_prompt)}" if spec.negative_prompt else ""
     pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in to_pairs(spec, version=version).items())
     return f"{prompt}{negative}\n{pairs}".strip()
@@ -92,6 +93,9 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
             pairs["Masked area padding"] = str(spec.padding)
     if spec.embeddings:
         pairs["TI hashes"] = ", ".join(f"{pinned.name}: {pinned.digest[:12]}" for pinned in spec.embeddings)
+    if spec.loras:
+        # The first characters of the file's sha256, by which Civitai finds it.
+        pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.digest[:10]}" for lora in spec.loras)
     # AUTOMATIC1111 has no such settings, and reads past what it does not know.
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)

@@ -35,6 +35,7 @@ EXAMPLES = """\
 [bold]Examples[/]
   safelight generate "a red apple"
   safelight generate "a red apple" -n 4 --seed 7 --sampler "Euler a" --steps 30
+  safelight generate "a red apple" --lora watercolour:0.8
   safelight generate "a green apple" --init pictures/a-red-apple-7.png --strength 0.6
   safelight generate "a worm" --init apple.png --mask hole.png --mask-blur 2
   safelight generate "an orchard" --init apple.png --extend left=64,right=64
@@ -115,6 +116,15 @@ def generate(
         Literal["fast", "strict"],
         typer.Option(help="strict: the same bytes each time, drawn one picture at a time.", rich_help_panel=DRAWING),
     ] = "fast",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="NAME[:WEIGHT]",
+            help="A LoRA of SAFELIGHT_HOME/loras, or the path of one; may be given again. `safelight lora list`",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
     init: Annotated[
         Path | None,
         typer.Option("--init", "-i", metavar="FILE", help="The picture to start from.", rich_help_panel=START),
@@ -223,6 +233,7 @@ def generate(
         "guidance_interval": interval(guidance_interval),
         "clip_skip": clip_skip,
         "determinism": determinism,
+        "loras": [lora_wish(text) for text in lora or ()],
         "highres": second_pass(highres, strength=highres_strength, steps=highres_steps, upscaler=highres_upscaler),
         "init": kept(init, settings),
         "strength": strength,
@@ -267,6 +278,14 @@ def interval(text: str | None) -> dict[str, str] | None:
     return {"start": start, "end": end}
 
 
+def lora_wish(text: str) -> dict[str, str]:
+    """`name`, or `name:0.8`; a path may have colons of its own."""
+    name, colon, weight = text.rpartition(":")
+    if not colon or "/" in weight or "\\" in weight:
+        return {"name": text}
+    return {"name": name, "weight": weight}
+
+
 def sides(text: str | None) -> dict[str, str] | None:
     """`left=64,top=32`, or `64` for every side."""
     if text is None:
@@ -301,7 +320,11 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
     from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
     from safelight.models.hub import HUB_ID
+    from safelight.models.lora_folder import LoraFolder
+    from safelight.models.lora_tags import take_loras
 
+    for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
+        LoraFolder(settings.loras, sums=settings.cache / "sums.json").path(lora.name)
     if draft.sampler is not None:
         find_sampler(draft.sampler)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):

@@ -1,9 +1,10 @@
 """The prompts of several newcomers, encoded in one call; prompts seen lately are not encoded again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
 from safelight.models.load import Model
 from safelight.models.prompt_schedule import parts_of, unroll
@@ -13,13 +14,18 @@ CACHE_BYTES = 64 * 2**20
 MOST_CHUNKS = 256
 """Chunks of all the prompts that one job goes through: a bound on memory."""
 
-Strand = tuple[Prompt, ...]
+Reading = tuple[Prompt, tuple[tuple[str, float], ...]]
+"""A prompt, and the LoRAs through which it is read, by digest and weight. Plain data: what names a cached conditioning
+must not keep LoRAs in memory."""
+Strand = tuple[Reading, ...]
 """One prompt through the steps of a job: what it says in each."""
 
 
 class Conditionings:
     def __init__(self) -> None:
-        self.caches: dict[str, ConditioningCache] = {}
+        self.caches: dict[str, ConditioningCache[Reading]] = {}
+        self.adapted: dict[Reading, tuple[Row, ...]] = {}
+        """What is applied to the text encoders, for the prompts at hand."""
 
     def fill(self, jobs: Sequence[Job]) -> None:
         """Tell jobs of one model what their prompts say, step by step. They have been prepared: their steps are known.
@@ -27,20 +33,26 @@ class Conditionings:
         Raises:
             InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
         """
+        model = jobs[0].model
         strands = {job.id: strands_of(job) for job in jobs}
-        prompts = list(dict.fromkeys(prompt for job in jobs for strand in strands[job.id] for prompt in strand))
-        if jobs[0].strict:
-            # In a batch of one, always: a neighbour changes the last bits.
-            found = {prompt: encode_by(jobs[0].model, [prompt])[0] for prompt in prompts}
-        else:
-            found = dict(zip(prompts, self.cache(jobs[0].model).encode_missing(prompts), strict=True))
         for job in jobs:
-            job.told = told(job, [tuple(found[prompt] for prompt in strand) for strand in strands[job.id]])
+            rows = rows_of(job)
+            self.adapted |= {reading: rows for strand in strands[job.id] for reading in strand}
+        try:
+            if jobs[0].strict:
+                # In a batch of one, always: a neighbour changes the last bits.
+                found = {reading: encode_by(model, [reading], self.adapted)[0] for reading in self.adapted}
+            else:
+                found = dict(zip(self.adapted, self.cache(model).encode_missing(list(self.adapted)), strict=True))
+        finally:
+            self.adapted = {}
+        for job in jobs:
+            job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
-    def cache(self, model: Model) -> ConditioningCache:
+    def cache(self, model: Model) -> "ConditioningCache[Reading]":
         if model.digest not in self.caches:
             self.caches[model.digest] = ConditioningCache(
-                lambda prompts: encode_by(model, prompts), limit_bytes=CACHE_BYTES
+                lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
         return self.caches[model.digest]
 
@@ -57,9 +69,17 @@ def strands_of(job: Job) -> list[Strand]:
         words.append(job.spec.negative_prompt)
     first = job.now.schedule.steps
     walks = [first] if job.highres is None else [first, job.total_steps - first]
-    strands = [tuple(prompt_of(job, text) for text in unroll(one, walks)) for one in words]
+    # A LoRA changes what all words mean, those of the negative prompt too.
+    loras = tuple((worn.lora.digest, worn.text_weight) for worn in job.loras if any(worn.on_text()))
+    strands = [tuple((prompt_of(job, text), loras) for text in unroll(one, walks)) for one in words]
     require_bounded(job, strands)
     return strands
+
+
+def rows_of(job: Job) -> tuple[Row, ...]:
+    """What is applied to each text encoder."""
+    by_lora = [worn.on_text() for worn in job.loras]
+    return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.text_encoders)))
 
 
 def prompt_of(job: Job, words: str) -> Prompt:
@@ -72,7 +92,7 @@ def prompt_of(job: Job, words: str) -> Prompt:
 
 
 def require_bounded(job: Job, strands: Sequence[Strand]) -> None:
-    prompts = dict.fromkeys(prompt for strand in strands for prompt in strand)
+    prompts = dict.fromkeys(prompt for strand in strands for prompt, _ in strand)
     if len(prompts) <= 2:
         return  # each is bounded on its own
     tokenizer = job.model.text_encoders[0].tokenizer
@@ -97,5 +117,12 @@ def negative(job: Job, encoded: tuple[Conditioning, ...]) -> tuple[Conditioning,
     return (zeros_like(encoded[0]),) * len(encoded)
 
 
-def encode_by(model: Model, prompts: Sequence[Prompt]) -> list[Conditioning]:
-    return encode(model.text_encoders, prompts, penultimate=model.description.family.penultimate)
+def encode_by(
+    model: Model, readings: Sequence[Reading], adapted: Mapping[Reading, tuple[Row, ...]]
+) -> list[Conditioning]:
+    return encode(
+        model.text_encoders,
+        [prompt for prompt, _ in readings],
+        penultimate=model.description.family.penultimate,
+        adapted=[adapted[one] for one in readings] if any(loras for _, loras in readings) else None,
+    )

@@ -11,8 +11,10 @@ from torch import Tensor
 from safelight.diffusion.canvas import Box
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
+from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.models.lora_shelf import Worn
 from safelight.models.prompt_schedule import parts_of
 from safelight.models.textual_inversion import Embedding
 from safelight.spec import Denoised, HighresFix, TextToImage
@@ -94,6 +96,8 @@ class Job:
     spec: Denoised
     model: Model
     pictures: "Pictures"
+    loras: tuple[Worn, ...] = ()
+    """Those of the spec, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
     tenant: str = ""
@@ -141,7 +145,17 @@ class Job:
         if self.walk is None:
             return True
         interval = self.spec.guidance_interval
-        return interval.start <= self.walk.step / self.walk.schedule.steps < interval.end
+        return interval.start <= self.progress < interval.end
+
+    @property
+    def progress(self) -> float:
+        """The share of its walk that lies behind it."""
+        return self.now.step / self.now.schedule.steps
+
+    @property
+    def adapted(self) -> Row:
+        """What is applied to the UNet in the coming call."""
+        return tuple(applied for worn in self.loras for applied in worn.on_unet(self.progress))
 
     @property
     def contrasted(self) -> bool:

@@ -17,6 +17,7 @@ from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.load import Model
+from safelight.models.lora_shelf import Worn
 from safelight.models.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
@@ -34,11 +35,13 @@ class LocalBackend:
         denoiser_for: Callable[[Model], Denoiser],
         embedding_for: Callable[[PinnedEmbedding], Embedding] | None = None,
         budget_megapixels: Callable[[Model], float],
+        loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
         self.model_for = model_for
         self.embedding_for = embedding_for
+        self.loras_for = loras_for
         self.preview_every = preview_every
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -54,15 +57,17 @@ class LocalBackend:
         """As `Backend.submit`.
 
         Raises:
-            SafelightError: the model or an embedding cannot be had, or the backend is closed.
+            SafelightError: the model, a LoRA or an embedding cannot be had, or the backend is closed.
         """
         model = await asyncio.to_thread(self.model_for, spec)
+        loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
         embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
         job = Job(
             id=uuid.uuid4().hex,
             spec=spec,
             model=model,
             pictures=pictures,
+            loras=loras,
             embeddings=embeddings,
             tenant=tenant,
             priority=priority,
@@ -85,6 +90,11 @@ class LocalBackend:
         finally:
             self.listeners.pop(job.id, None)
             await self.cancel(job.id)
+
+    def loras_of(self, spec: Denoised, model: Model) -> tuple[Worn, ...]:
+        if self.loras_for is None:
+            raise UnsupportedOption("loras", "this engine was opened without a folder of LoRAs")
+        return self.loras_for(spec, model)
 
     def embeddings_of(self, spec: Denoised, model: Model) -> tuple[Embedding, ...]:
         if self.embedding_for is None:

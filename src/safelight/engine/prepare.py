@@ -22,6 +22,7 @@ from safelight.spec import HighresFix, ImageToImage, Inpaint, TextToImage
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first walk."""
+    assert len(job.loras) == len(job.spec.loras), "the spec's LoRAs were not loaded"
     job.generator = seeded(job.spec.seed)
     match job.spec:
         case TextToImage():

@@ -116,7 +116,10 @@ def conditions_for(batch: Sequence[Job], network_rows: list[int], told: Sequence
         time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:
         guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    return Conditions(context=context, mask=mask, pooled=pooled, time_ids=time_ids, guidance=guidance)
+    adapters = [batch[i].adapted for i in network_rows] if any(job.loras for job in batch) else None
+    return Conditions(
+        context=context, mask=mask, pooled=pooled, time_ids=time_ids, guidance=guidance, adapters=adapters
+    )
 
 
 def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:

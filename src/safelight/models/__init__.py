@@ -6,4 +6,5 @@ prompt_schedule.py    [a:b:0.5], [a|b], AND               textual_inversion.py  
 several.py, templates.py, wildcards.py  one draft becomes several: seeds and choices
 encode.py    chunks -> Conditioning, batched and cached   latents.py   pictures <-> latents
 preview.py   a quick look at latents                      mini/        the embedded model
+lora.py      a LoRA file made ready for a model           adapters.py  LoRAs per row of a call
 """

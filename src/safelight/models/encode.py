@@ -8,15 +8,16 @@ here over one chunk of one prompt, so that neighbours do not matter.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.adapters import Adapters, Row
 from safelight.models.textual_inversion import Embedding
 from safelight.models.tokenize import Chunk, Tokenizer, chunk
 
@@ -53,6 +54,11 @@ class Conditioning:
 class TextEncoder:
     tokenizer: Tokenizer
     network: "CLIPTextModel | CLIPTextModelWithProjection"
+    adapters: Adapters = field(init=False, repr=False, compare=False)
+    """What is applied to the network, row by row, while it is called."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", Adapters(self.network))
 
     @property
     def width(self) -> int:
@@ -61,11 +67,18 @@ class TextEncoder:
 
 
 @torch.no_grad()
-def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penultimate: bool) -> list[Conditioning]:
+def encode(
+    encoders: Sequence[TextEncoder],
+    prompts: Sequence[Prompt],
+    *,
+    penultimate: bool,
+    adapted: Sequence[Sequence[Row]] | None = None,
+) -> list[Conditioning]:
     """Encode all prompts, with all their chunks, in one call of each text encoder.
 
     Args:
         penultimate: SDXL's rule: count from the layer before the last, and leave out the final norm.
+        adapted: for each prompt, what is applied to each text encoder; None where there are no LoRAs.
 
     Raises:
         InvalidRequest: weights that cannot be, or a prompt of too many chunks.
@@ -74,7 +87,14 @@ def encode(encoders: Sequence[TextEncoder], prompts: Sequence[Prompt], *, penult
     if not prompts:
         return []
     per_encoder = [
-        encode_by(encoder, prompts, penultimate=penultimate, number=number) for number, encoder in enumerate(encoders)
+        encode_by(
+            encoder,
+            prompts,
+            penultimate=penultimate,
+            number=number,
+            adapted=None if adapted is None else [rows[number] for rows in adapted],
+        )
+        for number, encoder in enumerate(encoders)
     ]
     return [join(parts) for parts in zip(*per_encoder, strict=True)]
 
@@ -86,7 +106,12 @@ def zeros_like(conditioning: Conditioning) -> Conditioning:
 
 
 def encode_by(
-    encoder: TextEncoder, prompts: Sequence[Prompt], *, penultimate: bool, number: int = 0
+    encoder: TextEncoder,
+    prompts: Sequence[Prompt],
+    *,
+    penultimate: bool,
+    number: int = 0,
+    adapted: Sequence[Row] | None = None,
 ) -> list[Conditioning]:
     """One text encoder's part of the conditioning; it is the model's first, or its second."""
     network = encoder.network
@@ -94,7 +119,8 @@ def encode_by(
     chunks = [chunks_of(prompt, encoder.tokenizer) for prompt in prompts]
     rows = [row.ids for prompt_chunks in chunks for row in prompt_chunks]
     deep = penultimate or any(prompt.clip_skip > 1 for prompt in prompts)
-    with replaced(network, replacements(prompts, chunks, number=number)):
+    told = None if adapted is None else [row for row, parts in zip(adapted, chunks, strict=True) for _ in parts]
+    with encoder.adapters.on(told), replaced(network, replacements(prompts, chunks, number=number)):
         output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
     pooled = getattr(output, "text_embeds", None)
 
@@ -195,16 +221,19 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(torch.cat([part.context for part in parts], dim=-1), pooled[0] if pooled else None)
 
 
-class ConditioningCache:
+K = TypeVar("K", bound=Hashable)
+
+
+class ConditioningCache(Generic[K]):
     """The conditionings last used, up to a number of bytes; what is missing is encoded in one call."""
 
-    def __init__(self, encode: Callable[[Sequence[Prompt]], list[Conditioning]], *, limit_bytes: int) -> None:
+    def __init__(self, encode: Callable[[Sequence[K]], list[Conditioning]], *, limit_bytes: int) -> None:
         self._encode = encode
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
+        self._kept: OrderedDict[K, Conditioning] = OrderedDict()
         self.size_bytes = 0
 
-    def encode_missing(self, prompts: Sequence[Prompt]) -> list[Conditioning]:
+    def encode_missing(self, prompts: Sequence[K]) -> list[Conditioning]:
         """Conditionings in the order of the prompts; repeated prompts are encoded once."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
         fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
@@ -218,7 +247,7 @@ class ConditioningCache:
         self._kept.clear()
         self.size_bytes = 0
 
-    def _keep(self, prompt: Prompt, conditioning: Conditioning) -> None:
+    def _keep(self, prompt: K, conditioning: Conditioning) -> None:
         if prompt not in self._kept:
             self.size_bytes += conditioning.size_bytes
         self._kept[prompt] = conditioning

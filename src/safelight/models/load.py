@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import CorruptModel
+from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
 from safelight.models.families import Description, read_config, tokenizer_of
 from safelight.models.latents import VAE
@@ -43,6 +44,11 @@ class Model:
     text_encoders: tuple[TextEncoder, ...]
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
+    adapters: Adapters = field(init=False, repr=False, compare=False)
+    """What is applied to the UNet, row by row, while it is called."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", Adapters(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:

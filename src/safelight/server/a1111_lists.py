@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from safelight import __version__
 from safelight.diffusion.samplers import SAMPLERS, Sampler
 from safelight.errors import SafelightError
+from safelight.models.safetensors_file import read_header
 from safelight.server.a1111 import sittings_of
 from safelight.server.a1111_embeddings import Embeddings, list_embeddings
 from safelight.server.a1111_options import merged, shown
@@ -64,6 +65,15 @@ class ModelItem(BaseModel):
 class VaeItem(BaseModel):
     model_name: str
     filename: str
+
+
+class LoraItem(BaseModel):
+    name: str
+    alias: str
+    path: str
+    """The file's name: where folders lie is the operator's business."""
+    metadata: dict[str, Any]
+    """What its trainer wrote into it."""
 
 
 class Named(BaseModel):
@@ -190,8 +200,18 @@ async def sd_vae(caller: Who) -> list[VaeItem]:
 
 
 @router.get("/loras")
-async def loras(caller: Who) -> list[Named]:
-    return []
+async def loras(request: Request, caller: Who) -> list[LoraItem]:
+    """What `<lora:name:1>` in a prompt may name."""
+    folder = parts_of(request).studio.loras.folder
+    return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in folder.paths().items()])
+
+
+def lora_item(name: str, path: Path) -> LoraItem:
+    try:
+        metadata = read_header(path).get("__metadata__", {})
+    except SafelightError:
+        metadata = {}
+    return LoraItem(name=name, alias=str(metadata.get("ss_output_name") or name), path=path.name, metadata=metadata)
 
 
 @router.get("/embeddings")

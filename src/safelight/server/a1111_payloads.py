@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.models.lora_tags import take_loras
 from safelight.models.several import MOST_PICTURES
 from safelight.server.a1111_options import Options
 from safelight.spec import Blur, Fit, Fraction, Guidance, Padding, Prompt, Steps, Strength
@@ -31,7 +32,7 @@ PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
 AT_ETA_0 = {"Euler a": "Euler", "DPM2 a": "DPM2"}
 """What an ancestral sampler is without its noise."""
-EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+HYPERNETWORK = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 Side = Annotated[int, Field(ge=64, le=4103)]
 """Cut to a multiple of 8, as there."""
 Count = Annotated[int, Field(ge=1, le=MOST_PICTURES)]
@@ -125,7 +126,7 @@ class Drawing(Loose):
         sampler = self.sampler
         self.refuse_what_we_cannot(sampler)
         return {
-            "prompt": self.prompt,
+            "prompt": take_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
             "negative_prompt": self.negative_prompt,
             "model": options.sd_model_checkpoint,
             "seed": None if self.seed == -1 else self.seed,
@@ -164,8 +165,8 @@ class Drawing(Loose):
             raise UnsupportedOption("styles", f"no style {next(filter(None, self.styles))!r}; none are kept here")
         if not self.disable_extra_networks:
             for name in ("prompt", "negative_prompt"):
-                if found := EXTRA_NETWORK.search(getattr(self, name)):
-                    raise UnsupportedOption(name, f"{found[0]} names an extra network, and none are loaded here")
+                if found := HYPERNETWORK.search(getattr(self, name)):
+                    raise UnsupportedOption(name, f"{found[0]} names a hypernetwork, and none are loaded here")
         if self.script_name not in ("", "None"):
             raise no_script("script_name", self.script_name)
         for name, said in self.alwayson_scripts.items():

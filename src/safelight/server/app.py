@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -107,6 +107,7 @@ async def opened(
     settings.home.mkdir(parents=True, exist_ok=True)
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
+    studio.loras.folder = replace(studio.loras.folder, by_path=False)
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()

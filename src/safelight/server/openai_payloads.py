@@ -10,7 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safelight.assets.encode import Encoding
 from safelight.errors import UnsupportedOption
-from safelight.spec import ClipSkip, Determinism, Draft, Fraction, Guidance, Prompt, Seed, Steps, Strength, parse_draft
+from safelight.spec import (
+    ClipSkip,
+    Determinism,
+    Draft,
+    Fraction,
+    Guidance,
+    LoraWish,
+    Prompt,
+    Seed,
+    Steps,
+    Strength,
+    parse_draft,
+)
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
 """Names that clients have built in; they get the server's own model."""
@@ -33,6 +45,7 @@ class Extras(BaseModel):
     negative_prompt: Prompt = ""
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
+    loras: tuple[LoraWish, ...] = ()
     strength: Strength | None = None
     """Of edits and variations: how far the picture departs from the one it starts from."""
 

@@ -1,0 +1,157 @@
+"""Eight requests with eight different LoRAs: one batch of the engine against a diffusers pipeline that swaps them.
+
+    python benchmarks/lora.py            prints a table and writes benchmarks/results/lora_*.md
+    python benchmarks/lora.py --quick    one round
+
+Both sides draw the same pictures with the embedded model, in turn, each in a process of its own. The pipeline serves
+one request after another, and for each it loads the LoRA, draws, and unloads it: what a server does when its next
+request wants another one. The LoRAs are random, of rank 8, for the attention and feed-forward layers of the UNet.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from report import Report, ratio
+
+NUM_LORAS, RANK, STEPS = 8, 8, 12
+ROUND = [{"prompt": "a red apple", "seed": i, "steps": STEPS, "guidance": 4.0} for i in range(NUM_LORAS)]
+
+
+def write_loras(folder: Path) -> None:
+    """peft's dialect, which both sides read."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    from safelight.models.catalogue import MINI
+
+    unet = UNet2DConditionModel.from_pretrained(MINI / "unet")
+    dice = torch.Generator().manual_seed(0)
+    inside = {n: m for n, m in unet.named_modules() if ".transformer_blocks." in n and isinstance(m, torch.nn.Linear)}
+    for i in range(NUM_LORAS):
+        tensors: dict[str, torch.Tensor] = {}
+        for name, layer in inside.items():
+            out, into = layer.weight.shape
+            tensors[f"unet.{name}.lora_A.weight"] = torch.randn(RANK, into, generator=dice) * into**-0.5
+            tensors[f"unet.{name}.lora_B.weight"] = 0.02 * torch.randn(out, RANK, generator=dice)
+        save_file(tensors, folder / f"lora{i}.safetensors")
+
+
+def pipeline(home: Path, *, swap: bool) -> list[float]:
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    from safelight.models.catalogue import MINI
+
+    pipe: Any = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(i: int, request: dict[str, Any]) -> None:
+        if swap:
+            pipe.load_lora_weights(home / "loras", weight_name=f"lora{i}.safetensors")
+        pipe(
+            request["prompt"],
+            num_inference_steps=request["steps"],
+            guidance_scale=request["guidance"],
+            generator=torch.Generator("cpu").manual_seed(request["seed"]),
+        )
+        if swap:
+            pipe.unload_lora_weights()
+
+    draw(0, ROUND[0])
+    return [timed(lambda: [draw(i, request) for i, request in enumerate(ROUND)])]
+
+
+def engine(home: Path, *, swap: bool) -> list[float]:
+    from safelight.events import Decoded
+    from safelight.settings import Settings
+    from safelight.spec import Draft
+    from safelight.studio import open_studio
+
+    studio = open_studio(Settings.from_environment(home=home))
+
+    async def draw(i: int, request: dict[str, Any]) -> None:
+        loras = [{"name": f"lora{i}"}] if swap else []
+        spec = await studio.complete(Draft(**request, sampler="DDIM", guidance_rescale=0, loras=loras))
+        done = [event async for event in studio.backend.submit(spec, {}) if isinstance(event, Decoded)]
+        assert done, "no picture came out"
+
+    async def together() -> None:
+        await asyncio.gather(*(draw(i, request) for i, request in enumerate(ROUND)))
+
+    def forgetful() -> None:
+        """As the pipeline, which reads its files anew for each request."""
+        studio.loras.loaded.clear()
+        asyncio.run(together())
+
+    with studio:
+        asyncio.run(draw(0, ROUND[0]))
+        return [timed(forgetful)]
+
+
+SIDES: dict[str, Callable[..., list[float]]] = {"pipeline": pipeline, "engine": engine}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_child(side: str, home: Path, *, swap: bool) -> float:
+    command = [sys.executable, "-W", "ignore", __file__, "--side", side, "--home", str(home), *["--swap"] * swap]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return min(json.loads(output.splitlines()[-1]))
+
+
+def main(*, quick: bool) -> None:
+    report = Report("lora", "Eight requests with eight LoRAs: one batch against eight swaps")
+    best: dict[tuple[str, bool], float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "loras").mkdir()
+        write_loras(home / "loras")
+        for _ in range(1 if quick else 3):
+            for swap in (True, False):
+                for side in SIDES:
+                    seconds = in_child(side, home, swap=swap)
+                    best[side, swap] = min(seconds, best.get((side, swap), seconds))
+    for swap, what, note in (
+        (
+            True,
+            f"{NUM_LORAS} requests with {NUM_LORAS} LoRAs, {STEPS} steps, s",
+            "aim 3x; files are read in each round",
+        ),
+        (False, "the same requests without LoRA, s", "for comparison"),
+    ):
+        theirs, ours = best["pipeline", swap], best["engine", swap]
+        report.row(what, peer=theirs, ours=ours, ratio=ratio(theirs, ours), note=note)
+    report.row(
+        "what LoRAs add to the time",
+        peer=best["pipeline", True] / best["pipeline", False] - 1,
+        ours=best["engine", True] / best["engine", False] - 1,
+        note="as a share of the time without",
+    )
+    report.finish()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--swap", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        print(json.dumps(SIDES[asked.side](asked.home, swap=asked.swap)))
+    else:
+        main(quick=asked.quick)

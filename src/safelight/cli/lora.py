@@ -1,0 +1,110 @@
+"""`safelight lora`: which LoRAs there are, and what is in one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from safelight.cli import options
+
+EXAMPLES = """\
+[bold]Examples[/]
+  safelight lora list
+  safelight lora show watercolour
+  safelight lora show ./watercolour.safetensors --model mini --json
+"""
+
+app = typer.Typer(name="lora", help="List the LoRAs, or show one.", epilog=EXAMPLES)
+
+
+@app.callback(invoke_without_command=True)
+def lora(ctx: typer.Context, as_json: options.Json = False) -> None:
+    if ctx.invoked_subcommand is None:
+        list_loras(as_json=as_json)
+
+
+@app.command("list", epilog=EXAMPLES)
+def list_loras(as_json: options.Json = False) -> None:
+    """List the LoRAs under SAFELIGHT_HOME/loras."""
+    from safelight.models.lora_folder import LoraFolder
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment()
+    paths = LoraFolder(settings.loras, sums=settings.cache / "sums.json").paths()
+    if as_json:
+        for name, path in paths.items():
+            typer.echo(json.dumps({"name": name, "path": str(path), "size_bytes": path.stat().st_size}))
+        return
+    for name, path in paths.items():
+        typer.echo(f"{name}  {path.stat().st_size / 1e6:,.1f} MB  {path}")
+    if not paths:
+        typer.echo(f"There are none. A safetensors file under {settings.loras} is listed here by its name.")
+
+
+@app.command(epilog=EXAMPLES)
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE")],
+    model: Annotated[
+        str | None, typer.Option(help="A model to try it on: which of its keys are for nothing there?")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show a LoRA: its algorithm, its ranks, the family it seems made for, and keys that nobody knows."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a file should not download gigabytes
+    from safelight.models.lora_folder import LoraFolder
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment()
+    path, digest = LoraFolder(settings.loras, sums=settings.cache / "sums.json").find(as_path(name))
+    about = summary(path) | {"digest": digest}
+    if model is not None:
+        about |= {"model": model, **tried_on(path, model, settings.models)}
+    if as_json:
+        typer.echo(json.dumps(about))
+        return
+    for key, value in about.items():
+        if isinstance(value, list):
+            typer.echo(f"{key.replace('_', ' ')}: {len(value) or 'none'}")
+            for entry in value:
+                typer.echo(f"  {entry}")
+        else:
+            typer.echo(f"{key.replace('_', ' ')}: {'not known' if value is None else value}")
+
+
+def as_path(name: str) -> str:
+    """A file in the working folder is meant where there is one, also without `./` before it."""
+    return str(Path(name).absolute()) if name.endswith(".safetensors") and Path(name).is_file() else name
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What the file says of itself."""
+    from safelight.models.lora import family_of
+    from safelight.models.lora_file import algorithm_of, rank_of, read_lora
+
+    file = read_lora(path)
+    ranks = sorted({rank for tensors in file.layers.values() if (rank := rank_of(tensors)) is not None})
+    parts = [target.part or "unnamed" for target in file.layers]
+    return {
+        "file": str(path),
+        "size_bytes": path.stat().st_size,
+        "made_for": family_of(file),
+        "algorithm": ", ".join(sorted({algorithm_of(tensors) for tensors in file.layers.values()})),
+        "rank": ", ".join(map(str, ranks)) or None,
+        "layers": ", ".join(f"{part} {parts.count(part)}" for part in sorted(set(parts))),
+        "unknown_keys": list(file.strange),
+    }
+
+
+def tried_on(path: Path, model: str, models: Path) -> dict[str, Any]:
+    """How the file fits the model's layers; the model's weights are not read."""
+    from safelight.models.catalogue import Catalogue
+    from safelight.models.families import describe
+    from safelight.models.lora import fit, outlines
+    from safelight.models.lora_file import read_lora
+
+    description = describe(Catalogue(models).find(model))
+    fitted, unmatched = fit(read_lora(path), outlines(description), name=path.stem, model=model)
+    matched = {part: len(layers) for part, layers in fitted.items()}
+    return {"matched": ", ".join(f"{part} {n}" for part, n in matched.items()), "unmatched": list(unmatched)}

@@ -1,0 +1,115 @@
+"""Our pictures with a LoRA against those of diffusers and peft, which read the same file.
+
+Where diffusers cannot read a file (text encoder keys of kohya under transformers 5, kohya's DoRA, LyCORIS), its
+pipeline gets the weights that the authors' formula gives (`by_paper` in `tests/models/test_lora.py`).
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes import Desk, draw, psnr, spec_for
+from tests.lora_files import (
+    CONVOLUTIONS,
+    LINEAR,
+    TEXT,
+    Dice,
+    Make,
+    dora,
+    layers,
+    loha,
+    lokr,
+    lora,
+    worn,
+    write_kohya,
+    write_peft,
+)
+from tests.models.test_lora import by_paper
+from tests.parity.pipelines import Reference
+from tests.parity.test_pipelines import LEAST_PSNR
+
+from safelight.models.load import Model
+from safelight.models.lora_shelf import Worn
+from safelight.spec import Denoised
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and peft warn of their own deprecations
+
+Models = Callable[[str], Model]
+Checkpoints = Callable[[str], Path]
+EVERYTHING = (*LINEAR, *CONVOLUTIONS)
+USUAL: dict[str, Any] = {"sampler": "DPM++ 2M Karras", "steps": 4, "guidance": 4.0, "guidance_rescale": 0.0, "seed": 7}
+WRITERS: dict[str, Callable[[Path, Model], Path]] = {
+    "kohya": lambda path, model: write_kohya(path, model, text=False),
+    "kohya LoCon": lambda path, model: write_kohya(path, model, endings=EVERYTHING, text=False),
+    "peft": write_peft,
+    "peft alpha": lambda path, model: write_peft(path, model, alpha=3),
+    "peft DoRA": lambda path, model: write_peft(path, model, decomposed=True, text=False),
+}
+LYCORIS: dict[str, Make] = {"LoRA with text encoders": lora, "LoHa": loha, "LoKr": lokr}
+
+
+def ours_with(one: Worn, model: Model) -> tuple[Denoised, Any]:
+    spec = spec_for(model, **USUAL).model_copy(update={"loras": (one.use,)})
+    with Desk() as desk:
+        job = desk.add(spec, model, loras=(one,))
+        desk.finish()
+        return spec, desk.image(job)
+
+
+@pytest.mark.parametrize("dialect", WRITERS)
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_file_draws_what_diffusers_draws_with_it(
+    kind: str, dialect: str, model: Models, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    import diffusers
+
+    path = WRITERS[dialect](tmp_path / "lora.safetensors", model(kind))
+    theirs = Reference(checkpoint(kind))
+    pipeline_class = getattr(diffusers, "StableDiffusionXLPipeline" if kind == "sdxl" else "StableDiffusionPipeline")
+    with warnings.catch_warnings(action="ignore"):
+        pipeline = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
+        pipeline.load_lora_weights(tmp_path, weight_name=path.name)
+    spec, picture = ours_with(worn(path, model(kind)), model(kind))
+    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30
+
+
+@pytest.mark.parametrize("algorithm", LYCORIS)
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_file_draws_what_diffusers_draws_with_weights_by_the_papers_formula(
+    kind: str, algorithm: str, model: Models, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    make, dice = LYCORIS[algorithm], Dice(5)
+    path = write_kohya(tmp_path / "lora.safetensors", model(kind), make, endings=EVERYTHING, seed=5)
+    theirs = Reference(checkpoint(kind))
+    # In the order in which the file was written, so that the dice fall alike.
+    networks = [(theirs.components["unet"], EVERYTHING)]
+    networks += [
+        (theirs.components[name], TEXT) for name in ("text_encoder", "text_encoder_2") if name in theirs.components
+    ]
+    for network, endings in networks:
+        for layer in layers(network, endings).values():
+            layer.weight.data += by_paper(make(layer, dice), layer.weight.data)
+    spec, picture = ours_with(worn(path, model(kind)), model(kind))
+    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+
+
+def test_dora_of_kohya_is_dora_of_peft(model: Models, tmp_path: Path) -> None:
+    """diffusers drops `dora_scale` on its way to peft, so its word is taken for peft's spelling of the same numbers."""
+    from safetensors.torch import load_file
+    from tests.lora_files import write
+
+    ours = model("sd1")
+    kohya = write_kohya(tmp_path / "kohya.safetensors", ours, dora, text=False)
+    tensors = load_file(kohya)
+    spelt: dict[str, Any] = {}
+    for name in layers(ours.unet, LINEAR):
+        old = f"lora_unet_{name.replace('.', '_')}"
+        scale = float(tensors[f"{old}.alpha"]) / len(tensors[f"{old}.lora_down.weight"])
+        spelt[f"unet.{name}.lora_A.weight"] = tensors[f"{old}.lora_down.weight"]
+        spelt[f"unet.{name}.lora_B.weight"] = tensors[f"{old}.lora_up.weight"] * scale
+        spelt[f"unet.{name}.lora_magnitude_vector"] = tensors[f"{old}.dora_scale"].flatten()
+    peft = write(tmp_path / "peft.safetensors", spelt)
+    assert psnr(ours_with(worn(kohya, ours), ours)[1], ours_with(worn(peft, ours), ours)[1]) >= LEAST_PSNR
