@@ -117,6 +117,21 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
     assert differences[-1] == float("inf")
 
 
+def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: Loras) -> None:
+    """Seven rows of one set, two of another, one of a third, one without: of some sets more than one slot."""
+    ours = model("sd1")
+    one, two, three = (loaded("sd1", name) for name in ("LoRA", "LoRA of rank 7", "DoRA"))
+    sets = [(one,)] * 7 + [(two,)] * 2 + [(three, one), ()]
+    wishes = [{"seed": i, "guidance": 1.0} for i in range(len(sets))]
+    with Desk() as desk:
+        jobs = [desk.add(spec_with(ours, s, **w), ours, loras=s) for s, w in zip(sets, wishes, strict=True)]
+        desk.finish()
+        together = [desk.image(job) for job in jobs]
+    chosen = (0, 6, 8, 9, 10)
+    alone = {i: drawn(ours, *sets[i], **wishes[i]) for i in chosen}
+    assert min(psnr(alone[i], together[i]) for i in chosen) >= LEAST_PSNR
+
+
 def test_neighbours_with_loras_leave_a_strict_picture_as_it_is(model: Models, loaded: Loras) -> None:
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     alone = drawn(ours, one, determinism="strict")

@@ -200,7 +200,10 @@ def stacked(sets: Sequence[AdapterSet], path: str, layer: Layer) -> Stack:
 
 
 class Arrangement:
-    """Which row belongs to which set, at which weights: s sets of c places each, some of them empty."""
+    """Which row belongs to which set, at which weights: k slots of c places, each slot for rows of one set.
+
+    c is what a set has on average, and larger sets take several slots, so that there are never many empty places.
+    """
 
     def __init__(
         self, rows: tuple[Row, ...], stacks: Stacks, blocks: Mapping[str, tuple[str, ...]], device: torch.device
@@ -210,16 +213,18 @@ class Arrangement:
         self.blocks = blocks if any(applied.blocks for row in rows for applied in row) else {}
         self.device = device
         self.members = [[i for i, row in enumerate(rows) if set_of(row) == adapters] for adapters in stacks.sets]
-        self.places = max(len(members) for members in self.members)
-        # Sets of fewer rows fill up with one of their own, at weight 0.
-        padded = [row for members in self.members for row in self.filled(members)]
-        self.index = torch.tensor(padded, device=device)
+        self.places = c = -(-sum(map(len, self.members)) // len(self.members))
+        slots = [(s, rows[i : i + c]) for s, rows in enumerate(self.members) for i in range(0, len(rows), c)]
+        self.slots = [members for _, members in slots]
+        # An empty place is filled with a row of its slot, at weight 0.
+        places = [row for members in self.slots for row in members + members[:1] * (c - len(members))]
+        self.index = torch.tensor(places, device=device)
+        self.back = torch.argsort(self.index) if sorted(places) == list(range(len(rows))) else None
+        """The place of each row, where all rows have one place each: cheaper than adding by index."""
+        self.set_of_slot = torch.tensor([s for s, _ in slots], device=device) if len(slots) > len(stacks.sets) else None
         self.rows_of_set = [torch.tensor(members, device=device) for members in self.members]
         self.weights: dict[tuple[str, ...], Tensor] = {}
         self.scales: dict[str, Tensor] = {}
-
-    def filled(self, members: list[int]) -> list[int]:
-        return members + members[:1] * (self.places - len(members))
 
     def add_to(self, output: Tensor, path: str, layer: Layer, x: Tensor) -> None:
         stack = self.stacks.of(path)
@@ -229,51 +234,58 @@ class Arrangement:
         # All are worked out before any is added: a gain is one of the layer's own output.
         others = [(s, self.other(s, position, term, path, layer, x, output)) for s, position, term in stack.others]
         if stack.down is not None:
-            output.index_add_(0, self.index, self.low_rank(stack, path, layer, x, output.shape))
+            # Channels last, as the products leave it.
+            ours = output if isinstance(layer, nn.Linear) else output.permute(0, 2, 3, 1)
+            addition = self.low_rank(stack, path, layer, x).view(len(self.index), *ours.shape[1:])
+            if self.back is None:
+                ours.index_add_(0, self.index, addition)
+            else:
+                ours.add_(addition.index_select(0, self.back))
         for s, addition in others:
             output.index_add_(0, self.rows_of_set[s], addition)
 
-    def low_rank(self, stack: Stack, path: str, layer: Layer, x: Tensor, shape: torch.Size) -> Tensor:
-        """up · weight · down · x for every place: (s c, ...) where the layer's own output is of this shape."""
+    def low_rank(self, stack: Stack, path: str, layer: Layer, x: Tensor) -> Tensor:
+        """up · weight · down · x for every place: (k, c n, out)."""
         assert stack.down is not None and stack.up is not None and stack.owner is not None
+        down, up, owner = (self.by_slot(part) for part in (stack.down, stack.up, stack.owner))
         if path not in self.scales:
             weights = self.weights_in(self.blocks.get(path, ()))
-            owner = stack.owner[:, None].expand(-1, self.places, -1)
-            self.scales[path] = weights.gather(2, owner)[:, :, None].to(stack.up.dtype)
-        between = inner(stack.down, layer, x, self.index)
-        sets, places = len(stack.down), self.places
-        between = between.reshape(sets, places, -1, between.shape[-1]) * self.scales[path]
-        added = torch.bmm(between.flatten(1, 2), stack.up.transpose(1, 2))
-        if isinstance(layer, nn.Linear):
-            return added.view(len(self.index), *shape[1:])
-        return added.view(len(self.index), *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            self.scales[path] = weights.gather(2, owner[:, None].expand(-1, self.places, -1))[:, :, None].to(up.dtype)
+        between = inner(down, layer, x, self.index)
+        between = between.reshape(len(down), self.places, -1, between.shape[-1]) * self.scales[path]
+        return torch.bmm(between.flatten(1, 2), up.transpose(1, 2))
+
+    def by_slot(self, of_sets: Tensor) -> Tensor:
+        return of_sets if self.set_of_slot is None else of_sets.index_select(0, self.set_of_slot)
 
     def other(self, s: int, position: int, term: Term, path: str, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
-        rows = self.rows_of_set[s]
+        rows, blocks = self.rows_of_set[s], self.blocks.get(path, ())
         added = term.apply(layer, x[rows], output[rows])
-        weights = self.weights_in(self.blocks.get(path, ()))[s, : len(rows), position]
-        return added * weights.view(-1, *[1] * (added.ndim - 1)).to(added.dtype)
+        weights = [self.rows[row][position].weight_in(blocks) for row in self.members[s]]
+        if len(set(weights)) == 1:
+            return added * weights[0]
+        return added * added.new_tensor(weights).view(-1, *[1] * (added.ndim - 1))
 
     def weights_in(self, blocks: tuple[str, ...]) -> Tensor:
-        """(s, c, longest + 1) of float32; 0 where there is nobody."""
+        """(k, c, longest + 1) of float32; 0 where there is nobody."""
         if blocks not in self.weights:
-            weights = torch.zeros(len(self.members), self.places, self.stacks.longest + 1)
-            for s, members in enumerate(self.members):
+            weights = torch.zeros(len(self.slots), self.places, self.stacks.longest + 1)
+            for k, members in enumerate(self.slots):
                 for place, row in enumerate(members):
                     for position, applied in enumerate(self.rows[row]):
-                        weights[s, place, position] = applied.weight_in(blocks)
+                        weights[k, place, position] = applied.weight_in(blocks)
             self.weights[blocks] = weights.to(self.device)
         return self.weights[blocks]
 
 
 def inner(down: Tensor, layer: Layer, x: Tensor, index: Tensor) -> Tensor:
-    """down · x for every place, channels last: (s, c n, r)."""
-    sets = len(down)
+    """down · x for every place, channels last: (k, c n, r)."""
+    slots = len(down)
     if isinstance(layer, nn.Linear):
-        return torch.bmm(x.index_select(0, index).view(sets, -1, x.shape[-1]), down.transpose(1, 2))
+        return torch.bmm(x.index_select(0, index).view(slots, -1, x.shape[-1]), down.transpose(1, 2))
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1):
-        pixels = x.permute(0, 2, 3, 1).index_select(0, index).reshape(sets, -1, x.shape[1])
+        pixels = x.permute(0, 2, 3, 1).index_select(0, index).reshape(slots, -1, x.shape[1])
         return torch.bmm(pixels, down.flatten(2).transpose(1, 2))
-    chosen = x.index_select(0, index).unflatten(0, (sets, -1))
+    chosen = x.index_select(0, index).unflatten(0, (slots, -1))
     parts = [run(layer, matrix, some) for matrix, some in zip(down, chosen, strict=True)]
     return torch.stack(parts).permute(0, 1, 3, 4, 2).flatten(1, 3)
