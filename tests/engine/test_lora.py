@@ -194,7 +194,7 @@ def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Lo
         jobs = [desk.add(spec_with(ours, (one,)), ours, loras=(one,)) for one in several]
         jobs.append(desk.add(spec_for(ours), ours))
         desk.engine.step()
-        states = [job.positive.context for job in jobs if job.positive is not None]
+        states = [job.told.positive[0][0].context for job in jobs if job.told is not None]
     assert not torch.allclose(states[0], states[1], atol=1e-2)
     assert not torch.allclose(states[1], states[3], atol=1e-2)
     torch.testing.assert_close(states[2], states[3])
