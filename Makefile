@@ -40,10 +40,7 @@ docs: $(DEV) ## build the documentation into site/, any warning an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 mini: $(DEV) ## train the embedded model from scratch into mini-run/ (hours; needs npm; resumes where it was stopped)
-	@$(BIN)/python -m safelight.training.scratch artwork
-	@$(BIN)/python -m safelight.training.scratch autoencoder --minutes 20
-	@$(BIN)/python -m safelight.training.scratch denoiser --minutes $(MINI_MINUTES)
-	@$(BIN)/python -m safelight.training.scratch export --folder mini-run/mini --grid mini-run/grid.png
+	@$(BIN)/safelight train scratch --minutes $(MINI_MINUTES) --folder mini-run/mini --grid mini-run/grid.png
 
 clean: ## remove what the tasks made: VENV, site/ and caches
 	rm -rf "$(VENV)" site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -35,7 +35,7 @@ class Report:
                 f"torch {version('torch')}, diffusers {version('diffusers')}. Command: `python {' '.join(sys.argv)}`.",
                 "Both sides were measured in turn in one run; the machine is shared, so read the ratios.",
                 "",
-                "| what | diffusers | safelight | ratio | |",
+                "| what | peer | safelight | ratio | |",
                 "|---|---|---|---|---|",
                 *self.lines,
                 "",

@@ -13,6 +13,7 @@
     ├── Unauthorized              401   no key, or one that is not valid
     ├── Forbidden                 403   a key that may not do this
     ├── IdempotencyConflict       409   an idempotency key that stood for another request
+    ├── TooSlow                   408   a body that did not arrive in time
     ├── TooLarge                  413   a body beyond the limit
     ├── TooManyRequests           429   the line, the rate or the quota is full; says when to come back
     ├── UnsafeFile                400   weights in a format that can carry code
@@ -100,6 +101,10 @@ class Forbidden(SafelightError):
 
 class IdempotencyConflict(SafelightError):
     status, code = 409, "idempotency_conflict"
+
+
+class TooSlow(SafelightError):
+    status, code = 408, "request_timeout"
 
 
 class TooLarge(SafelightError):

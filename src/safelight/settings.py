@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """How long a server that is stopped lets jobs under way end; the rest go back in line."""
     max_body_bytes: int = Field(default=96 * 2**20, gt=0)
     """Longest request body."""
+    body_timeout_s: float = Field(default=120, gt=0)
+    """How long a request body may take to arrive."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
     allow_private_webhooks: bool = False

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from PIL import Image
 
 from safelight.acceleration.budget import budget_for
-from safelight.acceleration.eager import eager_denoiser
+from safelight.acceleration.packed import denoiser_for
 from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
 from safelight.diffusion.canvas import outpaint_canvas
@@ -135,7 +135,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
-        denoiser_for=eager_denoiser,
+        denoiser_for=denoiser_for,
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
         ),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safelight.evaluation.obedience import MEASURES, asks, evaluate, read_prompts
+from safelight.evaluation.obedience import MEASURES, asks, draw_sets, read_prompts, scores_of
 
 
 @dataclass
@@ -52,7 +52,8 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
         return images
 
     judge: Any = Reader(place)
-    scores = list(evaluate(draw, judge, seeds=1, limit=3, drawn=lambda done, total: drawn.append((done, total))))
+    sets = draw_sets(draw, seeds=1, limit=3, heard=lambda done, total: drawn.append((done, total)))
+    scores = [score for each in sets for score in scores_of(each, judge)]
     assert [score.measure for score in scores] == list(MEASURES)
     assert [score.share for score in scores] == [top1 if score.measure.top == 1 else top5 for score in scores]
     assert drawn[-1] == (15, 15)

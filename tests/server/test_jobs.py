@@ -1,13 +1,17 @@
 """/v1/jobs over HTTP: accepted before it is answered, seen only by its owner, told as it happens."""
 
 import json
+import socket
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from PIL import Image
+from tests.server.conftest import serving, settings_in
 
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 
@@ -134,7 +138,8 @@ def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) ->
         job = drawn(first)
         assert second.get(f"/v1/jobs/{job['id']}").status_code == 404
         assert second.get(f"/v1/files/{job['asset_id']}").status_code == 404
-        assert second.get("/v1/jobs").json()["data"] == []
+        assert job["id"] in [each["id"] for each in first.get("/v1/jobs").json()["data"]]
+        assert job["id"] not in [each["id"] for each in second.get("/v1/jobs").json()["data"]]
         assert first.get(f"/v1/files/{job['asset_id']}").status_code == 200
     nobody = httpx.get(f"{url}/v1/jobs")
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -149,3 +154,24 @@ def test_the_door(client: httpx.Client) -> None:
     assert (huge.status_code, huge.json()["error"]["code"]) == (413, "too_large")
     nowhere = client.get("/v1/nothing")
     assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path).model_copy(update={"body_timeout_s": 0.5})
+    with serving(settings) as url, socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
+        client.settimeout(30)
+        client.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+        )
+        answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"request_timeout" in answer
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_body_of_undeclared_length_has_the_same_limit(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path).model_copy(update={"max_body_bytes": 1000})
+    with serving(settings) as url:
+        pieces = (b" " * 100 for _ in range(20))
+        answer = httpx.post(f"{url}/v1/jobs", content=pieces, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")

@@ -1,4 +1,4 @@
-"""Requests as SillyTavern, LibreChat and Open WebUI send them to AUTOMATIC1111, and answers read as they read them.
+"""Requests as SillyTavern, LibreChat and Open WebUI send them, and answers read as they read them.
 
 The bodies are theirs field by field; only pictures are smaller and steps fewer than people choose.
 """
@@ -167,3 +167,41 @@ def test_open_webui(client: httpx.Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", json=data | extra, headers=headers).json()
     assert [size_of(image) for image in answer["images"]] == [(64, 64)] * 2
     assert isinstance(answer["info"], str)
+
+
+def test_open_webui_with_openai(client: httpx.Client) -> None:
+    """The same file with the engine `openai`: first the models, then JSON without a seed, then multipart."""
+    headers = {"Authorization": "Bearer sk-anything", "X-OpenWebUI-User-Name": "ann"}
+    data = {"model": "dall-e-2", "prompt": "a red apple", "n": 1, "size": "64x64", "response_format": "b64_json"}
+    answer = client.post("/v1/images/generations", json=data, headers=headers).raise_for_status().json()
+    assert size_of(answer["data"][0]["b64_json"]) == (64, 64)
+    # Models that match its pattern of URLs are asked for without a format, and either kind of answer is read.
+    data.pop("response_format")
+    [image] = client.post("/v1/images/generations", json=data, headers=headers).raise_for_status().json()["data"]
+    fetched = client.get(image["url"], headers=headers)
+    assert fetched.headers["content-type"] == "image/png"
+
+    files = {"image": ("image.png", fetched.content, "image/png")}
+    form = {"model": "mini", "prompt": "an orange", "n": "1", "size": "64x64", "response_format": "b64_json"}
+    edited = client.post("/v1/images/edits", data=form, files=files, headers=headers).raise_for_status().json()
+    assert size_of(edited["data"][0]["b64_json"]) == (64, 64)
+
+
+def test_librechat_with_openai(client: httpx.Client) -> None:
+    """OpenAIImageTools.js asks through JavaScript's SDK and edits with a form of its own; DALLE3.js reads a link."""
+    wish = {"model": "gpt-image-1", "prompt": "a red apple", "n": 1, "background": "auto", "output_format": "png"}
+    # Undefined fields are left out, and sizes and qualities it knows are `auto`.
+    answer = client.post("/v1/images/generations", json=wish | {"quality": "auto", "size": "auto"})
+    image = answer.raise_for_status().json()["data"][0]["b64_json"]
+    assert size_of(image) == (128, 128)
+
+    picture = ("red-apple.png", base64.b64decode(image), "image/png")
+    form = {"model": "gpt-image-1", "prompt": "an orange", "quality": "auto", "size": "auto"}
+    answer = client.post("/v1/images/edits", data=form, files=[("image[]", picture), ("image[]", picture)])
+    assert size_of(answer.raise_for_status().json()["data"][0]["b64_json"]) == (128, 128)
+
+    dalle = {"model": "dall-e-3", "quality": "standard", "style": "vivid", "size": "64x64", "prompt": "a cat", "n": 1}
+    url = client.post("/v1/images/generations", json=dalle).raise_for_status().json()["data"][0]["url"]
+    # It names its own file by what the link's path ends in.
+    assert url.partition("?")[0].endswith(".png")
+    assert client.get(url).headers["content-type"] == "image/png"

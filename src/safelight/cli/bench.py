@@ -32,7 +32,7 @@ def bench(
     settings = Settings.from_environment(device=device, dtype=dtype)
 
     from safelight.acceleration.budget import measure, remember
-    from safelight.acceleration.eager import eager_denoiser
+    from safelight.acceleration.packed import denoiser_for
     from safelight.pictures import generate_pictures
     from safelight.studio import open_studio
 
@@ -52,7 +52,7 @@ def bench(
         if not as_json:
             typer.echo(f"{model} on {loaded.placement}, rows of {defaults.width}x{defaults.height}\n")
             typer.echo(f"{'rows':>6}  {'seconds/call':>12}  {'rows/second':>13}")
-        budget = measure(loaded, eager_denoiser(loaded), report=report)
+        budget = measure(loaded, denoiser_for(loaded), report=report)
         remember(settings.cache / "budgets.json", loaded, budget)
         wishes: dict[str, Any] = {"prompt": "a red apple", "model": model, "seed": 7}
         generate_pictures(**wishes, steps=1, studio=studio)  # pays for what is set up once

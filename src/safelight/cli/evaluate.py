@@ -1,6 +1,7 @@
 """`safelight eval`: how good a model is, in numbers."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,12 @@ def mini(
     seeds: Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds 0, 1, ...; none is left out.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each list, spread evenly.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the model's own sampler.")] = 20,
+    artwork: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real artwork to compare with, as `safelight train scratch artwork` leaves it in mini-run/artwork."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores there, too.")] = None,
 ) -> None:
     """Ask the embedded model for what it was trained to draw, and let a separate classifier say what it sees.
@@ -43,12 +50,15 @@ def mini(
     """
     from safelight.assets.encode import Encoding
     from safelight.evaluation.judge import open_judge
-    from safelight.evaluation.obedience import evaluate
+    from safelight.evaluation.likeness import measure_likeness, read_artwork
+    from safelight.evaluation.obedience import draw_sets, scores_of
     from safelight.pictures import draw_all, unwrapped
     from safelight.spec import Draft
     from safelight.studio import open_studio
 
     judge = open_judge()
+    real = read_artwork(artwork) if artwork else None
+    likeness = None
     console = Console()
     known = "  ".join(f"{name} {share:.1%}" for name, share in judge.accuracy.items())
     console.print(f"The judge on artwork it has not seen: {known}\n")
@@ -63,15 +73,26 @@ def mini(
                 for prompt, seed in zip(prompts, numbers, strict=True)
             ]
             made = unwrapped(draw_all(drafts, studio, encoding=Encoding()))
-            return [drawn.image for drawn in made]
+            return [each.image for each in made]
 
         def heard(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        for score in evaluate(draw, judge, seeds=seeds, limit=limit, drawn=heard):
-            name, target = score.measure.name, score.measure.target
-            table.add_row(name, str(score.right), str(score.asked), f"{score.share:.1%}", f"{target:.0%}")
-            rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})
+        for drawn in draw_sets(draw, seeds=seeds, limit=limit, heard=heard):
+            if real and drawn.name == "concepts":
+                likeness = measure_likeness(drawn.pictures, real, judge)
+            for score in scores_of(drawn, judge):
+                name, target = score.measure.name, score.measure.target
+                table.add_row(name, str(score.right), str(score.asked), f"{score.share:.1%}", f"{target:.0%}")
+                rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})
     console.print(table)
+    if likeness:
+        console.print(
+            f"\nKernel distance to held-out artwork: {likeness.distance:.1f}, "
+            f"that of training artwork {likeness.real_distance:.1f}\n"
+            "Nearer to a training picture than half of the held-out artwork is: "
+            f"{likeness.copies_by_features:.1%} by features, {likeness.copies_by_pixels:.1%} by pixels"
+        )
     if json_file:
-        json_file.write_text(json.dumps({"judge": judge.accuracy, "scores": rows}, indent=1) + "\n", "utf-8")
+        written = {"judge": judge.accuracy, "scores": rows} | ({"likeness": asdict(likeness)} if likeness else {})
+        json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")

@@ -20,6 +20,7 @@ from safelight.cli import (
     replay,
     samplers,
     serve,
+    train,
     upscale,
 )
 from safelight.cli.errors import Program
@@ -70,6 +71,7 @@ app.command("mcp", epilog=mcp.EXAMPLES, rich_help_panel=SERVER)(mcp.mcp)
 app.add_typer(keys.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
 app.add_typer(lora.app, rich_help_panel=PARTS)
+app.add_typer(train.app, rich_help_panel=PARTS)
 app.add_typer(evaluate.app, rich_help_panel=PARTS)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)

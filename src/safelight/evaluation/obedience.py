@@ -72,10 +72,17 @@ def asks(prompts: Sequence[tuple[str, frozenset[str]]], *, seeds: int, limit: in
     return [Ask(prompt, right, seed) for prompt, right in prompts for seed in range(seeds)]
 
 
-def evaluate(
-    draw: Draw, judge: Judge, *, seeds: int, limit: int | None, drawn: Callable[[int, int], None]
-) -> Iterator[Score]:
-    """The scores one after another; `drawn` hears how many of all pictures there are."""
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One set of prompts, asked."""
+
+    name: str
+    asked: list[Ask]
+    pictures: list[Image.Image]
+
+
+def draw_sets(draw: Draw, *, seeds: int, limit: int | None, heard: Callable[[int, int], None]) -> Iterator[Drawn]:
+    """The sets one after another; `heard` is told how many of all pictures there are."""
     sets = {name: asks(pairs, seeds=seeds, limit=limit) for name, pairs in read_prompts().items()}
     total, done = sum(len(each) for each in sets.values()), 0
     for name, asked in sets.items():
@@ -84,11 +91,18 @@ def evaluate(
             part = asked[start : start + BATCH]
             pictures += draw([ask.prompt for ask in part], [ask.seed for ask in part])
             done += len(part)
-            drawn(done, total)
-        for measure in MEASURES:
-            if measure.prompts == name:
-                ranked = judge.rank(pictures, measure.question)
-                right = sum(
-                    not ask.right.isdisjoint(order[: measure.top]) for ask, order in zip(asked, ranked, strict=True)
-                )
-                yield Score(measure, right, len(asked))
+            heard(done, total)
+        yield Drawn(name, asked, pictures)
+
+
+def scores_of(drawn: Drawn, judge: Judge) -> list[Score]:
+    """What the judge says of one set."""
+    scores: list[Score] = []
+    for measure in MEASURES:
+        if measure.prompts == drawn.name:
+            ranked = judge.rank(drawn.pictures, measure.question)
+            right = sum(
+                not ask.right.isdisjoint(order[: measure.top]) for ask, order in zip(drawn.asked, ranked, strict=True)
+            )
+            scores.append(Score(measure, right, len(drawn.asked)))
+    return scores

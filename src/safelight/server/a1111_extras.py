@@ -16,7 +16,7 @@ from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.server.a1111 import sittings_of
 from safelight.server.a1111_info import infotext_of, items_of, parameters_of
-from safelight.server.a1111_payloads import FAULTS, Loose
+from safelight.server.a1111_payloads import FAULTS, RED_DOT, Loose
 from safelight.server.auth import Who, parts_of
 from safelight.server.fetch import fetch_picture
 from safelight.server.files import as_base64
@@ -29,6 +29,10 @@ UPSCALERS = ("None", "Lanczos")
 MOST_PICTURES = 100
 Visibility = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
+
+
+Encoded = Annotated[str, Field(examples=[RED_DOT])]
+"""A picture as base64, a data URL, or an address to fetch it from."""
 
 
 class Extras(Loose):
@@ -75,11 +79,11 @@ class Extras(Loose):
 
 
 class ExtrasSingle(Extras):
-    image: str
+    image: Encoded
 
 
 class FileData(BaseModel):
-    data: str
+    data: Encoded
     name: str
 
 
@@ -98,7 +102,7 @@ class ExtrasBatchAnswer(BaseModel):
 
 
 class PngInfoBody(Loose):
-    image: str
+    image: Encoded
 
 
 class PngInfoAnswer(BaseModel):
@@ -111,7 +115,7 @@ class PngInfoAnswer(BaseModel):
 
 
 class InterrogateBody(Loose):
-    image: str = ""
+    image: Encoded = ""
     model: str = "clip"
 
 

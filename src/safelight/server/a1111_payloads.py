@@ -58,6 +58,13 @@ class Loose(BaseModel):
         return values
 
 
+RED_DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQMAAAD+wSzIAAAAA1BMVEXIKChQLvxyAAAAC0lEQVR42mNgQAUAABAAAaoZ"
+    "+IIAAAAASUVORK5CYII="
+)
+"""A picture for /openapi.json to give as an example: 8x8."""
+
+
 class Drawing(Loose):
     """What txt2img and img2img have in common."""
 
@@ -217,7 +224,7 @@ class TextToImageBody(Drawing):
 
 
 class ImageToImageBody(Drawing):
-    init_images: list[str] = []
+    init_images: Annotated[list[str], Field(examples=[[RED_DOT]])] = []
     """Base64, data URLs, or http(s) URLs of public addresses; one, or one for each picture of a batch."""
     resize_mode: Annotated[int, Field(ge=0, le=3)] = 0
     """0 stretches, 1 crops, 2 fills up from the edges."""

@@ -2,7 +2,6 @@
 
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
-from safelight.assets.open_image import open_image
 from safelight.diffusion.canvas import black_and_white, fit_to
 from safelight.server.a1111_payloads import ImageToImageBody
 from safelight.studio import Studio
@@ -23,8 +22,7 @@ def keep(data: bytes, marked: Image.Image | None, body: ImageToImageBody, studio
 
 def mask_from(data: bytes, studio: Studio) -> Image.Image:
     """What is white, or of a picture with transparency, what is opaque."""
-    limits = studio.settings
-    image = open_image(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, mode="RGBA")
+    image = studio.open(data, mode="RGBA")
     alpha = image.getchannel("A")
     return black_and_white(image.convert("L") if alpha.getextrema() == OPAQUE else alpha)
 

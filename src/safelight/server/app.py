@@ -34,6 +34,7 @@ from safelight.server import (
 )
 from safelight.server.a1111_sittings import Sittings
 from safelight.server.access import Access
+from safelight.server.description import describe
 from safelight.server.door import Door
 from safelight.server.observe import Observer, device_memory, line_of
 from safelight.settings import Settings
@@ -79,9 +80,12 @@ def create_app(
     )
     app.state.sittings = Sittings()
     errors.install(app)
-    for part in (health, metrics_route, jobs, upscales, files, openai, a1111, a1111_extras, a1111_lists):
+    for part in (health, metrics_route, a1111, a1111_extras, a1111_lists):
         app.include_router(part.router)
-    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes)
+    for part in (jobs, upscales, files, openai):
+        app.include_router(part.router, responses=errors.FAULTS)
+    describe(app)
+    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]

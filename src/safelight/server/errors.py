@@ -6,10 +6,12 @@ elsewhere    {"error": {"message", "type", "param", "code"}}  OpenAI, and our ow
 
 import logging
 import math
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
@@ -21,6 +23,23 @@ RETRY = {408, 409, 429, 500, 502, 503, 504, 507}
 
 ERROR_CODE = "x-error-code"
 """Which error an answer is, whatever its dialect: for clients, the log and the metrics."""
+
+
+class FaultDetail(BaseModel):
+    message: str
+    """What was wrong, and what would be right."""
+    type: str
+    param: str | None
+    """The field at fault, where there is one."""
+    code: str
+
+
+class Fault(BaseModel):
+    error: FaultDetail
+
+
+FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Fault, "description": "What was wrong with the request."}}
+"""Of every dialect but AUTOMATIC1111's, which has its own."""
 
 
 def install(app: FastAPI) -> None:

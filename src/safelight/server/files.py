@@ -9,12 +9,14 @@ import time
 from io import BytesIO
 from typing import Annotated
 
-from fastapi import APIRouter, File, Query, Request, UploadFile
+from fastapi import APIRouter, File, Path, Query, Request, UploadFile
 from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel
 
+from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, UnknownAsset
+from safelight.jobs.tables import JobRow
 from safelight.server.auth import Who, caller_of, parts_of
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -37,20 +39,22 @@ async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File
 
 
 @router.get(
-    "/{asset_id}",
+    "/{name}",
     response_class=Response,
     responses={200: {"content": {kind: {} for kind in TYPES.values()}, "description": "The picture's file."}},
 )
 async def download(
     request: Request,
-    asset_id: str,
+    name: Annotated[str, Path(description="The `asset_id` of a job; a suffix such as `.png` may follow.")],
     expires: Annotated[int | None, Query()] = None,
     signature: Annotated[str | None, Query()] = None,
 ) -> Response:
     """A picture: with a key that may see it, or with the link that an answer gave."""
     parts = parts_of(request)
-    if not re.fullmatch(r"[0-9a-f]{64}", asset_id):
-        raise UnknownAsset(f"no picture {asset_id!r} is stored here; an id is the 64 hex digits a job reported")
+    named = re.fullmatch(r"([0-9a-f]{64})(\.[a-z]{3,4})?", name)
+    if named is None:
+        raise UnknownAsset(f"no picture {name!r} is stored here; an id is the 64 hex digits a job reported")
+    asset_id = named[1]
     if signature is not None:
         if expires is None or not hmac.compare_digest(signature, sign(parts.url_secret, asset_id, expires)):
             raise Forbidden("this link is not one that the server made")
@@ -67,13 +71,13 @@ async def download(
     return Response(data, media_type=TYPES[path.suffix], headers=headers)
 
 
-def link(request: Request, asset_id: str) -> str:
-    """Where anybody may fetch the picture for an hour."""
+def link(request: Request, job: JobRow) -> str:
+    """Where anybody may fetch the job's picture for an hour; it ends as a file's name does, which clients look at."""
+    assert job.asset_id
     expires = int(time.time()) + LINK_LASTS_S
-    signature = sign(parts_of(request).url_secret, asset_id, expires)
-    return str(
-        request.url_for("download", asset_id=asset_id).include_query_params(expires=expires, signature=signature)
-    )
+    signature = sign(parts_of(request).url_secret, job.asset_id, expires)
+    url = request.url_for("download", name=job.asset_id + Encoding(**job.encoding).suffix)
+    return str(url.include_query_params(expires=expires, signature=signature))
 
 
 def sign(secret: bytes, asset_id: str, expires: int) -> str:

@@ -129,6 +129,7 @@ async def index(
 
 @router.get("/{job_id}")
 async def show(request: Request, caller: Who, job_id: str) -> JobView:
+    """The job as it is now."""
     return await view(request, await owned(request, caller, job_id))
 
 
@@ -214,7 +215,7 @@ async def view(request: Request, job: JobRow) -> JobView:
         priority=job.priority,
         spec=job.spec,
         asset_id=job.asset_id,
-        url=link(request, job.asset_id) if job.asset_id else None,
+        url=link(request, job) if job.asset_id else None,
         error=JobError(**{name: job.error[name] for name in ("code", "message")}) if job.error else None,
         seconds=job.seconds if job.state in ENDED else None,
         compute_s=job.compute_s if job.state in ENDED else None,

@@ -33,6 +33,7 @@ from safelight.server.openai_payloads import (
     ModelList,
     ModelView,
     VariationRequest,
+    form_of,
     model_of,
     usage_of,
 )
@@ -45,7 +46,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 STRENGTHS = {"high": 0.5, "low": 0.75, None: 0.75}
 """By `input_fidelity`."""
 MOST_IMAGES = 16
-MULTIPART = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object"}}}, "required": True}}
+PICTURE = "The picture that is edited: PNG, JPEG, WebP or GIF. Named `image[]`, there may be several; the first counts."
+MASK = "A PNG of the same shape; where it is transparent, the picture is drawn anew."
+EDIT_FORM = form_of(EditRequest, {"image": PICTURE, "mask": MASK}, needed="image")
+VARIATION_FORM = form_of(VariationRequest, {"image": PICTURE}, needed="image")
 Body = TypeVar("Body", bound=ImageRequest)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 RETRIES = "x-stainless-retry-count"
@@ -54,12 +58,14 @@ RETRIES = "x-stainless-retry-count"
 
 @router.get("/models")
 async def models(request: Request, caller: Who) -> ModelList:
+    """The checkpoints that may be asked for by name."""
     names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
     return ModelList(data=[ModelView(id=name, created=0) for name in names])
 
 
 @router.get("/models/{name}")
 async def model(request: Request, caller: Who, name: str) -> ModelView:
+    """One of them."""
     names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
     if name not in names:
         raise UnknownModel(name, names)
@@ -75,12 +81,9 @@ async def generations(
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
-@router.post("/images/edits", response_model=ImagesAnswer, openapi_extra=MULTIPART)
+@router.post("/images/edits", response_model=ImagesAnswer, openapi_extra=EDIT_FORM)
 async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
-    """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew.
-
-    Multipart: `image` or `image[]` (the first is what is edited), `mask`, `prompt`, and the fields of generations.
-    """
+    """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew."""
     caller.require("draw")
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
@@ -89,9 +92,9 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
-@router.post("/images/variations", response_model=ImagesAnswer, openapi_extra=MULTIPART)
+@router.post("/images/variations", response_model=ImagesAnswer, openapi_extra=VARIATION_FORM)
 async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
-    """A picture like another one. Multipart: `image`, and the fields of generations; a `prompt` may help."""
+    """A picture like another one; a `prompt` may help."""
     caller.require("draw")
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
@@ -141,7 +144,7 @@ async def data_of(request: Request, job: JobRow, *, as_url: bool) -> ImageData:
     assert job.asset_id
     seed = job.spec["seed"]
     if as_url:
-        return ImageData(url=link(request, job.asset_id), seed=seed)
+        return ImageData(url=link(request, job), seed=seed)
     file = await asyncio.to_thread(parts_of(request).studio.assets.read, job.asset_id)
     return ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
 

@@ -101,12 +101,25 @@ class GenerationRequest(ImageRequest):
 
 
 class EditRequest(ImageRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an orange", "size": "auto"}]})
     input_fidelity: Literal["high", "low"] | None = None
     """`high` stays closer to the picture, where `strength` does not say."""
 
 
 class VariationRequest(EditRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
     prompt: Prompt = ""
+
+
+def form_of(body: type[BaseModel], files: dict[str, str], *, needed: str) -> dict[str, Any]:
+    """The body of a multipart route for /openapi.json: the fields of `body`, and files by name with what they are."""
+    schema = body.model_json_schema()
+    schema["properties"] |= {
+        name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
+    }
+    schema["required"] = [*schema.get("required", ()), needed]
+    content = {"multipart/form-data": {"schema": schema}}
+    return {"requestBody": {"content": content, "required": True}}
 
 
 class ImageData(BaseModel):

@@ -22,6 +22,7 @@ import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 
+from safelight.errors import SafelightError
 from safelight.training.captions import Aliases, read_aliases
 from safelight.training.mini import ArtworkRecipe
 
@@ -99,9 +100,13 @@ def fetch_package(name: str, folder: Path) -> Path:
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    packed = subprocess.run(
-        ["npm", "pack", name, "--silent"], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.split()[-1]
+    try:
+        done = subprocess.run(["npm", "pack", name, "--silent"], cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise SafelightError("the artwork comes from npm, which is not on this machine: install Node.js") from None
+    except subprocess.CalledProcessError as error:
+        raise SafelightError(f"npm cannot fetch {name}: {error.stderr.strip()[-300:]}") from None
+    packed = done.stdout.split()[-1]
     partial = target.with_suffix(".partial")
     with tarfile.open(folder / packed) as archive:
         archive.extractall(partial, filter="data")

@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from safelight.training.averaging import Average
 from safelight.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
+from safelight.training.curve import note
 from safelight.training.mini import MiniRecipe
 from safelight.training.networks import new_scheduler, new_text_encoder, new_unet
 from safelight.training.optimizer import new_optimizers, set_rates
 from safelight.training.pictures import Drawn, Pictures
 from safelight.training.rates import Until, agreed_progress, rate_factor
+from safelight.training.sampling import assemble, draw_grid
 from safelight.training.seeds import seed_of
 
 
@@ -74,6 +77,11 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
     began = saved = time.time()
+
+    def spent() -> float:
+        """CPU seconds of all processes in this sitting."""
+        return accelerator.num_processes * time.process_time()
+
     while (progress := agreed_progress(accelerator, until, step, began)) < 1:
         factor = rate_factor(step, warmup=denoiser.warmup, progress=progress, cooldown=denoiser.cooldown)
         set_rates(optimizers, factor)
@@ -88,18 +96,22 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
         average.update()
         step += 1
         if step % 250 == 0 and accelerator.is_main_process:
-            total = seconds + time.time() - began
             with average.applied():
                 numbers = validate(network, tokenizer, noise_levels, pictures)
-            numbers |= {"loss": loss.item(), "norm": float(norm or 0), "rate": factor, "minutes": total / 60}  # pyright: ignore[reportArgumentType]
-            accelerator.log(numbers | {"samples": step * denoiser.batch}, step=step)
+            numbers |= {"loss": loss.item(), "norm": float(norm or 0), "rate": factor}  # pyright: ignore[reportArgumentType]
+            numbers |= {"samples": step * denoiser.batch, "cpu_hours": (seconds + spent()) / 3600}
+            accelerator.log(numbers, step=step)
+            note(out / "curve.csv", {"step": step, **numbers})
             shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            print(f"step {step}  samples {step * denoiser.batch}  {shown}", flush=True)
+            print(f"step {step}  {shown}", flush=True)
+        if step % denoiser.grid_every == 0 and accelerator.is_main_process:
+            with average.applied():
+                draw_samples(network, out, step)
         if accelerator.is_main_process and time.time() - saved > denoiser.save_every_s:
-            save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+            save_checkpoint(path, snapshot(step, seconds + spent(), network, average, optimizers))
             saved = time.time()
     if accelerator.is_main_process:
-        save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
+        save_checkpoint(path, snapshot(step, seconds + spent(), network, average, optimizers))
     accelerator.end_training()
 
 
@@ -167,6 +179,19 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
         errors[name] = each.mean().item()
         errors[name + "_half"] = each[timesteps < 500].mean().item()
     return errors
+
+
+@torch.no_grad()
+def draw_samples(network: Denoiser, out: Path, step: int) -> None:
+    """Fixed prompts with fixed seeds, as `out`/grids/STEP.png: what the numbers do not say."""
+    pipeline = assemble(
+        autoencoder=AutoencoderKL.from_pretrained(out / "vae"),
+        text_encoder=network.text_encoder,
+        unet=network.unet,
+        tokenizer=out / "tokenizer",
+    )
+    (out / "grids").mkdir(exist_ok=True)
+    draw_grid(pipeline, styles=("",)).save(out / "grids" / f"{step:07}.png")
 
 
 def is_unet_matrix(name: str, param: Tensor) -> bool:

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from safelight.training.mini import MINI
-from safelight.training.networks import new_scheduler
+from safelight.training.sampling import assemble
 
 PARTS = ("model_index.json", "safelight.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
@@ -25,16 +24,7 @@ def export(
     tokenizer: Path,
 ) -> None:
     """Replace the model in `folder` by these networks in fp16; its README and licences stay."""
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=text_encoder,
-        unet=unet,
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
-        scheduler=new_scheduler(),  # pyright: ignore[reportArgumentType]
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )
+    pipeline = assemble(autoencoder=autoencoder, text_encoder=text_encoder, unet=unet, tokenizer=tokenizer)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.to(torch.float16)

@@ -97,6 +97,8 @@ class DenoiserRecipe:
     ema: float = 0.998
     max_grad_norm: float = 1.0
     save_every_s: float = 120
+    grid_every: int = 1000
+    """Steps between sample grids."""
     seed: int = 11
 
 

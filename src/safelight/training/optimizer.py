@@ -1,11 +1,14 @@
 """Muon for matrices, AdamW for the rest (https://kellerjordan.github.io/posts/muon)."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+
+from safelight.models.placement import fast_dtypes
 
 
 class Muon(Optimizer):
@@ -72,11 +75,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest orthogonal matrix, roughly: all but tiny singular values come out near 1."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
-    x = x / (x.norm() * 1.01 + 1e-7)
+    # Half of the digits are enough here (Muon's own implementation), and twice as fast where the hardware has them.
+    x = (x / (x.norm() * 1.01 + 1e-7)).to(fastest(matrix.device))
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+@cache
+def fastest(device: torch.device) -> torch.dtype:
+    """bfloat16 where products of it are fast."""
+    return torch.bfloat16 if torch.bfloat16 in fast_dtypes(device.type) else torch.float32
 
 
 def new_optimizers(

@@ -1,32 +1,31 @@
-"""From nothing to a model that draws: the five stages of the embedded model, each resumable.
+"""From nothing to a model that draws: the stages of the embedded model, each resumable.
 
     artwork -> tokenizer -> autoencoder -> denoiser -> export
 
-    python -m safelight.training.scratch artwork
-    python -m safelight.training.scratch autoencoder --minutes 20 --processes 2
-    python -m safelight.training.scratch denoiser --minutes 600 --processes 2
-    python -m safelight.training.scratch export --folder src/safelight/models/mini --grid docs/images/mini-grid.png
-
-Everything a run makes lies in `--out`, outside git. To go on from shipped weights alone: artwork, then
-`adopt --folder MODEL`, then `denoiser --weights MODEL`.
+`safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
+weights alone: artwork, then `adopt`, then `denoiser` with those weights.
 """
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
+from safelight.errors import InvalidRequest
 from safelight.training.artwork import build_artwork
 from safelight.training.autoencoder import BACKGROUNDS, encode_pictures
 from safelight.training.autoencoder import train_autoencoder as run_autoencoder
 from safelight.training.captions import COLOURS, OPENINGS, STYLE_WORDS, names_of, read_aliases
+from safelight.training.curve import draw_curve, read
 from safelight.training.denoiser import load_averaged
 from safelight.training.denoiser import train_denoiser as run_denoiser
 from safelight.training.export import export as export_folder
@@ -34,6 +33,79 @@ from safelight.training.mini import MINI
 from safelight.training.rates import Until
 from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
+
+Stage = Literal["artwork", "autoencoder", "denoiser", "export", "adopt", "decoder"]
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "export")
+SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder")
+"""Stages whose work several processes share."""
+AUTOENCODER_MINUTES = 20.0
+"""Enough for the latents; `decoder` may go on from there."""
+RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
+"""What a stage writes last; once it is there, the whole run need not do the stage again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What may be said of a run."""
+
+    out: Path
+    """The folder of the run: data, checkpoints, logs."""
+    minutes: float | None = None
+    """A stage stops after so long, its rates falling to zero before; None: never."""
+    steps: int | None = None
+    weights: Path | None = None
+    """Begin from the weights in this diffusers folder."""
+    folder: Path | None = None
+    """The model folder that `export` writes and `adopt` reads."""
+    grid: Path | None = None
+    """Where `export` draws its sample grid."""
+    curve: Path | None = None
+    """Where `export` draws the errors of the run, as SVG."""
+    moment: float | None = None
+    """Stop at this time, in seconds since the epoch: the same for every process of a stage."""
+
+    @property
+    def until(self) -> Until:
+        return Until(steps=self.steps, moment=self.moment or (self.minutes and time.time() + 60 * self.minutes))
+
+
+def train_all(orders: Orders, *, processes: int) -> None:
+    """Every stage that has not been done; a run that was killed goes on where it was."""
+    for stage in ALL:
+        done = RESULTS.get(stage)
+        if done is None or not (orders.out / done).exists():
+            minutes = AUTOENCODER_MINUTES if stage == "autoencoder" else orders.minutes
+            train_stage(stage, replace(orders, minutes=minutes), processes=processes)
+
+
+def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
+    """One stage, here or spread over so many processes of one thread each."""
+    if processes > 1 and stage in SHARED and "RANK" not in os.environ:
+        spread(stage, orders, processes=processes)
+        return
+    if "RANK" in os.environ:
+        torch.set_num_threads(1)
+    match stage:
+        case "artwork":
+            train_artwork(orders.out)
+        case "autoencoder":
+            train_autoencoder(orders.out, until=orders.until, start=orders.weights)
+        case "decoder":
+            train_decoder(orders.out, until=orders.until)
+        case "adopt":
+            adopt(orders.out, needed(orders.folder, stage))
+        case "denoiser":
+            train_denoiser(orders.out, until=orders.until, start=orders.weights)
+        case "export":
+            export(orders.out, needed(orders.folder, stage), grid=orders.grid, curve=orders.curve)
+
+
+def needed(folder: Path | None, stage: Stage) -> Path:
+    if folder is None:
+        raise InvalidRequest(
+            f"{stage} needs --folder: the model folder that it {'writes' if stage == 'export' else 'reads'}"
+        )
+    return folder
 
 
 def train_artwork(out: Path) -> None:
@@ -73,7 +145,7 @@ def train_denoiser(out: Path, *, until: Until, start: Path | None = None) -> Non
     run_denoiser(MINI, out / "artwork", out, until=until, start=start)
 
 
-def export(out: Path, folder: Path, grid: Path | None) -> None:
+def export(out: Path, folder: Path, *, grid: Path | None, curve: Path | None) -> None:
     """Write the averaged weights of the run in `out` as a diffusers folder, and draw the fixed grid from it."""
     network, step = load_averaged(MINI, out)
     export_folder(
@@ -85,54 +157,18 @@ def export(out: Path, folder: Path, grid: Path | None) -> None:
     )
     print(f"exported step {step} to {folder}")
     if grid:
-        draw_grid(folder, grid)
+        draw_grid(StableDiffusionPipeline.from_pretrained(folder)).save(grid)
+    if curve:
+        drawn = draw_curve(read(out / "curve.csv"), across="cpu_hours", names=("known", "held"))
+        curve.write_text(drawn, "utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["artwork", "autoencoder", "adopt", "denoiser", "decoder", "export"])
-    parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run: data, checkpoints, logs")
-    parser.add_argument("--minutes", type=float, help="stop after so long, rates cooling down before; default: never")
-    parser.add_argument("--steps", type=int, help="stop at this step")
-    parser.add_argument("--moment", type=float, help="stop at this time, in seconds since the epoch")
-    parser.add_argument("--weights", type=Path, help="begin from the weights in this diffusers folder")
-    parser.add_argument(
-        "--processes", type=int, default=1, help="processes of one thread each; 1: one with all threads"
-    )
-    parser.add_argument("--folder", type=Path, help="the model folder that export writes and adopt reads")
-    parser.add_argument("--grid", type=Path, help="where export draws its sample grid")
-    arguments = parser.parse_args()
-    moment = time.time() + 60 * arguments.minutes if arguments.minutes else arguments.moment
-    if arguments.processes > 1 and "RANK" not in os.environ:
-        spread(sys.argv[1:], processes=arguments.processes, moment=moment)
-        return
-    if "RANK" in os.environ:
-        torch.set_num_threads(1)
-    until = Until(steps=arguments.steps, moment=moment)
-    match arguments.stage:
-        case "artwork":
-            train_artwork(arguments.out)
-        case "autoencoder":
-            train_autoencoder(arguments.out, until=until, start=arguments.weights)
-        case "decoder":
-            train_decoder(arguments.out, until=until)
-        case "adopt":
-            adopt(arguments.out, arguments.folder)
-        case "denoiser":
-            train_denoiser(arguments.out, until=until, start=arguments.weights)
-        case _:
-            export(arguments.out, arguments.folder, arguments.grid)
-
-
-def spread(arguments: list[str], *, processes: int, moment: float | None) -> None:
-    """Run the same command as several one-thread processes that share each batch (gloo)."""
+def spread(stage: Stage, orders: Orders, *, processes: int) -> None:
+    """Run the stage as several one-thread processes that share each batch (gloo)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*launcher, "-m", "safelight.training.scratch", *arguments]
-    if moment and "--minutes" in arguments:
-        where = command.index("--minutes")
-        command[where : where + 2] = ["--moment", str(moment)]
+    command = [*launcher, "-m", "safelight", "train", "scratch", stage, "--out", str(orders.out)]
+    wishes = {"--steps": orders.steps, "--moment": orders.until.moment, "--weights": orders.weights}
+    for option, value in wishes.items():
+        if value is not None:
+            command += [option, str(value)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-if __name__ == "__main__":
-    main()

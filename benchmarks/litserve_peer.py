@@ -1,0 +1,71 @@
+"""A peer of benchmarks/server.py: LitServe around a diffusers pipeline, batching those requests that it can.
+
+    python benchmarks/litserve_peer.py PORT
+
+LitServe collects requests that arrive close together. A pipeline can draw them in one call if they agree in sampler,
+steps and guidance: those that do are drawn together, the others one after another.
+"""
+
+import importlib
+import sys
+from collections import defaultdict
+from io import BytesIO
+from typing import Any
+
+import litserve
+import torch
+from diffusers import StableDiffusionPipeline
+from fastapi import Response
+
+from safelight.diffusion.samplers import SAMPLERS
+from safelight.models.catalogue import MINI
+
+# LitServe 0.2.19 looks for the package mcp and then uses fastmcp: with only the former it does not start.
+litserve.server._MCP_AVAILABLE = False
+Wish = dict[str, Any]
+
+
+class Pictures(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        self.pipeline = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.own = self.pipeline.scheduler.config
+
+    def decode_request(self, request: Wish) -> Wish:
+        return request
+
+    def batch(self, inputs: list[Wish]) -> list[Wish]:
+        return inputs
+
+    def predict(self, x: list[Wish]) -> list[bytes]:
+        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for place, wish in enumerate(x):
+            alike[wish["sampler"], wish["steps"], wish["guidance"]].append(place)
+        files: list[bytes] = [b""] * len(x)
+        for (sampler_name, steps, guidance), places in alike.items():
+            sampler = SAMPLERS[sampler_name]
+            kind = getattr(importlib.import_module("diffusers"), sampler.diffusers_class)
+            self.pipeline.scheduler = kind.from_config(self.own, **sampler.options)
+            images = self.pipeline(
+                [x[place]["prompt"] for place in places],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[torch.Generator("cpu").manual_seed(x[place]["seed"]) for place in places],
+            ).images
+            for place, image in zip(places, images, strict=True):
+                file = BytesIO()
+                image.save(file, "PNG")
+                files[place] = file.getvalue()
+        return files
+
+    def unbatch(self, output: list[bytes]) -> list[bytes]:
+        return output
+
+    def encode_response(self, output: bytes) -> Response:
+        return Response(output, media_type="image/png")
+
+
+if __name__ == "__main__":
+    api = Pictures(max_batch_size=16, batch_timeout=0.05, api_path="/draw")
+    server = litserve.LitServer(api, accelerator="cpu", timeout=False, healthcheck_path="/readyz")
+    server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="error")

@@ -1,0 +1,31 @@
+"""`safelight train`: what it says when it cannot; the stages themselves are tested in tests/training."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from safelight.cli.main import app
+from safelight.training import scratch
+
+
+def test_a_stage_that_reads_a_model_asks_for_it(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "scratch", "adopt", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "adopt needs --folder" in result.output
+
+
+def test_a_machine_without_npm_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(app, ["train", "scratch", "artwork", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 1
+    assert "install Node.js" in result.output
+
+
+def test_a_run_goes_on_after_the_stages_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(scratch, "train_stage", lambda stage, _orders, **_: done.append(stage))
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/vocab.json").write_text("{}")
+    scratch.train_all(scratch.Orders(out=tmp_path), processes=1)
+    assert done == ["autoencoder", "denoiser", "export"]
