@@ -11,9 +11,11 @@ import pytest
 import torch
 from tests.fakes import Desk, draw, psnr, spec_for
 from tests.lora_files import CONVOLUTIONS, LINEAR, Make, dora, locon_cp, loha, lokr, lora, worn, write_kohya
+from tests.tiny_models import load
 
 from safelight.acceleration.denoiser import Conditions
 from safelight.acceleration.eager import eager_denoiser
+from safelight.acceleration.packed import packed_denoiser
 from safelight.engine.job import Job
 from safelight.events import Stepped
 from safelight.models.adapters import KEPT_STACKS, Row
@@ -24,6 +26,7 @@ from safelight.spec import Denoised
 
 Models = Callable[[str], Model]
 Loras = Callable[..., Worn]
+Checkpoints = Callable[[str], Path]
 LEAST_PSNR = 60.0
 """The promise, as for pictures without LoRA. We see 80 dB and more."""
 MAKERS: dict[str, Make] = {
@@ -77,6 +80,19 @@ def test_a_lora_draws_what_the_merged_weights_draw(kind: str, name: str, model: 
     ink = drawn(ours, one)
     assert psnr(ink, draw(spec_for(fixed), fixed)) >= LEAST_PSNR
     assert psnr(ink, draw(spec_for(ours), ours)) < 30, "a LoRA that changes nothing shows nothing"
+
+
+def test_packed_weights_take_loras_and_merges_do_not_keep_them(checkpoint: Checkpoints, loaded: Loras) -> None:
+    """On a model of its own, for packing gives its layers another forward for good."""
+    ours = load(checkpoint("sd1"))
+    several = (loaded("sd1", "LoRA"), loaded("sd1", "DoRA", weight=0.5))
+    spec = spec_with(ours, several)
+    with Desk(packed_denoiser) as desk:
+        job = desk.add(spec, ours, loras=several)
+        desk.finish()
+        packed = desk.image(job)
+    fixed = merge(ours, several, name="merged")
+    assert psnr(packed, draw(spec_for(fixed), fixed)) >= LEAST_PSNR
 
 
 def test_several_loras_add_up(model: Models, loaded: Loras) -> None:

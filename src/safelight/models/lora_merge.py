@@ -51,6 +51,8 @@ def merged(network: N, row: Row) -> N:
     layers = layers_of(twin)
     for layer in layers.values():
         layer._forward_hooks.clear()  # pyright: ignore[reportPrivateUsage]  those of the original's adapters
+        # A back end may have given the original's layers a forward of their own, over its own weights.
+        layer.__dict__.pop("forward", None)
     blocks = block_names(twin) if hasattr(twin, "down_blocks") else {}
     for path in {path for applied in row for path in applied.adapter.terms}:
         weight = layers[path].weight
