@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from safelight.errors import CorruptModel, UnsafeFile
-from safelight.models.safetensors_file import load_weights, read_header, weight_files
+from safelight.models.parts import load_weights
+from safelight.models.safetensors_file import read_header, weight_files
 
 STEM = "model"
 
@@ -27,8 +28,8 @@ def raw(path: Path, header: bytes, body: bytes = b"", *, length: int | None = No
 
 
 def test_a_good_file_is_read(good: Path) -> None:
-    assert set(read_header(good)) == {"a", "b"}
-    weights = load_weights(good.parent, STEM)
+    assert set(read_header(good).tensors) == {"a", "b"}
+    weights = load_weights(good.parent, STEM).tensors
     assert torch.equal(weights["a"], torch.arange(6.0).view(2, 3))
 
 
@@ -57,7 +58,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(tmp_path: Path, 
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
     path = raw(tmp_path / f"{STEM}.safetensors", header, bytes(4))
     assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    assert load_weights(tmp_path, STEM)["a"].tolist() == [0.0]
+    assert load_weights(tmp_path, STEM).tensors["a"].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("kept", [0, 7, 8, 20, -1])
