@@ -95,7 +95,7 @@ def measure(what: str, path: Path) -> dict[str, float]:
 
 
 def main(folder: Path) -> None:
-    report = Report("single_file", "Loading a single-file checkpoint of Stable Diffusion 1.5's size")
+    report = Report("single_file", "Loading a single-file checkpoint of Stable Diffusion 1.5's size", "reading")
     for dtype in ("float32", "float16"):
         path = folder / f"{dtype}.safetensors"
         write(path, dtype)
@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
             report.row("read, and load, s", peer=reading, ours=loading, ratio=ratio(loading, reading), note=note)
         peak, weights = loaded["peak_bytes"] / 1e9, loaded["weight_bytes"] / 1e9
         note = f"{dtype} file, float32 in memory; aim 1.30"
-        report.row("weights, and peak, GB", peer=weights, ours=peak, ratio=ratio(peak, weights), note=note)
+        report.row("weights, and peak memory, GB", peer=weights, ours=peak, ratio=ratio(peak, weights), note=note)
         path.unlink()
     report.finish()
 
