@@ -3,13 +3,11 @@
 mini              the embedded model
 my-model          a folder or a .safetensors file of that name under SAFELIGHT_HOME/models
 ./some/path       a diffusers folder, or a single-file checkpoint
-brand@production  what was registered under that name, version or alias
 org/name@revision the Hugging Face hub
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from safelight.errors import UnknownModel, UnsafeFile
 from safelight.models.hub import HUB_ID, fetch
@@ -19,30 +17,10 @@ MINI = Path(__file__).parent / "mini"
 SINGLE = ".safetensors"
 
 
-class Registered(Protocol):
-    """The seam to whoever keeps a register of models."""
-
-    def path_of(self, name: str) -> Path | None: ...
-    def path_of_digest(self, digest: str) -> Path | None: ...
-    def names(self) -> list[str]: ...
-
-
-class NothingRegistered:
-    def path_of(self, name: str) -> Path | None:
-        return None
-
-    def path_of_digest(self, digest: str) -> Path | None:
-        return None
-
-    def names(self) -> list[str]:
-        return []
-
-
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     folder: Path
     """Where named models are kept: a folder or a file each; files may also be in its folder `checkpoints`."""
-    registered: Registered = NothingRegistered()
 
     def names(self) -> list[str]:
         return ["mini", *self.own()]
@@ -68,11 +46,9 @@ class Catalogue:
             return found
         if found := self.at(Path(name)):
             return found
-        if found := self.registered.path_of(name):
-            return found
         if HUB_ID.match(name):
             return fetch(name, half=half)
-        raise UnknownModel(name, self.known())
+        raise UnknownModel(name, self.names())
 
     def at(self, path: Path) -> Path | None:
         """What is at that place on this machine; other kinds of files are none of our business, and not looked at."""
@@ -83,12 +59,9 @@ class Catalogue:
                 return path.resolve()
             is_folder = path.is_dir()
         except OSError:  # longer than a path can be
-            raise UnknownModel(f"{str(path)[:80]}...", self.known()) from None
+            raise UnknownModel(f"{str(path)[:80]}...", self.names()) from None
         if is_folder and (path / "model_index.json").is_file():
             return path.resolve()
         if is_folder and str(path) not in ("", "."):
-            raise UnknownModel(f"{path} (a folder without model_index.json)", self.known())
+            raise UnknownModel(f"{path} (a folder without model_index.json)", self.names())
         return None
-
-    def known(self) -> list[str]:
-        return [*self.names(), *self.registered.names()]

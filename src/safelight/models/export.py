@@ -27,8 +27,9 @@ ASSUMED: Mapping[str, Mapping[str, Any]] = {
         "norm_num_groups": 32, "act_fn": "silu", "norm_eps": 1e-5, "mid_block_type": "UNetMidBlock2DCrossAttn",
         "time_cond_proj_dim": None, "class_embed_type": None, "addition_embed_type": None, "flip_sin_to_cos": True,
         "freq_shift": 0, "center_input_sample": False, "resnet_time_scale_shift": "default",
-        "num_attention_heads": None, "dual_cross_attention": False, "only_cross_attention": False, "encoder_hid_dim": None,
-        "conv_in_kernel": 3, "conv_out_kernel": 3, "use_linear_projection": False, "transformer_layers_per_block": 1,
+        "num_attention_heads": None, "dual_cross_attention": False, "only_cross_attention": False,
+        "encoder_hid_dim": None, "conv_in_kernel": 3, "conv_out_kernel": 3,
+        "use_linear_projection": False, "transformer_layers_per_block": 1,
     },
     "vae": {
         "norm_num_groups": 32, "act_fn": "silu", "scaling_factor": 0.18215, "shift_factor": None,

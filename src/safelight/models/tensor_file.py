@@ -9,6 +9,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -90,7 +91,8 @@ def write_tensors(
     except OSError as error:
         raise StorageFailed(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def header_bytes(plan: Plan, metadata: Mapping[str, str]) -> bytes:

@@ -1,7 +1,7 @@
 """Tensors out of a pickle, run as a program of its own: `python -I unpickle.py IN OUT MEMORY_BYTES`.
 
-It imports nothing of safelight. Before it opens the file it gives up what it does not need: most memory, new files beyond
-the one it writes, and, where Linux lets it, the network. torch's restricted unpickler then builds tensors and plain
+It imports nothing of safelight. Before it opens the file it gives up what it does not need: most memory and time, and,
+where Linux lets it, the network. torch's restricted unpickler then builds tensors and plain
 containers only; a file that asks for anything else is refused by name.
 """
 
@@ -25,7 +25,7 @@ class Inert:
     """Stands where a known, unneeded class is named."""
 
 
-def lock_down(memory_bytes: int, *, with_network: bool = False) -> None:
+def lock_down(memory_bytes: int) -> None:
     with suppress(ImportError):
         import resource
 
@@ -36,10 +36,10 @@ def lock_down(memory_bytes: int, *, with_network: bool = False) -> None:
             (resource.RLIMIT_FSIZE, memory_bytes),
         ):
             resource.setrlimit(what, (most, most))
-    if sys.platform == "linux" and not with_network:
+    if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        if libc.unshare(NEW_NETWORK) and libc.unshare(NEW_USER | NEW_NETWORK):
-            return  # not allowed here; the unpickler alone must do
+        # One of them is allowed nearly everywhere; where neither is, the unpickler alone must do.
+        _ = libc.unshare(NEW_NETWORK) and libc.unshare(NEW_USER | NEW_NETWORK)
 
 
 def tensors_of(value: Any) -> dict[str, Any]:
