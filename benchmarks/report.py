@@ -15,6 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 class Report:
     name: str
     title: str
+    peer: str = "diffusers"
     lines: list[str] = field(default_factory=list[str])
 
     def row(
@@ -35,7 +36,7 @@ class Report:
                 f"torch {version('torch')}, diffusers {version('diffusers')}. Command: `python {' '.join(sys.argv)}`.",
                 "Both sides were measured in turn in one run; the machine is shared, so read the ratios.",
                 "",
-                "| what | peer | safelight | ratio | |",
+                f"| what | {self.peer} | safelight | ratio | |",
                 "|---|---|---|---|---|",
                 *self.lines,
                 "",

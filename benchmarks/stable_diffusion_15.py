@@ -35,7 +35,7 @@ def random_model() -> tuple[Model, Denoiser]:
     unet: Any = UNet2DConditionModel(**UNET).requires_grad_(False).eval()
     unet.to(memory_format=torch.channels_last)
     description = Description(
-        folder=None,  # type: ignore[arg-type]  never read: nothing is loaded
+        path=None,  # type: ignore[arg-type]  never read: nothing is loaded
         family=FAMILIES["sd1"],
         unet=UNET,
         vae=VAE,

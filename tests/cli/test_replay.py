@@ -73,7 +73,7 @@ def test_another_programs_settings_are_drawn_with_a_model_that_is_here(safelight
     refused = safelight("replay", "theirs.png")
     assert refused.exit_code == 2
     assert "automatic1111 with model 'dreams'" in refused.stderr
-    assert "--model NAME|FOLDER|HUB_ID" in refused.stderr
+    assert "--model NAME|PATH|HUB_ID" in refused.stderr
     assert safelight("replay", "theirs.png", "--model", "mini").exit_code == 1  # drawn, and of course another picture
 
 

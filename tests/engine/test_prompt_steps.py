@@ -10,10 +10,9 @@ from torch import Tensor
 
 from safelight.acceleration.denoiser import Conditions
 from safelight.acceleration.eager import eager_denoiser
-from safelight.engine.conditioning import encode_by
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.events import Failed, Stepped
-from safelight.models.encode import Prompt
+from safelight.models.encode import Conditioning, Prompt, encode
 from safelight.models.load import Model
 from safelight.models.textual_inversion import Embedding
 
@@ -38,6 +37,10 @@ class Listening:
         return heard
 
 
+def read(model: Model, *texts: str) -> list[Conditioning]:
+    return encode(model.text_encoders, [Prompt(text) for text in texts], penultimate=False)
+
+
 def told(spec: Any, model: Model) -> list[list[str]]:
     """For every call, the words of every row, among a few known ones."""
     known = ["a cat", "a dog", "a horse", "", "cat AND dog"]
@@ -46,7 +49,7 @@ def told(spec: Any, model: Model) -> list[list[str]]:
         job = desk.add(spec, model)
         desk.finish()
         desk.image(job)
-    encoded = dict(zip(known, encode_by(model, [Prompt(words) for words in known]), strict=True))
+    encoded = dict(zip(known, read(model, *known), strict=True))
 
     def words_of(row: Tensor) -> str:
         [word] = [
@@ -134,7 +137,7 @@ def test_and_is_the_formula(model: Models) -> None:
     latent = job.now.latents[0][None] * rows.input_scale
 
     def ask(text: str) -> Tensor:
-        [conditioning] = encode_by(tiny, [Prompt(text)])
+        [conditioning] = read(tiny, text)
         context = conditioning.context[None]
         conditions = Conditions(context=context, mask=None, pooled=None, time_ids=None, guidance=None)
         return denoise(latent, rows.timesteps, conditions)[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.errors import UnknownModel
+from safelight.errors import UnknownModel, UnsafeFile
 from safelight.models import catalogue as module
 from safelight.models.catalogue import MINI, Catalogue
 
@@ -57,3 +57,25 @@ def test_any_other_name_is_unknown(
     with pytest.raises(UnknownModel) as caught:
         catalogue.find(name)
     assert len(str(caught.value)) < 500
+
+
+def test_single_files_are_known_by_their_stems(catalogue: Catalogue) -> None:
+    (catalogue.folder / "checkpoints").mkdir()
+    for place in ("dream.safetensors", "checkpoints/night.safetensors", "mine.safetensors"):
+        (catalogue.folder / place).touch()
+    assert catalogue.names() == ["mini", "dream", "mine", "night"]
+    assert catalogue.find("dream") == catalogue.find("dream.safetensors") == catalogue.folder / "dream.safetensors"
+    assert catalogue.find("mine") == catalogue.folder / "mine", "of a folder and a file, the folder"
+    assert catalogue.find(str(catalogue.folder / "checkpoints" / "night.safetensors")).name == "night.safetensors"
+
+
+def test_a_pickle_is_refused_with_the_command_that_converts_it(catalogue: Catalogue) -> None:
+    (catalogue.folder / "old.ckpt").touch()
+    with pytest.raises(UnsafeFile, match=r"safelight models convert \S*old\.ckpt \S*old\.safetensors"):
+        catalogue.find(str(catalogue.folder / "old.ckpt"))
+
+
+def test_other_files_of_the_machine_are_not_looked_at(catalogue: Catalogue) -> None:
+    (catalogue.folder / "secret.txt").touch()
+    with pytest.raises(UnknownModel):
+        catalogue.find(str(catalogue.folder / "secret.txt"))

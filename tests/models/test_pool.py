@@ -21,7 +21,7 @@ def pool(checkpoint: Callable[[str], Path], tmp_path: Path) -> ModelPool:
 
 def test_a_model_is_found_by_name_and_pinned_by_digest(pool: ModelPool) -> None:
     found = pool.find("sd1")
-    assert found.folder.name == "sd1"
+    assert found.path.name == "sd1"
     assert len(found.digest) == 64
     assert pool.get("sd1", found.digest).digest == found.digest
 
@@ -58,7 +58,7 @@ def test_a_slow_model_does_not_keep_others_waiting(pool: ModelPool, monkeypatch:
     monkeypatch.setattr(Catalogue, "find", slow)
     downloading = threading.Thread(target=pool.find, args=("sdxl",))
     downloading.start()
-    assert pool.find("sd1").folder.name == "sd1"
+    assert pool.find("sd1").path.name == "sd1"
     assert "sdxl" not in pool.found
     go_on.set()
     downloading.join()
@@ -72,7 +72,7 @@ def test_a_model_that_could_not_be_found_is_looked_for_again(pool: ModelPool) ->
     with pytest.raises(CorruptModel):
         pool.find("sd1")
     index.write_text(content)
-    assert pool.find("sd1").folder.name == "sd1"
+    assert pool.find("sd1").path.name == "sd1"
 
 
 def test_an_unknown_name_suggests_the_nearest(pool: ModelPool) -> None:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from safelight.errors import CorruptModel, UnsafeFile
-from safelight.models.safetensors_file import load_weights, read_header, weight_files
+from safelight.models.parts import load_weights
+from safelight.models.safetensors_file import read_header, weight_files
 
 STEM = "model"
 
@@ -27,8 +28,8 @@ def raw(path: Path, header: bytes, body: bytes = b"", *, length: int | None = No
 
 
 def test_a_good_file_is_read(good: Path) -> None:
-    assert set(read_header(good)) == {"a", "b"}
-    weights = load_weights(good.parent, STEM)
+    assert set(read_header(good).tensors) == {"a", "b"}
+    weights = load_weights(good.parent, STEM).tensors
     assert torch.equal(weights["a"], torch.arange(6.0).view(2, 3))
 
 
@@ -57,7 +58,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(tmp_path: Path, 
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
     path = raw(tmp_path / f"{STEM}.safetensors", header, bytes(4))
     assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    assert load_weights(tmp_path, STEM)["a"].tolist() == [0.0]
+    assert load_weights(tmp_path, STEM).tensors["a"].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("kept", [0, 7, 8, 20, -1])
@@ -139,3 +140,43 @@ def test_pickles_alone_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"{STEM}{suffix}").write_bytes(b"")
     with pytest.raises(UnsafeFile, match=rf"model\{suffix}"):
         load_weights(tmp_path, STEM)
+
+
+def entry(begin: int, end: int, *, dtype: str = "F32", shape: list[int] | None = None) -> dict[str, object]:
+    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 16)}, "b overlaps another"),
+        ({"a": entry(0, 4), "b": entry(8, 16)}, "b leaves a gap"),
+        ({"a": entry(4, 16)}, "a leaves a gap"),
+        ({"a": entry(0, 32)}, "cut off"),
+        ({"a": entry(0, 16, shape=[5])}, r"a of shape \[5\] has 16 bytes"),
+        ({"a": entry(0, 16, shape=[2**40, 2**40])}, "has 16 bytes of F32"),
+        ({"a": entry(0, 16, dtype="F13")}, "number format 'F13'"),
+        ({"a": entry(0, 16) | {"shape": [True] * 4}}, "not a safetensors header"),
+        ({"__metadata__": {"a": 1}, "a": entry(0, 16)}, "not a safetensors header"),
+    ],
+)
+def test_what_lies_about_its_tensors_is_refused(tmp_path: Path, tensors: dict[str, object], message: str) -> None:
+    path = raw(tmp_path / "x.safetensors", json.dumps(tensors).encode(), bytes(16))
+    with pytest.raises(CorruptModel, match=message):
+        read_header(path)
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    one = json.dumps(entry(0, 16))
+    path = raw(tmp_path / "x.safetensors", f'{{"a": {one}, "a": {one}}}'.encode(), bytes(16))
+    with pytest.raises(CorruptModel, match="twice"):
+        read_header(path)
+
+
+def test_a_huge_header_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 90 * 2**20))
+        file.truncate(100 * 2**20)  # a hole: no disk is used
+    with pytest.raises(CorruptModel, match=r"header of 90 MiB; no model needs more than 32"):
+        read_header(path)

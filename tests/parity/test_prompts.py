@@ -111,7 +111,7 @@ def test_and_is_a_pipeline_whose_network_composes(
 
     from diffusers import DiffusionPipeline
 
-    encoder: Any = DiffusionPipeline.from_pretrained(ours.description.folder, safety_checker=None)
+    encoder: Any = DiffusionPipeline.from_pretrained(ours.description.path, safety_checker=None)
     sdxl = kind == "sdxl"
     with torch.no_grad():
         encoded = [

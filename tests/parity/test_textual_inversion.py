@@ -68,7 +68,7 @@ def test_an_embedding_says_what_it_says_to_diffusers(
     kind: str, write: Callable[[Path], Path], where: str, tmp_path: Path, model: Models
 ) -> None:
     file = write(tmp_path / "my-cat.safetensors")
-    theirs = reference_with(model(kind).description.folder, file)
+    theirs = reference_with(model(kind).description.path, file)
     wishes = {"prompt": "a photo", "guidance": 8.0, "steps": 4, "seed": 5} | {where: PROMPT}
     expected = theirs.draw(spec_for(model(kind), **wishes))
     assert is_telling(expected)

@@ -1,23 +1,29 @@
-"""`safelight models`: which checkpoints there are, and what one is."""
+"""`safelight models`: which checkpoints there are, what one is, and how they become other files."""
 
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from safelight.cli import options
+
+if TYPE_CHECKING:
+    from safelight.models.families import Description
 
 EXAMPLES = """\
 [bold]Examples[/]
   safelight models list
   safelight models show mini
   safelight models show ./stable-diffusion-v1-5 --json
+  safelight models show ~/Downloads/checkpoint.safetensors
+  safelight models export my-model --single-file my-model.safetensors
+  safelight models convert old.ckpt new.safetensors
 """
 LICENCES = ("LICENSE*", "LICENCE*", "license*", "licence*", "COPYING*")
 
-app = typer.Typer(name="models", help="List the checkpoints, or show one.", epilog=EXAMPLES)
+app = typer.Typer(name="models", help="List the checkpoints, show one, export or convert one.", epilog=EXAMPLES)
 
 
 @app.callback(invoke_without_command=True)
@@ -31,6 +37,7 @@ def list_models(as_json: options.Json = False) -> None:
     """List the embedded model, and those under SAFELIGHT_HOME/models."""
     from safelight.errors import SafelightError
     from safelight.models.catalogue import Catalogue
+    from safelight.models.families import describe
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -38,7 +45,7 @@ def list_models(as_json: options.Json = False) -> None:
     found: list[dict[str, Any]] = []
     for name in catalogue.names():
         try:
-            found.append(summary(name, catalogue.find(name)))
+            found.append(summary(name, describe(catalogue.find(name))))
         except SafelightError as error:
             found.append({"name": name, "error": str(error)})
     if as_json:
@@ -61,14 +68,13 @@ def list_models(as_json: options.Json = False) -> None:
             table.add_row(*map(str, row), megabytes(model["size_bytes"]))
     console = Console(highlight=False)
     console.print(table)
-    console.print(Text(f"\nAny diffusers folder under {settings.models} is listed here by its name.", style="dim"))
+    rule = f"\nAny diffusers folder or .safetensors checkpoint in {settings.models} is listed here by its name."
+    console.print(Text(rule, style="dim"))
 
 
 @app.command(epilog=EXAMPLES)
 def show(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME|FOLDER|HUB_ID", help="A hub id must have been downloaded before.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH|HUB_ID", help="A hub id must have been downloaded before.")],
     as_json: options.Json = False,
 ) -> None:
     """Show a checkpoint: its kind, its defaults, its size, its digest and its licence."""
@@ -79,10 +85,8 @@ def show(
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    folder = Catalogue(settings.models).find(name)
-    model: dict[str, Any] = summary(name, folder) | {
-        "digest": digest_model(describe(folder), cache=settings.cache / "sums.json")
-    }
+    about = describe(Catalogue(settings.models).find(name))
+    model: dict[str, Any] = summary(name, about) | {"digest": digest_model(about, cache=settings.cache / "sums.json")}
     if as_json:
         typer.echo(json.dumps(model))
         return
@@ -95,14 +99,14 @@ def show(
     table.add_column(overflow="fold")
     rows = {
         "name": model["name"],
-        "folder": model["folder"],
+        "where": model["path"],
         "family": model["family"],
         "prediction": model["prediction"],
         "native size": f"{model['width']}x{model['height']}",
         "inpaints natively": "yes" if model["inpaints_natively"] else "no",
         **{f"default {key}": value for key, value in model["defaults"].items() if key not in ("width", "height")},
         "on disk": megabytes(model["size_bytes"]),
-        "licence": model["licence"] or "no licence file in the folder",
+        "licence": model["licence"] or "nothing is said",
         "digest": model["digest"],
     }
     for key, value in rows.items():
@@ -110,22 +114,58 @@ def show(
     Console(highlight=False).print(table)
 
 
-def summary(name: str, folder: Path) -> dict[str, Any]:
-    """What the configuration files say; no weights are read."""
-    from safelight.models.families import describe
+@app.command(epilog=EXAMPLES)
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH|HUB_ID")],
+    single_file: Annotated[Path, typer.Option("--single-file", metavar="FILE", help="Where to write it.")],
+    dtype: Annotated[Literal["float16", "bfloat16", "float32"], typer.Option(help="Number format.")] = "float16",
+) -> None:
+    """Write a checkpoint as one file in the original layout, for other programs."""
+    import torch
 
-    about = describe(folder)
-    licence = next((path for pattern in LICENCES for path in sorted(folder.glob(pattern))), None)
+    from safelight.errors import InvalidRequest
+    from safelight.models.catalogue import Catalogue
+    from safelight.models.export import export_single_file
+    from safelight.models.families import describe
+    from safelight.settings import Settings
+
+    if single_file.suffix != ".safetensors" or single_file.exists():
+        raise InvalidRequest(f"{single_file} must end with .safetensors, and must not be there yet")
+    about = describe(Catalogue(Settings.from_environment().models).find(name))
+    export_single_file(about, single_file, dtype=getattr(torch, dtype), title=about.path.stem)
+    typer.echo(f"{single_file}  {megabytes(single_file.stat().st_size)}")
+
+
+@app.command(epilog=EXAMPLES)
+def convert(
+    given: Annotated[Path, typer.Argument(metavar="FILE", help="A .ckpt, .pt, .pth or .bin.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors")],
+) -> None:
+    """Make safetensors of a pickle, in a process of its own that may do little else; nothing in it is run."""
+    from safelight.models.convert import convert_pickle
+    from safelight.models.recognise import recognise
+
+    header = convert_pickle(given, out)
+    typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
+
+
+def summary(name: str, about: "Description") -> dict[str, Any]:
+    """What the configuration says; no weights are read."""
+    from safelight.models.digest import files_of
+
+    folder = about.path if about.path.is_dir() else None
+    licence = next((path for pattern in LICENCES for path in sorted(folder.glob(pattern))), None) if folder else None
+    files = folder.rglob("*") if folder else files_of(about)
     return {
         "name": name,
-        "folder": str(folder),
+        "path": str(about.path),
         "family": about.family.name,
         "prediction": about.prediction,
         "width": about.defaults.width,
         "height": about.defaults.height,
         "inpaints_natively": about.inpaints_natively,
         "defaults": about.defaults.model_dump(mode="json"),
-        "size_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "size_bytes": sum(path.stat().st_size for path in files if path.is_file()),
         "licence": str(licence) if licence else None,
     }
 

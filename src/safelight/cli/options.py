@@ -12,8 +12,9 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        metavar="NAME|FOLDER|HUB_ID",
-        help="A name of `safelight models list`, a diffusers folder, or org/name\\[@revision] on the Hugging Face hub.",
+        metavar="NAME|PATH|HUB_ID",
+        help="A name of `safelight models list`, a diffusers folder, a .safetensors checkpoint, or "
+        "org/name\\[@revision] on the Hugging Face hub.",
     ),
 ]
 Out = Annotated[

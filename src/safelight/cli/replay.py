@@ -44,7 +44,7 @@ def replay(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="NAME|FOLDER|HUB_ID", help="Draw with this one, where the file names another."
+            "--model", "-m", metavar="NAME|PATH|HUB_ID", help="Draw with this one, where the file names another."
         ),
     ] = None,
     out: Annotated[
@@ -127,7 +127,7 @@ def what_to_draw(
     if model is None and named not in Catalogue(settings.models).names():
         raise InvalidRequest(
             f"{file} was made by {found.producer} with model {named!r}, which is not here: "
-            "give it, or one to draw its settings with, as --model NAME|FOLDER|HUB_ID"
+            "give it, or one to draw its settings with, as --model NAME|PATH|HUB_ID"
         )
     if "strength" in wish and "init" not in wish:
         raise InvalidRequest(f"{file} was made from another picture, which it does not hold: give it with --init FILE")

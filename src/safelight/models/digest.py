@@ -3,18 +3,21 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from safelight.errors import CorruptModel
-from safelight.models.families import Description, tokenizer_of
+from safelight.models.families import Description, own_settings, tokenizer_of
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 
 
 def files_of(description: Description) -> Iterator[Path]:
     """Every file that `load_model` and `describe` read; a folder may hold other variants and other things besides."""
-    folder, encoders = description.folder, description.family.text_encoders
+    if description.is_file:
+        yield from (path for path in (description.path, own_settings(description.path)) if path.is_file())
+        return
+    folder, encoders = description.path, description.family.text_encoders
     settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
     yield from (path for path in settings if path.is_file())
     for part in map(tokenizer_of, encoders):
@@ -25,27 +28,42 @@ def files_of(description: Description) -> Iterator[Path]:
 
 
 def digest_model(description: Description, *, cache: Path | None = None) -> str:
-    """sha256 over the sha256 of every file the loader reads, by relative path.
+    """sha256 over the sha256 of every file the loader reads, by relative path; a single file's is its own sha256.
 
     Hashing gigabytes takes seconds, so a file's sum is kept in `cache` under its path, size and time.
 
     Raises:
         UnsafeFile, CorruptModel: as `load_model`.
     """
+    files = sorted(files_of(description))
+    sums = sums_of(files, cache=cache)
+    if files == [description.path]:
+        return sums[0]
+    root = description.path.parent if description.is_file else description.path
+    total = hashlib.sha256()
+    for path, digest in zip(files, sums, strict=True):
+        # A single file keeps its digest when it is renamed.
+        name = path.relative_to(root).as_posix().removeprefix(description.path.stem if description.is_file else "")
+        total.update(f"{name} {digest}\n".encode())
+    return total.hexdigest()
+
+
+def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
+    """The sha256 of each file, remembered in `cache` for as long as its size and time stay."""
     known = read_sums(cache)
     sums: dict[str, str] = {}
-    total = hashlib.sha256()
-    for path in sorted(files_of(description)):
+    found: list[str] = []
+    for path in files:
         try:
             status = path.stat()
             key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
             sums[key] = known.get(key) or file_sum(path)
         except OSError as error:
             raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-        total.update(f"{path.relative_to(description.folder).as_posix()} {sums[key]}\n".encode())
+        found.append(sums[key])
     if cache is not None and not sums.keys() <= known.keys():
         remember_sums(cache, known | sums)
-    return total.hexdigest()
+    return found
 
 
 def file_sum(path: Path) -> str:

@@ -12,13 +12,14 @@ constants are read from the checkpoint.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.single_file import read_configurations
 from safelight.spec import Defaults, explain
 
 FamilyName = Literal["sd1", "sd2", "sdxl"]
@@ -53,15 +54,37 @@ PIPELINES: dict[str, tuple[FamilyName, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a diffusers folder says of itself; no weights are read."""
+    """What a checkpoint says of itself; no weights are read."""
 
-    folder: Path
+    path: Path
+    """A diffusers folder, or a single file."""
     family: Family
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
     defaults: Defaults
+    text_encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """Their configurations by part, where they are known before loading: those of a single file."""
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self.text_encoders)
+
+    def configuration(self, part: str) -> Mapping[str, Any]:
+        """
+        Raises:
+            CorruptModel: it is missing from the folder, or garbled.
+        """
+        match part:
+            case "unet":
+                return self.unet
+            case "vae":
+                return self.vae
+            case _ if self.is_file:
+                return self.text_encoders[part]
+            case _:
+                return read_config(self.path / part / "config.json")
 
     @property
     def vae_scale(self) -> int:
@@ -87,36 +110,59 @@ class Description:
         return str(self.scheduler.get("prediction_type", "epsilon"))
 
 
-def describe(folder: Path) -> Description:
-    """Read a diffusers folder's configuration.
+def describe(path: Path) -> Description:
+    """Read a diffusers folder's configuration, or derive a single file's from its header.
 
     Raises:
         CorruptModel: files are missing or are not what their names say.
         UnsupportedOption: a pipeline or network we cannot run, by name.
     """
-    index = read_config(folder / "model_index.json")
+    parts = read_configurations(path) if path.is_file() else read_folder(path)
+    own = read_own_settings(path)
+    index, unet, vae = parts["model_index"], parts["unet"], parts["vae"]
     pipeline = str(index.get("_class_name"))
     if pipeline not in PIPELINES:
-        raise UnsupportedOption("model", f"{folder} is a {pipeline}; known are {', '.join(PIPELINES)}")
-    unet = read_config(folder / "unet" / "config.json")
-    vae = read_config(folder / "vae" / "config.json")
-    family = FAMILIES[recognise(pipeline, unet)]
-    scheduler = as_pipelines_read_it(read_config(folder / "scheduler" / "scheduler_config.json"), family)
+        raise UnsupportedOption("model", f"{path} is a {pipeline}; known are {', '.join(PIPELINES)}")
+    family = FAMILIES[index.get("family") or recognise(pipeline, unet)]
+    scheduler = as_pipelines_read_it(parts["scheduler"], family)
     try:
+        if path.is_file():
+            scheduler |= own.get("scheduler", {})
         channels, latent_channels = int(unet["in_channels"]), int(vae["latent_channels"])
         if channels not in (latent_channels, 2 * latent_channels + 1):
-            raise UnsupportedOption("model", f"{folder} has a network of {channels} input channels; known are 4 and 9")
+            raise UnsupportedOption("model", f"{path} has a network of {channels} input channels; known are 4 and 9")
         return Description(
-            folder=folder,
+            path=path,
             family=family,
             unet=unet,
             vae=vae,
             scheduler=scheduler,
             force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", family.name == "sdxl")),
-            defaults=read_defaults(folder, family, unet=unet, vae=vae, scheduler=scheduler),
+            defaults=read_defaults(path, own, family, unet=unet, vae=vae, scheduler=scheduler),
+            text_encoders={name: config for name, config in parts.items() if name in family.text_encoders},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptModel(f"{folder}: configuration lacks or garbles {error}") from None
+        raise CorruptModel(f"{path}: configuration lacks or garbles {error}") from None
+
+
+def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """The text encoders' are read when they are loaded."""
+    names = {
+        "model_index": "model_index.json",
+        "unet": "unet/config.json",
+        "vae": "vae/config.json",
+        "scheduler": "scheduler/scheduler_config.json",
+    }
+    return {part: read_config(folder / name) for part, name in names.items()}
+
+
+def own_settings(path: Path) -> Path:
+    """Where safelight's own word on a checkpoint is: inside a folder, or beside a single file."""
+    return path.with_suffix(".safelight.json") if path.is_file() else path / "safelight.json"
+
+
+def read_own_settings(path: Path) -> dict[str, Any]:
+    return read_config(own) if (own := own_settings(path)).is_file() else {}
 
 
 def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str, Any]:
@@ -129,7 +175,7 @@ def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str,
 
 def text_widths(description: Description) -> tuple[int, ...]:
     """How wide the token embeddings of each text encoder are."""
-    configs = [read_config(description.folder / part / "config.json") for part in description.family.text_encoders]
+    configs = [description.configuration(part) for part in description.family.text_encoders]
     return tuple(int(config.get("hidden_size", 512)) for config in configs)
 
 
@@ -147,9 +193,15 @@ def recognise(pipeline: str, unet: Mapping[str, Any]) -> FamilyName:
 
 
 def read_defaults(
-    folder: Path, family: Family, *, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
+    path: Path,
+    own: Mapping[str, Any],
+    family: Family,
+    *,
+    unet: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
 ) -> Defaults:
-    """What `safelight.json` in the folder says, else what suits checkpoints of this kind."""
+    """What safelight's own file says, else what suits checkpoints of this kind."""
     sample_size = unet.get("sample_size")
     side = (
         sample_size * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(sample_size, int) else family.default_side
@@ -163,13 +215,11 @@ def read_defaults(
         values |= {"sampler": "Default"}  # only few others walk their noise levels
     elif scheduler.get("rescale_betas_zero_snr"):
         values |= {"sampler": "DDIM", "guidance_rescale": 0.7}
-    path = folder / "safelight.json"
-    if path.is_file():
-        values |= read_config(path).get("defaults", {})
+    values |= own.get("defaults", {})
     try:
         return Defaults(**values)
     except ValidationError as error:
-        raise CorruptModel(f"{path}: defaults: {explain(error, list(Defaults.model_fields))}") from None
+        raise CorruptModel(f"{own_settings(path)}: defaults: {explain(error, list(Defaults.model_fields))}") from None
 
 
 def is_turbo(scheduler: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from safelight.errors import CorruptModel, IncompatibleLora
 from safelight.models.adapters import Adapter
-from safelight.models.families import Description, read_config
+from safelight.models.families import Description
 from safelight.models.load import Model
 from safelight.models.lora_arithmetic import DoesNotFit, terms_of
 from safelight.models.lora_file import LoraFile, Part, Target, read_lora
@@ -109,10 +109,10 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
 
 def outlines(description: Description) -> dict[Part, nn.Module]:
     """The model's networks without their weights: names and shapes are all that `fit` looks at."""
-    classes, folder = network_classes(), description.folder
+    classes = network_classes()
     networks: dict[Part, nn.Module] = {"unet": classes.unet(description.unet)}
     for part in description.family.text_encoders:
-        networks[part] = classes.text_encoder(read_config(folder / part / "config.json"))
+        networks[part] = classes.text_encoder(description.configuration(part))
     return networks
 
 

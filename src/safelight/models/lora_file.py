@@ -131,7 +131,6 @@ def read_lora(path: Path) -> LoraFile:
         tensors = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CorruptModel(f"{path} is damaged: {error}") from None
-    metadata = header.get("__metadata__")
     layers: dict[Target, dict[str, Tensor]] = {}
     keys: dict[Target, list[str]] = {}
     strange: list[str] = []
@@ -143,8 +142,8 @@ def read_lora(path: Path) -> LoraFile:
         target, tensor_name = target_of(found[1]), TENSORS[found[2]]
         layers.setdefault(target, {})[tensor_name] = tensor
         keys.setdefault(target, []).append(key)
-    said = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
-    return LoraFile(path, layers, {target: tuple(names) for target, names in keys.items()}, tuple(strange), said)
+    known = {target: tuple(names) for target, names in keys.items()}
+    return LoraFile(path, layers, known, tuple(strange), header.metadata)
 
 
 def target_of(name: str) -> Target:

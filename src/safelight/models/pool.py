@@ -19,7 +19,7 @@ from safelight.models.placement import Placement
 class Found:
     """A checkpoint on disk, pinned by its digest."""
 
-    folder: Path
+    path: Path
     digest: str
     description: Description
 
@@ -38,9 +38,9 @@ class ModelPool:
     def find(self, name: str) -> Found:
         with self.locks[name]:
             if name not in self.found:
-                folder = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
-                description = describe(folder)
-                self.found[name] = Found(folder, digest_model(description, cache=self.sums), description)
+                path = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
+                description = describe(path)
+                self.found[name] = Found(path, digest_model(description, cache=self.sums), description)
             return self.found[name]
 
     def get(self, name: str, digest: str) -> Model:

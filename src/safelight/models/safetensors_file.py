@@ -4,26 +4,64 @@ The header is checked before a byte of it is trusted: format description at gith
 """
 
 import json
+import math
+import re
+import shlex
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safelight.errors import CorruptModel, UnsafeFile
-
-if TYPE_CHECKING:
-    import torch
 
 NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
 """What weight files are called in diffusers' and in transformers' folders, without suffix and variant."""
 
-MAX_HEADER_BYTES = 100 * 2**20
-"""The format's own limit."""
+MAX_HEADER_BYTES = 32 * 2**20
+"""The format allows 100 MiB; SDXL's is 0.4, and a LoRA that lists all its training pictures has a few. JSON takes
+twenty times its length in memory."""
+MAX_TENSORS = 100_000
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""What the header calls a number format, and what torch calls it."""
+BITS = re.compile(r"\d+")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+WHY_NOT = "which can run code when opened"
 VARIANTS = ("", ".fp16")
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Names, shapes and offsets, checked against the file's size.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor as the header describes it; `begin` and `end` count from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    tensors: Mapping[str, Entry]
+    """In the order of their places in the file."""
+    metadata: Mapping[str, str]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor; empty if there is none of that name."""
+        return self.tensors[name].shape if name in self.tensors else ()
+
+
+def conversion_of(path: Path) -> str:
+    """The command that makes safetensors of a pickle."""
+    return f"`safelight models convert {shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('.safetensors')))}`"
+
+
+def read_header(path: Path) -> Header:
+    """Names, shapes and places, of which every one is checked: formats, lengths, gaps, overlaps, the file's size.
 
     Raises:
         UnsafeFile: the file is a pickle or a zip, whatever its name says.
@@ -34,49 +72,76 @@ def read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            if not 2 <= length <= size - 8:
                 raise not_safetensors(path, head, size)
+            if length > MAX_HEADER_BYTES:
+                raise CorruptModel(
+                    f"{path} has a header of {length / 2**20:.0f} MiB; no model needs more than "
+                    f"{MAX_HEADER_BYTES // 2**20}, so it is not read"
+                )
             text = file.read(length)
     except OSError as error:
         raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
     try:
-        header: dict[str, Any] = json.loads(text)
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        return parse_header(json.loads(text, object_pairs_hook=no_name_twice), first=8 + length, size=size)
+    except Damaged as error:
+        raise CorruptModel(f"{path} {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
         raise CorruptModel(f"{path} has a header that is not a safetensors header") from None
-    promised = 8 + length + max(ends, default=0)
-    if size != promised:
-        how = "is cut off" if size < promised else "is longer than it should be"
-        raise CorruptModel(f"{path} {how}: its header promises {promised} bytes, it has {size}; download it again")
-    return header
+
+
+class Damaged(Exception):
+    """What is wrong with a header, as the rest of a sentence that begins with the file's name."""
+
+
+def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(named := dict(pairs)) != len(pairs):
+        raise Damaged("names a tensor twice in its header")
+    return named
+
+
+def parse_header(raw: dict[str, Any], *, first: int, size: int) -> Header:
+    """`first` is where the tensors begin; they must fill the file from there to its end, each once."""
+    metadata = raw.pop("__metadata__", {})
+    if not all(isinstance(value, str) for value in metadata.values()) or len(raw) > MAX_TENSORS:
+        raise ValueError
+    tensors = {name: parse_entry(name, entry, first) for name, entry in raw.items()}
+    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
+    end = max((entry.end for entry in tensors.values()), default=first)
+    if end != size:
+        how = "is cut off" if size < end else "is longer than it should be"
+        raise Damaged(f"{how}: its header promises {end} bytes, it has {size}; download it again")
+    place = first
+    for name, entry in tensors.items():
+        if entry.begin != place:
+            fault = "overlaps another" if entry.begin < place else "leaves a gap before it"
+            raise Damaged(f"has a garbled header: {name} {fault}")
+        place = entry.end
+    return Header(tensors, metadata)
+
+
+def parse_entry(name: str, raw: dict[str, Any], first: int) -> Entry:
+    dtype, shape, (begin, end) = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError
+    if dtype not in DTYPES:
+        raise Damaged(f"holds {name[:80]} in the number format {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}")
+    if end - begin != math.prod(shape) * item_bytes(dtype):
+        raise Damaged(f"has a garbled header: {name[:80]} of shape {shape} has {end - begin} bytes of {dtype}")
+    return Entry(dtype, tuple(shape), first + begin, first + end)
+
+
+def item_bytes(dtype: str) -> int:
+    bits = BITS.search(dtype)
+    return int(bits[0]) // 8 if bits else 1
 
 
 def not_safetensors(path: Path, head: bytes, size: int) -> CorruptModel | UnsafeFile:
     """Read as a safetensors length, the first bytes of a pickle or a zip are far beyond any file's size."""
     pickles = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
     if head.startswith((*pickles, b"PK\x03\x04")):
-        return UnsafeFile(f"{path} is a pickle, which can run code when opened; only safetensors weights are loaded")
+        return UnsafeFile(f"{path} is a pickle, {WHY_NOT}; only safetensors weights are loaded: {conversion_of(path)}")
     return CorruptModel(f"{path} is not a safetensors file, or is cut off in its header ({size} bytes)")
-
-
-def load_weights(folder: Path, stem: str) -> "dict[str, torch.Tensor]":
-    """The component's tensors, memory-mapped; `stem` is NETWORK or TEXT_ENCODER.
-
-    Raises:
-        UnsafeFile: the weights are there only in a format that can carry code.
-        CorruptModel: they are missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    tensors: "dict[str, torch.Tensor]" = {}
-    for path in weight_files(folder, stem):
-        read_header(path)
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            raise CorruptModel(f"{path} is damaged: {error}") from None
-    return tensors
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
@@ -91,7 +156,8 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     unsafe = sorted(path.name for path in folder.glob(f"{stem}*") if path.suffix in PICKLE_SUFFIXES)
     if unsafe:
         raise UnsafeFile(
-            f"{folder} has weights only as {unsafe[0]}, which can run code when opened; convert it to safetensors"
+            f"{folder} has weights only as {unsafe[0]}, {WHY_NOT}; convert it to safetensors: "
+            f"{conversion_of(folder / unsafe[0])}"
         )
     raise CorruptModel(f"{folder} has no {stem}.safetensors")
 

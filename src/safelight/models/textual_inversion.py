@@ -151,7 +151,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise CorruptModel(f"{path} is no embedding: it is larger than {MAX_BYTES >> 20} MiB")
-    shapes = {name: tuple(entry["shape"]) for name, entry in read_header(path).items() if name != "__metadata__"}
+    shapes = {name: entry.shape for name, entry in read_header(path).tensors.items()}
     if shapes.keys() == {"clip_l", "clip_g"}:
         shapes = {name: shapes[name] for name in ("clip_l", "clip_g")}
     elif "emb_params" in shapes:

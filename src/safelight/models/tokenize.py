@@ -10,7 +10,7 @@ around it are those of transformers 5's CLIPTokenizer, which also reads nothing 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
@@ -50,8 +50,8 @@ class Tokenizer:
     comma: int | None
     max_length: int
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
+    @staticmethod
+    def load(folder: Path) -> "Tokenizer":
         """Read a tokenizer folder: `tokenizer.json`, or `vocab.json` with `merges.txt`.
 
         Raises:
@@ -60,15 +60,9 @@ class Tokenizer:
         special, added, max_length = read_settings(folder)
         vocabulary, merges = read_vocabulary(folder)
         try:
-            unknown = special["unk_token"].content
-            backend = clip_backend(vocabulary, merges, unknown=unknown)
-            backend.add_tokens([token for _, token in sorted(added.items())])  # pyright: ignore[reportUnknownMemberType]
-            backend.add_special_tokens(list(special.values()))  # pyright: ignore[reportUnknownMemberType]
+            return assemble(vocabulary, merges, special=special, added=added, max_length=max_length)
         except Exception as error:  # noqa: BLE001  the tokenizers package raises nothing more precise
             raise CorruptModel(f"{folder} holds no CLIP vocabulary: {error}") from None
-        known = backend.get_vocab()
-        bos, eos, pad = (known[special[name].content] for name in ("bos_token", "eos_token", "pad_token"))
-        return cls(backend, bos, eos, pad, known.get(",</w>"), max_length)
 
     @property
     def vocabulary_size(self) -> int:
@@ -103,6 +97,23 @@ class Chunk:
     weights: tuple[float, ...]
     vectors: tuple[tuple[int, Vector], ...] = ()
     """Positions whose token embedding is replaced."""
+
+
+def assemble(
+    vocabulary: Mapping[str, int],
+    merges: list[tuple[str, str]],
+    *,
+    special: Mapping[str, AddedToken],
+    added: Mapping[int, AddedToken],
+    max_length: int,
+) -> Tokenizer:
+    """A tokenizer from its words; `special` are the four of SPECIAL_TOKENS by name."""
+    backend = clip_backend(vocabulary, merges, unknown=special["unk_token"].content)
+    backend.add_tokens([token for _, token in sorted(added.items())])  # pyright: ignore[reportUnknownMemberType]
+    backend.add_special_tokens(list(special.values()))  # pyright: ignore[reportUnknownMemberType]
+    known = backend.get_vocab()
+    bos, eos, pad = (known[special[name].content] for name in ("bos_token", "eos_token", "pad_token"))
+    return Tokenizer(backend, bos, eos, pad, known.get(",</w>"), max_length)
 
 
 def chunk(prompt: str, tokenizer: Tokenizer, embeddings: Mapping[str, int] = NO_EMBEDDINGS) -> list[Chunk]:

@@ -208,7 +208,7 @@ async def loras(request: Request, caller: Who) -> list[LoraItem]:
 
 def lora_item(name: str, path: Path) -> LoraItem:
     try:
-        metadata = read_header(path).get("__metadata__", {})
+        metadata = dict(read_header(path).metadata)
     except SafelightError:
         metadata = {}
     return LoraItem(name=name, alias=str(metadata.get("ss_output_name") or name), path=path.name, metadata=metadata)

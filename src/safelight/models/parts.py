@@ -1,0 +1,88 @@
+"""Where a checkpoint's weights and tokenizers are: in a diffusers folder, or in one file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from safelight.errors import CorruptModel
+from safelight.models.clip_vocabulary import END, NUM_WORDS, clip_tokenizer
+from safelight.models.families import Description, tokenizer_of
+from safelight.models.ldm_weights import from_ldm
+from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
+from safelight.models.single_file import TEXT_PARTS
+from safelight.models.tensor_file import TensorFile
+from safelight.models.tokenize import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One part's tensors by name, in memory only once they are read."""
+
+    where: Path
+    tensors: "Mapping[str, Tensor]"
+    files: tuple[TensorFile, ...]
+
+    def let_go(self, tensor: "Tensor") -> None:
+        """It has been copied, and will not be read again."""
+        for file in self.files:
+            file.let_go(tensor)
+
+
+class Parts(Protocol):
+    def weights(self, part: str) -> Weights: ...
+    def tokenizer(self, part: str) -> Tokenizer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderParts:
+    about: Description
+
+    def weights(self, part: str) -> Weights:
+        """
+        Raises:
+            UnsafeFile: the weights are there only in a format that can carry code.
+            CorruptModel: they are missing or damaged.
+        """
+        return load_weights(
+            self.about.path / part, TEXT_ENCODER if part in self.about.family.text_encoders else NETWORK
+        )
+
+    def tokenizer(self, part: str) -> Tokenizer:
+        return Tokenizer.load(self.about.path / tokenizer_of(part))
+
+
+@dataclass(frozen=True, slots=True)
+class FileParts:
+    about: Description
+    file: TensorFile = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", TensorFile(self.about.path))
+
+    def weights(self, part: str) -> Weights:
+        about = self.about
+        try:
+            tensors = from_ldm(self.file, part, family=about.family.name, config=about.configuration(part))
+        except CorruptModel as error:
+            raise CorruptModel(f"{about.path}: {error}") from None
+        return Weights(about.path, tensors, (self.file,))
+
+    def tokenizer(self, part: str) -> Tokenizer:
+        words = self.about.configuration(part)["vocab_size"]
+        if words != NUM_WORDS:
+            raise CorruptModel(f"{self.about.path}: {part} knows {words} words; CLIP's vocabulary has {NUM_WORDS}")
+        return clip_tokenizer(pad="!" if TEXT_PARTS[self.about.family.name][part].open_clip else END)
+
+
+def open_parts(about: Description) -> Parts:
+    return FileParts(about) if about.is_file else FolderParts(about)
+
+
+def load_weights(folder: Path, stem: str) -> Weights:
+    """The tensors of a diffusers component; `stem` is NETWORK or TEXT_ENCODER."""
+    files = tuple(TensorFile(path) for path in weight_files(folder, stem))
+    return Weights(folder, {name: file[name] for file in files for name in file}, files)

@@ -1,0 +1,256 @@
+"""A single-file checkpoint in the original ldm layout: what its configuration files would say, and where its parts are.
+
+    header -> recognise -> configurations of each part, from shapes -> tensors by their diffusers names
+
+Widths, depths and counts are read off the shapes. What no shape shows is the same in every checkpoint of a family and
+stands in the tables below. Weights of an exponential moving average (`model_ema.`) are left alone, as other programs
+do: checkpoints that were merged carry those of one parent, and so stale ones.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.recognise import TITLES, UNET, Base, recognise
+from safelight.models.safetensors_file import Header, read_header
+
+VAE = "first_stage_model."
+EMA = "model_ema."
+HEAD_WIDTH = 64
+"""Of every attention but Stable Diffusion 1's network, which has eight heads whatever their width."""
+SD1_HEADS = 8
+BEGIN_ID, END_ID = 49406, 49407
+
+Configuration = dict[str, Any]
+BETAS: Configuration = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
+SCHEDULERS: Mapping[str, Configuration] = {
+    "sd1": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **BETAS},
+    "sd2": {"_class_name": "DDIMScheduler", **BETAS},
+    "sdxl": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS},
+}
+SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+"""What latents are multiplied by, so that their standard deviation is about 1."""
+SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
+XL_SAMPLE_SIZE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    prefix: str
+    open_clip: bool
+    """OpenCLIP's names, its fused attention input, and "!" for padding; else CLIP's as transformers writes them."""
+    projects: bool = False
+    unread_layers: int = 0
+    """Layers at the end that the family never reads."""
+
+
+TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
+    "sd1": {"text_encoder": TextPart("cond_stage_model.transformer.", open_clip=False)},
+    "sd2": {"text_encoder": TextPart("cond_stage_model.model.", open_clip=True, unread_layers=1)},
+    "sdxl": {
+        "text_encoder": TextPart("conditioner.embedders.0.transformer.", open_clip=False),
+        "text_encoder_2": TextPart("conditioner.embedders.1.model.", open_clip=True, projects=True),
+    },
+}
+PIPELINES = {
+    "sd1": ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
+    "sd2": ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
+    "sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
+}
+"""For pictures from words, and for networks that also take a mask."""
+
+
+def read_configurations(path: Path) -> dict[str, Configuration]:
+    """What a diffusers folder of this checkpoint would say, by part; `model_index` also names the family.
+
+    Raises:
+        UnsafeFile, CorruptModel: as `read_header`; or the file lacks a part that a picture needs.
+        UnsupportedOption: it is another kind of file, or of a family that is not drawn from single files.
+    """
+    header = read_header(path)
+    what = recognise(header)
+    if what is None:
+        raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
+    if what.kind != "checkpoint":
+        raise UnsupportedOption("model", f"{path} is a {what}; a model is a whole checkpoint")
+    if what.base not in SCHEDULERS:
+        raise UnsupportedOption(
+            "model", f"{path} is a {what}; single files are drawn of {', '.join(map(title, SCHEDULERS))}"
+        )
+    if "edm_mean" in header.tensors:
+        raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
+    try:
+        return dict(derive(header, what.base, prediction=what.prediction, inpaints=what.inpaints))
+    except Lacking as lacking:
+        raise CorruptModel(f"{path} lacks {lacking}") from None
+
+
+class Lacking(Exception):
+    """What a checkpoint should have had, as the rest of a sentence."""
+
+
+def title(base: str) -> str:
+    return TITLES[base]
+
+
+def derive(header: Header, family: Base, *, prediction: str, inpaints: bool) -> Iterator[tuple[str, Configuration]]:
+    yield "model_index", {"_class_name": PIPELINES[family][inpaints], "family": family}
+    yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": sample_size(family, prediction)}
+    yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family]}
+    scheduler = SCHEDULERS[family] | {"prediction_type": prediction}
+    if "ztsnr" in header.tensors:  # an empty tensor that says so, by the custom of ComfyUI
+        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    yield "scheduler", scheduler
+    for name, part in TEXT_PARTS[family].items():
+        shapes = Shapes(header, part.prefix)
+        yield name, open_clip_configuration(shapes, part) if part.open_clip else clip_configuration(shapes)
+
+
+def sample_size(family: Base, prediction: str) -> int:
+    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family == "sdxl" else 64)
+
+
+class Shapes:
+    """The shapes of one part, by the names inside it."""
+
+    def __init__(self, header: Header, prefix: str) -> None:
+        self.prefix = prefix
+        named = {name: entry.shape for name, entry in header.tensors.items() if name.startswith(prefix)}
+        self.shapes = {name.removeprefix(prefix): shape for name, shape in named.items()}
+
+    def __call__(self, name: str, *, dims: tuple[int, ...]) -> tuple[int, ...]:
+        """The tensor's shape, which must have one of these numbers of dimensions."""
+        if name not in self.shapes:
+            raise Lacking(f"{self.prefix}{name}")
+        if len(self.shapes[name]) not in dims or 0 in self.shapes[name]:
+            raise Lacking(
+                f"a {self.prefix}{name} of {' or '.join(map(str, dims))} dimensions: it is {self.shapes[name]}"
+            )
+        return self.shapes[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes
+
+    def count(self, pattern: str) -> int:
+        """How many different numbers stand where the pattern has its group, at the start of a name."""
+        found = (re.match(pattern, name) for name in self.shapes)
+        return len({match[1] for match in found if match})
+
+    def first(self, pattern: str) -> str:
+        """The first name that the pattern is found in."""
+        for name in self.shapes:
+            if re.search(pattern, name):
+                return name
+        raise Lacking(f"any tensor {self.prefix}{pattern}")
+
+
+def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
+    """Blocks are what lies between two downsamplers; all have equally many layers."""
+    channels: list[int] = []
+    depths: list[int] = []
+    layers = 0
+    for number in range(1, shapes.count(r"input_blocks\.(\d+)\.")):
+        if f"input_blocks.{number}.0.op.weight" in shapes:
+            layers = 0
+            continue
+        if layers == 0:
+            channels.append(shapes(f"input_blocks.{number}.0.out_layers.3.weight", dims=(4,))[0])
+            depths.append(shapes.count(rf"input_blocks\.{number}\.1\.transformer_blocks\.(\d+)\."))
+        layers += 1
+    if not layers:
+        raise Lacking(f"{UNET}input_blocks")
+    middle = shapes.count(r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    kinds = ["CrossAttn" if depth else "" for depth in depths]
+    projection = shapes(shapes.first(r"transformer_blocks.*attn2\.to_k\.weight$"), dims=(2,))
+    configuration: Configuration = {
+        "in_channels": shapes("input_blocks.0.0.weight", dims=(4,))[1],
+        "out_channels": shapes("out.2.weight", dims=(4,))[0],
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        "cross_attention_dim": projection[1],
+        "attention_head_dim": SD1_HEADS if family == "sd1" else [width // HEAD_WIDTH for width in channels],
+        "use_linear_projection": len(shapes(shapes.first(r"\.1\.proj_in\.weight$"), dims=(2, 4))) == 2,
+        # The middle is as deep as the last block; a block without attention has no depth of its own.
+        "transformer_layers_per_block": [*(depth or 1 for depth in depths[:-1]), depths[-1] or middle],
+    }
+    if family == "sd2":
+        configuration["upcast_attention"] = True
+    if family == "sdxl":
+        width = shapes("label_emb.0.0.weight", dims=(2,))[1]
+        configuration |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": width,
+        }
+    return configuration
+
+
+def vae_configuration(shapes: Shapes) -> Configuration:
+    if not shapes.shapes:
+        raise Lacking("an autoencoder (first_stage_model): get the file that has one baked in")
+    blocks = shapes.count(r"encoder\.down\.(\d+)\.")
+    channels = [shapes(f"encoder.down.{block}.block.0.conv2.weight", dims=(4,))[0] for block in range(blocks)]
+    if not channels:
+        raise Lacking(f"{VAE}encoder.down")
+    return {
+        "in_channels": shapes("encoder.conv_in.weight", dims=(4,))[1],
+        "out_channels": shapes("decoder.conv_out.weight", dims=(4,))[0],
+        "latent_channels": shapes("decoder.conv_in.weight", dims=(4,))[1],
+        "block_out_channels": channels,
+        "layers_per_block": shapes.count(r"encoder\.down\.0\.block\.(\d+)\."),
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+    }
+
+
+def clip_configuration(shapes: Shapes) -> Configuration:
+    """Some early checkpoints leave out `text_model.`."""
+    inner = "text_model." if "text_model.final_layer_norm.weight" in shapes else ""
+    width = shapes(f"{inner}final_layer_norm.weight", dims=(1,))[0]
+    return {
+        "architectures": ["CLIPTextModel"],
+        "hidden_act": "quick_gelu",
+        "vocab_size": shapes(f"{inner}embeddings.token_embedding.weight", dims=(2,))[0],
+        "max_position_embeddings": shapes(f"{inner}embeddings.position_embedding.weight", dims=(2,))[0],
+        "num_hidden_layers": shapes.count(rf"{re.escape(inner)}encoder\.layers\.(\d+)\."),
+        "intermediate_size": shapes(f"{inner}encoder.layers.0.mlp.fc1.weight", dims=(2,))[0],
+        "projection_dim": width,
+        **width_and_ends(width),
+    }
+
+
+def open_clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
+    width = shapes("ln_final.weight", dims=(1,))[0]
+    projection = shapes("text_projection", dims=(2,))[1] if part.projects else width
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
+        "hidden_act": "gelu",
+        "vocab_size": shapes("token_embedding.weight", dims=(2,))[0],
+        "max_position_embeddings": shapes("positional_embedding", dims=(2,))[0],
+        "num_hidden_layers": shapes.count(r"transformer\.resblocks\.(\d+)\.") - part.unread_layers,
+        "intermediate_size": shapes("transformer.resblocks.0.mlp.c_fc.weight", dims=(2,))[0],
+        "projection_dim": projection,
+        **width_and_ends(width),
+    }
+
+
+def width_and_ends(width: int) -> Configuration:
+    return {
+        "hidden_size": width,
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "bos_token_id": BEGIN_ID,
+        "eos_token_id": END_ID,
+    }
