@@ -48,6 +48,8 @@ class Settings(BaseModel):
     """How long a request body may take to arrive."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
+    allow_any_model: bool = False
+    """Let callers of the server name folders, files and hub ids, beside what `safelight models list` shows."""
     allow_private_webhooks: bool = False
     """Let callers name webhook receivers inside a private network; only where every caller is trusted with it."""
 

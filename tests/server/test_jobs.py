@@ -68,6 +68,8 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
         ({"width": 100}, 400, "multiple of 8"),
         ({"sampler": "Eular a"}, 404, "Euler a"),
         ({"model": "mimi"}, 404, "mini"),
+        ({"model": "/etc"}, 404, "no model named '/etc'"),
+        ({"model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}, 404, "no model named"),
         ({"stepz": 3}, 400, "stepz"),
         ({"init": "0" * 64}, 404, "no picture"),
         ({"priority": 5}, 400, "at most 0"),

@@ -21,6 +21,8 @@ SINGLE = ".safetensors"
 class Catalogue:
     folder: Path
     """Where named models are kept: a folder or a file each; files may also be in its folder `checkpoints`."""
+    listed_only: bool = False
+    """Find what `names` lists, and neither paths nor what would have to be downloaded."""
 
     def names(self) -> list[str]:
         return ["mini", *self.own()]
@@ -44,6 +46,8 @@ class Catalogue:
         own = self.own()
         if found := own.get(name) or own.get(name.removesuffix(SINGLE)):
             return found
+        if self.listed_only:
+            raise UnknownModel(name[:80], self.names())
         if found := self.at(Path(name)):
             return found
         if HUB_ID.match(name):

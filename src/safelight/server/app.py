@@ -107,7 +107,9 @@ async def opened(
     settings.home.mkdir(parents=True, exist_ok=True)
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
+    # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
     studio.loras.folder = replace(studio.loras.folder, by_path=False)
+    studio.models.catalogue = replace(studio.models.catalogue, listed_only=not settings.allow_any_model)
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()
