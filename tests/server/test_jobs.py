@@ -38,6 +38,13 @@ def test_only_a_prompt_is_needed(client: httpx.Client) -> None:
     assert done["step"] == done["total_steps"] == job["spec"]["steps"]
 
 
+def test_a_job_that_ends_before_its_first_heartbeat_knows_its_steps(client: httpx.Client) -> None:
+    quick = drawn(client)
+    drawn(client, seed=8)  # by now nobody remembers the first one's progress but its row
+    job = client.get(f"/v1/jobs/{quick['id']}").json()
+    assert (job["step"], job["total_steps"]) == (2, 2)
+
+
 def test_the_picture_is_behind_its_link_which_needs_no_key(client: httpx.Client) -> None:
     job = drawn(client)
     answer = httpx.get(job["url"])

@@ -60,7 +60,7 @@ def test_a_client_over_stdio_draws_a_picture(home: Path) -> None:
             assert not result.is_error, result.content
             [job], [image] = told(result), pictures(result)
             assert (job["state"], job["seed"], image.size) == ("done", 7, (64, 64))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while steps[-1:] != [(2, 2)]:  # a notification may come after the answer
                     await asyncio.sleep(0.01)
             again = await client.call_tool("get_image", {"asset_id": job["asset_id"]})

@@ -298,9 +298,13 @@ class JobQueue:
                 kept.add(job_id)
         return set(progress) - kept
 
-    def finish(self, job: JobRow, worker: Worker, *, asset_id: str, seconds: float, compute_s: float) -> bool:
+    def finish(
+        self, job: JobRow, worker: Worker, *, asset_id: str, seconds: float, compute_s: float, total_steps: int = 0
+    ) -> bool:
         """The picture is stored. False if the job was no longer this worker's to finish."""
         values = {"asset_id": asset_id, "seconds": seconds, "compute_s": compute_s}
+        # A quick job ends before a heartbeat has written how many steps it has.
+        values |= {"step": total_steps, "total_steps": total_steps}
         return self.end(job, worker, "done", values, {"asset_id": asset_id, "seconds": seconds})
 
     def fail(self, job: JobRow, worker: Worker, error: Mapping[str, Any]) -> bool:

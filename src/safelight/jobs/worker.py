@@ -127,6 +127,7 @@ class JobWorker:
                     asset_id=stored.asset_id,
                     seconds=stored.seconds,
                     compute_s=compute_s,
+                    total_steps=self.live.progress.get(job.id, (0, 0))[1],
                 )
             case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
