@@ -42,8 +42,10 @@ def test_a_job_goes_through_its_states_and_every_change_is_an_event(queue: JobQu
     assert queue.get(job.id).state == "queued"
     [mine] = queue.claim(me, most=5)
     assert (mine.id, mine.state, mine.attempts) == (job.id, "running", 1)
-    assert queue.finish(mine, me, asset_id="a" * 64, seconds=1.5, compute_s=0.5)
-    assert queue.get(job.id).asset_id == "a" * 64
+    assert queue.finish(mine, me, asset_id="a" * 64, seconds=1.5, compute_s=0.5, total_steps=20)
+    done = queue.get(job.id)
+    assert done.asset_id == "a" * 64
+    assert (done.step, done.total_steps) == (20, 20), "although no heartbeat came before the end"
     assert [event.kind for event in queue.events(job.id)] == ["queued", "running", "done"]
     assert [event.number for event in queue.events(job.id, after=1)] == [2, 3]
 
