@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def overhead(repeats: int) -> dict[str, Any]:
 
     from safelight.acceleration.denoiser import Conditions, stack
     from safelight.engine.engine import Engine
-    from safelight.engine.job import Job
+    from safelight.engine.job import Job, Told
     from safelight.engine.runner import Runner
     from safelight.engine.scheduler import Scheduler
     from safelight.models.encode import Conditioning
@@ -175,9 +175,13 @@ def overhead(repeats: int) -> dict[str, Any]:
     model, denoise = random_model()
     engine = Engine(Scheduler(lambda _model: 10.0), Runner(lambda _model: denoise), emit=lambda _event: None)
     words = Conditioning(torch.randn(77, 768), None)
-    engine.conditionings.fill = lambda jobs: [
-        (setattr(j, "positive", words), setattr(j, "negative", words)) for j in jobs
-    ]
+
+    def tell(jobs: Sequence[Job]) -> None:
+        for each in jobs:
+            steps = (words,) * each.now.schedule.steps
+            each.told = Told(positive=(steps,), weights=(1.0,), negative=steps)
+
+    engine.conditionings.fill = tell
     job = Job(id="one", spec=random_spec(model, steps=2 * repeats + 4), model=model, pictures={})
     engine.add(job)
     engine.step()
@@ -191,6 +195,7 @@ def overhead(repeats: int) -> dict[str, Any]:
             denoise(latents, timesteps, conditions)
 
     pairs = [(timed(bare), timed(engine.step)) for _ in range(repeats)]
+    assert job.step > repeats, "the engine took no steps"
     return {"bare": [pair[0] for pair in pairs], "engine": [pair[1] for pair in pairs]}
 
 

@@ -223,7 +223,7 @@ def p95(values: list[float]) -> float:
 
 
 def main(*, pictures: int) -> None:
-    report = Report("server", "The server against FastAPI around a pipeline with a lock")
+    report = Report("server", "The server against FastAPI around a pipeline with a lock, and LitServe", peer="peer")
     work = wishes(NUM_REQUESTS)
     peer, ours = Peer("pipeline and lock", "-c", PEER), Ours()
     framework = Peer("LitServe", str(Path(__file__).with_name("litserve_peer.py")))
