@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from safelight.evaluation.likeness import Likeness
+
 app = typer.Typer(name="eval", help="How good a model is, in numbers.", no_args_is_help=True)
 EXAMPLES = """\
 [bold]Examples[/]
@@ -87,12 +89,16 @@ def mini(
                 rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})
     console.print(table)
     if likeness:
-        console.print(
-            f"\nKernel distance to held-out artwork: {likeness.distance:.1f}, "
-            f"that of training artwork {likeness.real_distance:.1f}\n"
-            "Nearer to a training picture than half of the held-out artwork is: "
-            f"{likeness.copies_by_features:.1%} by features, {likeness.copies_by_pixels:.1%} by pixels"
-        )
+        console.print(f"\n{worded(likeness)}")
     if json_file:
         written = {"judge": judge.accuracy, "scores": rows} | ({"likeness": asdict(likeness)} if likeness else {})
         json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+
+
+def worded(likeness: "Likeness") -> str:
+    return (
+        f"Kernel distance to held-out artwork: {likeness.distance:.1f}, "
+        f"that of training artwork {likeness.real_distance:.1f}\n"
+        "Nearer to a training picture than half of the held-out artwork is: "
+        f"{likeness.copies_by_features:.1%} by features, {likeness.copies_by_pixels:.1%} by pixels"
+    )
