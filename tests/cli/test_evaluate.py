@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from typer.testing import CliRunner
 
 from safelight.cli.main import app
@@ -18,3 +19,16 @@ def test_a_quick_look(tmp_path: Path) -> None:
     written = json.loads(scores.read_text())
     assert [row["name"] for row in written["scores"]] == [measure.name for measure in MEASURES]
     assert written["judge"]["concept"] > 0.5
+
+
+def test_beside_real_artwork(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 4), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    (tmp_path / "pictures.json").write_text(json.dumps([{"key": str(row), "own_colour": True} for row in range(6)]))
+    (tmp_path / "holdout.json").write_text(json.dumps(["0", "1", "2"]))
+    scores = tmp_path / "scores.json"
+    command = ["eval", "mini", "--seeds", "2", "--limit", "1", "--steps", "1", "--artwork", str(tmp_path)]
+    result = CliRunner().invoke(app, [*command, "--json", str(scores)])
+    assert result.exit_code == 0, result.output
+    assert "Kernel distance to held-out artwork" in result.output
+    assert json.loads(scores.read_text())["likeness"]["copies_by_pixels"] in (0.0, 0.5, 1.0)
