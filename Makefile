@@ -24,7 +24,7 @@ test: $(DEV) ## run the tests that need no GPU, no network and no patience
 	@$(BIN)/python -m pytest
 
 test-slow: $(DEV) ## run the slow lane too, with array shapes checked at run time
-	@$(BIN)/python -m pytest -m "not gpu" --jaxtyping-packages=safelight,beartype.beartype
+	@$(BIN)/python -m pytest -p tests.array_shapes -m "not gpu" --jaxtyping-packages=safelight.diffusion,tests.array_shapes.check
 
 check: gates docs test ## what CI runs: lint, types, layers, docs, tests
 

@@ -18,7 +18,10 @@ def fit_to(image: Image.Image, width: int, height: int, fit: Fit) -> Image.Image
         return image.resize((width, height), Image.Resampling.LANCZOS)
     if fit == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    inner = ImageOps.contain(image, (width, height), Image.Resampling.LANCZOS)
+    scale = min(width / image.width, height / image.height)
+    # A very long picture still has a pixel of its short side.
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    inner = image.resize(size, Image.Resampling.LANCZOS)
     left, top = (width - inner.width) // 2, (height - inner.height) // 2
     return grow(inner, left=left, top=top, right=width - inner.width - left, bottom=height - inner.height - top)
 

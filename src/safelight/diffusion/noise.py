@@ -1,8 +1,7 @@
 """Noise that depends on the seed alone: drawn on the CPU in float32, wherever the network runs."""
 
 import torch
-
-from safelight.diffusion.shapes import Latent
+from torch import Tensor
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -10,6 +9,6 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def draw(generator: torch.Generator, shape: tuple[int, ...]) -> Latent:
+def draw(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     """The next unit Gaussian of this picture; the numbers diffusers' `randn_tensor` gives for the same generator."""
     return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
