@@ -117,11 +117,6 @@ class Adapters:
     def size_bytes(self) -> int:
         return sum(stacks.size_bytes for stacks in self.stacks.values())
 
-    def forget(self) -> None:
-        """Let go of every stack; the next call makes its own."""
-        self.last = None
-        self.stacks.clear()
-
     @cached_property
     def layers(self) -> dict[str, Layer]:
         return layers_of(self.network)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from safelight.errors import CorruptModel, InvalidRequest, UnknownLora
-from safelight.models.digest import file_sum, read_sums, remember_sums
+from safelight.errors import InvalidRequest, UnknownLora
+from safelight.models.digest import sums_of
 from safelight.spec import LoraUse, LoraWish
 
 SUFFIX = ".safetensors"
@@ -37,16 +37,8 @@ class LoraFolder:
     def find(self, name: str) -> tuple[Path, str]:
         """The file, and its sha256."""
         path = self.path(name)
-        try:
-            status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-            known = read_sums(self.sums)
-            if key not in known:
-                known[key] = file_sum(path)
-                remember_sums(self.sums, known)
-        except OSError as error:
-            raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-        return path, known[key]
+        [digest] = sums_of([path], cache=self.sums)
+        return path, digest
 
     def pin(self, wish: LoraWish) -> LoraUse:
         """The wish with the digest of the file that its name stands for now."""

@@ -34,8 +34,9 @@ async def gone(request: Request) -> None:
 
 
 def failure(job: JobRow) -> SafelightError:
-    """What a job's row says of its end, as the error it was."""
-    assert job.error
+    """Why a job has no picture, as the error it was."""
+    if job.error is None:
+        return JobCancelled(f"the job {job.id} is {job.state}")
     error = SafelightError(job.error["message"])
     error.status, error.code = job.error["status"], job.error["code"]
     return error

@@ -16,7 +16,7 @@ from PIL import ImageChops
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from safelight.errors import InvalidImage, InvalidRequest, JobCancelled, UnknownModel
+from safelight.errors import InvalidImage, InvalidRequest, UnknownModel
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
@@ -125,10 +125,8 @@ async def draw(
     ended = await (parts.desk.wait(jobs) if returns else stay(request, jobs, parts.desk))
     ended.sort(key=lambda job: job.place)
     for job in ended:
-        if job.error:
-            raise failure(job)
         if job.asset_id is None:
-            raise JobCancelled(f"the job {job.id} is {job.state}")
+            raise failure(job)
     spec = ended[0].spec
     return ImagesAnswer(
         created=int(time.time()),

@@ -14,7 +14,6 @@ from fastapi.responses import Response
 from PIL import Image
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from safelight.errors import JobCancelled
 from safelight.events import Previewed
 from safelight.jobs.tables import ENDED, JobRow
 from safelight.server.attend import failure
@@ -51,8 +50,7 @@ async def tell(
                 case JobRow() as job:
                     del open_jobs[job_id]
                     if job.asset_id is None:
-                        error = failure(job) if job.error else JobCancelled(f"the job {job.id} is {job.state}")
-                        yield ServerSentEvent(json.dumps(error_body("/v1/images", error)), event="error")
+                        yield ServerSentEvent(json.dumps(error_body("/v1/images", failure(job))), event="error")
                         return
                     file = await asyncio.to_thread(parts.studio.assets.read, job.asset_id)
                     usage = usage_of(body.prompt, "init" in job.spec).model_dump()
