@@ -15,7 +15,7 @@ class ArtworkRecipe:
         }
     )
     keywords_package: str = "emojibase-data@17.0.0"
-    core_copies: int = 4
+    core_copies: int = 8
     """Recoloured copies of each picture of a popular concept."""
     other_copies: int = 1
     min_colour_share: float = 0.3
@@ -80,19 +80,19 @@ class DenoiserRecipe:
     pooling_heads: int = 4
     """The text is also pooled into the time embedding, which scales and shifts every residual block."""
     batch: int = 32
-    first_share: float = 0.5
-    core_share: float = 0.5
+    first_share: float = 0.0
+    core_share: float = 0.85
     """Shares of the draws for the concepts to learn first and for all popular ones; the rest is for the others.
     A curriculum: 0 and 0.75 once the first ones are drawn well."""
-    copy_share: float = 0.35
+    copy_share: float = 0.4
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
-    muon_rate: float = 0.012
-    adam_rate: float = 1e-3
+    muon_rate: float = 0.004
+    adam_rate: float = 4e-4
     weight_decay: float = 0.01
     warmup: int = 100
-    cooldown: float = 0.6
+    cooldown: float = 1.0
     """Share of a run with a known end in which the rates fall linearly to zero."""
     ema: float = 0.998
     max_grad_norm: float = 1.0
