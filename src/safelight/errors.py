@@ -8,6 +8,8 @@
     │   ├── UnknownSampler        404
     │   ├── UnknownLora           404
     │   ├── IncompatibleLora      400   made for another kind of model
+    │   ├── UnknownControl        404   no ControlNet, T2I-Adapter, IP-Adapter or image encoder of that name
+    │   ├── IncompatibleControl   400   made for another kind of model
     │   ├── UnknownAsset          404
     │   └── UnknownJob            404
     ├── Unauthorized              401   no key, or one that is not valid
@@ -81,6 +83,22 @@ class IncompatibleLora(InvalidRequest):
     def __init__(self, name: str, why: str, *, model: str, made_for: str | None) -> None:
         seems = f"; it seems made for {made_for}" if made_for else ""
         super().__init__(f"LoRA {name} does not fit {model}: {why}{seems}")
+
+
+class UnknownControl(InvalidRequest):
+    status, code = 404, "unknown_control"
+
+    def __init__(self, kind: str, name: str, known: list[str], *, folder: str) -> None:
+        there = f"; there are {', '.join(known)}" if known else f"; there are none in {folder}"
+        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}{there}")
+
+
+class IncompatibleControl(InvalidRequest):
+    status, code = 400, "incompatible_control"
+
+    def __init__(self, name: str, why: str, *, model: str, made_for: str | None = None) -> None:
+        seems = f"; it seems made for {made_for}" if made_for else ""
+        super().__init__(f"{name} does not fit {model}: {why}{seems}")
 
 
 class UnknownAsset(InvalidRequest):

@@ -48,6 +48,13 @@ BLOCKS = {
 }
 """What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
 MOST_LORAS = 50
+ControlWeight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
+ControlMode = Literal["balanced", "prompt", "control"]
+"""Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on what
+guidance leads away from (the guess mode of ControlNet's authors)."""
+MOST_CONTROLS = 10
+ModelName = Annotated[str, Field(min_length=1, max_length=500)]
 
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
@@ -136,6 +143,68 @@ class LoraUse(LoraWish):
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
+class Span(Frozen):
+    """The part of the walk, as fractions of its steps, in which something acts: on the steps that lie wholly inside."""
+
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start} must be below end {self.end}")
+        return self
+
+    def holds(self, step: int, steps: int) -> bool:
+        """Whether it acts in this one of so many steps, counted from 0."""
+        return self.start <= step / steps and (step + 1) / steps <= self.end
+
+
+class ControlWish(Span):
+    """A picture that says what goes where, and the network that reads it: a ControlNet or a T2I-Adapter."""
+
+    model: ModelName
+    digest: Digest | None = None
+    """Of the network's files; None takes what the name stands for now."""
+    image: Digest
+    preprocessor: Annotated[str, Field(max_length=100)] = "none"
+    """What makes the hint out of the picture: `canny`, `soft-edge`, ...; `none`: the picture is one already."""
+    thresholds: tuple[Threshold, Threshold] | None = None
+    """Of `canny`: from how much contrast a line goes on, and from how much it begins."""
+    hint: Digest | None = None
+    """What the network is shown; None has the preprocessor make it."""
+    fit: Fit = "crop"
+    weight: ControlWeight = 1.0
+    mode: ControlMode = "balanced"
+
+
+class ControlUse(ControlWish):
+    """The same, pinned to the network and to the hint that it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    hint: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+class PicturePromptWish(Span):
+    """A picture as a part of the prompt, through an IP-Adapter."""
+
+    model: ModelName
+    digest: Digest | None = None
+    image: Digest
+    encoder: ModelName | None = None
+    """The folder of the image encoder; None: the one beside the adapter, or the only one there is."""
+    encoder_digest: Digest | None = None
+    weight: ControlWeight = 1.0
+
+
+class PicturePromptUse(PicturePromptWish):
+    """The same, pinned to the files it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    encoder: ModelName  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    encoder_digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
 class Picture(Frozen):
     """What every denoised picture has; the concrete specs below add what they start from."""
 
@@ -155,6 +224,8 @@ class Picture(Frozen):
     determinism: Determinism
     embeddings: tuple[PinnedEmbedding, ...] = ()
     loras: Annotated[tuple[LoraUse, ...], Field(max_length=MOST_LORAS)] = ()
+    controls: Annotated[tuple[ControlUse, ...], Field(max_length=MOST_CONTROLS)] = ()
+    picture_prompts: Annotated[tuple[PicturePromptUse, ...], Field(max_length=MOST_CONTROLS)] = ()
 
     def digest(self) -> str:
         return digest_of(self)
@@ -223,6 +294,8 @@ class Draft(Frozen):
     determinism: Determinism = "fast"
     loras: Annotated[tuple[LoraWish, ...], Field(max_length=MOST_LORAS)] = ()
     """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
+    controls: Annotated[tuple[ControlWish, ...], Field(max_length=MOST_CONTROLS)] = ()
+    picture_prompts: Annotated[tuple[PicturePromptWish, ...], Field(max_length=MOST_CONTROLS)] = ()
     highres: HighresFix | None = None
     init: Digest | None = None
     strength: Strength | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.shapes import Latents, PerRow
+from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
 
@@ -28,6 +29,10 @@ class Conditions:
     """(b,) the scale, for networks that take guidance as an input instead of a second row."""
     adapters: Sequence[Row] | None = None
     """LoRAs, for each row its own; None where no row has any. A back end that cannot apply them must refuse."""
+    controls: Sequence[control.Row] | None = None
+    """ControlNets and T2I-Adapters, likewise."""
+    pictures: Sequence[picture_prompts.Row] | None = None
+    """What rows look at beside their words, likewise."""
 
 
 class Denoiser(Protocol):

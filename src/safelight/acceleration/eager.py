@@ -9,6 +9,7 @@ from torch import Tensor
 
 from safelight.acceleration.denoiser import Conditions
 from safelight.diffusion.shapes import Latents, PerRow
+from safelight.models.control import Told, steer
 from safelight.models.load import Model
 
 if TYPE_CHECKING:
@@ -31,16 +32,20 @@ def eager_denoiser(model: Model) -> "Denoiser":
         with_guidance = None
         if guidance_width is not None and conditions.guidance is not None:
             with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
-        with model.adapters.on(conditions.adapters):
+        latents, context = latents.to(dtype), conditions.context.to(dtype)
+        told = Told(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
+        residuals = steer(conditions.controls, told)
+        with model.adapters.on(conditions.adapters), model.looking.on(conditions.pictures):
             output = forward(
                 unet,
-                latents.to(dtype),
+                latents,
                 timesteps,
-                encoder_hidden_states=conditions.context.to(dtype),
+                encoder_hidden_states=context,
                 encoder_attention_mask=conditions.mask,
                 timestep_cond=with_guidance,
                 added_cond_kwargs=added,
                 return_dict=False,
+                **residuals,
             )[0]
         return output.float()
 

@@ -11,7 +11,10 @@ from torch import Tensor
 from safelight.diffusion.canvas import Box
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
+from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
+from safelight.models.control import ControlNet, Features
+from safelight.models.control_shelf import Led
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     """Start pictures and masks, by the digest that the spec names them with."""
 
 State = Literal["waiting", "running", "decoding", "ended"]
+
+
+CONTROL_COST = 0.4
+"""Of a row through a ControlNet, where one through the UNet is 1: it is the half of it that has fewer layers."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +65,8 @@ class Walk:
     blend: Blend | None = None
     extra_channels: Tensor | None = None
     """(c, h, w) mask and masked picture, for networks that inpaint natively."""
+    features: tuple[Features, ...] = ()
+    """What each of the job's controls makes of its hint at this size."""
     row: int = 0
     fresh_noise: Latent | None = None
     """Drawn for the row at hand; kept until the row is done, so that a call tried twice draws once."""
@@ -100,6 +109,8 @@ class Job:
     """Those of the spec, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
+    led: Led = Led()
+    """The controls and picture prompts of the spec, in memory."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0
@@ -157,6 +168,25 @@ class Job:
         """What is applied to the UNet in the coming call."""
         return tuple(applied for worn in self.loras for applied in worn.on_unet(self.progress))
 
+    def steered(self, *, negative: bool) -> control.Row:
+        """What controls the coming call; `negative`: in the row that guidance leads away from."""
+        walk = self.now
+        pairs = zip(self.led.controls, walk.features, strict=True)
+        return tuple(
+            steer
+            for one, features in pairs
+            for steer in one.on(features, step=walk.step, steps=walk.schedule.steps, negative=negative)
+        )
+
+    def looked_at(self, *, negative: bool) -> picture_prompts.Row:
+        """The pictures that the coming call looks at."""
+        walk = self.now
+        return tuple(
+            seen
+            for one in self.led.pictures
+            for seen in one.on(step=walk.step, steps=walk.schedule.steps, negative=negative)
+        )
+
     @property
     def contrasted(self) -> bool:
         """The coming call also asks about the negative prompt, which is what AND measures its parts against."""
@@ -176,9 +206,10 @@ class Job:
 
     @property
     def megapixels(self) -> float:
-        """What the coming call costs, as rows times picture area."""
+        """What the coming call costs, as rows times picture area; a ControlNet is a good part of a network more."""
         width, height = self.size
-        return self.rows * width * height / 1e6
+        nets = sum(isinstance(one.net, ControlNet) for one in self.led.controls)
+        return self.rows * (1 + CONTROL_COST * nets) * width * height / 1e6
 
     @property
     def step(self) -> int:

@@ -16,6 +16,7 @@ from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
+from safelight.models.control_shelf import Led
 from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
 from safelight.models.textual_inversion import Embedding, require_fit
@@ -36,12 +37,14 @@ class LocalBackend:
         embedding_for: Callable[[PinnedEmbedding], Embedding] | None = None,
         budget_megapixels: Callable[[Model], float],
         loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
+        led_by: Callable[[Denoised, Model, Mapping[str, Image.Image]], Led] | None = None,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
         self.model_for = model_for
         self.embedding_for = embedding_for
         self.loras_for = loras_for
+        self.led_by = led_by
         self.preview_every = preview_every
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -62,6 +65,8 @@ class LocalBackend:
         model = await asyncio.to_thread(self.model_for, spec)
         loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
         embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
+        leads = spec.controls or spec.picture_prompts
+        led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else Led()
         job = Job(
             id=uuid.uuid4().hex,
             spec=spec,
@@ -69,6 +74,7 @@ class LocalBackend:
             pictures=pictures,
             loras=loras,
             embeddings=embeddings,
+            led=led,
             tenant=tenant,
             priority=priority,
             preview_every=self.preview_every,
@@ -95,6 +101,13 @@ class LocalBackend:
         if self.loras_for is None:
             raise UnsupportedOption("loras", "this engine was opened without a folder of LoRAs")
         return self.loras_for(spec, model)
+
+    def led(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Led:
+        if self.led_by is None:
+            raise UnsupportedOption(
+                "controls", "this engine was opened without a folder of ControlNets and IP-Adapters"
+            )
+        return self.led_by(spec, model, pictures)
 
     def embeddings_of(self, spec: Denoised, model: Model) -> tuple[Embedding, ...]:
         if self.embedding_for is None:

@@ -16,13 +16,16 @@ from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
+from safelight.models.control import Features
 from safelight.models.latents import decode, encode, from_pil, to_pil
-from safelight.spec import HighresFix, ImageToImage, Inpaint, TextToImage
+from safelight.spec import Fit, HighresFix, ImageToImage, Inpaint, TextToImage
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first walk."""
     assert len(job.loras) == len(job.spec.loras), "the spec's LoRAs were not loaded"
+    assert len(job.led.controls) == len(job.spec.controls), "the spec's controls were not loaded"
+    assert len(job.led.pictures) == len(job.spec.picture_prompts), "the spec's picture prompts were not read"
     job.generator = seeded(job.spec.seed)
     match job.spec:
         case TextToImage():
@@ -31,6 +34,7 @@ def prepare(job: Job, *, cache: Path | None) -> None:
             job.walk = from_picture(job, job.spec, cache)
         case Inpaint():
             job.walk = from_masked_picture(job, job.spec, cache)
+    job.now.features = features_of(job)
     later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
 
@@ -112,6 +116,20 @@ def next_walk(job: Job, cache: Path | None) -> None:
             [small] = to_pil(decode(job.model.vae, first.latents[0][None]))
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
+    job.walk.features = features_of(job)
+
+
+def features_of(job: Job) -> tuple[Features, ...]:
+    """What each control makes of its hint, at the size that is drawn now."""
+    return tuple(one.net.read(hint_for(job, job.pictures[one.use.hint], one.use.fit)) for one in job.led.controls)
+
+
+def hint_for(job: Job, hint: Image.Image, fit: Fit) -> Image.Image:
+    """Where only the box around a mask is drawn, that part of the hint."""
+    overlay = job.overlay
+    if overlay is None or overlay.box is None:
+        return fit_to(hint, *job.size, fit)
+    return fit_to(fit_to(hint, *overlay.original.size, fit).crop(overlay.box), *job.size, "pad")
 
 
 def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedule:

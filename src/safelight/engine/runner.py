@@ -35,7 +35,7 @@ class Runner:
         told = [now for job in batch for now in positives_of(job)] + [negative_of(batch[i]) for i in contrasted]
 
         outputs = self.denoiser(model)(
-            latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, network_rows, told)
+            latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, asked, contrasted, told)
         )
         cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) :], strict=True))
         if len(asked) > len(batch):
@@ -108,7 +108,11 @@ def with_guidance(batch: Sequence[Job], guided: list[int], cond: Latents, uncond
     return outputs
 
 
-def conditions_for(batch: Sequence[Job], network_rows: list[int], told: Sequence[Conditioning]) -> Conditions:
+def conditions_for(
+    batch: Sequence[Job], asked: list[int], contrasted: list[int], told: Sequence[Conditioning]
+) -> Conditions:
+    """Of the rows that are asked about prompts, and of those about negative prompts after them."""
+    network_rows = [*asked, *contrasted]
     context, mask, pooled = stack(told)
     time_ids = guidance = None
     if pooled is not None:
@@ -116,9 +120,19 @@ def conditions_for(batch: Sequence[Job], network_rows: list[int], told: Sequence
         time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:
         guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    adapters = [batch[i].adapted for i in network_rows] if any(job.loras for job in batch) else None
+    signed = [(batch[i], False) for i in asked] + [(batch[i], True) for i in contrasted]
+    led = [job.led for job in batch]
     return Conditions(
-        context=context, mask=mask, pooled=pooled, time_ids=time_ids, guidance=guidance, adapters=adapters
+        context=context,
+        mask=mask,
+        pooled=pooled,
+        time_ids=time_ids,
+        guidance=guidance,
+        adapters=[job.adapted for job, _ in signed] if any(job.loras for job in batch) else None,
+        controls=[job.steered(negative=negative) for job, negative in signed] if any(x.controls for x in led) else None,
+        pictures=[job.looked_at(negative=negative) for job, negative in signed]
+        if any(x.pictures for x in led)
+        else None,
     )
 
 

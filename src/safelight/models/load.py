@@ -20,6 +20,7 @@ from safelight.models.families import Description
 from safelight.models.latents import VAE
 from safelight.models.networks import network_classes
 from safelight.models.parts import Weights, open_parts
+from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ class Model:
     adapters: Adapters = field(init=False, repr=False, compare=False)
     """What is applied to the UNet, row by row, while it is called."""
 
+    looking: PicturePrompts = field(init=False, repr=False, compare=False)
+    """The pictures that its rows look at beside their words, while it is called."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
+        object.__setattr__(self, "looking", PicturePrompts(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:

@@ -7,6 +7,7 @@ interpreter is left as if they had never been asked for, so that code which want
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +15,25 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-UNREAD_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.autoencoders")
+T = TypeVar("T")
+UNREAD_PACKAGES = (
+    "diffusers.models.unets",
+    "diffusers.models.transformers",
+    "diffusers.models.autoencoders",
+    "diffusers.models.controlnets",
+)
 """Packages whose `__init__` imports every network there is; their files are imported one by one instead."""
 UNDECIDED = ("diffusers.schedulers", "diffusers.loaders.lora_", "diffusers.hooks.layerwise_casting")
 """Modules, by how their names begin, that decide at import whether peft or scipy exists. What was imported of them is
 dropped afterwards, so that the next import decides anew."""
+IMPORTING = threading.RLock()
+"""Held while imports are held off: the list of modules is everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +48,32 @@ class NetworkClasses:
 @cache
 def network_classes() -> NetworkClasses:
     """UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
-    with collection_off():
+    return quickly(import_classes)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlClasses:
+    """The same for what leads a picture beside its prompt."""
+
+    controlnet: Callable[[Mapping[str, Any]], nn.Module]
+    t2i_adapter: Callable[[Mapping[str, Any]], nn.Module]
+    image_encoder: Callable[[Mapping[str, Any]], nn.Module]
+    projections: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]
+    """From an image encoder's states to the tokens of an IP-Adapter; `base`, `plus` and `full`."""
+
+
+@cache
+def control_classes() -> ControlClasses:
+    """ControlNetModel, T2IAdapter, CLIP's image encoder, and the projections of IP-Adapters."""
+    return quickly(import_control_classes)
+
+
+def quickly(load: Callable[[], T]) -> T:
+    with IMPORTING, collection_off():
         if "diffusers.models.unets" in sys.modules:
-            return import_classes()
+            return load()
         with needless_imports_held_off():
-            return import_classes()
+            return load()
 
 
 def import_classes() -> NetworkClasses:
@@ -60,6 +90,28 @@ def import_classes() -> NetworkClasses:
         unet=without_memory(UNet2DConditionModel.from_config),
         vae=without_memory(AutoencoderKL.from_config),
         text_encoder=without_memory(text_encoder),
+    )
+
+
+def import_control_classes() -> ControlClasses:
+    from diffusers.models.adapter import T2IAdapter
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+    from diffusers.models.embeddings import (
+        ImageProjection,
+        IPAdapterFullImageProjection,
+        IPAdapterPlusImageProjection,
+    )
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
+
+    projections = {"base": ImageProjection, "plus": IPAdapterPlusImageProjection, "full": IPAdapterFullImageProjection}
+    return ControlClasses(
+        controlnet=without_memory(ControlNetModel.from_config),
+        t2i_adapter=without_memory(T2IAdapter.from_config),
+        image_encoder=without_memory(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config))),
+        projections={
+            name: without_memory(lambda config, kind=kind: kind(**config)) for name, kind in projections.items()
+        },
     )
 
 

@@ -1,0 +1,221 @@
+"""Spatial control per row: each row of one network call has its own ControlNets and T2I-Adapters, or none.
+
+    net.read(hint)                 once a walk: what the network makes of the picture that it is shown
+    steer(rows, ...)               each call: what is added inside of the UNet, for all rows
+
+A ControlNet is called on its own rows only, those of one net together, and what it says is scattered into zeros, so that a
+row without control has nothing added to it. Weights multiply what is added, and so may differ from row to row.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import unwrap
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from safelight.diffusion.shapes import Latents, PerRow
+from safelight.errors import CorruptModel
+from safelight.models.control_file import ControlFile
+from safelight.models.load import build
+from safelight.models.networks import control_classes
+from safelight.models.parts import Weights
+from safelight.models.placement import Placement
+from safelight.models.tensor_file import TensorFile
+
+Features = tuple[Tensor, ...]
+"""What a network makes of its hint, apart from noise and prompt."""
+SOFTEST = 0.1
+"""How much the finest layer counts where control acts less the finer a layer is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlNet:
+    """Compared by identity."""
+
+    network: Any
+    """A ControlNetModel whose embedding of the hint has been taken out: that runs once a walk, and not in every call."""
+    embedding: nn.Module
+    placement: Placement
+    hint_channels: int
+    flips: bool
+    """It was trained on pictures in the order blue, green, red."""
+    pools: bool
+    """It says the same for all places (shuffle), and nothing of what guidance leads away from."""
+    size_bytes: int
+
+    def read(self, hint: Image.Image) -> Features:
+        pixels = to_pixels(hint, self.hint_channels, self.placement)
+        return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
+
+    def __call__(self, features: Tensor, told: "Told") -> list[Tensor]:
+        """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
+        down, middle = unwrap(type(self.network).forward)(
+            self.network,
+            told.latents[:, : self.network.config.in_channels],
+            told.timesteps,
+            encoder_hidden_states=told.context,
+            controlnet_cond=features,
+            added_cond_kwargs=told.added,
+            return_dict=False,
+        )
+        residuals = [*down, middle]
+        if self.pools:
+            return [part.mean(dim=(2, 3), keepdim=True).expand_as(part) for part in residuals]
+        return residuals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class T2IAdapter:
+    network: Any
+    placement: Placement
+    hint_channels: int
+    downscale: int
+    size_bytes: int
+
+    def read(self, hint: Image.Image) -> Features:
+        """One for each level; all that it does, for it knows neither noise nor prompt."""
+        width, height = (-(-side // self.downscale) * self.downscale for side in hint.size)
+        if (width, height) != hint.size:
+            hint = hint.resize((width, height), Image.Resampling.LANCZOS)
+        return tuple(part[0] for part in self.network(to_pixels(hint, self.hint_channels, self.placement)))
+
+
+Net = ControlNet | T2IAdapter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steer:
+    """One control of one row, in one call."""
+
+    net: Net
+    features: Features
+    weight: float
+    soft: bool = False
+    """Less the finer a layer is."""
+
+
+Row = tuple[Steer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the UNet is told in a call, as far as ControlNets are told it too."""
+
+    latents: Latents
+    timesteps: PerRow
+    context: Tensor
+    mask: Tensor | None
+    added: Mapping[str, Tensor] | None
+
+    def rows(self, index: Tensor, length: int) -> "Told":
+        """Of some rows whose prompts are so long: ControlNets take no mask."""
+        added = None if self.added is None else {name: part[index] for name, part in self.added.items()}
+        return Told(
+            latents=self.latents[index],
+            timesteps=self.timesteps[index],
+            context=self.context[index, :length],
+            mask=None,
+            added=added,
+        )
+
+
+@dataclass(slots=True)
+class Sums:
+    """Tensors for all rows, zero until something is added to some of them."""
+
+    rows: int
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+
+    def add(self, index: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        if not self.tensors:
+            self.tensors = [part.new_zeros(self.rows, *part.shape[1:]) for part in parts]
+        for total, part, weight in zip(self.tensors, parts, weights, strict=True):
+            total.index_add_(0, index, part * weight.to(part).view(-1, 1, 1, 1))
+
+
+def steer(rows: Sequence[Row] | None, told: Told) -> dict[str, Any]:
+    """The UNet's arguments that carry control; none where no row has any."""
+    if rows is None or not any(rows):
+        return {}
+    lengths = [told.context.shape[1]] * len(rows) if told.mask is None else told.mask.sum(dim=1).tolist()
+    residuals, shifts = Sums(len(rows)), Sums(len(rows))
+    for (net, _, length), members in grouped(rows, lengths).items():
+        index = torch.tensor([row for row, _ in members], device=told.latents.device)
+        features = [torch.stack(level) for level in zip(*(steer.features for _, steer in members), strict=True)]
+        match net:
+            case ControlNet():
+                parts = net(features[0], told.rows(index, length))
+                residuals.add(index, parts, weights_of([steer for _, steer in members], len(parts)))
+            case T2IAdapter():
+                shifts.add(index, features, weights_of([steer for _, steer in members], len(features)))
+    arguments: dict[str, Any] = {}
+    if residuals.tensors:
+        *down, middle = residuals.tensors
+        arguments |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    if shifts.tensors:
+        arguments |= {"down_intrablock_additional_residuals": shifts.tensors}
+    return arguments
+
+
+def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int, int], list[tuple[int, Steer]]]:
+    """What can be asked in one call: of one net, and of prompts of one length; each row once."""
+    groups: dict[tuple[Net, int, int], list[tuple[int, Steer]]] = {}
+    for row, steers in enumerate(rows):
+        seen: Counter[Net] = Counter()
+        for one in steers:
+            groups.setdefault((one.net, seen[one.net], lengths[row]), []).append((row, one))
+            seen[one.net] += 1
+    return groups
+
+
+def weights_of(steers: Sequence[Steer], layers: int) -> list[Tensor]:
+    """For each layer, (b,); soft ones grow by equal factors from the finest layer to the middle."""
+    weights = torch.tensor([steer.weight for steer in steers])
+    soft = torch.tensor([steer.soft for steer in steers])
+    factors = torch.logspace(float(np.log10(SOFTEST)), 0, layers)
+    return [torch.where(soft, weights * factor, weights) for factor in factors]
+
+
+def to_pixels(hint: Image.Image, channels: int, placement: Placement) -> Tensor:
+    """(1, c, H, W) in [0, 1], as diffusers' pipelines make it."""
+    levels = torch.from_numpy(np.array(hint.convert("L" if channels == 1 else "RGB"))).float() / 255.0
+    pixels = levels[None, None] if levels.ndim == 2 else levels.permute(2, 0, 1)[None]
+    return pixels.to(placement.device, placement.dtype)
+
+
+def load_control(about: ControlFile, placement: Placement) -> Net:
+    """Read the weights, on the device and in the number format of the model.
+
+    Raises:
+        CorruptModel: tensors are missing, or are not as the configuration has them.
+    """
+    files = tuple(TensorFile(path) for path in about.files)
+    tensors = {about.names[name]: file[name] for file in files for name in file}
+    classes = control_classes()
+    make = classes.controlnet if about.kind == "controlnet" else classes.t2i_adapter
+    # Pooled by us, and in the order of our own pictures.
+    ours = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
+    config = {**about.config, **(ours if about.kind == "controlnet" else {})}
+    network = build(make, config, Weights(about.path, tensors, files), placement)
+    if strange := tensors.keys() - network.state_dict().keys():
+        raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
+    size = sum(param.nbytes for param in network.parameters())
+    if about.kind == "t2i-adapter":
+        channels, downscale = int(network.config.in_channels), int(network.config.downscale_factor)
+        return T2IAdapter(network, placement, channels, downscale, size)
+    embedding = network.controlnet_cond_embedding
+    network.controlnet_cond_embedding = nn.Identity()
+    return ControlNet(
+        network=network,
+        embedding=embedding,
+        placement=placement,
+        hint_channels=int(network.config.conditioning_channels),
+        flips=about.config.get("controlnet_conditioning_channel_order") == "bgr",
+        pools=bool(about.config.get("global_pool_conditions")),
+        size_bytes=size,
+    )

@@ -1,0 +1,160 @@
+"""The ControlNets, T2I-Adapters, IP-Adapters and image encoders in memory, each loaded once, and dropped when others come
+and it was not used for longest."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from safelight.errors import IncompatibleControl
+from safelight.models import picture_prompts
+from safelight.models.control import Features, Net, Row, Steer, load_control
+from safelight.models.control_file import describe_control
+from safelight.models.control_folder import ControlFolder
+from safelight.models.families import Description
+from safelight.models.ip_adapter import ImageEncoder, load_adapter, load_encoder, require_adapter
+from safelight.models.load import Model
+from safelight.models.picture_prompts import Seen, Tokens, cross_attentions
+from safelight.spec import (
+    ControlUse,
+    ControlWish,
+    Denoised,
+    PicturePromptUse,
+    PicturePromptWish,
+)
+
+LIMIT_BYTES = 4 * 2**30
+KEPT_PICTURES = 64
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A network in memory, and how the spec uses it."""
+
+    net: Net
+    use: ControlUse
+
+    def on(self, features: Features, *, step: int, steps: int, negative: bool) -> Row:
+        """In this step; `negative`: for the row that guidance leads away from."""
+        told_apart = self.use.mode == "control" or getattr(self.net, "pools", False)
+        if not self.use.holds(step, steps) or not self.use.weight or (negative and told_apart):
+            return ()
+        return (Steer(self.net, features, self.use.weight, soft=self.use.mode != "balanced"),)
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePrompt:
+    """A picture as an adapter reads it, and how the spec uses it."""
+
+    positive: Tokens
+    negative: Tokens
+    use: PicturePromptUse
+
+    def on(self, *, step: int, steps: int, negative: bool) -> picture_prompts.Row:
+        if not self.use.holds(step, steps) or not self.use.weight:
+            return ()
+        return (Seen(self.negative if negative else self.positive, self.use.weight),)
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What leads one job beside its words."""
+
+    controls: tuple[Control, ...] = ()
+    pictures: tuple[PicturePrompt, ...] = ()
+
+
+@dataclass(slots=True)
+class ControlShelf:
+    folder: ControlFolder
+    limit_bytes: int = LIMIT_BYTES
+    loaded: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict[Hashable, Any])
+    """By the digests of its files and of the model, the one used last at the end."""
+    read: OrderedDict[Hashable, tuple[Tokens, Tokens]] = field(
+        default_factory=OrderedDict[Hashable, tuple[Tokens, Tokens]]
+    )
+    """Pictures as adapters read them."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def pin(self, wish: ControlWish, model: Description, *, model_name: str) -> dict[str, Any]:
+        """The digest of what the wish names; reads no weights.
+
+        Raises:
+            UnknownControl, InvalidRequest: it is not here, or another one by now.
+            IncompatibleControl: it is for another family.
+            UnsafeFile, CorruptModel, UnsupportedOption: it is no ControlNet or T2I-Adapter.
+        """
+        path = self.folder.path("control", wish.model)
+        describe_control(path, model, name=wish.model, model_name=model_name)
+        return {"digest": self.folder.find("control", wish.model, digest=wish.digest)[1]}
+
+    def pin_picture(self, wish: PicturePromptWish, model: Description, *, model_name: str) -> dict[str, Any]:
+        """The same for an IP-Adapter and its image encoder."""
+        path = self.folder.path("ip-adapter", wish.model)
+        require_adapter(path, model, name=wish.model, model_name=model_name)
+        encoder = self.folder.encoder_for(path, wish.encoder)
+        return {
+            "digest": self.folder.find("ip-adapter", wish.model, digest=wish.digest)[1],
+            "encoder": encoder,
+            "encoder_digest": self.folder.find("image-encoder", encoder, digest=wish.encoder_digest)[1],
+        }
+
+    def lead(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Led:
+        """All that the spec names, in memory; its picture prompts read."""
+        with self.lock:
+            return Led(
+                controls=tuple(Control(self.control(use, model), use) for use in spec.controls),
+                pictures=tuple(self.picture(use, model, pictures[use.image]) for use in spec.picture_prompts),
+            )
+
+    def control(self, use: ControlUse, model: Model) -> Net:
+        def load() -> Net:
+            path, _ = self.folder.find("control", use.model, digest=use.digest)
+            about = describe_control(path, model.description, name=use.model, model_name=model.name)
+            return load_control(about, model.placement)
+
+        return self.kept((use.digest, model.digest), load)
+
+    def picture(self, use: PicturePromptUse, model: Model, image: Image.Image) -> PicturePrompt:
+        key = use.digest, use.encoder_digest, model.digest, use.image
+        if key not in self.read:
+            self.read[key] = self.read_picture(use, model, image)
+        self.read.move_to_end(key)
+        while len(self.read) > KEPT_PICTURES:
+            self.read.popitem(last=False)
+        return PicturePrompt(*self.read[key], use)
+
+    @torch.inference_mode()
+    def read_picture(self, use: PicturePromptUse, model: Model, image: Image.Image) -> tuple[Tokens, Tokens]:
+        def load_ip() -> Any:
+            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
+            kind = require_adapter(path, model.description, name=use.model, model_name=model.name)
+            cross = cross_attentions(model.unet)
+            return load_adapter(path, kind, cross=cross, name=use.model, placement=model.placement)
+
+        def load_eye() -> ImageEncoder:
+            folder, _ = self.folder.find("image-encoder", use.encoder, digest=use.encoder_digest)
+            return load_encoder(folder, model.placement)
+
+        adapter = self.kept((use.digest, model.digest), load_ip)
+        encoder = self.kept((use.encoder_digest, str(model.placement)), load_eye)
+        states = encoder.read(image, patches=adapter.reads_patches)
+        if states[0].shape[-1] != adapter.encoder_width:
+            why = f"it reads {adapter.encoder_width} numbers, and the encoder says {states[0].shape[-1]}: name another"
+            raise IncompatibleControl(use.model, why, model=f"image encoder {use.encoder}")
+        positive, negative = (Tokens(adapter, adapter.projection(some)[0]) for some in states)
+        return positive, negative
+
+    def kept(self, key: Hashable, load: Callable[[], T]) -> T:
+        if key not in self.loaded:
+            self.loaded[key] = load()
+        self.loaded.move_to_end(key)
+        found: T = self.loaded[key]
+        while len(self.loaded) > 1 and sum(kept.size_bytes for kept in self.loaded.values()) > self.limit_bytes:
+            self.loaded.popitem(last=False)
+        return found

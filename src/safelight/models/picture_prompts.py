@@ -1,0 +1,147 @@
+"""Pictures as prompts, per row: each row of one network call looks at its own pictures, or at none.
+
+    with pictures.on(rows):        rows: for each row of the call, what it looks at
+        network(...)
+
+Every cross-attention gets two hooks, put there once: one keeps its queries, the other adds to what it read of the words
+what the same queries read of the pictures (arXiv:2308.06721). Outside of `on` they do nothing, and rows without pictures
+are not touched. Keys and values of a picture are worked out once for each layer, and not in every call.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IpAdapter:
+    """Fitted to one model; compared by identity."""
+
+    projection: nn.Module
+    reads_patches: bool
+    encoder_width: int
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    """By the path of a cross-attention, what makes keys and values of the tokens."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """What an adapter makes of one picture; compared by identity."""
+
+    adapter: IpAdapter
+    tokens: Tensor
+    """(t, dim)"""
+    made: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, tuple[Tensor, Tensor]])
+
+    def keys_and_values(self, path: str) -> tuple[Tensor, Tensor]:
+        """(t, inner) each, in one layer."""
+        if path not in self.made:
+            keys, values = self.adapter.layers[path]
+            self.made[path] = linear(self.tokens, keys), linear(self.tokens, values)
+        return self.made[path]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture that a row looks at."""
+
+    tokens: Tokens
+    weight: float
+
+
+Row = tuple[Seen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that look at as many tokens, each row once."""
+
+    index: Tensor
+    tokens: tuple[Tokens, ...]
+    weights: Tensor
+    """(b, 1, 1)"""
+
+
+class PicturePrompts:
+    """Those of one network. Not for several threads at once, as the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.hooked = False
+        self.queries: Tensor | None = None
+        self.now: tuple[Group, ...] = ()
+        self.last: tuple[tuple[Row, ...], tuple[Group, ...]] = ((), ())
+        """Steps that follow each other mostly have the same rows."""
+
+    def __deepcopy__(self, _memo: object) -> "PicturePrompts":
+        """A copied network has hooks of ours: they go on looking here, where nothing is on while the copy is called."""
+        return self
+
+    @contextmanager
+    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
+        """Look at these in the calls of the network inside of the block; None, or nothing but empty rows, at none."""
+        if rows is None or not any(rows):
+            yield
+            return
+        self.hook()
+        if self.last[0] != tuple(rows):
+            self.last = tuple(rows), groups_of(rows, next(self.network.parameters()).device)
+        self.now = self.last[1]
+        try:
+            yield
+        finally:
+            self.now, self.queries = (), None
+
+    def hook(self) -> None:
+        if self.hooked:
+            return
+        for path, attention in cross_attentions(self.network).items():
+            attention.to_q.register_forward_hook(self.keep)
+            attention.to_out[0].register_forward_pre_hook(partial(self.add, path, attention.heads))
+        self.hooked = True
+
+    def keep(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        if self.now:
+            self.queries = output
+
+    def add(self, path: str, heads: int, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        """To what the words said, before it leaves the attention."""
+        for group in self.now:
+            assert self.queries is not None
+            pairs = [tokens.keys_and_values(path) for tokens in group.tokens]
+            keys, values = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+            queries = self.queries.index_select(0, group.index)
+            read = scaled_dot_product_attention(*(by_head(part, heads) for part in (queries, keys, values)))
+            read = read.transpose(1, 2).flatten(2) * group.weights.to(read)
+            inputs[0].index_add_(0, group.index, read)
+
+
+def by_head(states: Tensor, heads: int) -> Tensor:
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def groups_of(rows: Sequence[Row], device: torch.device) -> tuple[Group, ...]:
+    members: dict[tuple[int, int], list[tuple[int, Seen]]] = {}
+    for row, pictures in enumerate(rows):
+        for place, seen in enumerate(pictures):
+            members.setdefault((place, len(seen.tokens.tokens)), []).append((row, seen))
+    return tuple(
+        Group(
+            index=torch.tensor([row for row, _ in some], device=device),
+            tokens=tuple(seen.tokens for _, seen in some),
+            weights=torch.tensor([seen.weight for _, seen in some], device=device).view(-1, 1, 1),
+        )
+        for some in members.values()
+    )
+
+
+def cross_attentions(network: nn.Module) -> Mapping[str, Any]:
+    """By path, in the order in which diffusers counts them."""
+    return {path: module for path, module in network.named_modules() if path.endswith(".attn2")}
