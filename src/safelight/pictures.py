@@ -5,7 +5,8 @@ apple.image.show()
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -57,12 +58,16 @@ def generate_pictures(
     n: int = 1,
     init: ImageSource | None = None,
     mask: ImageSource | None = None,
+    controls: Sequence[Mapping[str, Any]] = (),
+    picture_prompts: Sequence[Mapping[str, Any]] = (),
     studio: Studio | None = None,
     expand: Expand | None = None,
     **wishes: Any,
 ) -> list[Drawn]:
     """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
 
+    `controls` and `picture_prompts` are dicts of the fields of `ControlWish` and `PicturePromptWish`, whose `image` may be
+    any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
     `expand` reads choices in the prompts: "wildcards" draws them by the seed, "combinatorial" makes `n` of each.
 
     Raises:
@@ -74,8 +79,17 @@ def generate_pictures(
         given["init"] = studio.keep(init)
     if mask is not None:
         given["mask"] = studio.keep(mask)
+    given["controls"] = [with_kept(control, studio) for control in controls]
+    given["picture_prompts"] = [with_kept(prompt, studio) for prompt in picture_prompts]
     drafts = expanded(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
     return run(draw_all(drafts, studio))
+
+
+def with_kept(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
+    """With its picture stored, and named by its digest as specs name it."""
+    image = wish.get("image")
+    stored = isinstance(image, str) and re.fullmatch("[0-9a-f]{64}", image)
+    return dict(wish) if image is None or stored else {**wish, "image": studio.keep(image)}
 
 
 async def draw_all(

@@ -13,25 +13,32 @@ from safelight.acceleration.budget import budget_for
 from safelight.acceleration.packed import denoiser_for
 from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
-from safelight.diffusion.canvas import outpaint_canvas
+from safelight.diffusion.canvas import fit_to, outpaint_canvas
 from safelight.diffusion.samplers import find_sampler
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
+from safelight.models.control_folder import ControlFolder
+from safelight.models.control_shelf import ControlShelf
 from safelight.models.families import text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
+from safelight.models.preprocessors import Preprocessors
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,
+    ControlUse,
+    ControlWish,
+    Defaults,
     Denoised,
     Draft,
     Inpaint,
+    PicturePromptUse,
     PinnedEmbedding,
     TextToImage,
     Upscale,
@@ -49,6 +56,8 @@ class Studio:
     backend: Backend
     assets: AssetStore
     loras: LoraShelf
+    controls: ControlShelf
+    preprocessors: Preprocessors
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -58,6 +67,7 @@ class Studio:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
         if draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
+        draft = await asyncio.to_thread(self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         return complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
 
@@ -80,6 +90,43 @@ class Studio:
         if len(wishes) > MOST_LORAS:
             raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
         return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.folder.pin, wishes))})
+
+    def pin_controls(self, draft: Draft, found: Found) -> Draft:
+        """Each with the digest of its network, and with its hint made and stored: the spec does not depend on how."""
+        if not (draft.controls or draft.picture_prompts):
+            return draft
+        about = found.description
+        shelf, name = self.controls, draft.model
+        pins = [shelf.pin(wish, about, model_name=name) for wish in draft.controls]
+        hints = [wish.hint or self.hint(wish, draft, about.defaults) for wish in draft.controls]
+        looks = [shelf.pin_picture(wish, about, model_name=name) for wish in draft.picture_prompts]
+        for wish in draft.picture_prompts:
+            self.assets.path_of(wish.image)
+        return draft.model_copy(
+            update={
+                "controls": tuple(
+                    ControlUse.model_validate(wish.model_dump() | pin | {"hint": hint})
+                    for wish, pin, hint in zip(draft.controls, pins, hints, strict=True)
+                ),
+                "picture_prompts": tuple(
+                    PicturePromptUse.model_validate(wish.model_dump() | pin)
+                    for wish, pin in zip(draft.picture_prompts, looks, strict=True)
+                ),
+            }
+        )
+
+    def hint(self, wish: ControlWish, draft: Draft, defaults: Defaults) -> str:
+        """What the network will be shown, drawn at the size of the picture; returns its digest."""
+        image = self.picture(wish.image)
+        if wish.preprocessor == "none":
+            return wish.image
+        size = draft.width or defaults.width, draft.height or defaults.height
+        if draft.init is not None and draft.only_masked:
+            size = self.picture(draft.init).size  # the part that is drawn is cut out of it later
+        made = self.preprocessors.make_hint(
+            wish.preprocessor, fit_to(image, *size, wish.fit), thresholds=wish.thresholds
+        )
+        return self.assets.put_image(made)
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -122,13 +169,18 @@ class Studio:
 
     def pictures(self, spec: Denoised | Upscale) -> Mapping[str, Image.Image]:
         """What the spec starts from, by digest."""
+        named: list[str] = []
         match spec:
             case TextToImage():
-                return {}
+                pass
             case Inpaint():
-                return {spec.init: self.picture(spec.init), spec.mask: self.picture(spec.mask)}
+                named += [spec.init, spec.mask]
             case _:
-                return {spec.init: self.picture(spec.init)}
+                named.append(spec.init)
+        if not isinstance(spec, Upscale):
+            named += [control.hint for control in spec.controls]
+            named += [prompt.image for prompt in spec.picture_prompts]
+        return {digest: self.picture(digest) for digest in named}
 
     def close(self) -> None:
         if isinstance(self.backend, LocalBackend):
@@ -152,9 +204,11 @@ def open_studio(settings: Settings | None = None) -> Studio:
         sums=settings.cache / "sums.json",
     )
     loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
+    controls = ControlShelf(ControlFolder(settings.models, sums=settings.cache / "sums.json"))
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
+        led_by=controls.lead,
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         budget_megapixels=lambda model: budget_for(
@@ -163,7 +217,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras)
+    preprocessors = Preprocessors(controls.folder, lambda: models.placement)
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, controls, preprocessors)
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

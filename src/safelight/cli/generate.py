@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from safelight.cli import hints as next_hints
-from safelight.cli import options
+from safelight.cli import leads, options
+from safelight.cli.kept import kept
 from safelight.cli.options import OUTPUT
 from safelight.cli.out import Album, require_writable
 from safelight.errors import InvalidRequest, JobCancelled
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 STEPS_BETWEEN_PREVIEWS = 2
 DRAWING, START, SECOND = "How it is drawn", "Starting from a picture", "A second, larger pass"
+LED = "Led by pictures"
 CHOICES = "Choices in the prompt"
 EXAMPLES = """\
 [bold]Examples[/]
@@ -38,6 +40,7 @@ EXAMPLES = """\
   safelight generate "a red apple" --lora watercolour:0.8
   safelight generate "a green apple" --init pictures/a-red-apple-7.png --strength 0.6
   safelight generate "a worm" --init apple.png --mask hole.png --mask-blur 2
+  safelight generate "a house" --control sketch.png:scribble-sd15:scribble:0.8 --model ./stable-diffusion-v1-5
   safelight generate "an orchard" --init apple.png --extend left=64,right=64
   echo "a red apple" | safelight generate - --json"""
 
@@ -165,6 +168,27 @@ def generate(
             rich_help_panel=START,
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            metavar=leads.CONTROL_FORM,
+            help="Say with a picture what goes where, through a ControlNet or T2I-Adapter of SAFELIGHT_HOME/models: "
+            "sketch.png:canny-sd15:canny:0.8:0-0.6 makes thin lines of it, and shows them to the net at weight 0.8 for "
+            "the first 6 of 10 steps. May be given again. `safelight control list` lists nets and preprocessors.",
+            rich_help_panel=LED,
+        ),
+    ] = None,
+    ip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ip",
+            metavar=leads.PICTURE_FORM,
+            help="A picture as part of the prompt, through an IP-Adapter: cat.png:ip-adapter_sd15:0.6. "
+            "May be given again.",
+            rich_help_panel=LED,
+        ),
+    ] = None,
     highres: Annotated[
         float | None,
         typer.Option(metavar="SCALE", help="Draw again this many times as large.", rich_help_panel=SECOND),
@@ -234,6 +258,8 @@ def generate(
         "clip_skip": clip_skip,
         "determinism": determinism,
         "loras": [lora_wish(text) for text in lora or ()],
+        "controls": leads.control_wishes(control, fit, settings),
+        "picture_prompts": leads.picture_wishes(ip, settings),
         "highres": second_pass(highres, strength=highres_strength, steps=highres_steps, upscaler=highres_upscaler),
         "init": kept(init, settings),
         "strength": strength,
@@ -303,17 +329,6 @@ def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
     )
 
 
-def kept(file: Path | None, settings: "Settings") -> str | None:
-    """A picture from the caller, safely opened and stored; what the spec calls it."""
-    if file is None:
-        return None
-    from safelight.assets.open_image import open_image
-    from safelight.assets.store import AssetStore
-
-    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
-    return AssetStore(settings.blobs).put_image(image)
-
-
 def require_known(draft: "Draft", settings: "Settings") -> None:
     """The sampler, and the model where that can be told without the network."""
     from safelight.diffusion.samplers import find_sampler
@@ -327,8 +342,11 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
         LoraFolder(settings.loras, sums=settings.cache / "sums.json").path(lora.name)
     if draft.sampler is not None:
         find_sampler(draft.sampler)
+    model = None
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
-        describe(Catalogue(settings.models).find(draft.model))
+        model = describe(Catalogue(settings.models).find(draft.model))
+    if draft.controls or draft.picture_prompts:
+        leads.require_leads(draft, settings, model)
 
 
 def shows_colours() -> bool:

@@ -9,6 +9,7 @@ import typer
 from safelight import __version__
 from safelight.cli import (
     bench,
+    control,
     doctor,
     evaluate,
     generate,
@@ -72,6 +73,7 @@ app.add_typer(keys.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
 app.add_typer(train.app, rich_help_panel=PARTS)
 app.add_typer(lora.app, rich_help_panel=PARTS)
+app.add_typer(control.app, rich_help_panel=PARTS)
 app.add_typer(evaluate.app, rich_help_panel=PARTS)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safelight.cli import options
-from safelight.cli.generate import kept
+from safelight.cli.kept import kept
 from safelight.cli.once import finish
 from safelight.cli.out import copy_out, require_writable
 from safelight.errors import InvalidRequest
@@ -41,6 +41,14 @@ def replay(
         Path | None, typer.Option(metavar="FILE", help="The picture it started from, if it is not stored here.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(metavar="FILE", help="Its mask, if it is not stored here.")] = None,
+    led_by: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--led-by",
+            metavar="FILE",
+            help="A hint or picture prompt that led it, if it is not stored here; may be given again.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +75,8 @@ def replay(
     settings = Settings.from_environment(device=device, dtype=dtype)
     found = read_metadata(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
     given = {"init": kept(init, settings), "mask": kept(mask, settings)}
+    for picture in led_by or ():
+        kept(picture, settings)
     wish = what_to_draw(file, found, given, model, settings)
     require_writable([settings.blobs, *([out] if out else [])])
 
@@ -111,6 +121,7 @@ def what_to_draw(
             except UnknownAsset:
                 message = f"{file} started from a picture that is not stored here, {wanted}: give it with --{role} FILE"
                 raise InvalidRequest(message) from None
+        require_leads_stored(file, found.spec, settings)
         return found.spec
     if not found.settings:
         raise InvalidRequest(
@@ -132,6 +143,22 @@ def what_to_draw(
     if "strength" in wish and "init" not in wish:
         raise InvalidRequest(f"{file} was made from another picture, which it does not hold: give it with --init FILE")
     return parse_draft(wish | ({"model": model} if model else {}))
+
+
+def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> None:
+    """Raises InvalidRequest where a hint or a picture prompt is not here."""
+    from safelight.assets.store import AssetStore
+    from safelight.errors import UnknownAsset
+    from safelight.spec import Upscale
+
+    if isinstance(spec, Upscale):
+        return
+    for wanted in [*(use.hint for use in spec.controls), *(use.image for use in spec.picture_prompts)]:
+        try:
+            AssetStore(settings.blobs).path_of(wanted)
+        except UnknownAsset:
+            message = f"{file} was led by a picture that is not stored here, {wanted}: give it with --led-by FILE"
+            raise InvalidRequest(message) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

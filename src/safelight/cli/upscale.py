@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from safelight.cli import options
-from safelight.cli.generate import kept
+from safelight.cli.kept import kept
 from safelight.cli.once import finish
 from safelight.cli.out import copy_out, require_writable
 

@@ -16,7 +16,8 @@ from safelight.models.control import Features, Net, Row, Steer, load_control
 from safelight.models.control_file import describe_control
 from safelight.models.control_folder import ControlFolder
 from safelight.models.families import Description
-from safelight.models.ip_adapter import ImageEncoder, load_adapter, load_encoder, require_adapter
+from safelight.models.ip_adapter import ImageEncoder, load_adapter, load_encoder
+from safelight.models.ip_file import require_adapter
 from safelight.models.load import Model
 from safelight.models.picture_prompts import Seen, Tokens, cross_attentions
 from safelight.spec import (

@@ -20,17 +20,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.errors import CorruptModel, IncompatibleControl, UnsupportedOption
-from safelight.models.families import Description, read_config
+from safelight.errors import CorruptModel, IncompatibleControl
+from safelight.models.families import read_config
+from safelight.models.ip_file import Projection
 from safelight.models.load import build
 from safelight.models.networks import control_classes
 from safelight.models.parts import Weights, load_weights
 from safelight.models.picture_prompts import IpAdapter
 from safelight.models.placement import Placement
-from safelight.models.safetensors_file import TEXT_ENCODER, read_header
+from safelight.models.safetensors_file import TEXT_ENCODER
 from safelight.models.tensor_file import TensorFile
 
-CONTEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 HEAD_WIDTH = 64
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 PLUS_NAMES = (
@@ -91,36 +91,9 @@ def load_encoder(folder: Path, placement: Placement) -> ImageEncoder:
     return ImageEncoder(network, placement, sum(param.nbytes for param in network.parameters()))
 
 
-def require_adapter(path: Path, model: Description, *, name: str, model_name: str) -> str:
-    """The kind of projection; told from the header alone, before anything is loaded.
-
-    Raises:
-        UnsupportedOption: it is no IP-Adapter, or one that looks at faces.
-        IncompatibleControl: it is for a model of another width.
-    """
-    shapes = {key: entry.shape for key, entry in read_header(path).tensors.items()}
-    inside = {key.removeprefix("image_proj.") for key in shapes if key.startswith("image_proj.")}
-    widths = [shape[-1] for key, shape in shapes.items() if key.endswith("to_k_ip.weight") and shape]
-    if not inside or not widths:
-        raise UnsupportedOption("picture_prompts", f"{path} is no IP-Adapter: those have image_proj. and ip_adapter.")
-    needed = model.unet.get("cross_attention_dim")
-    if widths[0] != needed:
-        raise IncompatibleControl(
-            name,
-            f"its tokens are {widths[0]} wide, and those of the model's prompts {needed}",
-            model=f"{model_name} ({model.family.name})",
-            made_for=CONTEXT_WIDTHS.get(widths[0]),
-        )
-    if "latents" in inside:
-        return "plus"
-    if "proj.weight" in inside:
-        return "base"
-    if "proj.3.weight" in inside:
-        return "full"
-    raise UnsupportedOption("picture_prompts", f"{path} reads faces (FaceID), which needs a network that finds them")
-
-
-def load_adapter(path: Path, kind: str, *, cross: Mapping[str, Any], name: str, placement: Placement) -> IpAdapter:
+def load_adapter(
+    path: Path, kind: Projection, *, cross: Mapping[str, Any], name: str, placement: Placement
+) -> IpAdapter:
     """`cross` are the model's cross-attentions by path, in order.
 
     Raises:
@@ -154,11 +127,11 @@ def copied(tensor: Tensor, placement: Placement) -> Tensor:
     return tensor.contiguous().to(placement.device, placement.dtype, copy=True)
 
 
-Projection = tuple[dict[str, Any], dict[str, Tensor]]
+Plan = tuple[dict[str, Any], dict[str, Tensor]]
 """What diffusers would be told to build, and the tensors under its names."""
 
 
-def base_projection(inner: Mapping[str, Tensor]) -> Projection:
+def base_projection(inner: Mapping[str, Tensor]) -> Plan:
     tokens_wide, width = inner["proj.weight"].shape
     context = inner["norm.weight"].shape[0]
     config = {
@@ -169,7 +142,7 @@ def base_projection(inner: Mapping[str, Tensor]) -> Projection:
     return config, renamed(inner, BASE_NAMES)
 
 
-def full_projection(inner: Mapping[str, Tensor]) -> Projection:
+def full_projection(inner: Mapping[str, Tensor]) -> Plan:
     config = {
         "image_embed_dim": inner["proj.0.weight"].shape[1],
         "cross_attention_dim": inner["proj.3.weight"].shape[0],
@@ -177,7 +150,7 @@ def full_projection(inner: Mapping[str, Tensor]) -> Projection:
     return config, renamed(inner, FULL_NAMES)
 
 
-def plus_projection(inner: Mapping[str, Tensor]) -> Projection:
+def plus_projection(inner: Mapping[str, Tensor]) -> Plan:
     _, queries, width = inner["latents"].shape
     layers = {found[1] for name in inner if (found := re.match(r"layers\.(\d+)\.", name))}
     config = {

@@ -109,6 +109,7 @@ async def opened(
     studio = await asyncio.to_thread(open_studio, settings)
     # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
     studio.loras.folder = replace(studio.loras.folder, by_path=False)
+    studio.controls.folder = studio.preprocessors.folder = replace(studio.controls.folder, by_path=False)
     studio.models.catalogue = replace(studio.models.catalogue, listed_only=not settings.allow_any_model)
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)

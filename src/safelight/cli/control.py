@@ -1,0 +1,109 @@
+"""`safelight control`: which nets and preprocessors there are, and what a preprocessor makes of a picture."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safelight.cli import options
+from safelight.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from safelight.models.placement import Placement
+
+EXAMPLES = """\
+[bold]Examples[/]
+  safelight control list
+  safelight control hint apple.png canny
+  safelight control hint apple.png canny --thresholds 50,150 --out lines.png
+"""
+KINDS = {
+    "control": "ControlNets and T2I-Adapters (--control)",
+    "ip-adapter": "IP-Adapters (--ip)",
+    "image-encoder": "Image encoders of IP-Adapters",
+    "depth": "Depth models (preprocessor depth)",
+}
+
+app = typer.Typer(name="control", help="List what pictures can lead through, or look at a hint.", epilog=EXAMPLES)
+
+
+@app.callback(invoke_without_command=True)
+def control(ctx: typer.Context, as_json: options.Json = False) -> None:
+    if ctx.invoked_subcommand is None:
+        list_nets(as_json=as_json)
+
+
+@app.command("list", epilog=EXAMPLES)
+def list_nets(as_json: options.Json = False) -> None:
+    """List the nets under SAFELIGHT_HOME/models, and the preprocessors."""
+    from safelight.models.control_folder import FOLDERS, ControlFolder
+    from safelight.models.preprocessors import PREPROCESSORS
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment()
+    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+    for kind, title in KINDS.items():
+        paths = folder.paths(kind)  # pyright: ignore[reportArgumentType]
+        if as_json:
+            for name, path in paths.items():
+                typer.echo(json.dumps({"kind": kind, "name": name, "path": str(path)}))
+            continue
+        typer.echo(f"{title}:")
+        for name, path in paths.items():
+            typer.echo(f"  {name}  {path}")
+        if not paths:
+            where = " or ".join(str(settings.models / place) for place in FOLDERS[kind])  # pyright: ignore
+            typer.echo(f"  none; safetensors files and diffusers folders in {where} are listed here")
+    if as_json:
+        for name, what in PREPROCESSORS.items():
+            typer.echo(json.dumps({"kind": "preprocessor", "name": name, "what": what}))
+        return
+    typer.echo("Preprocessors:")
+    for name, what in PREPROCESSORS.items():
+        typer.echo(f"  {name:10} {what}")
+
+
+@app.command(epilog=EXAMPLES)
+def hint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
+    preprocessor: Annotated[str, typer.Argument(metavar="PREPROCESSOR", help="As `safelight control list` has them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", show_default="FILE-PREPROCESSOR.png, beside it")
+    ] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Of canny, 0 to 255.", show_default="100,200")
+    ] = None,
+    device: options.Device = None,
+) -> None:
+    """Make the hint that a net would be shown, to look at it or to retouch it."""
+    from safelight.assets.open_image import open_image
+    from safelight.models.control_folder import ControlFolder
+    from safelight.models.preprocessors import Preprocessors, require_preprocessor
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment(device=device)
+    require_preprocessor(preprocessor)
+    limits = two_numbers(thresholds)
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+
+    def placement() -> "Placement":
+        from safelight.models.placement import choose_placement
+
+        return choose_placement(settings.device, settings.dtype)
+
+    made = Preprocessors(folder, placement).make_hint(preprocessor, image, thresholds=limits)
+    path = out or file.with_name(f"{file.stem}-{preprocessor.replace('/', '-')}.png")
+    made.save(path)
+    typer.echo(str(path))
+
+
+def two_numbers(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidRequest(f"--thresholds is two numbers with a comma between, as 100,200, not {text!r}") from None
+    return low, high

@@ -1,0 +1,18 @@
+"""Pictures that callers name by file, stored as specs name them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safelight.settings import Settings
+
+
+def kept(file: Path | None, settings: "Settings") -> str | None:
+    """A picture from the caller, safely opened and stored; what the spec calls it."""
+    if file is None:
+        return None
+    from safelight.assets.open_image import open_image
+    from safelight.assets.store import AssetStore
+
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+    return AssetStore(settings.blobs).put_image(image)

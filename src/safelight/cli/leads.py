@@ -1,0 +1,110 @@
+"""`--control` and `--ip` of `safelight generate`: pictures that lead, in one line each."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from safelight.cli.kept import kept
+from safelight.errors import InvalidRequest
+from safelight.spec import ControlMode
+
+if TYPE_CHECKING:
+    from safelight.models.families import Description
+    from safelight.settings import Settings
+    from safelight.spec import Draft
+
+NUMBER = r"-?\d*\.?\d+"
+SPAN = re.compile(rf"({NUMBER})-({NUMBER})")
+CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:WEIGHT][:FROM-TO]"
+PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
+
+
+def control_wishes(texts: Sequence[str] | None, fit: str, settings: "Settings") -> list[dict[str, Any]]:
+    """In the words of `spec.ControlWish`; the pictures are stored."""
+    wishes = [control_wish(text) for text in texts or ()]
+    return [{"fit": fit, **wish, "image": kept(Path(wish["image"]), settings)} for wish in wishes]
+
+
+def picture_wishes(texts: Sequence[str] | None, settings: "Settings") -> list[dict[str, Any]]:
+    """In the words of `spec.PicturePromptWish`; where there is but one adapter, that one."""
+    wishes = [picture_wish(text) for text in texts or ()]
+    for wish in wishes:
+        if "model" not in wish:
+            wish["model"] = only_adapter(settings)
+    return [{**wish, "image": kept(Path(wish["image"]), settings)} for wish in wishes]
+
+
+def control_wish(text: str) -> dict[str, Any]:
+    """`sketch.png:canny-sd15:scribble:0.8:0-0.6`: what follows the model may be left out, or stand in any order."""
+    from safelight.models.preprocessors import PREPROCESSORS
+
+    parts, wish = text.split(":"), dict[str, Any]()
+    # From the end, and never the first two: a net may be called as a preprocessor is.
+    while len(parts) > 2 and (meant := number_or_span(parts[-1]) or named(parts[-1], list(PREPROCESSORS))):
+        if meant.keys() & wish.keys():
+            break
+        wish |= meant
+        parts.pop()
+    if len(parts) < 2 or not all(parts):
+        raise InvalidRequest(f"--control is {CONTROL_FORM}, such as sketch.png:canny-sd15:canny:0.8, not {text!r}")
+    return {"image": ":".join(parts[:-1]), "model": parts[-1], **wish}
+
+
+def picture_wish(text: str) -> dict[str, Any]:
+    """`cat.png`, or `cat.png:ip-adapter_sd15:0.6`."""
+    parts, wish = text.split(":"), dict[str, Any]()
+    while len(parts) > 1 and (meant := number_or_span(parts[-1])) and not meant.keys() & wish.keys():
+        wish |= meant
+        parts.pop()
+    if not all(parts):
+        raise InvalidRequest(f"--ip is {PICTURE_FORM}, such as cat.png:ip-adapter_sd15:0.6, not {text!r}")
+    # A last part with a slash is the rest of a path that has a colon in it.
+    if len(parts) > 1 and not ("/" in parts[-1] and not parts[-1].endswith(".safetensors")):
+        return {"image": ":".join(parts[:-1]), "model": parts[-1], **wish}
+    return {"image": ":".join(parts), **wish}
+
+
+def number_or_span(text: str) -> dict[str, Any] | None:
+    if re.fullmatch(NUMBER, text):
+        return {"weight": text}
+    span = SPAN.fullmatch(text)
+    return {"start": span[1], "end": span[2]} if span else None
+
+
+def named(text: str, preprocessors: Sequence[str]) -> dict[str, Any] | None:
+    if text in get_args(ControlMode):
+        return {"mode": text}
+    return {"preprocessor": text} if text in preprocessors or text.startswith("depth/") else None
+
+
+def only_adapter(settings: "Settings") -> str:
+    from safelight.models.control_folder import ControlFolder
+
+    known = list(ControlFolder(settings.models, sums=settings.cache / "sums.json").paths("ip-adapter"))
+    if len(known) != 1:
+        what = (
+            f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/models/ip-adapter"
+        )
+        raise InvalidRequest(f"--ip needs an IP-Adapter, and {what}, as in --ip {PICTURE_FORM}")
+    return known[0]
+
+
+def require_leads(draft: "Draft", settings: "Settings", model: "Description | None") -> None:
+    """What is named exists, and is for the model, where that is known before anything is loaded."""
+    from safelight.models.control_file import describe_control
+    from safelight.models.control_folder import ControlFolder
+    from safelight.models.ip_file import require_adapter
+    from safelight.models.preprocessors import require_preprocessor
+
+    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+    for control in draft.controls:
+        require_preprocessor(control.preprocessor)
+        path = folder.path("control", control.model)
+        if model is not None:
+            describe_control(path, model, name=control.model, model_name=draft.model)
+    for prompt in draft.picture_prompts:
+        path = folder.path("ip-adapter", prompt.model)
+        folder.path("image-encoder", folder.encoder_for(path, prompt.encoder))
+        if model is not None:
+            require_adapter(path, model, name=prompt.model, model_name=draft.model)

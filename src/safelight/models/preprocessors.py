@@ -1,0 +1,83 @@
+"""What makes a hint for a ControlNet out of a picture, by name. Imports no torch until depth is asked for."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from safelight.diffusion import outlines
+from safelight.errors import InvalidRequest, nearest
+from safelight.models.control_folder import ControlFolder
+
+if TYPE_CHECKING:
+    from safelight.models.depth import DepthModel
+    from safelight.models.placement import Placement
+
+PREPROCESSORS: Mapping[str, str] = {
+    "none": "the picture is a hint already",
+    "canny": "thin lines where brightness jumps",
+    "soft-edge": "grey lines, stronger where the edge is",
+    "scribble": "broad strokes",
+    "lineart": "the strokes of a drawing",
+    "tile": "the picture itself, to be drawn again with more detail",
+    "invert": "a drawing that is black on white, the other way round",
+    "depth": "what is near is white; by a model in SAFELIGHT_HOME/models/depth, or depth/NAME for one of several",
+}
+PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "soft-edge": outlines.soft_edge,
+    "scribble": outlines.scribble,
+    "lineart": outlines.lineart,
+    "tile": lambda image: image,
+    "invert": outlines.invert,
+}
+
+
+def require_preprocessor(name: str) -> None:
+    """
+    Raises:
+        InvalidRequest: there is none of that name.
+    """
+    if name not in PREPROCESSORS and not name.startswith("depth/"):
+        known = list(PREPROCESSORS)
+        raise InvalidRequest(f"no preprocessor named {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+
+
+@dataclass(slots=True)
+class Preprocessors:
+    folder: ControlFolder
+    placement: "Callable[[], Placement]"
+    """Where a depth model runs; asked for only when there is one to run."""
+    depths: dict[Path, Any] = field(default_factory=dict[Path, Any])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def make_hint(self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None) -> Image.Image:
+        """As large as the picture.
+
+        Raises:
+            InvalidRequest: there is no preprocessor of that name, or no model for it.
+        """
+        require_preprocessor(name)
+        if thresholds is not None and name != "canny":
+            raise InvalidRequest(f"thresholds are canny's, not {name}'s")
+        if name == "canny":
+            return outlines.canny(image, thresholds)
+        if name in PLAIN:
+            return PLAIN[name](image.convert("RGB"))
+        with self.lock:
+            return self.depth_model(name).read(image)
+
+    def depth_model(self, name: str) -> "DepthModel":
+        from safelight.models.depth import load_depth
+
+        known = self.folder.paths("depth")
+        wanted = name.partition("/")[2]
+        if not wanted and len(known) > 1:
+            raise InvalidRequest(f"depth: there are several models; name one, as depth/{min(known)}")
+        path = self.folder.path("depth", wanted or next(iter(known), "depth"))
+        if path not in self.depths:
+            self.depths[path] = load_depth(path, self.placement())
+        return self.depths[path]
