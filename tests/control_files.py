@@ -1,7 +1,7 @@
 """Tiny ControlNets, T2I-Adapters and IP-Adapters for a tiny model, random, and their files in each dialect.
 
-The names of the authors' code are written out here, from that code and not from our tables, so that a mistake in a table
-shows.
+The names of the authors' code are written out here, from that code and not from our tables, so that a mistake in a
+table shows.
 """
 
 import json

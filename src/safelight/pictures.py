@@ -66,8 +66,8 @@ def generate_pictures(
 ) -> list[Drawn]:
     """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
 
-    `controls` and `picture_prompts` are dicts of the fields of `ControlWish` and `PicturePromptWish`, whose `image` may be
-    any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
+    `controls` and `picture_prompts` are dicts of the fields of `ControlWish` and `PicturePromptWish`, whose `image` may
+    be any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
     `expand` reads choices in the prompts: "wildcards" draws them by the seed, "combinatorial" makes `n` of each.
 
     Raises:

@@ -51,8 +51,8 @@ MOST_LORAS = 50
 ControlWeight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
 ControlMode = Literal["balanced", "prompt", "control"]
-"""Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on what
-guidance leads away from (the guess mode of ControlNet's authors)."""
+"""Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on
+what guidance leads away from (the guess mode of ControlNet's authors)."""
 MOST_CONTROLS = 10
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
 

@@ -1,4 +1,4 @@
-"""Our pictures with ControlNets, T2I-Adapters and IP-Adapters against those of diffusers' pipelines with the same files."""
+"""Our pictures with ControlNets, T2I-Adapters and IP-Adapters against those of diffusers with the same files."""
 
 import warnings
 from collections.abc import Callable

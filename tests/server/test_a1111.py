@@ -296,7 +296,7 @@ def test_the_lists_are_as_clients_read_them(api: webuiapi.WebUIApi) -> None:
     assert [upscaler["name"] for upscaler in api.get_upscalers()] == ["None", "Lanczos"]
     assert api.get_latent_upscale_modes()[0] == {"name": "Latent"}
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
-    assert api.get_scripts() == {"txt2img": [], "img2img": []}
+    assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
     for empty in (
         api.get_sd_vae,
         api.get_loras,

@@ -27,7 +27,7 @@ def eager_denoiser(model: Model) -> "Denoiser":
 
     def denoise(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         added = None
-        if conditions.pooled is not None:
+        if conditions.pooled is not None and conditions.time_ids is not None:
             added = {"text_embeds": conditions.pooled.to(dtype), "time_ids": conditions.time_ids}
         with_guidance = None
         if guidance_width is not None and conditions.guidance is not None:

@@ -19,13 +19,19 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.models.lora_tags import with_tags
-from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
+from safelight.spec import ControlUse, Denoised, ImageToImage, Inpaint, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
 PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent"}
+RESIZE_MODES = {"stretch": "Just Resize", "crop": "Crop and Resize", "pad": "Resize and Fill"}
+CONTROL_MODES = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
 OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
 
 
@@ -96,6 +102,8 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
     if spec.loras:
         # The first characters of the file's sha256, by which Civitai finds it.
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.digest[:10]}" for lora in spec.loras)
+    for place, use in enumerate(spec.controls):
+        pairs[f"ControlNet {place}"] = control_pairs(use)
     # AUTOMATIC1111 has no such settings, and reads past what it does not know.
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
@@ -103,6 +111,20 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         pairs["Guidance start"] = number(spec.guidance_interval.start)
         pairs["Guidance end"] = number(spec.guidance_interval.end)
     return pairs | {"Version": f"safelight {version}"}
+
+
+def control_pairs(use: ControlUse) -> str:
+    """As ControlNet's extension says it; its pictures are in our own record alone."""
+    said = {
+        "Module": use.preprocessor,
+        "Model": f"{use.model} [{use.digest[:8]}]",
+        "Weight": number(use.weight),
+        "Resize Mode": RESIZE_MODES[use.fit],
+        "Guidance Start": number(use.start),
+        "Guidance End": number(use.end),
+        "Control Mode": CONTROL_MODES[use.mode],
+    }
+    return ", ".join(f"{label}: {value}" for label, value in said.items())
 
 
 def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def sobel(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.
     p = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
     smooth_rows = p[:-2] + 2 * p[1:-1] + p[2:]
     smooth_columns = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
-    return smooth_rows[:, 2:] - smooth_rows[:, :-2], smooth_columns[2:] - smooth_columns[:-2]
+    right, down = smooth_rows[:, 2:] - smooth_rows[:, :-2], smooth_columns[2:] - smooth_columns[:-2]
+    return right.astype(np.float32), down.astype(np.float32)
 
 
 def strongest(gx: NDArray[np.float32], gy: NDArray[np.float32]) -> tuple[Plane, Plane]:

@@ -14,7 +14,7 @@ from safelight.diffusion.shapes import Latent
 from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
 from safelight.models.control import ControlNet, Features
-from safelight.models.control_shelf import Led
+from safelight.models.control_shelf import NOTHING, Led
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
@@ -109,7 +109,7 @@ class Job:
     """Those of the spec, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
-    led: Led = Led()
+    led: Led = NOTHING
     """The controls and picture prompts of the spec, in memory."""
     tenant: str = ""
     priority: int = 0

@@ -3,8 +3,8 @@
     net.read(hint)                 once a walk: what the network makes of the picture that it is shown
     steer(rows, ...)               each call: what is added inside of the UNet, for all rows
 
-A ControlNet is called on its own rows only, those of one net together, and what it says is scattered into zeros, so that a
-row without control has nothing added to it. Weights multiply what is added, and so may differ from row to row.
+A ControlNet is called on its own rows only, those of one net together, and what it says is scattered into zeros, so
+that a row without control has nothing added to it. Weights multiply what is added: they may differ from row to row.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ class ControlNet:
     """Compared by identity."""
 
     network: Any
-    """A ControlNetModel whose embedding of the hint has been taken out: that runs once a walk, and not in every call."""
+    """A ControlNetModel whose embedding of the hint has been taken out, to run once a walk and not in every call."""
     embedding: nn.Module
     placement: Placement
     hint_channels: int

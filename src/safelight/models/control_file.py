@@ -37,11 +37,11 @@ OTHERS = {
 }
 """Keys, by how they begin, of what goes by the same name and is another thing."""
 FROM_MODEL = (
-    "act_fn", "addition_embed_type", "addition_embed_type_num_heads", "addition_time_embed_dim", "attention_head_dim",
-    "class_embed_type", "downsample_padding", "encoder_hid_dim", "encoder_hid_dim_type", "flip_sin_to_cos", "freq_shift",
-    "layers_per_block", "mid_block_scale_factor", "mid_block_type", "norm_eps", "norm_num_groups", "num_attention_heads",
-    "num_class_embeds", "only_cross_attention", "projection_class_embeddings_input_dim", "resnet_time_scale_shift",
-    "upcast_attention", "use_linear_projection",
+    "act_fn", "addition_embed_type", "addition_embed_type_num_heads", "addition_time_embed_dim",
+    "attention_head_dim", "class_embed_type", "downsample_padding", "encoder_hid_dim", "encoder_hid_dim_type",
+    "flip_sin_to_cos", "freq_shift", "layers_per_block", "mid_block_scale_factor", "mid_block_type", "norm_eps",
+    "norm_num_groups", "num_attention_heads", "num_class_embeds", "only_cross_attention",
+    "projection_class_embeddings_input_dim", "resnet_time_scale_shift", "upcast_attention", "use_linear_projection",
 )  # fmt: skip
 """Settings of a model's network that its ControlNets share, and that no shape shows."""
 

@@ -73,7 +73,7 @@ class ControlFolder:
         raise UnknownControl(TITLES[kind], name[:200], list(known), folder=where)
 
     def find(self, kind: Kind, name: str, *, digest: str | None = None) -> tuple[Path, str]:
-        """Where it is, and what names it for good: a file's own sha256, or that of a folder's configuration and weights.
+        """Where it is, and what names it for good: a file's sha256, or that of a folder's configuration and weights.
 
         Raises:
             UnknownControl: nothing has that name.
@@ -93,9 +93,8 @@ class ControlFolder:
         """The image encoder that was asked for, else the one beside the adapter, else the only one there is."""
         if named is not None:
             return named
-        beside = [path for path in (adapter.parent / "image_encoder", adapter.parent.parent / "image_encoder")]
         known = self.paths("image-encoder")
-        for folder in beside:
+        for folder in (adapter.parent / "image_encoder", adapter.parent.parent / "image_encoder"):
             if (folder / "config.json").is_file():
                 return next((name for name, path in known.items() if path == folder), str(folder))
         if len(known) == 1:

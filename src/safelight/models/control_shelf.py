@@ -1,5 +1,7 @@
-"""The ControlNets, T2I-Adapters, IP-Adapters and image encoders in memory, each loaded once, and dropped when others come
-and it was not used for longest."""
+"""The ControlNets, T2I-Adapters, IP-Adapters and image encoders in memory.
+
+Each is loaded once, and dropped when others come and it was not used for longest.
+"""
 
 import threading
 from collections import OrderedDict
@@ -68,6 +70,9 @@ class Led:
 
     controls: tuple[Control, ...] = ()
     pictures: tuple[PicturePrompt, ...] = ()
+
+
+NOTHING = Led()
 
 
 @dataclass(slots=True)

@@ -31,8 +31,12 @@ class DepthModel:
     def read(self, image: Image.Image) -> Image.Image:
         """Grey, from black for the farthest to white for the nearest; as large as the picture."""
         small = image.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
-        levels = (np.asarray(small, dtype=np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
-        pixels = torch.from_numpy(levels).permute(2, 0, 1)[None].to(self.placement.device, self.placement.dtype)
+        levels = (np.asarray(small, dtype=np.float32) / 255 - np.array(self.mean)) / np.array(self.std)
+        pixels = (
+            torch.from_numpy(levels.astype(np.float32))
+            .permute(2, 0, 1)[None]
+            .to(self.placement.device, self.placement.dtype)
+        )
         nearness = self.network(pixels).predicted_depth[:, None].float()
         whole = torch.nn.functional.interpolate(nearness, size=image.size[::-1], mode="bicubic")[0, 0]
         lowest, highest = whole.min(), whole.max()

@@ -4,8 +4,8 @@
         network(...)
 
 Every cross-attention gets two hooks, put there once: one keeps its queries, the other adds to what it read of the words
-what the same queries read of the pictures (arXiv:2308.06721). Outside of `on` they do nothing, and rows without pictures
-are not touched. Keys and values of a picture are worked out once for each layer, and not in every call.
+what the same queries read of the pictures (arXiv:2308.06721). Outside of `on` they do nothing, and rows without
+pictures are not touched. Keys and values of a picture are worked out once for each layer, and not in every call.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +118,7 @@ class PicturePrompts:
             pairs = [tokens.keys_and_values(path) for tokens in group.tokens]
             keys, values = (torch.stack(parts) for parts in zip(*pairs, strict=True))
             queries = self.queries.index_select(0, group.index)
-            read = scaled_dot_product_attention(*(by_head(part, heads) for part in (queries, keys, values)))
+            read = scaled_dot_product_attention(by_head(queries, heads), by_head(keys, heads), by_head(values, heads))
             read = read.transpose(1, 2).flatten(2) * group.weights.to(read)
             inputs[0].index_add_(0, group.index, read)
 

@@ -19,6 +19,7 @@ from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
 from safelight.models.several import number
+from safelight.server.a1111_controlnet import led_by, units_of
 from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
@@ -70,7 +71,8 @@ def sittings_of(request: Request) -> Sittings:
 async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
-    drafts = number(parse_draft(body.wishes(options)), body.num_pictures)
+    wishes = body.wishes(options) | await led_by(request, body)
+    drafts = number(parse_draft(wishes), body.num_pictures)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
 
@@ -96,10 +98,12 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
     for source in body.init_images:
         data = await fetch_picture(source, max_bytes=most)
         inits.append(await asyncio.to_thread(keep, data, marked, body, studio))
-    first = parse_draft(wishes | {"init": inits[0]})
+    leads = [await led_by(request, body, init=init) for init in inits]
+    firsts = [parse_draft(wishes | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
+    changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
     drafts = [
-        draft.model_copy(update={"init": inits[place % len(inits)]})
-        for place, draft in enumerate(number(first, body.num_pictures))
+        draft.model_copy(update=changing[place % len(inits)])
+        for place, draft in enumerate(number(firsts[0], body.num_pictures))
     ]
     return await drawn(request, caller, body, drafts, options=options, kind="img2img")
 
@@ -162,12 +166,19 @@ async def drawn(
 def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: float) -> Drawn:
     done = [job for job in jobs if job.asset_id]
     asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
-    images = files_of(done, studio) if body.send_images else []
+    images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
     info = info_of(asked, drawn, body, began=began)
     parameters: dict[str, Any] = body.model_dump(mode="json")
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}
     return Drawn(images=images, parameters=parameters, info=info)
+
+
+def hints_of(drawn: Sequence[Denoised], body: Drawing, studio: Studio) -> list[str]:
+    """What the nets were shown, after the pictures, as there."""
+    if not drawn or not any(unit.save_detected_map for unit in units_of(body)):
+        return []
+    return [base64.b64encode(studio.assets.read(use.hint)).decode() for use in drawn[0].controls]
 
 
 def files_of(jobs: Sequence[JobRow], studio: Studio) -> list[str]:

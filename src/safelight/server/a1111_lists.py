@@ -243,8 +243,8 @@ async def prompt_styles(caller: Who) -> list[PromptStyle]:
 
 @router.get("/scripts")
 async def scripts(caller: Who) -> Scripts:
-    """None: a request that names one is refused."""
-    return Scripts()
+    """The one that is honoured; a request that names another is refused."""
+    return Scripts(txt2img=["controlnet"], img2img=["controlnet"])
 
 
 @router.get("/script-info")

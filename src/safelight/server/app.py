@@ -22,6 +22,7 @@ from safelight.monitoring.metrics import Metrics
 from safelight.monitoring.traces import Traces
 from safelight.server import (
     a1111,
+    a1111_controlnet,
     a1111_extras,
     a1111_lists,
     errors,
@@ -80,7 +81,7 @@ def create_app(
     )
     app.state.sittings = Sittings()
     errors.install(app)
-    for part in (health, metrics_route, a1111, a1111_extras, a1111_lists):
+    for part in (health, metrics_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)

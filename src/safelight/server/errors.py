@@ -1,6 +1,6 @@
 """Errors in the words of the dialect that was spoken.
 
-/sdapi/...   {"error": class, "detail", "body", "errors"}     AUTOMATIC1111
+/sdapi/..., /controlnet/...   {"error": class, "detail", "body", "errors"}     AUTOMATIC1111
 elsewhere    {"error": {"message", "type", "param", "code"}}  OpenAI, and our own
 """
 
@@ -17,6 +17,9 @@ from starlette.exceptions import HTTPException
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
 
 log = logging.getLogger(__name__)
+
+AUTOMATIC1111 = ("/sdapi", "/controlnet")
+"""Where its dialect, and that of its extension, is spoken."""
 
 RETRY = {408, 409, 429, 500, 502, 503, 504, 507}
 """What the OpenAI SDK tries again unless told otherwise."""
@@ -54,7 +57,7 @@ def respond(path: str, error: SafelightError, *, param: str | None = None) -> Re
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
-        headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith("/sdapi") else "Bearer"
+        headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith(AUTOMATIC1111) else "Bearer"
     return JSONResponse(body(path, error, param=param), status_code=error.status, headers=headers)
 
 
@@ -64,7 +67,7 @@ def may_pass(error: SafelightError) -> bool:
 
 
 def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[str, object]:
-    if path.startswith("/sdapi"):
+    if path.startswith(AUTOMATIC1111):
         return {"error": type(error).__name__, "detail": str(error), "body": "", "errors": str(error)}
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     match error.status:
@@ -91,7 +94,7 @@ def invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = [(".".join(str(part) for part in fault["loc"][1:]), fault["msg"]) for fault in error.errors()]
     message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
-    status = 422 if request.url.path.startswith("/sdapi") else 400
+    status = 422 if request.url.path.startswith(AUTOMATIC1111) else 400
     fault = InvalidRequest(message)
     fault.status = status
     return respond(request.url.path, fault, param=faults[0][0] if faults else None)
