@@ -126,7 +126,7 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
     assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= LEAST_PSNR
     without = [draw(spec_for(ours, **wish), ours) for wish in wishes]
     differences = [psnr(a, b) for a, b in zip(alone, without, strict=True)]
-    assert max(differences[:-1]) < 45
+    assert max(differences[:-1]) < 50
     assert differences[-1] == float("inf")
 
 

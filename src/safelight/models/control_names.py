@@ -41,7 +41,8 @@ def from_ldm_control(names: Iterable[str], unet: Mapping[str, Any]) -> dict[str,
     names = list(names)
     hints = {number for name in names if (number := number_in(r"input_hint_block\.(\d+)\.weight", name)) is not None}
     residuals = {number for name in names if (number := number_in(r"zero_convs\.(\d+)\.", name)) is not None}
-    ours = turned(control_modules(unet, num_hints=len(hints) // 2, num_residuals=len(residuals)))
+    num_residuals = 1 + max(residuals, default=-1)
+    ours = turned(control_modules(unet, num_hints=len(hints) // 2, num_residuals=num_residuals))
     return {name: rename(name, ours) for name in names}
 
 
