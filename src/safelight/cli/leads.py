@@ -23,6 +23,8 @@ PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
 def control_wishes(texts: Sequence[str] | None, fit: str, settings: "Settings") -> list[dict[str, Any]]:
     """In the words of `spec.ControlWish`; the pictures are stored."""
     wishes = [control_wish(text) for text in texts or ()]
+    for wish in wishes:
+        require_file_first(wish)
     return [{"fit": fit, **wish, "image": kept(Path(wish["image"]), settings)} for wish in wishes]
 
 
@@ -49,6 +51,15 @@ def control_wish(text: str) -> dict[str, Any]:
     if len(parts) < 2 or not all(parts):
         raise InvalidRequest(f"--control is {CONTROL_FORM}, such as sketch.png:canny-sd15:canny:0.8, not {text!r}")
     return {"image": ":".join(parts[:-1]), "model": parts[-1], **wish}
+
+
+def require_file_first(wish: dict[str, Any]) -> None:
+    """`apple.png:net:cany` looks like a file named `apple.png:net`, and is a misspelt preprocessor."""
+    from safelight.models.preprocessors import require_preprocessor
+
+    file = wish["image"].rpartition(":")[0]
+    if file and not Path(wish["image"]).exists() and Path(file).is_file():
+        require_preprocessor(wish["model"])
 
 
 def picture_wish(text: str) -> dict[str, Any]:
