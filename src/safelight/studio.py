@@ -1,8 +1,9 @@
 """Opens every part from settings; the one place where parts meet."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -45,6 +46,7 @@ from safelight.spec import (
     complete,
 )
 
+KEPT_HINTS = 256
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
 
@@ -58,6 +60,9 @@ class Studio:
     loras: LoraShelf
     controls: ControlShelf
     preprocessors: Preprocessors
+    hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
+    """Those made lately, by what they were made of: pictures of one request have one hint."""
+    making: threading.Lock = field(default_factory=threading.Lock)
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -123,10 +128,16 @@ class Studio:
         size = draft.width or defaults.width, draft.height or defaults.height
         if draft.init is not None and draft.only_masked:
             size = self.picture(draft.init).size  # the part that is drawn is cut out of it later
-        made = self.preprocessors.make_hint(
-            wish.preprocessor, fit_to(image, *size, wish.fit), thresholds=wish.thresholds
-        )
-        return self.assets.put_image(made)
+        size = within(*size, self.settings.max_output_pixels)
+        key = wish.image, wish.preprocessor, wish.thresholds, wish.fit, size
+        with self.making:
+            if key not in self.hints:
+                shown = fit_to(image, *size, wish.fit)
+                made = self.preprocessors.make_hint(wish.preprocessor, shown, thresholds=wish.thresholds)
+                while len(self.hints) >= KEPT_HINTS:
+                    del self.hints[next(iter(self.hints))]
+                self.hints[key] = self.assets.put_image(made)
+            return self.hints[key]
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -219,6 +230,12 @@ def open_studio(settings: Settings | None = None) -> Studio:
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
     return Studio(settings, models, backend, AssetStore(settings.blobs), loras, controls, preprocessors)
+
+
+def within(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """The same proportions in at most so many pixels: callers name sizes, and edges take their time."""
+    scale = min(1.0, (pixels / (width * height)) ** 0.5)
+    return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

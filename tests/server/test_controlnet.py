@@ -193,6 +193,9 @@ def test_jobs_take_controls_by_the_id_of_an_upload(client: httpx.Client) -> None
     done = client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status().json()
     assert done["state"] == "done", done["error"]
     assert done["spec"]["controls"][0]["hint"] != picture
+    openai = {"size": "64x64", "response_format": "b64_json", **{name: wish[name] for name in wish if name != "height"}}
+    answer = client.post("/v1/images/generations", json=openai).raise_for_status().json()
+    assert spec_in(answer["data"][0]["b64_json"])[0].controls[0].hint == done["spec"]["controls"][0]["hint"]
     for broken, says in (
         ({"controls": [{"model": "nowhere", "image": picture}]}, "no ControlNet"),
         ({"controls": [{**wish["controls"][0], "preprocessor": "cany"}]}, "did you mean 'canny'"),

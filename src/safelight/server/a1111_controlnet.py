@@ -300,7 +300,10 @@ async def detect(request: Request, caller: Who, body: Annotated[Detection, Body(
         data = await fetch_picture(source, max_bytes=most)
 
         def make(data: bytes = data) -> str:
-            return as_base64(studio.preprocessors.make_hint(name, studio.open(data), thresholds=thresholds))
+            image = studio.open(data)
+            if image.width * image.height > studio.settings.max_output_pixels:
+                raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
+            return as_base64(studio.preprocessors.make_hint(name, image, thresholds=thresholds))
 
         images.append(await asyncio.to_thread(make))
     return Detected(images=images)

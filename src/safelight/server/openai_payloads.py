@@ -12,11 +12,13 @@ from safelight.assets.encode import Encoding
 from safelight.errors import UnsupportedOption
 from safelight.spec import (
     ClipSkip,
+    ControlWish,
     Determinism,
     Draft,
     Fraction,
     Guidance,
     LoraWish,
+    PicturePromptWish,
     Prompt,
     Seed,
     Steps,
@@ -46,6 +48,8 @@ class Extras(BaseModel):
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
     loras: tuple[LoraWish, ...] = ()
+    controls: tuple[ControlWish, ...] = ()
+    picture_prompts: tuple[PicturePromptWish, ...] = ()
     strength: Strength | None = None
     """Of edits and variations: how far the picture departs from the one it starts from."""
 
