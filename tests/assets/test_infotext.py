@@ -9,7 +9,7 @@ from tests.assets.specs import APPLE, FROM_MASK, PLAIN, prompts, specs
 from safelight.assets import sampler_names
 from safelight.assets.infotext import from_pairs, parse_infotext, quote, storable, unquote, write_infotext
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.spec import Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
+from safelight.spec import ControlUse, Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
 
 NOT_IN_TEXT = {"task", "prompt", "negative_prompt", "model_digest", "determinism", "init", "mask", "fit", "embeddings"}
 
@@ -24,7 +24,8 @@ def words(text: str) -> str:
 
 def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
-    settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras"})  # which are in the prompt's tags
+    led = ("controls", "picture_prompts")  # of which only a summary is written
+    settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
     for name, default in {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "highres": None}.items():
         if settings.get(name) == default:
             settings.pop(name, None)
@@ -183,3 +184,22 @@ def test_identifiers_become_community_names(identifiers: tuple[str, ...], name: 
 def test_quoting_is_json_as_automatic1111_reads_it() -> None:
     assert json.loads(quote('a, "b": c\n')) == 'a, "b": c\n'
     assert quote("plain words") == "plain words"
+
+
+def test_controls_are_written_as_the_extension_writes_them() -> None:
+    use = ControlUse(
+        model="canny-sd15",
+        digest="ab" * 32,
+        image="0" * 64,
+        hint="1" * 64,
+        preprocessor="canny",
+        weight=0.8,
+        end=0.5,
+        mode="control",
+        fit="pad",
+    )
+    pairs = parse_infotext(write_infotext(APPLE.model_copy(update={"controls": (use, use)}), version="1")).pairs
+    assert pairs["ControlNet 1"] == (
+        "Module: canny, Model: canny-sd15 [abababab], Weight: 0.8, Resize Mode: Resize and Fill, Guidance Start: 0, "
+        "Guidance End: 0.5, Control Mode: ControlNet is more important"
+    )

@@ -282,6 +282,7 @@ async def control_types(request: Request, caller: Who) -> ControlTypes:
 
 @router.get("/settings")
 async def settings(caller: Who) -> UnitCount:
+    """How many units a picture may have."""
     return UnitCount(control_net_unit_count=MOST_CONTROLS)
 
 
