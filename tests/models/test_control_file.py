@@ -190,17 +190,33 @@ def put(home: Path, model: Model) -> ControlFolder:
 
 def test_names_stand_for_files_and_for_folders(model: Models, tmp_path: Path) -> None:
     folder = put(tmp_path, model("sd1"))
-    assert list(folder.paths("control")) == ["canny", "depth"]
+    assert list(folder.paths("control")) == ["canny", "depth", "old/canny"]
     assert folder.path("control", "canny") == tmp_path / "controlnet" / "canny.safetensors"
     assert list(folder.paths("ip-adapter")) == ["ip"]
     assert list(folder.paths("image-encoder")) == ["image_encoder"]
     assert folder.encoder_for(folder.path("ip-adapter", "ip"), None) == "image_encoder"
+    assert folder.find("control", "old/canny")[1] != folder.find("control", "canny")[1]
     digests = {folder.find("control", name)[1] for name in ("canny", "depth")}
     assert [len(digest) for digest in digests] == [64, 64]
     before = folder.find("control", "depth")[1]
     config = tmp_path / "controlnet" / "depth" / "config.json"
     config.write_text(config.read_text().replace('"rgb"', '"bgr"'))
     assert folder.find("control", "depth")[1] != before, "the configuration counts"
+
+
+def test_adapters_find_the_encoder_beside_them_in_the_layout_they_are_published_in(
+    model: Models, tmp_path: Path
+) -> None:
+    """Two folders of adapters, each with an image encoder of the same name."""
+    home = tmp_path / "ip-adapter"
+    for place in ("models", "sdxl_models"):
+        encoder = write_encoder(home / place / "image_encoder")
+        write_ip_adapter(home / place / f"ip-{place}.safetensors", model("sd1"), encoder=encoder)
+    strangers = ControlFolder(tmp_path, sums=tmp_path / "sums.json", by_path=False)
+    for place, encoder in (("models", "image_encoder"), ("sdxl_models", "sdxl_models/image_encoder")):
+        found = strangers.encoder_for(strangers.path("ip-adapter", f"ip-{place}"), None)
+        assert found == encoder
+        assert strangers.path("image-encoder", found) == home / place / "image_encoder"
 
 
 def test_what_is_not_there_is_an_error_with_the_nearest_name(model: Models, tmp_path: Path) -> None:

@@ -163,13 +163,17 @@ def test_image_to_image_with_control(kind: str, model: Models, reference: Refere
 
 
 @pytest.mark.parametrize("only_masked", [False, True])
-def test_inpainting_with_control(only_masked: bool, model: Models, reference: References, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sd1", "inpaint"])
+def test_inpainting_with_control(
+    kind: str, only_masked: bool, model: Models, reference: References, tmp_path: Path
+) -> None:
+    """A network that also takes the mask is led by the nets of one that does not."""
     net = controlnet(model("sd1"))
-    one = control(write_folder(tmp_path / "net", net), model("sd1"), fit="stretch")
+    one = control(write_folder(tmp_path / "net", net), model(kind), fit="stretch")
     wishes = {"init": INIT, "mask": MASK, "mask_blur": 0.0, "strength": 0.8, "only_masked": only_masked, "padding": 4}
-    spec, picture = ours(model("sd1"), Led(controls=(one,)), **wishes, **SIZED)
+    spec, picture = ours(model(kind), Led(controls=(one,)), **wishes, **SIZED)
     expected = theirs(
-        reference("sd1"), "ControlNetInpaintPipeline", spec, {"controlnet": net},
+        reference(kind), "ControlNetInpaintPipeline", spec, {"controlnet": net},
         image=EVERY[INIT], mask_image=EVERY[MASK], control_image=PICTURES[HINT], strength=0.8,
         controlnet_conditioning_scale=1.0, padding_mask_crop=4 if only_masked else None, **SIZED,
     )  # fmt: skip

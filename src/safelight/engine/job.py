@@ -32,7 +32,8 @@ State = Literal["waiting", "running", "decoding", "ended"]
 
 
 CONTROL_COST = 0.4
-"""Of a row through a ControlNet, where one through the UNet is 1: it is the half of it that has fewer layers."""
+"""Of a row through a ControlNet, where one through the UNet is 1: 0.35 of its operations for Stable Diffusion 1, 0.45 for
+SDXL."""
 
 
 @dataclass(slots=True, kw_only=True)

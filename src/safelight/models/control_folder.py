@@ -44,15 +44,13 @@ class ControlFolder:
     """Whether a caller may name a file anywhere; not where callers are strangers."""
 
     def paths(self, kind: Kind) -> dict[str, Path]:
-        """By name; of two of one name, the first in the order of folders."""
+        """By name; of two of one name, the second goes by its place too, as in `sdxl_models/image_encoder`."""
         found: dict[str, Path] = {}
         for folder in (self.models / name for name in FOLDERS[kind]):
-            if kind in STEMS:
-                configs = sorted(folder.rglob("config.json"))
-                found = {path.parent.name: path.parent for path in reversed(configs)} | found
-            if kind in ("control", "ip-adapter"):
-                files = [path for path in sorted(folder.rglob(f"*{SUFFIX}")) if not is_part(path)]
-                found = {path.name.removesuffix(SUFFIX): path for path in reversed(files)} | found
+            for path in candidates(folder, kind):
+                place = path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+                short = place.rpartition("/")[2]
+                found.setdefault(place if short in found else short, path)
         return dict(sorted(found.items()))
 
     def path(self, kind: Kind, name: str) -> Path:
@@ -104,13 +102,18 @@ class ControlFolder:
         raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")
 
 
+def candidates(folder: Path, kind: Kind) -> list[Path]:
+    """Folders with a configuration, and files that are not the weights of such a folder."""
+    found: list[Path] = []
+    if kind in STEMS:
+        found += [config.parent for config in folder.rglob("config.json") if config.parent != folder]
+    if kind in ("control", "ip-adapter"):
+        found += [file for file in folder.rglob(f"*{SUFFIX}") if not (file.parent / "config.json").is_file()]
+    return sorted(found)
+
+
 def digest_of(files: Sequence[Path], sums: Sequence[str]) -> str:
     if len(sums) == 1:
         return sums[0]
     named = (f"{path.name} {digest}\n" for path, digest in zip(files, sums, strict=True))
     return hashlib.sha256("".join(named).encode()).hexdigest()
-
-
-def is_part(file: Path) -> bool:
-    """The weights inside a folder that has a name of its own."""
-    return (file.parent / "config.json").is_file()
