@@ -32,8 +32,8 @@ State = Literal["waiting", "running", "decoding", "ended"]
 
 
 CONTROL_COST = 0.4
-"""Of a row through a ControlNet, where one through the UNet is 1: 0.35 of its operations for Stable Diffusion 1, 0.45 for
-SDXL."""
+"""Of a row through a ControlNet, where one through the UNet is 1; counted in operations, 0.35 for Stable Diffusion 1
+and 0.45 for SDXL."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,12 +19,12 @@ from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
 from safelight.models.several import number
-from safelight.server.a1111_controlnet import led_by, units_of
 from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
 from safelight.server.a1111_pictures import keep, mask_from
 from safelight.server.a1111_sittings import Sittings
+from safelight.server.a1111_units import led_by, units_of
 from safelight.server.auth import Who, parts_of
 from safelight.server.fetch import fetch_picture
 from safelight.server.files import as_base64
