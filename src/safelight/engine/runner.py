@@ -120,19 +120,23 @@ def conditions_for(
         time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:
         guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    signed = [(batch[i], False) for i in asked] + [(batch[i], True) for i in contrasted]
-    led = [job.led for job in batch]
+    rows = [(batch[i], False) for i in asked] + [(batch[i], True) for i in contrasted]
+    adapters = controls = pictures = None
+    if any(job.loras for job in batch):
+        adapters = [job.adapted for job, _ in rows]
+    if any(job.led.controls for job in batch):
+        controls = [job.steered(negative=negative) for job, negative in rows]
+    if any(job.led.pictures for job in batch):
+        pictures = [job.looked_at(negative=negative) for job, negative in rows]
     return Conditions(
         context=context,
         mask=mask,
         pooled=pooled,
         time_ids=time_ids,
         guidance=guidance,
-        adapters=[job.adapted for job, _ in signed] if any(job.loras for job in batch) else None,
-        controls=[job.steered(negative=negative) for job, negative in signed] if any(x.controls for x in led) else None,
-        pictures=[job.looked_at(negative=negative) for job, negative in signed]
-        if any(x.pictures for x in led)
-        else None,
+        adapters=adapters,
+        controls=controls,
+        pictures=pictures,
     )
 
 
