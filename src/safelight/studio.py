@@ -19,7 +19,7 @@ from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
-from safelight.models.families import text_widths
+from safelight.models.families import require_sides, text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
@@ -59,7 +59,9 @@ class Studio:
         if draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
-        return complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+        spec = complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+        require_sides(found.description, spec.width, spec.height)
+        return spec
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -84,26 +86,26 @@ class Studio:
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
         assert draft.init is not None
-        image = self.picture(draft.init)
+        image, step = self.picture(draft.init), found.description.side_step
         if draft.extend is not None:
             canvas, mask = outpaint_canvas(image, draft.extend)
             grown = {
                 "init": self.assets.put_image(canvas),
                 "mask": self.assets.put_image(mask),
                 "extend": None,
-                "width": draft.width or rounded(canvas.width),
-                "height": draft.height or rounded(canvas.height),
+                "width": draft.width or rounded(canvas.width, step),
+                "height": draft.height or rounded(canvas.height, step),
                 "strength": draft.strength or 1.0,
             }
             return Draft.model_validate(draft.model_dump() | grown)
         if draft.only_masked or (draft.width and draft.height):
             return draft
         native = found.description.defaults
-        width, height = same_area(image.width / image.height, native.width * native.height)
+        width, height = same_area(image.width / image.height, native.width * native.height, step)
         if draft.width:
-            width, height = draft.width, rounded(draft.width * image.height / image.width)
+            width, height = draft.width, rounded(draft.width * image.height / image.width, step)
         elif draft.height:
-            width, height = rounded(draft.height * image.width / image.height), draft.height
+            width, height = rounded(draft.height * image.width / image.height, step), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
 
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
@@ -166,12 +168,12 @@ def open_studio(settings: Settings | None = None) -> Studio:
     return Studio(settings, models, backend, AssetStore(settings.blobs), loras)
 
 
-def same_area(proportion: float, area: float) -> tuple[int, int]:
+def same_area(proportion: float, area: float, step: int) -> tuple[int, int]:
     """Width and height of about that many pixels in that proportion of width to height."""
     height = (area / proportion) ** 0.5
-    return rounded(height * proportion), rounded(height)
+    return rounded(height * proportion, step), rounded(height, step)
 
 
-def rounded(side: float) -> int:
+def rounded(side: float, step: int) -> int:
     """The nearest side that a spec may have."""
-    return min(max(64, round(side / 8) * 8), 4096)
+    return min(max(64, round(side / step) * step), 4096)

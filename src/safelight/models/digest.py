@@ -17,12 +17,12 @@ def files_of(description: Description) -> Iterator[Path]:
     if description.is_file:
         yield from (path for path in (description.path, own_settings(description.path)) if path.is_file())
         return
-    folder, encoders = description.path, description.family.text_encoders
+    folder, encoders = description.path, description.readers
     settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
     yield from (path for path in settings if path.is_file())
     for part in map(tokenizer_of, encoders):
         yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
-    for part in ("unet", "vae", *encoders):
+    for part in (description.family.network, "vae", *encoders):
         yield folder / part / "config.json"
         yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from safelight.errors import UnsupportedOption
 from safelight.models.adapters import Applied, Row
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
@@ -56,7 +57,11 @@ class LoraShelf:
         Raises:
             UnknownLora, InvalidRequest: gone, or another file by now.
             UnsafeFile, CorruptModel, IncompatibleLora: as `load_lora`.
+            UnsupportedOption: weights by block, for a network that has none.
         """
+        for use in uses:
+            if model.description.family.network != "unet" and (use.blocks or {}).keys() - {"BASE"}:
+                raise UnsupportedOption("blocks", f"LoRA {use.name}: {model.name} is no UNet and has no such blocks")
         return tuple(Worn(self.get(use, model), use) for use in uses)
 
     def get(self, use: LoraUse, model: Model) -> Lora:

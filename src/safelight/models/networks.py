@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -36,14 +36,47 @@ class NetworkClasses:
     text_encoder: Callable[[Mapping[str, Any]], nn.Module]
 
 
+@dataclass(frozen=True, slots=True)
+class TransformerClasses:
+    """The same, for the families whose network is a transformer; imported when the first of them is loaded."""
+
+    sd3: Callable[[Mapping[str, Any]], nn.Module]
+    flux: Callable[[Mapping[str, Any]], nn.Module]
+    t5: Callable[[Mapping[str, Any]], nn.Module]
+
+
 @cache
 def network_classes() -> NetworkClasses:
     """UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
+    return quickly(import_classes)
+
+
+@cache
+def transformer_classes() -> TransformerClasses:
+    """SD3Transformer2DModel, FluxTransformer2DModel and T5EncoderModel."""
+    return quickly(import_transformer_classes)
+
+
+def denoiser_class(family: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """What builds the network that denoises, for a family by name."""
+    match family:
+        case "sd3":
+            return transformer_classes().sd3
+        case "flux":
+            return transformer_classes().flux
+        case _:
+            return network_classes().unet
+
+
+Classes = TypeVar("Classes")
+
+
+def quickly(import_: Callable[[], Classes]) -> Classes:
     with collection_off():
         if "diffusers.models.unets" in sys.modules:
-            return import_classes()
+            return import_()
         with needless_imports_held_off():
-            return import_classes()
+            return import_()
 
 
 def import_classes() -> NetworkClasses:
@@ -60,6 +93,19 @@ def import_classes() -> NetworkClasses:
         unet=without_memory(UNet2DConditionModel.from_config),
         vae=without_memory(AutoencoderKL.from_config),
         text_encoder=without_memory(text_encoder),
+    )
+
+
+def import_transformer_classes() -> TransformerClasses:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    return TransformerClasses(
+        sd3=without_memory(SD3Transformer2DModel.from_config),
+        flux=without_memory(FluxTransformer2DModel.from_config),
+        t5=without_memory(lambda config: T5EncoderModel(T5Config(**config))),
     )
 
 
