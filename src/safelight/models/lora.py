@@ -107,7 +107,8 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
     for_unet = any(target.part == "unet" for target in file.layers)
     if not any(fitted.values()) or (for_unet and not fitted["unet"]):
         what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
-        if any(flat(target.name).startswith(ORIGINAL_NAMES) for target in file.layers):
+        originals = any(flat(target.name).startswith(ORIGINAL_NAMES) for target in file.layers)
+        if originals and not hasattr(networks["unet"], "down_blocks"):
             what = "its layers have the names of the original code, and of transformers only diffusers' names are read"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)

@@ -7,6 +7,7 @@ interpreter is left as if they had never been asked for, so that code which want
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,10 +104,29 @@ def import_transformer_classes() -> TransformerClasses:
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     return TransformerClasses(
-        sd3=without_memory(SD3Transformer2DModel.from_config),
+        sd3=without_memory(without_positions(SD3Transformer2DModel.from_config)),
         flux=without_memory(FluxTransformer2DModel.from_config),
         t5=without_memory(lambda config: T5EncoderModel(T5Config(**config))),
     )
+
+
+one_without_positions = threading.Lock()
+
+
+def without_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Leaves out Stable Diffusion 3's table of positions, which is in the file, for the reason that `Unfilled` has."""
+
+    def build_it(config: Any) -> Any:
+        embeddings: Any = import_module("diffusers.models.embeddings")
+        with one_without_positions:
+            found = embeddings.get_2d_sincos_pos_embed
+            embeddings.get_2d_sincos_pos_embed = lambda width, side, **_: torch.empty(side**2, width)
+            try:
+                return build(config)
+            finally:
+                embeddings.get_2d_sincos_pos_embed = found
+
+    return build_it
 
 
 def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
