@@ -8,6 +8,7 @@
     │   ├── UnknownSampler        404
     │   ├── UnknownLora           404
     │   ├── IncompatibleLora      400   made for another kind of model
+    │   ├── UnknownPart           404   an autoencoder or a text encoder
     │   ├── UnknownAsset          404
     │   └── UnknownJob            404
     ├── Unauthorized              401   no key, or one that is not valid
@@ -81,6 +82,14 @@ class IncompatibleLora(InvalidRequest):
     def __init__(self, name: str, why: str, *, model: str, made_for: str | None) -> None:
         seems = f"; it seems made for {made_for}" if made_for else ""
         super().__init__(f"LoRA {name} does not fit {model}: {why}{seems}")
+
+
+class UnknownPart(InvalidRequest):
+    status, code = 404, "unknown_part"
+
+    def __init__(self, part: str, name: str, known: list[str]) -> None:
+        where = f"it is a file or folder of SAFELIGHT_HOME/{part}s, a path, or a model's name"
+        super().__init__(f"{part}: nothing is named {name!r}{nearest(name, known)}; {where}")
 
 
 class UnknownAsset(InvalidRequest):

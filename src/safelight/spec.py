@@ -49,6 +49,7 @@ BLOCKS = {
 """What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
 MOST_LORAS = 50
 
+Name = Annotated[str, Field(min_length=1, max_length=500)]
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
 Determinism = Literal["fast", "strict"]
@@ -93,6 +94,17 @@ class Sides(Frozen):
 
 class PinnedEmbedding(Frozen):
     """A textual inversion that the prompt names, and the sha256 of the file that this name stood for."""
+
+    name: str
+    digest: Digest
+
+
+PartName = Literal["vae", "text_encoder"]
+"""What may stand in for a model's own."""
+
+
+class PinnedPart(Frozen):
+    """A part that stands in for the model's own, and the sha256 of what this name stood for."""
 
     name: str
     digest: Digest
@@ -155,6 +167,8 @@ class Picture(Frozen):
     determinism: Determinism
     embeddings: tuple[PinnedEmbedding, ...] = ()
     loras: Annotated[tuple[LoraUse, ...], Field(max_length=MOST_LORAS)] = ()
+    vae: PinnedPart | None = None
+    text_encoder: PinnedPart | None = None
 
     def digest(self) -> str:
         return digest_of(self)
@@ -223,6 +237,10 @@ class Draft(Frozen):
     determinism: Determinism = "fast"
     loras: Annotated[tuple[LoraWish, ...], Field(max_length=MOST_LORAS)] = ()
     """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
+    vae: Name | None = None
+    """Another autoencoder than the model's own: a name, a path, or a model whose autoencoder it is."""
+    text_encoder: Name | None = None
+    """Another text encoder, likewise."""
     highres: HighresFix | None = None
     init: Digest | None = None
     strength: Strength | None = None
@@ -269,6 +287,7 @@ def complete(
     *,
     model_digest: str,
     embeddings: tuple[PinnedEmbedding, ...] = (),
+    parts: Mapping[PartName, PinnedPart] | None = None,
     random_seed: int | None = None,
 ) -> Denoised:
     """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
@@ -276,7 +295,7 @@ def complete(
         raise ValueError("an extended canvas must be drawn into init and mask first")
     chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
-    filled |= {"model_digest": model_digest, "embeddings": embeddings}
+    filled |= {"model_digest": model_digest, "embeddings": embeddings} | dict(parts or {})
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
     kind = ImageToImage if draft.mask is None else Inpaint

@@ -23,6 +23,8 @@ from safelight.models.families import require_sides, text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
+from safelight.models.part_folder import PartFolder
+from safelight.models.part_shelf import PartShelf
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
@@ -32,7 +34,9 @@ from safelight.spec import (
     Denoised,
     Draft,
     Inpaint,
+    PartName,
     PinnedEmbedding,
+    PinnedPart,
     TextToImage,
     Upscale,
     complete,
@@ -49,6 +53,7 @@ class Studio:
     backend: Backend
     assets: AssetStore
     loras: LoraShelf
+    parts: PartShelf
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -59,7 +64,9 @@ class Studio:
         if draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
-        spec = complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+        parts = await asyncio.to_thread(self.pin_parts, draft)
+        defaults = found.description.defaults
+        spec = complete(draft, defaults, model_digest=found.digest, embeddings=embeddings, parts=parts)
         require_sides(found.description, spec.width, spec.height)
         return spec
 
@@ -70,6 +77,11 @@ class Studio:
             model=draft.model,
             model_widths=lambda: text_widths(found.description),
         )
+
+    def pin_parts(self, draft: Draft) -> dict[PartName, PinnedPart]:
+        """What stands in for parts of the model, with the digests of what these names stand for."""
+        wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
+        return {part: self.parts.folder.pin(part, name) for part, name in wanted.items() if name is not None}
 
     def pin_loras(self, draft: Draft) -> Draft:
         """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
@@ -154,8 +166,9 @@ def open_studio(settings: Settings | None = None) -> Studio:
         sums=settings.cache / "sums.json",
     )
     loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
+    parts = PartShelf(PartFolder(settings.home, models.catalogue, models.sums))
     backend = LocalBackend(
-        lambda spec: models.get(spec.model, spec.model_digest),
+        lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
@@ -165,7 +178,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras)
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, parts)
 
 
 def same_area(proportion: float, area: float, step: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ Strand = tuple[Reading, ...]
 
 class Conditionings:
     def __init__(self) -> None:
-        self.caches: dict[str, ConditioningCache[Reading]] = {}
+        self.caches: dict[tuple[str, str], ConditioningCache[Reading]] = {}
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
         """What is applied to the text encoders, for the prompts at hand."""
 
@@ -36,6 +36,11 @@ class Conditionings:
         Raises:
             InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
         """
+        for text_digest in dict.fromkeys(job.model.text_digest for job in jobs):
+            self.fill_alike([job for job in jobs if job.model.text_digest == text_digest])
+
+    def fill_alike(self, jobs: Sequence[Job]) -> None:
+        """Jobs whose prompts the same text encoders read."""
         model = jobs[0].model
         strands = {job.id: strands_of(job) for job in jobs}
         for job in jobs:
@@ -53,11 +58,12 @@ class Conditionings:
             job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
-        if model.digest not in self.caches:
-            self.caches[model.digest] = ConditioningCache(
+        key = model.digest, model.text_digest
+        if key not in self.caches:
+            self.caches[key] = ConditioningCache(
                 lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
-        return self.caches[model.digest]
+        return self.caches[key]
 
 
 def strands_of(job: Job) -> list[Strand]:

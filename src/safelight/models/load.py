@@ -48,6 +48,9 @@ class Model:
     text_encoders: tuple[TextEncoder, ...]
     """Its CLIPs."""
     t5: T5 | None = None
+    vae_digest: str = ""
+    text_digest: str = ""
+    """Of the autoencoder and the text encoders that stand in for its own (`part_shelf.py`)."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)

@@ -47,8 +47,8 @@ class Worn:
 class LoraShelf:
     folder: LoraFolder
     limit_bytes: int = LIMIT_BYTES
-    loaded: OrderedDict[tuple[str, str], Lora] = field(default_factory=OrderedDict[tuple[str, str], Lora])
-    """By the digests of LoRA and model, the one used last at the end."""
+    loaded: OrderedDict[tuple[str, ...], Lora] = field(default_factory=OrderedDict[tuple[str, ...], Lora])
+    """By the digests of LoRA, model and its text encoders, the one used last at the end."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
@@ -65,7 +65,7 @@ class LoraShelf:
         return tuple(Worn(self.get(use, model), use) for use in uses)
 
     def get(self, use: LoraUse, model: Model) -> Lora:
-        key = use.digest, model.digest
+        key = use.digest, model.digest, model.text_digest
         with self.lock:
             if key not in self.loaded:
                 path, digest = self.folder.find(use.name)

@@ -110,6 +110,7 @@ async def opened(
     # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
     studio.loras.folder = replace(studio.loras.folder, by_path=False)
     studio.models.catalogue = replace(studio.models.catalogue, listed_only=not settings.allow_any_model)
+    studio.parts.folder = replace(studio.parts.folder, catalogue=studio.models.catalogue)
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()
