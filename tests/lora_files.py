@@ -18,6 +18,8 @@ from safelight.spec import LoraUse
 Tensors = dict[str, Tensor]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm1.linear", "proj_mlp")
+"""Of transformers: what reads the prompt, and layers that see one vector a row."""
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "mlp.fc1", "mlp.fc2")
 KOHYA_PREFIXES = {1: ("lora_te_",), 2: ("lora_te1_", "lora_te2_")}
@@ -141,11 +143,11 @@ def write_peft(
 ) -> Path:
     """As `save_lora_weights` of diffusers writes what peft trained; alpha is in the header."""
     dice, file, record = Dice(1), dict[str, Tensor](), dict[str, Any]()
-    networks: dict[str, Any] = {"unet": model.unet}
+    networks: dict[str, Any] = {model.description.family.network: model.unet}
     if text:
         networks |= zip(("text_encoder", "text_encoder_2"), (e.network for e in model.text_encoders), strict=False)
     for part, network in networks.items():
-        endings = (*LINEAR, *CONVOLUTIONS) if part == "unet" else TEXT
+        endings = {"unet": (*LINEAR, *CONVOLUTIONS), "transformer": (*LINEAR, *ADDED)}.get(part, TEXT)
         for name, layer in layers(network, endings).items():
             tensors = dora(layer, dice, rank=rank) if decomposed else lora(layer, dice, rank=rank)
             file[f"{part}.{name}.lora_A.weight"] = tensors["lora_down.weight"]

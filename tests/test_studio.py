@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tests.fakes import psnr
 from tests.models.embeddings import write_a1111
-from tests.tiny_models import SIDE, box_mask, checkpoint, one_thread, start_picture
+from tests.tiny_models import SIDE, VAE, box_mask, checkpoint, one_thread, seeded, start_picture
 
 import safelight
 from safelight.errors import (
@@ -118,10 +118,10 @@ def test_outpainting_grows_the_canvas_and_keeps_the_picture(studio: Studio) -> N
     ("proportion", "area"), [(1.0, 512 * 512), (2.0, 512 * 512), (0.3, 1024 * 1024), (1000.0, 1e6)]
 )
 def test_sides_are_those_a_spec_may_have(proportion: float, area: float) -> None:
-    for side in same_area(proportion, area):
+    for side in same_area(proportion, area, 8):
         assert 64 <= side <= 4096
         assert side % 8 == 0
-    assert rounded(3.0) == 64
+    assert rounded(3.0, 8) == 64
 
 
 def test_pictures_from_strangers_are_measured_first(studio: Studio, tmp_path: Path) -> None:
@@ -373,3 +373,19 @@ def test_choices_in_a_prompt_are_made_from_python(studio: Studio) -> None:
     assert [(one.spec.prompt, one.seed) for one in drawn] == [("a cat", 3), ("a cat", 4), ("a dog", 3), ("a dog", 4)]
     [one] = generate_pictures("a {cat|dog}", **wishes)
     assert one.spec.prompt == "a {cat|dog}"
+
+
+def test_a_part_that_stands_in_is_pinned_and_draws_another_picture(studio: Studio) -> None:
+    """Drawn again from its spec, it is the same picture; without the part, the spec is what it was."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    seeded(77, lambda: AutoencoderKL(**VAE)).save_pretrained(studio.settings.home / "vaes" / "other")
+    plain, spec = completed(studio, draft()), completed(studio, draft(vae="other"))
+    assert (spec.vae.name, plain.vae) == ("other", None)
+    assert spec.model_copy(update={"vae": None}).digest() == plain.digest() != spec.digest()
+    first, again, without = (
+        next(event.image for event in events_of(one, studio) if isinstance(event, Decoded))
+        for one in (spec, spec, plain)
+    )
+    assert first.tobytes() == again.tobytes()
+    assert psnr(first, without) < 30

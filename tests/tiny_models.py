@@ -154,6 +154,138 @@ def write_sdxl_inpaint(folder: Path) -> Path:
     return write_sdxl(folder, channels=9)
 
 
+SD3_VAE = {
+    **VAE,
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+T5_WIDTH = 32
+
+
+def write_sd3(folder: Path, *, t5: bool = True, channels: int = 16, **scheduler: Any) -> Path:
+    """With a dual attention layer and normalised queries, as Stable Diffusion 3.5 has them."""
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    transformer = {
+        "sample_size": SIDE // 4,
+        "patch_size": 2,
+        "in_channels": channels,
+        "out_channels": 16,
+        "num_layers": 3,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "joint_attention_dim": T5_WIDTH + 32,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": 16 + 12,
+        "pos_embed_max_size": 24,
+        "dual_attention_layers": (0,),
+        "qk_norm": "rms_norm",
+    }
+    seeded(1, lambda: SD3Transformer2DModel(**transformer)).save_pretrained(folder / "transformer")
+    write_text_encoder(folder / "text_encoder", sd1(folder / "tokenizer"), width=32, projection=16, seed=3)
+    write_text_encoder(folder / "text_encoder_2", sd2(folder / "tokenizer_2"), width=24, projection=12, seed=4)
+    parts = {"transformer": ["diffusers", "SD3Transformer2DModel"]}
+    for number in ("", "_2"):
+        parts |= {f"text_encoder{number}": ["transformers", "CLIPTextModelWithProjection"]}
+        parts |= {f"tokenizer{number}": ["transformers", "CLIPTokenizer"]}
+    if t5:
+        write_t5(folder / "text_encoder_3", folder / "tokenizer_3", width=T5_WIDTH + 32)
+    parts |= {
+        "text_encoder_3": ["transformers", "T5EncoderModel"] if t5 else [None, None],
+        "tokenizer_3": ["transformers", "T5TokenizerFast"] if t5 else [None, None],
+    }
+    pipeline = "StableDiffusion3Pipeline" if channels == 16 else "StableDiffusion3InpaintPipeline"
+    return write_rest(folder, pipeline, parts, scheduler={**FLOW_SCHEDULER, **scheduler})
+
+
+def write_sd3_without_t5(folder: Path) -> Path:
+    return write_sd3(folder, t5=False)
+
+
+def write_sd3_shifting(folder: Path) -> Path:
+    """Larger pictures are noised more; the numbers are such that 16 patches and 24 differ."""
+    return write_sd3(folder, use_dynamic_shifting=True, base_image_seq_len=16, max_image_seq_len=256)
+
+
+def write_sd3_inpaint(folder: Path) -> Path:
+    return write_sd3(folder, channels=33)
+
+
+def write_flux(folder: Path, *, guidance: bool = True) -> Path:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+    transformer = {
+        "patch_size": 1,
+        "in_channels": 64,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": T5_WIDTH,
+        "pooled_projection_dim": 32,
+        "guidance_embeds": guidance,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    seeded(1, lambda: FluxTransformer2DModel(**transformer)).save_pretrained(folder / "transformer")
+    write_text_encoder(folder / "text_encoder", sd1(folder / "tokenizer"), width=32, projection=None, seed=3)
+    write_t5(folder / "text_encoder_2", folder / "tokenizer_2", width=T5_WIDTH)
+    parts = {
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder_2": ["transformers", "T5EncoderModel"],
+        "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    }
+    shifting = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 256} if guidance else {}
+    write_rest(folder, "FluxPipeline", parts, scheduler={**FLOW_SCHEDULER, "shift": 1.0, **shifting})
+    # Its configuration says nothing of sizes.
+    (folder / "safelight.json").write_text(json.dumps({"defaults": {"width": SIDE, "height": SIDE}}))
+    return folder
+
+
+def write_schnell(folder: Path) -> Path:
+    """Told no guidance, and its noise levels are not shifted."""
+    return write_flux(folder, guidance=False)
+
+
+def write_rest(folder: Path, pipeline: str, parts: dict[str, Any], *, scheduler: dict[str, Any]) -> Path:
+    """The autoencoder, the scheduler and the index of a transformer's folder."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    seeded(2, lambda: AutoencoderKL(**SD3_VAE)).save_pretrained(folder / "vae")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    parts |= {"scheduler": ["diffusers", scheduler["_class_name"]], "vae": ["diffusers", "AutoencoderKL"]}
+    index = {"_class_name": pipeline, "_diffusers_version": "0.42.1", **parts}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def write_t5(folder: Path, tokenizer: Path, *, width: int) -> None:
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    # A few whole words, and letters for all others.
+    words = ["\u2581" + word for word in "a photo of the red apple cat dog horse".split()]
+    letters = ["\u2581", *"abcdefghijklmnopqrstuvwxyzé,.()[]:0123456789"]
+    scored = [(word, -3.0) for word in words] + [(letter, -8.0) for letter in letters]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored]
+    T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512).save_pretrained(tokenizer)
+    config = T5Config(
+        vocab_size=len(vocabulary),
+        d_model=width,
+        d_kv=8,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+    )
+    seeded(6, lambda: T5EncoderModel(config)).save_pretrained(folder)
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "sd1": write_sd1,
     "sd2": write_sd2,
@@ -164,6 +296,12 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "lcm": write_lcm,
     "flow": write_flow,
     "edm": write_edm,
+    "sd3": write_sd3,
+    "sd3_without_t5": write_sd3_without_t5,
+    "sd3_shifting": write_sd3_shifting,
+    "sd3_inpaint": write_sd3_inpaint,
+    "flux": write_flux,
+    "schnell": write_schnell,
 }
 
 

@@ -10,6 +10,7 @@
     │   ├── IncompatibleLora      400   made for another kind of model
     │   ├── UnknownControl        404   no ControlNet, T2I-Adapter, IP-Adapter or image encoder of that name
     │   ├── IncompatibleControl   400   made for another kind of model
+    │   ├── UnknownPart           404   an autoencoder or a text encoder
     │   ├── UnknownAsset          404
     │   └── UnknownJob            404
     ├── Unauthorized              401   no key, or one that is not valid
@@ -99,6 +100,14 @@ class IncompatibleControl(InvalidRequest):
     def __init__(self, name: str, why: str, *, model: str, made_for: str | None = None) -> None:
         seems = f"; it seems made for {made_for}" if made_for else ""
         super().__init__(f"{name} does not fit {model}: {why}{seems}")
+
+
+class UnknownPart(InvalidRequest):
+    status, code = 404, "unknown_part"
+
+    def __init__(self, part: str, name: str, known: list[str]) -> None:
+        where = f"it is a file or folder of SAFELIGHT_HOME/{part}s, a path, or a model's name"
+        super().__init__(f"{part}: nothing is named {name!r}{nearest(name, known)}; {where}")
 
 
 class UnknownAsset(InvalidRequest):

@@ -105,6 +105,17 @@ class PinnedEmbedding(Frozen):
     digest: Digest
 
 
+PartName = Literal["vae", "text_encoder"]
+"""What may stand in for a model's own."""
+
+
+class PinnedPart(Frozen):
+    """A part that stands in for the model's own, and the sha256 of what this name stood for."""
+
+    name: str
+    digest: Digest
+
+
 class LoraWish(Frozen):
     """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
 
@@ -226,6 +237,8 @@ class Picture(Frozen):
     loras: Annotated[tuple[LoraUse, ...], Field(max_length=MOST_LORAS)] = ()
     controls: Annotated[tuple[ControlUse, ...], Field(max_length=MOST_CONTROLS)] = ()
     picture_prompts: Annotated[tuple[PicturePromptUse, ...], Field(max_length=MOST_CONTROLS)] = ()
+    vae: PinnedPart | None = None
+    text_encoder: PinnedPart | None = None
 
     def digest(self) -> str:
         return digest_of(self)
@@ -296,6 +309,10 @@ class Draft(Frozen):
     """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
     controls: Annotated[tuple[ControlWish, ...], Field(max_length=MOST_CONTROLS)] = ()
     picture_prompts: Annotated[tuple[PicturePromptWish, ...], Field(max_length=MOST_CONTROLS)] = ()
+    vae: ModelName | None = None
+    """Another autoencoder than the model's own: a name, a path, or a model whose autoencoder it is."""
+    text_encoder: ModelName | None = None
+    """Another text encoder, likewise."""
     highres: HighresFix | None = None
     init: Digest | None = None
     strength: Strength | None = None
@@ -342,6 +359,7 @@ def complete(
     *,
     model_digest: str,
     embeddings: tuple[PinnedEmbedding, ...] = (),
+    parts: Mapping[PartName, PinnedPart] | None = None,
     random_seed: int | None = None,
 ) -> Denoised:
     """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
@@ -349,7 +367,7 @@ def complete(
         raise ValueError("an extended canvas must be drawn into init and mask first")
     chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
-    filled |= {"model_digest": model_digest, "embeddings": embeddings}
+    filled |= {"model_digest": model_digest, "embeddings": embeddings} | dict(parts or {})
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
     kind = ImageToImage if draft.mask is None else Inpaint

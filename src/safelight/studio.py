@@ -22,10 +22,12 @@ from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
 from safelight.models.control_folder import ControlFolder
 from safelight.models.control_shelf import ControlShelf
-from safelight.models.families import text_widths
+from safelight.models.families import require_sides, text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
+from safelight.models.part_folder import PartFolder
+from safelight.models.part_shelf import PartShelf
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.preprocessors import Preprocessors
@@ -39,8 +41,10 @@ from safelight.spec import (
     Denoised,
     Draft,
     Inpaint,
+    PartName,
     PicturePromptUse,
     PinnedEmbedding,
+    PinnedPart,
     TextToImage,
     Upscale,
     complete,
@@ -58,6 +62,7 @@ class Studio:
     backend: Backend
     assets: AssetStore
     loras: LoraShelf
+    parts: PartShelf
     controls: ControlShelf
     preprocessors: Preprocessors
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
@@ -74,7 +79,11 @@ class Studio:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         draft = await asyncio.to_thread(self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
-        return complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+        parts = await asyncio.to_thread(self.pin_parts, draft)
+        defaults = found.description.defaults
+        spec = complete(draft, defaults, model_digest=found.digest, embeddings=embeddings, parts=parts)
+        require_sides(found.description, spec.width, spec.height)
+        return spec
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -83,6 +92,11 @@ class Studio:
             model=draft.model,
             model_widths=lambda: text_widths(found.description),
         )
+
+    def pin_parts(self, draft: Draft) -> dict[PartName, PinnedPart]:
+        """What stands in for parts of the model, with the digests of what these names stand for."""
+        wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
+        return {part: self.parts.folder.pin(part, name) for part, name in wanted.items() if name is not None}
 
     def pin_loras(self, draft: Draft) -> Draft:
         """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
@@ -142,26 +156,26 @@ class Studio:
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
         assert draft.init is not None
-        image = self.picture(draft.init)
+        image, step = self.picture(draft.init), found.description.side_step
         if draft.extend is not None:
             canvas, mask = outpaint_canvas(image, draft.extend)
             grown = {
                 "init": self.assets.put_image(canvas),
                 "mask": self.assets.put_image(mask),
                 "extend": None,
-                "width": draft.width or rounded(canvas.width),
-                "height": draft.height or rounded(canvas.height),
+                "width": draft.width or rounded(canvas.width, step),
+                "height": draft.height or rounded(canvas.height, step),
                 "strength": draft.strength or 1.0,
             }
             return Draft.model_validate(draft.model_dump() | grown)
         if draft.only_masked or (draft.width and draft.height):
             return draft
         native = found.description.defaults
-        width, height = same_area(image.width / image.height, native.width * native.height)
+        width, height = same_area(image.width / image.height, native.width * native.height, step)
         if draft.width:
-            width, height = draft.width, rounded(draft.width * image.height / image.width)
+            width, height = draft.width, rounded(draft.width * image.height / image.width, step)
         elif draft.height:
-            width, height = rounded(draft.height * image.width / image.height), draft.height
+            width, height = rounded(draft.height * image.width / image.height, step), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
 
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
@@ -216,8 +230,9 @@ def open_studio(settings: Settings | None = None) -> Studio:
     )
     loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
     controls = ControlShelf(ControlFolder(settings.models, sums=settings.cache / "sums.json"))
+    parts = PartShelf(PartFolder(settings.home, models.catalogue, models.sums))
     backend = LocalBackend(
-        lambda spec: models.get(spec.model, spec.model_digest),
+        lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         led_by=controls.lead,
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
@@ -229,7 +244,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         cache=settings.cache / "schedules",
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, controls, preprocessors)
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, parts, controls, preprocessors)
 
 
 def within(width: int, height: int, pixels: int) -> tuple[int, int]:
@@ -238,12 +253,12 @@ def within(width: int, height: int, pixels: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def same_area(proportion: float, area: float) -> tuple[int, int]:
+def same_area(proportion: float, area: float, step: int) -> tuple[int, int]:
     """Width and height of about that many pixels in that proportion of width to height."""
     height = (area / proportion) ** 0.5
-    return rounded(height * proportion), rounded(height)
+    return rounded(height * proportion, step), rounded(height, step)
 
 
-def rounded(side: float) -> int:
+def rounded(side: float, step: int) -> int:
     """The nearest side that a spec may have."""
-    return min(max(64, round(side / 8) * 8), 4096)
+    return min(max(64, round(side / step) * step), 4096)

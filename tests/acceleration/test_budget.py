@@ -81,3 +81,8 @@ def test_running_out_of_memory_ends_the_measurement(
 def test_every_kind_of_network_can_be_measured(model: Models, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safelight.acceleration.budget.MOST_ROWS", 1)
     assert measure(model(kind), eager_denoiser(model(kind)), report=lambda *_: None) == native_megapixels(model(kind))
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "lcm", "inpaint", "sd3", "flux"])
+def test_every_kind_of_network_can_be_called_on_made_up_inputs(kind: str, model: Models) -> None:
+    assert budget.seconds_per_call(model(kind), eager_denoiser(model(kind)), 2, repeats=0) > 0

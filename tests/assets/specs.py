@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from safelight.spec import GuidanceInterval, HighresFix, ImageToImage, Inpaint, TextToImage
+from safelight.spec import GuidanceInterval, HighresFix, ImageToImage, Inpaint, PinnedPart, TextToImage
 
 PLAIN: dict[str, Any] = {
     "model": "mini",
@@ -53,6 +53,7 @@ highres = st.builds(
     steps=st.none() | st.integers(1, 1000),
     upscaler=st.sampled_from(["latent", "lanczos"]),
 )
+parts = st.none() | st.builds(PinnedPart, name=st.text(min_size=1), digest=st.just(DIGEST))
 common: dict[str, Any] = {
     "model": st.text(min_size=1),
     "model_digest": st.just(DIGEST),
@@ -68,6 +69,8 @@ common: dict[str, Any] = {
     "guidance_interval": intervals.map(lambda ends: GuidanceInterval(start=ends[0], end=ends[1])),
     "clip_skip": st.integers(1, 12),
     "determinism": st.sampled_from(["fast", "strict"]),
+    "vae": parts,
+    "text_encoder": parts,
 }
 started: dict[str, Any] = common | {
     "init": st.just(DIGEST),

@@ -35,6 +35,9 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
         settings.pop("padding", None)
     if settings.get("highres", {}).get("steps", 0) is None:
         del settings["highres"]["steps"]
+    for name in ("vae", "text_encoder"):
+        if pinned := settings.pop(name):
+            settings[name] = storable(pinned["name"])
     for name in ("model", "sampler"):
         settings[name] = storable(settings[name])
     return settings
@@ -119,6 +122,7 @@ def test_a_real_files_text_is_read() -> None:
         "width": 512,
         "height": 704,
         "model": "v1-5-pruned-emaonly",
+        "vae": "a: b, c",
         "clip_skip": 2,
         "highres": {"scale": 2.0, "strength": 0.5},
     }

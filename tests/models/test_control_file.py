@@ -124,6 +124,14 @@ def test_a_net_for_another_family_is_refused_from_its_header(
         seen(wide, model("sd1"))
 
 
+def test_a_transformer_takes_none_of_them(model: Models, tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "net", controlnet(model("sd1")))
+    with pytest.raises(IncompatibleControl, match="the model's network is a transformer"):
+        seen(path, model("sd3"))
+    with pytest.raises(IncompatibleControl, match="the model's network is a transformer"):
+        require_adapter(path, model("flux").description, **NAMES)
+
+
 def test_an_adapter_for_another_family_is_refused_from_its_header(model: Models, tmp_path: Path) -> None:
     for write in (write_folder, write_tencent):
         path = write(tmp_path / f"{write.__name__}.safetensors", t2i_adapter(model("sd1")))

@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ from tests.tiny_models import KINDS, ZERO_SNR_SCHEDULER, load
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.diffusion.schedule import schedule_for
-from safelight.errors import CorruptModel, UnsupportedOption
-from safelight.models.families import describe
+from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
+from safelight.models.families import describe, require_sides
 
 Checkpoints = Callable[[str], Path]
 
@@ -34,14 +36,57 @@ def test_a_checkpoint_is_recognised_by_its_configuration(
 ) -> None:
     about = describe(checkpoint(kind))
     assert (about.family.name, about.inpaints_natively, about.takes_guidance) == (family, native, told)
-    assert (about.vae_scale, about.latent_channels) == (4, 4)
+    assert (about.vae_scale, about.latent_channels, about.side_step) == (4, 4, 8)
+    assert about.contrasts != about.takes_guidance
     assert about.force_zeros_for_empty_prompt == (family == "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "native", "told", "t5"),
+    [
+        ("sd3", "sd3", False, False, "text_encoder_3"),
+        ("sd3_without_t5", "sd3", False, False, ""),
+        ("sd3_inpaint", "sd3", True, False, "text_encoder_3"),
+        ("flux", "flux", False, True, "text_encoder_2"),
+        ("schnell", "flux", False, False, "text_encoder_2"),
+    ],
+)
+def test_a_transformer_is_recognised_too(
+    checkpoint: Checkpoints, kind: str, family: str, native: bool, told: bool, t5: str
+) -> None:
+    about = describe(checkpoint(kind))
+    assert (about.family.name, about.inpaints_natively, about.takes_guidance) == (family, native, told)
+    assert (about.t5, about.latent_channels, about.contrasts) == (t5, 16, family == "sd3")
+
+
+def test_flux_defaults_follow_from_whether_it_is_told_the_guidance(checkpoint: Checkpoints) -> None:
+    dev, schnell = (describe(checkpoint(kind)).defaults for kind in ("flux", "schnell"))
+    assert (dev.sampler, dev.steps, dev.guidance) == ("Default", 28, 3.5)
+    assert (schnell.sampler, schnell.steps, schnell.guidance) == ("Default", 4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("width", "why"), [(100, "multiples of 8 pixels; 96 is one"), (200, "at most 192 pixels, not 200")]
+)
+def test_sides_that_a_network_cannot_draw_are_refused(checkpoint: Checkpoints, width: int, why: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"width: .*{why}"):
+        require_sides(describe(checkpoint("sd3")), width, 64)
+
+
+def test_flux_cannot_do_without_its_t5(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint("flux"), tmp_path / "flux"))
+    edit(copy / "model_index.json", text_encoder_2=[None, None])
+    with pytest.raises(CorruptModel, match="has no text_encoder_2"):
+        describe(copy)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_defaults_of_every_kind_can_be_drawn_with(checkpoint: Checkpoints, kind: str) -> None:
     about = describe(checkpoint(kind))
-    schedule = schedule_for(find_sampler(about.defaults.sampler), about.scheduler, steps=about.defaults.steps)
+    pace = replace(about.family.pace, patches=16)
+    schedule = schedule_for(
+        find_sampler(about.defaults.sampler), about.scheduler, steps=about.defaults.steps, pace=pace
+    )
     assert schedule.steps == about.defaults.steps
 
 
@@ -75,7 +120,7 @@ def test_defaults_that_cannot_be_are_named(folder: Path, defaults: dict[str, int
         describe(folder)
 
 
-@pytest.mark.parametrize("pipeline", ["FluxPipeline", "StableDiffusion3Pipeline", None])
+@pytest.mark.parametrize("pipeline", ["FluxFillPipeline", "SanaPipeline", None])
 def test_other_pipelines_are_refused_by_name(folder: Path, pipeline: str | None) -> None:
     edit(folder / "model_index.json", _class_name=pipeline)
     with pytest.raises(UnsupportedOption, match=f"is a {pipeline}; known are StableDiffusionPipeline"):

@@ -338,3 +338,14 @@ def test_hostile_files_are_refused_before_their_tensors_are_read(model: Models, 
 
 def test_text_layers_are_all_that_kohya_trains(model: Models) -> None:
     assert len(layers(model("sd1").text_encoders[0].network, TEXT)) == 18
+
+
+def test_a_transformers_lora_in_the_original_codes_names_is_refused_with_the_reason(
+    model: Models, tmp_path: Path
+) -> None:
+    """One layer there (img_attn.qkv) is three of diffusers', so no low-rank term of ours says the same."""
+    tensors = {"lora_down.weight": torch.zeros(4, 32), "lora_up.weight": torch.zeros(96, 4)}
+    file = {f"lora_unet_double_blocks_0_img_attn_qkv.{name}": tensor for name, tensor in tensors.items()}
+    path = write(tmp_path / "kohya.safetensors", file)
+    with pytest.raises(IncompatibleLora, match="names of the original code, and of transformers only diffusers'"):
+        worn(path, model("flux"))

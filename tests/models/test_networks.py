@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-QUICK = "from safelight.models.networks import network_classes; classes = network_classes()\n"
+import pytest
+
+QUICK = "from safelight.models.networks import denoiser_class, network_classes; classes = network_classes()\n"
 
 
 def after_the_quick_import(code: str, *arguments: str) -> Any:
@@ -19,7 +21,10 @@ def after_the_quick_import(code: str, *arguments: str) -> Any:
     return json.loads(done.stdout.rpartition("RESULT")[2])
 
 
-def test_a_picture_is_drawn_without_the_compiler_peft_and_scipy(checkpoint: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("kind", "sampler"), [("sd1", "DDIM"), ("sd3", "Default"), ("flux", "Default")])
+def test_a_picture_is_drawn_without_the_compiler_peft_and_scipy(
+    kind: str, sampler: str, checkpoint: Callable[[str], Path]
+) -> None:
     code = """
 from pathlib import Path
 sys.path.insert(0, ".")
@@ -30,13 +35,18 @@ from safelight.models.placement import choose_placement
 from tests.fakes import draw, spec_for
 description = describe(Path(sys.argv[1]))
 model = load_model(description, name="tiny", digest=digest_model(description), placement=choose_placement("cpu"))
-image = draw(spec_for(model, sampler="DDIM"), model)
+image = draw(spec_for(model, sampler=sys.argv[2]), model)
 heavy = ("torch._dynamo", "torch._inductor", "peft", "scipy", "matplotlib")
+transformers = ("diffusers.models.transformers.transformer_sd3", "transformers.models.t5.modeling_t5")
 found = {"size": image.size, "loaded": [name for name in heavy if name in sys.modules],
-         "meta": next(classes.unet(description.unet).parameters()).is_meta}
+         "transformers": [name in sys.modules for name in transformers],
+         "meta": next(denoiser_class(description.family.name)(description.unet).parameters()).is_meta}
 """
-    found = after_the_quick_import(code, str(checkpoint("sd1")))  # and a sampler that has no use for scipy itself
-    assert found == {"size": [64, 64], "loaded": [], "meta": True}
+    found = after_the_quick_import(code, str(checkpoint(kind)), sampler)
+    if sampler == "Default":  # the flow schedulers import scipy themselves, when their table is first made
+        found["loaded"].remove("scipy")
+    transformers = [kind != "sd1"] * 2
+    assert found == {"size": [64, 64], "loaded": [], "transformers": transformers, "meta": True}
 
 
 def test_what_was_held_off_works_afterwards() -> None:

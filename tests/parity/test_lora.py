@@ -76,6 +76,32 @@ def test_a_file_draws_what_diffusers_draws_with_it(
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30
 
 
+@pytest.mark.parametrize(("kind", "pipeline"), [("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")])
+def test_a_transformer_wears_what_peft_writes(
+    kind: str, pipeline: str, model: Models, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    import diffusers
+
+    ours, pipeline_class = model(kind), getattr(diffusers, pipeline)
+    path = write_peft(tmp_path / "lora.safetensors", ours, alpha=3, text=False)
+    theirs = Reference(checkpoint(kind))
+    with warnings.catch_warnings(action="ignore"):
+        loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
+        loaded.load_lora_weights(tmp_path, weight_name=path.name)
+    one, usual = worn(path, ours), USUAL | {"sampler": "Default"}
+    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
+    plain = spec_for(ours, **usual)
+    with Desk() as desk:
+        # Beside a row without, and one whose prompt is of another length.
+        jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
+        desk.add(spec_for(ours, **usual | {"prompt": "a cat, " * 60}), ours)
+        desk.finish()
+        with_lora, without = (desk.image(job) for job in jobs)
+    assert psnr(with_lora, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(without, draw(plain, ours)) >= LEAST_PSNR
+    assert psnr(with_lora, without) < 30
+
+
 @pytest.mark.parametrize("algorithm", LYCORIS)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_a_file_draws_what_diffusers_draws_with_weights_by_the_papers_formula(

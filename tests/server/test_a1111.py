@@ -207,7 +207,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"sampler_name": "Eular a"}, 404, "Euler a"),
         ({"sampler_name": "Euler", "scheduler": "turbo"}, 400, "Karras"),
         ({"override_settings": {"sd_model_checkpoint": "mimi"}}, 404, "mini"),
-        ({"override_settings": {"sd_vae": "other.safetensors"}}, 400, "sd_vae"),
+        ({"override_settings": {"sd_vae": "other.safetensors"}}, 404, "vae: nothing is named 'other.safetensors'"),
         ({"override_settings": {"eta_noise_seed_delta": 31337}}, 400, "eta_noise_seed_delta"),
         ({"script_name": "x/y/z plot"}, 422, "x/y/z plot"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"enabled": True}]}}}, 422, "ControlNet"),

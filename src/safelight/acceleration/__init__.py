@@ -2,4 +2,5 @@
 
 denoiser.py   the seam, and the conditions of a batch as tensors
 eager.py      plain PyTorch
+mmdit.py      the same, for networks that are transformers
 """

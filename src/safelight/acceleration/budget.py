@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,17 +51,8 @@ def seconds_per_call(model: Model, denoiser: Denoiser, rows: int, *, repeats: in
     """The fastest of a few calls at the model's own size, on made-up inputs; speed does not depend on values."""
     about, device = model.description, model.placement.device
     height, width = about.defaults.height // about.vae_scale, about.defaults.width // about.vae_scale
-    tokens = model.text_encoders[0].tokenizer.max_length
-    pooled_width = about.unet.get("projection_class_embeddings_input_dim")
-    time_width = 6 * (about.unet.get("addition_time_embed_dim") or 0)
-    conditions = Conditions(
-        context=torch.zeros(rows, tokens, about.unet["cross_attention_dim"], device=device),
-        mask=None,
-        pooled=torch.zeros(rows, pooled_width - time_width, device=device) if pooled_width else None,
-        time_ids=torch.zeros(rows, 6, device=device) if pooled_width else None,
-        guidance=torch.ones(rows, device=device) if about.takes_guidance else None,
-    )
-    latents = torch.zeros(rows, about.unet["in_channels"], height, width, device=device)
+    conditions = nothing_said(model, rows)
+    latents = torch.zeros(rows, about.in_channels, height, width, device=device)
     timesteps = torch.full((rows,), 500.0, device=device)
     fastest = float("inf")
     with torch.inference_mode():
@@ -71,6 +63,26 @@ def seconds_per_call(model: Model, denoiser: Denoiser, rows: int, *, repeats: in
                 torch.cuda.synchronize()
             fastest = min(fastest, time.perf_counter() - began)
     return fastest
+
+
+def nothing_said(model: Model, rows: int) -> Conditions:
+    """Conditions of the right shapes."""
+    about, unet = model.description, model.description.unet
+    tokens = model.text_encoders[0].tokenizer.max_length
+    if about.family.network == "transformer":
+        tokens = about.family.t5_tokens + (0 if about.family.t5_alone else tokens)
+        width, pooled_width = int(unet["joint_attention_dim"]), int(unet["pooled_projection_dim"])
+    else:
+        width, whole = int(unet["cross_attention_dim"]), int(unet.get("projection_class_embeddings_input_dim") or 0)
+        pooled_width = whole - 6 * int(unet.get("addition_time_embed_dim") or 0)
+    empty = partial(torch.zeros, device=model.placement.device)
+    return Conditions(
+        context=empty(rows, tokens, width),
+        mask=None,
+        pooled=empty(rows, pooled_width) if pooled_width else None,
+        time_ids=empty(rows, 6) if about.family.told_size else None,
+        guidance=empty(rows) + 1 if about.takes_guidance else None,
+    )
 
 
 def remember(measured: Path, model: Model, megapixels: float) -> None:

@@ -22,7 +22,7 @@ class Conditions:
     mask: Tensor | None
     """(b, tokens) True where a prompt has tokens; None when all are equally long."""
     pooled: Tensor | None
-    """(b, dim) SDXL's summary of the prompt."""
+    """(b, dim) the summary of the prompt, for networks that are told one."""
     time_ids: Tensor | None
     """(b, 6) SDXL's original size, crop and target size, each height before width."""
     guidance: Tensor | None
@@ -33,6 +33,18 @@ class Conditions:
     """ControlNets and T2I-Adapters, likewise."""
     pictures: Sequence[picture_prompts.Row] | None = None
     """What rows look at beside their words, likewise."""
+
+    def rows(self, chosen: Sequence[int]) -> "Conditions":
+        """Those of some rows, whose prompts are equally long, without what pads them for longer neighbours."""
+        context = self.context[list(chosen)]
+        if self.mask is not None:
+            context = context[:, : int(self.mask[chosen[0]].sum())]
+        per_row = {
+            name: None if (value := getattr(self, name)) is None else value[list(chosen)]
+            for name in ("pooled", "time_ids", "guidance")
+        }
+        adapters = None if self.adapters is None else [self.adapters[i] for i in chosen]
+        return Conditions(context=context, mask=None, adapters=adapters, **per_row)
 
 
 class Denoiser(Protocol):

@@ -1,4 +1,4 @@
-"""The UNet as PyTorch runs it, one kernel after another."""
+"""The network as PyTorch runs it, one kernel after another."""
 
 import inspect
 import math
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from safelight.acceleration.denoiser import Conditions
+from safelight.acceleration.mmdit import mmdit_denoiser
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.models.control import Told, steer
 from safelight.models.load import Model
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def eager_denoiser(model: Model) -> "Denoiser":
-    """A callable over the model's UNet; float32 in, float32 out, whatever format the network computes in."""
+    """A callable over the model's network; float32 in, float32 out, whatever format the network computes in."""
+    if model.description.family.network == "transformer":
+        return mmdit_denoiser(model)
     unet: Any = model.unet
     dtype = model.placement.dtype
     guidance_width = model.description.unet.get("time_cond_proj_dim")

@@ -104,7 +104,11 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.digest[:10]}" for lora in spec.loras)
     for place, use in enumerate(spec.controls):
         pairs[f"ControlNet {place}"] = control_pairs(use)
+    if spec.vae:
+        pairs |= {"VAE hash": spec.vae.digest[:10], "VAE": spec.vae.name}
     # AUTOMATIC1111 has no such settings, and reads past what it does not know.
+    if spec.text_encoder:
+        pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
     if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
@@ -144,6 +148,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("Seed", "seed", int),
         ("Model", "model", str),
         ("Clip skip", "clip_skip", int),
+        ("VAE", "vae", str),
+        ("Text encoder", "text_encoder", str),
         ("Denoising strength", "strength", finite),
         ("Mask blur", "mask_blur", finite),
         ("Masked area padding", "padding", int),

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from safelight.cli.screen import Screen
     from safelight.models.several import Expand
     from safelight.settings import Settings
-    from safelight.spec import Draft
+    from safelight.spec import Draft, PartName
     from safelight.studio import Studio
 
 STEPS_BETWEEN_PREVIEWS = 2
 DRAWING, START, SECOND = "How it is drawn", "Starting from a picture", "A second, larger pass"
 LED = "Led by pictures"
-CHOICES = "Choices in the prompt"
+CHOICES, PARTS = "Choices in the prompt", "In place of parts of the model"
 EXAMPLES = """\
 [bold]Examples[/]
   safelight generate "a red apple"
@@ -126,6 +126,24 @@ def generate(
             metavar="NAME[:WEIGHT]",
             help="A LoRA of SAFELIGHT_HOME/loras, or the path of one; may be given again. `safelight lora list`",
             rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another autoencoder: a file or folder of SAFELIGHT_HOME/vaes, a path, or a model whose it is.",
+            show_default="the model's own",
+            rich_help_panel=PARTS,
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another CLIP of the same width, likewise, from SAFELIGHT_HOME/text_encoders.",
+            show_default="the model's own",
+            rich_help_panel=PARTS,
         ),
     ] = None,
     init: Annotated[
@@ -260,6 +278,8 @@ def generate(
         "loras": [lora_wish(text) for text in lora or ()],
         "controls": leads.control_wishes(control, fit, settings),
         "picture_prompts": leads.picture_wishes(ip, settings),
+        "vae": vae,
+        "text_encoder": text_encoder,
         "highres": second_pass(highres, strength=highres_strength, steps=highres_steps, upscaler=highres_upscaler),
         "init": kept(init, settings),
         "strength": strength,
@@ -337,12 +357,18 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
     from safelight.models.hub import HUB_ID
     from safelight.models.lora_folder import LoraFolder
     from safelight.models.lora_tags import take_loras
+    from safelight.models.part_folder import PartFolder
 
     for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
         LoraFolder(settings.loras, sums=settings.cache / "sums.json").path(lora.name)
     if draft.sampler is not None:
         find_sampler(draft.sampler)
     model = None
+    parts = PartFolder(settings.home, Catalogue(settings.models), settings.cache / "sums.json")
+    wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
+    for part, name in wanted.items():
+        if name is not None and not HUB_ID.match(name):
+            parts.find(part, name)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
         model = describe(Catalogue(settings.models).find(draft.model))
     if draft.controls or draft.picture_prompts:

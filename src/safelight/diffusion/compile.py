@@ -11,6 +11,7 @@ the same walk; where the coefficients do not predict them, the scheduler is not 
 
 import importlib
 import inspect
+import math
 import sys
 import threading
 import warnings
@@ -56,16 +57,21 @@ def compile_schedule(
     step_options: Mapping[str, Any],
     steps: int,
     start: int,
+    mu: float | None = None,
+    evenly: bool = False,
 ) -> Schedule:
-    """The table of a diffusers scheduler from step `start` of `steps`; `model` may say more than the class asks."""
+    """The table of a diffusers scheduler from step `start` of `steps`; `model` may say more than the class asks.
+
+    `mu` is how far dynamic shifting goes; `evenly` has noise levels fall evenly from 1 before they are shifted.
+    """
     try:
         # What diffusers does that numpy will not like one day is not the caller's to hear.
         with _one_walk, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            walk = partial(_walk, steps=steps, start=start, step_options=step_options)
+            walk = partial(_walk, steps=steps, start=start, step_options=step_options, mu=mu, evenly=evenly)
             try:
-                return walk(_open(class_name, model, options), tolerance=EXACT)
+                return walk(_open(class_name, model, options, mu), tolerance=EXACT)
             except UnsupportedOption:
-                return walk(_open(class_name, model, options), tolerance=CAST)
+                return walk(_open(class_name, model, options, mu), tolerance=CAST)
     except SafelightError:
         raise
     except Exception as error:
@@ -73,7 +79,7 @@ def compile_schedule(
         raise UnsupportedOption(class_name, f"diffusers cannot run it with these options: {error}") from error
 
 
-def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any], mu: float | None) -> Any:
     if class_name in OWN_NOISE:
         raise UnsupportedOption(class_name, "its noise is correlated from step to step, which a table cannot say")
     schedulers = importlib.import_module("diffusers.schedulers")
@@ -84,6 +90,9 @@ def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any])
     if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
         # diffusers would drop the key and sample a noise range that the network was not trained on.
         model = {**model, "trained_betas": _zero_snr_betas(model)}
+    if mu is not None and "use_dynamic_shifting" not in accepted:
+        # What the others do with mu is to shift by it.
+        model = {**model, "shift": mu if model.get("time_shift_type") == "linear" else math.exp(mu)}
     return scheduler_class(**{key: value for key, value in model.items() if key in accepted} | dict(options))
 
 
@@ -97,8 +106,17 @@ def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
     return [1 - after / before for before, after in pairwise(alphas)]
 
 
-def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, Any], tolerance: float) -> Schedule:
-    scheduler.set_timesteps(steps)
+def _walk(
+    scheduler: Any,
+    *,
+    steps: int,
+    start: int,
+    step_options: Mapping[str, Any],
+    mu: float | None,
+    evenly: bool,
+    tolerance: float,
+) -> Schedule:
+    _set_timesteps(scheduler, steps, mu=mu, evenly=evenly)
     timesteps = scheduler.timesteps[start * scheduler.order :]
     if not hasattr(scheduler, "sigmas") and (timesteps < 0).any():
         # "trailing" spacing rounds some counts (61, 103, ...) to one step more, which reads the level at index -1.
@@ -166,6 +184,17 @@ def _walk(scheduler: Any, *, steps: int, start: int, step_options: Mapping[str, 
         step_of=_step_of(n, scheduler.order, steps - start),
         steps=steps - start,
     )
+
+
+def _set_timesteps(scheduler: Any, steps: int, *, mu: float | None, evenly: bool) -> None:
+    """With what the pipelines say, where the class can hear it."""
+    heard = inspect.signature(scheduler.set_timesteps).parameters
+    more: dict[str, Any] = {}
+    if mu is not None and "mu" in heard:
+        more["mu"] = mu
+    if evenly and "sigmas" in heard and not scheduler.config.get("use_flow_sigmas"):
+        more["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    scheduler.set_timesteps(steps, **more)
 
 
 def _fit(

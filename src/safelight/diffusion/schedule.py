@@ -40,11 +40,27 @@ MODEL_KEYS = frozenset(
     num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr prediction_type
     timestep_spacing timestep_type steps_offset set_alpha_to_one original_inference_steps timestep_scaling
     sigma_min sigma_max sigma_data rho shift flow_shift shift_terminal invert_sigmas
+    use_dynamic_shifting time_shift_type
     """.split()
 )
 
+MOST_SHIFT = 1.15
+"""`max_shift` where a configuration leaves it out; with `base_shift` and the two lengths below, diffusers' defaults."""
+
 Column = npt.NDArray[np.float64]
 Count = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How diffusers' pipelines of one family lay their steps, beside what the scheduler's configuration says."""
+
+    evenly: bool = False
+    """Noise levels fall evenly from 1, whatever the scheduler would choose (Flux)."""
+    rounds_up: bool = False
+    """A step that `strength` cuts through is taken, not left out (Stable Diffusion 3, Flux)."""
+    patches: int | None = None
+    """How many the picture has; with dynamic shifting, larger pictures are noised more (arXiv:2403.03206)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,6 +119,7 @@ def schedule_for(
     *,
     steps: int,
     strength: float = 1.0,
+    pace: Pace = Pace(),
     cache: Path | None = None,
 ) -> Schedule:
     """The table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
@@ -111,24 +128,25 @@ def schedule_for(
     afresh there, so each start has a table of its own. `cache` is a folder to keep tables in.
     """
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    recipe = _recipe(sampler, model_config) | {"steps": steps, "start": _first_step(steps, strength)}
+    start = _first_step(steps, strength, rounds_up=pace.rounds_up)
+    recipe = _recipe(sampler, model_config, pace) | {"steps": steps, "start": start}
     return _remembered(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
 
 
-def _first_step(steps: int, strength: float) -> int:
+def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     """How many steps are left out; the arithmetic of diffusers' `get_timesteps`, rounding included."""
     if steps < 1:
         raise UnsupportedOption("steps", f"must be at least 1, not {steps}")
     if not 0 < strength <= 1:
         raise UnsupportedOption("strength", f"must be above 0 and at most 1, not {strength}")
-    kept = min(int(steps * strength), steps)
+    kept = steps - int(steps - steps * strength) if rounds_up else min(int(steps * strength), steps)
     if kept < 1:
         least = math.ceil(1000 / steps) / 1000
         raise UnsupportedOption("strength", f"{strength} of {steps} steps leaves none; use {least} or more")
     return steps - kept
 
 
-def _recipe(sampler: Sampler, model_config: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: Pace) -> dict[str, Any]:
     """Everything but steps and start that a table depends on."""
     # A config saved by diffusers lists the keys that nobody chose; another class may have a better default.
     unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
@@ -143,9 +161,6 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any]) -> dict[str, Any]
         raise UnsupportedOption(
             f"sampler {sampler.name!r}", f"is for {sampler.kind} models, and this one is of kind {kind}"
         )
-    if config.get("use_dynamic_shifting"):
-        raise UnsupportedOption("use_dynamic_shifting", "its schedule depends on the picture's size; set it to false")
-
     model = {key: value for key, value in config.items() if key in MODEL_KEYS or not sampler.diffusers_class}
     model = {key: value for key, value in model.items() if not key.startswith("_")}
     # DDIM and DDPM clip unless told not to; diffusers' Stable Diffusion pipelines tell them not to.
@@ -160,7 +175,21 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any]) -> dict[str, Any]
         "model": model,
         "options": dict(sampler.options),
         "step_options": dict(sampler.step_options),
+        "mu": _mu(config, pace.patches) if config.get("use_dynamic_shifting") else None,
+        "evenly": pace.evenly,
     }
+
+
+def _mu(config: Mapping[str, Any], patches: int | None) -> float:
+    """How far dynamic shifting moves the noise levels: linear in the number of patches, as diffusers' pipelines do."""
+    if patches is None:
+        raise UnsupportedOption(
+            "use_dynamic_shifting", "its schedule depends on the picture's size, which is not known"
+        )
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", MOST_SHIFT)
+    slope = (most - least) / (many - few)
+    return patches * slope + (least - slope * few)
 
 
 @lru_cache
@@ -190,6 +219,8 @@ def _remembered(recipe: str, cache: Path | None) -> Schedule:
         step_options=parts["step_options"],
         steps=parts["steps"],
         start=parts["start"],
+        mu=parts["mu"],
+        evenly=parts["evenly"],
     )
     if path:
         _write(path, schedule)

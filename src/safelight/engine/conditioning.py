@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
 from safelight.models.load import Model
 from safelight.models.prompt_schedule import parts_of, unroll
+from safelight.models.t5 import alone, joined
 from safelight.models.textual_inversion import named_in
 
 CACHE_BYTES = 64 * 2**20
@@ -23,7 +26,7 @@ Strand = tuple[Reading, ...]
 
 class Conditionings:
     def __init__(self) -> None:
-        self.caches: dict[str, ConditioningCache[Reading]] = {}
+        self.caches: dict[tuple[str, str], ConditioningCache[Reading]] = {}
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
         """What is applied to the text encoders, for the prompts at hand."""
 
@@ -33,6 +36,11 @@ class Conditionings:
         Raises:
             InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
         """
+        for text_digest in dict.fromkeys(job.model.text_digest for job in jobs):
+            self.fill_alike([job for job in jobs if job.model.text_digest == text_digest])
+
+    def fill_alike(self, jobs: Sequence[Job]) -> None:
+        """Jobs whose prompts the same text encoders read."""
         model = jobs[0].model
         strands = {job.id: strands_of(job) for job in jobs}
         for job in jobs:
@@ -50,22 +58,23 @@ class Conditionings:
             job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
-        if model.digest not in self.caches:
-            self.caches[model.digest] = ConditioningCache(
+        key = model.digest, model.text_digest
+        if key not in self.caches:
+            self.caches[key] = ConditioningCache(
                 lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
-        return self.caches[model.digest]
+        return self.caches[key]
 
 
 def strands_of(job: Job) -> list[Strand]:
     """The prompts that AND joins, and the negative one if the network will be asked about it."""
     words = [part.words for part in parts_of(job.spec.prompt)]
-    distilled = job.model.description.takes_guidance
-    if distilled and job.num_parts > 1:
+    contrasts = job.model.description.contrasts
+    if not contrasts and job.num_parts > 1:
         raise UnsupportedOption(
             "prompt", f"AND needs a network that is led by a second row, and {job.model.name} is not"
         )
-    if job.num_parts > 1 or (job.spec.guidance > 1 and not distilled):
+    if job.num_parts > 1 or (job.spec.guidance > 1 and contrasts):
         words.append(job.spec.negative_prompt)
     first = job.now.schedule.steps
     walks = [first] if job.highres is None else [first, job.total_steps - first]
@@ -120,9 +129,24 @@ def negative(job: Job, encoded: tuple[Conditioning, ...]) -> tuple[Conditioning,
 def encode_by(
     model: Model, readings: Sequence[Reading], adapted: Mapping[Reading, tuple[Row, ...]]
 ) -> list[Conditioning]:
-    return encode(
+    family, prompts = model.description.family, [prompt for prompt, _ in readings]
+    clip = encode(
         model.text_encoders,
-        [prompt for prompt, _ in readings],
-        penultimate=model.description.family.penultimate,
+        prompts,
+        penultimate=family.penultimate,
+        pooled="pooler_output" if family.t5_alone else "text_embeds",
         adapted=[adapted[one] for one in readings] if any(loras for _, loras in readings) else None,
     )
+    return with_t5(model, prompts, clip) if family.t5 else clip
+
+
+@torch.no_grad()
+def with_t5(model: Model, prompts: Sequence[Prompt], clip: Sequence[Conditioning]) -> list[Conditioning]:
+    """What T5 says of the prompts, beside CLIP; zeros where the checkpoint came without it."""
+    about, device = model.description, model.placement.device
+    length, put = about.family.t5_tokens, alone if about.family.t5_alone else joined
+    if model.t5 is None:
+        silence = torch.zeros(length, int(about.unet["joint_attention_dim"]), device=device)
+        return [put(one, silence) for one in clip]
+    states = model.t5.states([prompt.words for prompt in prompts], length)
+    return [put(one, state) for one, state in zip(clip, states, strict=True)]

@@ -16,7 +16,7 @@ Done = Callable[[Job, Image.Image | Exception], None]
 
 
 class Decoder:
-    """Takes all that is waiting, and decodes those of one key together."""
+    """Takes all that is waiting, and decodes those of one key and one autoencoder together."""
 
     def __init__(self, done: Done) -> None:
         self.done = done
@@ -36,7 +36,7 @@ class Decoder:
         while True:
             jobs, closing = self.take()
             while jobs:
-                together = [job for job in jobs if key_of(job) == key_of(jobs[0])]
+                together = [job for job in jobs if alike(job, jobs[0])]
                 if jobs[0].strict:
                     together = together[:1]
                 self.decode_together(together)
@@ -72,6 +72,10 @@ class Decoder:
         with torch.inference_mode(), model.vae_lock:
             images = to_pil(decode(model.vae, torch.stack([job.now.latents[0] for job in jobs])))
         return [finished(job, image) for job, image in zip(jobs, images, strict=True)]
+
+
+def alike(job: Job, other: Job) -> bool:
+    return (key_of(job), job.model.vae_digest) == (key_of(other), other.model.vae_digest)
 
 
 def finished(job: Job, image: Image.Image) -> Image.Image:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from safelight.diffusion.advance import Rows
-from safelight.diffusion.shapes import Latents
 from safelight.engine.conditioning import Conditionings
 from safelight.engine.decoder import Decoder
 from safelight.engine.job import Job
@@ -22,6 +21,7 @@ from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import JobFailed, OutOfMemory, SafelightError
 from safelight.events import Cancelled, Decoded, Event, Failed, Previewed, Queued, Started, Stepped
+from safelight.models.load import Model
 from safelight.models.preview import Factors, factors_for, preview
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Engine:
         self.emit = emit
         self.cache = cache
         self.conditionings = Conditionings()
-        self.preview_factors: dict[str, Factors] = {}
+        self.preview_factors: dict[tuple[str, str], Factors] = {}
         self.live: dict[str, Job] = {}
         """Every job from `add` to its last event, also while it is being decoded."""
         self.decoder = Decoder(self.decoded)
@@ -99,7 +99,8 @@ class Engine:
         rows = Rows.gather([(job.now.schedule, job.now.row) for job in batch]).to(batch[0].model.placement.device)
         outputs = self.runner.denoise(batch, rows)
         watched = [job for job in ending if job.preview_every and (job.step + 1) % job.preview_every == 0]
-        previews = self.previews(batch, watched, self.runner.estimates(batch, rows, outputs)) if watched else []
+        estimates = dict(zip(batch, self.runner.estimates(batch, rows, outputs), strict=True)) if watched else {}
+        previews = [preview(estimates[job][None], self.factors(job.model))[0] for job in watched]
         self.runner.advance(batch, rows, outputs)
 
         seconds = time.perf_counter() - began
@@ -111,12 +112,12 @@ class Engine:
         for job, image in zip(watched, previews, strict=True):
             self.emit(Previewed(job_id=job.id, step=job.step, image=image))
 
-    def previews(self, batch: Sequence[Job], watched: Sequence[Job], estimates: Latents) -> list[Image.Image]:
-        model = batch[0].model
-        if model.digest not in self.preview_factors:
+    def factors(self, model: Model) -> Factors:
+        key = model.digest, model.vae_digest
+        if key not in self.preview_factors:
             with model.vae_lock:
-                self.preview_factors[model.digest] = factors_for(model.vae)
-        return preview(estimates[[batch.index(job) for job in watched]], self.preview_factors[model.digest])
+                self.preview_factors[key] = factors_for(model.vae)
+        return self.preview_factors[key]
 
     def retire(self, batch: Sequence[Job]) -> None:
         """Have finished latents decoded, or send them on their second walk."""

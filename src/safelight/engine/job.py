@@ -152,7 +152,7 @@ class Job:
     @property
     def guided(self) -> bool:
         """Guidance acts in the coming call."""
-        if self.spec.guidance <= 1 or self.model.description.takes_guidance:
+        if self.spec.guidance <= 1 or not self.model.description.contrasts:
             return False
         if self.walk is None:
             return True
@@ -203,7 +203,8 @@ class Job:
         """Width and height in pixels of what is being denoised now."""
         if not self.enlarged or self.highres is None:
             return self.spec.width, self.spec.height
-        return scaled_side(self.spec.width, self.highres.scale), scaled_side(self.spec.height, self.highres.scale)
+        scale, step = self.highres.scale, self.model.description.side_step
+        return scaled_side(self.spec.width, scale, step), scaled_side(self.spec.height, scale, step)
 
     @property
     def megapixels(self) -> float:
@@ -218,5 +219,5 @@ class Job:
         return self.steps_before + (0 if self.walk is None else self.walk.step)
 
 
-def scaled_side(side: int, scale: float) -> int:
-    return max(64, round(side * scale / 8) * 8)
+def scaled_side(side: int, scale: float, step: int) -> int:
+    return max(64, round(side * scale / step) * step)

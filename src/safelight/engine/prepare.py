@@ -5,6 +5,7 @@ the start picture's latent (sampled by the VAE), then the first noise, then the 
 whatever the sampler wants step by step.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -137,8 +138,10 @@ def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedu
 
 
 def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> Schedule:
-    config = job.model.description.scheduler
-    return schedule_for(job.spec.sampler, config, steps=steps, strength=strength, cache=cache)
+    about = job.model.description
+    _, height, width = latent_size(job)
+    pace = replace(about.family.pace, patches=height // about.patch * (width // about.patch))
+    return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace, cache=cache)
 
 
 def walk_from(schedule: Schedule, start: Latent) -> Walk:

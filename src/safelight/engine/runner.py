@@ -115,7 +115,8 @@ def conditions_for(
     network_rows = [*asked, *contrasted]
     context, mask, pooled = stack(told)
     time_ids = guidance = None
-    if pooled is not None:
+    if batch[0].model.description.family.told_size:
+        assert pooled is not None
         sizes = [batch[i].size for i in network_rows]
         time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:

@@ -65,9 +65,17 @@ def describe_control(path: Path, model: Description, *, name: str, model_name: s
         UnsupportedOption: it is something else that goes by the same name.
         UnsafeFile, CorruptModel: as `read_header`.
     """
+    require_unet(model, name=name, model_name=model_name)
     found = describe_folder(path) if path.is_dir() else describe_file(path, model)
     require_fit(found, model, name=name, model_name=f"{model_name} ({model.family.name})")
     return found
+
+
+def require_unet(model: Description, *, name: str, model_name: str) -> None:
+    """Raises IncompatibleControl where the model's network is a transformer."""
+    if model.family.network != "unet":
+        why = "it is for a UNet, and the model's network is a transformer"
+        raise IncompatibleControl(name, why, model=f"{model_name} ({model.family.name})")
 
 
 def describe_folder(folder: Path) -> ControlFile:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def files_of(description: Description) -> Iterator[Path]:
     if description.is_file:
         yield from (path for path in (description.path, own_settings(description.path)) if path.is_file())
         return
-    folder, encoders = description.path, description.family.text_encoders
+    folder, encoders = description.path, description.readers
     settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
     yield from (path for path in settings if path.is_file())
     for part in map(tokenizer_of, encoders):
         yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
-    for part in ("unet", "vae", *encoders):
+    for part in (description.family.network, "vae", *encoders):
         yield folder / part / "config.json"
         yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)
 
@@ -36,14 +36,19 @@ def digest_model(description: Description, *, cache: Path | None = None) -> str:
         UnsafeFile, CorruptModel: as `load_model`.
     """
     files = sorted(files_of(description))
-    sums = sums_of(files, cache=cache)
-    if files == [description.path]:
-        return sums[0]
     root = description.path.parent if description.is_file else description.path
+    # A single file keeps its digest when it is renamed.
+    stem = description.path.stem if description.is_file else ""
+    return digest_files({path.relative_to(root).as_posix().removeprefix(stem): path for path in files}, cache=cache)
+
+
+def digest_files(files: Mapping[str, Path], *, cache: Path | None = None) -> str:
+    """sha256 over the sha256 of each file by name; of one alone, its own."""
+    sums = sums_of(list(files.values()), cache=cache)
+    if len(sums) == 1:
+        return sums[0]
     total = hashlib.sha256()
-    for path, digest in zip(files, sums, strict=True):
-        # A single file keeps its digest when it is renamed.
-        name = path.relative_to(root).as_posix().removeprefix(description.path.stem if description.is_file else "")
+    for name, digest in zip(files, sums, strict=True):
         total.update(f"{name} {digest}\n".encode())
     return total.hexdigest()
 

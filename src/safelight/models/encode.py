@@ -43,7 +43,7 @@ class Conditioning:
     context: Tensor
     """(tokens, dim); tokens is a multiple of the chunk length."""
     pooled: Tensor | None
-    """(dim,) SDXL's second text encoder's word on the whole prompt, read from the first chunk."""
+    """(dim,) The text encoders' word on the whole prompt, read from the first chunk, where the network is told it."""
 
     @property
     def size_bytes(self) -> int:
@@ -72,12 +72,14 @@ def encode(
     prompts: Sequence[Prompt],
     *,
     penultimate: bool,
+    pooled: str = "text_embeds",
     adapted: Sequence[Sequence[Row]] | None = None,
 ) -> list[Conditioning]:
     """Encode all prompts, with all their chunks, in one call of each text encoder.
 
     Args:
         penultimate: SDXL's rule: count from the layer before the last, and leave out the final norm.
+        pooled: which of an encoder's outputs is its word on the whole prompt, where it has that output.
         adapted: for each prompt, what is applied to each text encoder; None where there are no LoRAs.
 
     Raises:
@@ -91,6 +93,7 @@ def encode(
             encoder,
             prompts,
             penultimate=penultimate,
+            pooled=pooled,
             number=number,
             adapted=None if adapted is None else [rows[number] for rows in adapted],
         )
@@ -110,6 +113,7 @@ def encode_by(
     prompts: Sequence[Prompt],
     *,
     penultimate: bool,
+    pooled: str = "text_embeds",
     number: int = 0,
     adapted: Sequence[Row] | None = None,
 ) -> list[Conditioning]:
@@ -122,7 +126,7 @@ def encode_by(
     told = None if adapted is None else [row for row, parts in zip(adapted, chunks, strict=True) for _ in parts]
     with encoder.adapters.on(told), replaced(network, replacements(prompts, chunks, number=number)):
         output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
-    pooled = getattr(output, "text_embeds", None)
+    summaries = getattr(output, pooled, None)
 
     conditionings: list[Conditioning] = []
     first = 0
@@ -136,7 +140,7 @@ def encode_by(
             states = final_norm(network)(output.hidden_states[-clip_skip][here])
         context = torch.cat([emphasise(*pair) for pair in zip(states, prompt_chunks, strict=True)])
         # A copy, or a cached prompt would keep the whole batch in memory.
-        conditionings.append(Conditioning(context, None if pooled is None else pooled[first].clone()))
+        conditionings.append(Conditioning(context, None if summaries is None else summaries[first].clone()))
         first = here.stop
     return conditionings
 
@@ -214,11 +218,11 @@ def growth(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
-    """SDXL reads both encoders side by side, and the pooled words of the one that has them."""
+    """Two encoders are read side by side, and so are the pooled words of those that have them (of SDXL's, one)."""
     if len({part.context.shape[0] for part in parts}) > 1:
         raise CorruptModel("the text encoders' vocabularies differ: they cut one prompt into unlike chunks")
     pooled = [part.pooled for part in parts if part.pooled is not None]
-    return Conditioning(torch.cat([part.context for part in parts], dim=-1), pooled[0] if pooled else None)
+    return Conditioning(torch.cat([part.context for part in parts], dim=-1), torch.cat(pooled) if pooled else None)
 
 
 K = TypeVar("K", bound=Hashable)

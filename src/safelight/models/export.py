@@ -49,6 +49,11 @@ def export_single_file(about: Description, out: Path, *, dtype: torch.dtype, tit
         UnsupportedOption: the layout cannot say what this checkpoint is.
         StorageFailed: the disk is full, or the folder cannot be written to.
     """
+    if about.family.name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UnsupportedOption(
+            "single-file", f"{about.path} is of family {about.family.name}; it is written for {known}"
+        )
     opened = open_parts(about)
     weights = {part: opened.weights(part) for part in ("unet", "vae", *about.family.text_encoders)}
     stacks = dict(stacked(about, weights))

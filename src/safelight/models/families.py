@@ -1,55 +1,21 @@
-"""Which kind of Stable Diffusion a checkpoint is, read from its configuration files alone.
-
-| family | text encoders | prediction | made for |
-|---|---|---|---|
-| sd1  | CLIP ViT-L              | epsilon        | 512 |
-| sd2  | OpenCLIP ViT-H          | epsilon or v   | 512, 768 |
-| sdxl | CLIP ViT-L + OpenCLIP G | epsilon        | 1024 |
-
-A family decides how prompts are encoded and what else the network is told; sizes, channels and the schedule's
-constants are read from the checkpoint.
-"""
+"""What a checkpoint says of itself, read from its configuration files alone (or a single file's header)."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ValidationError
-
-from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
+from safelight.models.defaults import read_defaults
+from safelight.models.family import FAMILIES, PIPELINES, Family, FamilyName
 from safelight.models.single_file import read_configurations
-from safelight.spec import Defaults, explain
+from safelight.spec import Defaults
 
-FamilyName = Literal["sd1", "sd2", "sdxl"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    name: FamilyName
-    text_encoders: tuple[str, ...]
-    """Folder names, in the order their states are joined."""
-    penultimate: bool = False
-    """Prompts are read from the layer before the last, without the final norm."""
-    default_side: int
-
-
-FAMILIES: dict[FamilyName, Family] = {
-    "sd1": Family(name="sd1", text_encoders=("text_encoder",), default_side=512),
-    "sd2": Family(name="sd2", text_encoders=("text_encoder",), default_side=768),
-    "sdxl": Family(name="sdxl", text_encoders=("text_encoder", "text_encoder_2"), penultimate=True, default_side=1024),
-}
-
-PIPELINES: dict[str, tuple[FamilyName, ...]] = {
-    "StableDiffusionPipeline": ("sd1", "sd2"),
-    "StableDiffusionImg2ImgPipeline": ("sd1", "sd2"),
-    "StableDiffusionInpaintPipeline": ("sd1", "sd2"),
-    "LatentConsistencyModelPipeline": ("sd1", "sd2"),
-    "StableDiffusionXLPipeline": ("sdxl",),
-    "StableDiffusionXLImg2ImgPipeline": ("sdxl",),
-    "StableDiffusionXLInpaintPipeline": ("sdxl",),
-}
+SIDE_STEP = 8
+"""Sides are multiples of it, at least."""
+FLUX_PATCH = 2
+"""Flux's network reads latents two by two; the other transformers say in their configuration what they do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +26,15 @@ class Description:
     """A diffusers folder, or a single file."""
     family: Family
     unet: Mapping[str, Any]
+    """Of what denoises, which in some families is a transformer."""
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
     defaults: Defaults
     text_encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     """Their configurations by part, where they are known before loading: those of a single file."""
+    t5: str = ""
+    """The folder of its T5; some checkpoints of Stable Diffusion 3 come without, and are told zeros instead."""
 
     @property
     def is_file(self) -> bool:
@@ -77,7 +46,7 @@ class Description:
             CorruptModel: it is missing from the folder, or garbled.
         """
         match part:
-            case "unet":
+            case "unet" | "transformer":
                 return self.unet
             case "vae":
                 return self.vae
@@ -96,14 +65,44 @@ class Description:
         return int(self.vae["latent_channels"])
 
     @property
+    def readers(self) -> tuple[str, ...]:
+        """The folders of all that reads the prompt."""
+        return (*self.family.text_encoders, *([self.t5] if self.t5 else []))
+
+    @property
+    def patch(self) -> int:
+        """Latent pixels that the network takes together, along one side."""
+        return FLUX_PATCH if self.family.name == "flux" else int(self.unet.get("patch_size") or 1)
+
+    @property
+    def side_step(self) -> int:
+        """Image pixels that a side must be a multiple of."""
+        return max(SIDE_STEP, self.vae_scale * self.patch)
+
+    @property
+    def most_side(self) -> int:
+        """Image pixels of the longest side that the network has positions for; 0 where there is no such bound."""
+        return int(self.unet.get("pos_embed_max_size") or 0) * self.patch * self.vae_scale
+
+    @property
+    def in_channels(self) -> int:
+        """Of a latent, as the network is given it."""
+        return int(self.unet["in_channels"]) // (FLUX_PATCH**2 if self.family.name == "flux" else 1)
+
+    @property
     def inpaints_natively(self) -> bool:
         """The network also takes a mask and the masked picture (9 channels for Stable Diffusion)."""
-        return int(self.unet["in_channels"]) == 2 * self.latent_channels + 1
+        return self.in_channels == 2 * self.latent_channels + 1
 
     @property
     def takes_guidance(self) -> bool:
-        """Distilled networks (LCM) are told the guidance scale; they need no second row."""
-        return self.unet.get("time_cond_proj_dim") is not None
+        """Distilled networks (LCM, Flux) are told the guidance scale."""
+        return self.unet.get("time_cond_proj_dim") is not None or bool(self.unet.get("guidance_embeds"))
+
+    @property
+    def contrasts(self) -> bool:
+        """Guidance is by a second row, of the negative prompt. Distilled networks know no such thing."""
+        return not self.takes_guidance and self.family.name != "flux"
 
     @property
     def prediction(self) -> str:
@@ -119,41 +118,78 @@ def describe(path: Path) -> Description:
     """
     parts = read_configurations(path) if path.is_file() else read_folder(path)
     own = read_own_settings(path)
-    index, unet, vae = parts["model_index"], parts["unet"], parts["vae"]
-    pipeline = str(index.get("_class_name"))
-    if pipeline not in PIPELINES:
-        raise UnsupportedOption("model", f"{path} is a {pipeline}; known are {', '.join(PIPELINES)}")
-    family = FAMILIES[index.get("family") or recognise(pipeline, unet)]
+    index, vae = parts["model_index"], parts["vae"]
+    unet = parts[network_of(index, path)]
+    family = FAMILIES[index.get("family") or recognise(str(index["_class_name"]), unet)]
     scheduler = as_pipelines_read_it(parts["scheduler"], family)
     try:
         if path.is_file():
             scheduler |= own.get("scheduler", {})
-        channels, latent_channels = int(unet["in_channels"]), int(vae["latent_channels"])
-        if channels not in (latent_channels, 2 * latent_channels + 1):
-            raise UnsupportedOption("model", f"{path} has a network of {channels} input channels; known are 4 and 9")
-        return Description(
+        about = Description(
             path=path,
             family=family,
             unet=unet,
             vae=vae,
             scheduler=scheduler,
             force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", family.name == "sdxl")),
-            defaults=read_defaults(path, own, family, unet=unet, vae=vae, scheduler=scheduler),
+            defaults=read_defaults(own_settings(path), own, family, unet=unet, vae=vae, scheduler=scheduler),
             text_encoders={name: config for name, config in parts.items() if name in family.text_encoders},
+            t5=family.t5 if family.t5 and (index.get(family.t5) or [None])[0] else "",
         )
+        require_known_channels(about)
+        return about
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptModel(f"{path}: configuration lacks or garbles {error}") from None
 
 
+def require_known_channels(about: Description) -> None:
+    channels, latent_channels = about.in_channels, about.latent_channels
+    known = (latent_channels, 2 * latent_channels + 1)
+    if channels not in (known[:1] if about.family.name == "flux" else known):
+        raise UnsupportedOption(
+            "model",
+            f"{about.path} has a network of {channels} input channels; known are {known[0]} and {known[1]}, "
+            "the second where it also takes a mask",
+        )
+    if about.family.t5_alone and not about.t5:
+        raise CorruptModel(f"{about.path} has no {about.family.t5}: its network reads nothing else")
+
+
+def network_of(index: Mapping[str, Any], path: Path) -> str:
+    """The part that denoises.
+
+    Raises:
+        UnsupportedOption: a pipeline that we cannot run.
+    """
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in PIPELINES:
+        raise UnsupportedOption("model", f"{path} is a {pipeline}; known are {', '.join(PIPELINES)}")
+    return FAMILIES[PIPELINES[pipeline][0]].network
+
+
 def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
     """The text encoders' are read when they are loaded."""
+    index = read_config(folder / "model_index.json")
+    network = network_of(index, folder)
     names = {
-        "model_index": "model_index.json",
-        "unet": "unet/config.json",
+        network: f"{network}/config.json",
         "vae": "vae/config.json",
         "scheduler": "scheduler/scheduler_config.json",
     }
-    return {part: read_config(folder / name) for part, name in names.items()}
+    return {"model_index": index} | {part: read_config(folder / name) for part, name in names.items()}
+
+
+def require_sides(about: Description, width: int, height: int) -> None:
+    """
+    Raises:
+        InvalidRequest: the network cannot draw a picture of this size.
+    """
+    step = about.side_step
+    for name, side in (("width", width), ("height", height)):
+        if side % step:
+            raise InvalidRequest(f"{name}: this model draws multiples of {step} pixels; {side // step * step} is one")
+        if about.most_side and side > about.most_side:
+            raise InvalidRequest(f"{name}: this model draws sides of at most {about.most_side} pixels, not {side}")
 
 
 def own_settings(path: Path) -> Path:
@@ -168,7 +204,7 @@ def read_own_settings(path: Path) -> dict[str, Any]:
 def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str, Any]:
     """diffusers' SD 1 and 2 pipelines correct two settings that early checkpoints were published with."""
     corrections = {"steps_offset": 1, "clip_sample": False}
-    if family.name == "sdxl":
+    if family.name not in ("sd1", "sd2"):
         return scheduler
     return scheduler | {name: value for name, value in corrections.items() if name in scheduler}
 
@@ -190,45 +226,6 @@ def recognise(pipeline: str, unet: Mapping[str, Any]) -> FamilyName:
     if len(candidates) == 1:
         return candidates[0]
     return "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
-
-
-def read_defaults(
-    path: Path,
-    own: Mapping[str, Any],
-    family: Family,
-    *,
-    unet: Mapping[str, Any],
-    vae: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
-) -> Defaults:
-    """What safelight's own file says, else what suits checkpoints of this kind."""
-    sample_size = unet.get("sample_size")
-    side = (
-        sample_size * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(sample_size, int) else family.default_side
-    )
-    values: dict[str, Any] = {"width": side, "height": side}
-    if unet.get("time_cond_proj_dim") is not None or scheduler.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
-        values |= {"sampler": "Default", "steps": 4, "guidance": 8.0 if unet.get("time_cond_proj_dim") else 1.0}
-    elif is_turbo(scheduler):
-        values |= {"sampler": "Default", "steps": 2, "guidance": 0.0, "width": 512, "height": 512, "strength": 0.5}
-    elif str(scheduler.get("_class_name")).startswith(("EDM", "FlowMatch")):
-        values |= {"sampler": "Default"}  # only few others walk their noise levels
-    elif scheduler.get("rescale_betas_zero_snr"):
-        values |= {"sampler": "DDIM", "guidance_rescale": 0.7}
-    values |= own.get("defaults", {})
-    try:
-        return Defaults(**values)
-    except ValidationError as error:
-        raise CorruptModel(f"{own_settings(path)}: defaults: {explain(error, list(Defaults.model_fields))}") from None
-
-
-def is_turbo(scheduler: Mapping[str, Any]) -> bool:
-    """SD-turbo and SDXL-turbo are told apart by nothing but their scheduler."""
-    return (
-        scheduler.get("timestep_spacing") == "trailing"
-        and scheduler.get("_class_name") in ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
-        and not scheduler.get("rescale_betas_zero_snr")
-    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from safelight.errors import IncompatibleControl, UnsupportedOption
-from safelight.models.control_file import CONTEXT_WIDTHS
+from safelight.models.control_file import CONTEXT_WIDTHS, require_unet
 from safelight.models.families import Description
 from safelight.models.safetensors_file import read_header
 
@@ -18,6 +18,7 @@ def require_adapter(path: Path, model: Description, *, name: str, model_name: st
         UnsupportedOption: it is no IP-Adapter, or one that looks at faces.
         IncompatibleControl: it is for a model of another width.
     """
+    require_unet(model, name=name, model_name=model_name)
     shapes = {key: entry.shape for key, entry in read_header(path).tensors.items()}
     inside = {key.removeprefix("image_proj.") for key in shapes if key.startswith("image_proj.")}
     widths = [shape[-1] for key, shape in shapes.items() if key.endswith("to_k_ip.weight") and shape]

@@ -7,7 +7,7 @@ loading costs what reading costs.
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,18 +16,23 @@ from torch import Tensor, nn
 from safelight.errors import CorruptModel
 from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
-from safelight.models.families import Description
+from safelight.models.families import Description, tokenizer_of
 from safelight.models.latents import VAE
-from safelight.models.networks import network_classes
-from safelight.models.parts import Weights, open_parts
+from safelight.models.networks import denoiser_class, network_classes, transformer_classes
+from safelight.models.parts import Parts, Weights, open_parts
 from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
+from safelight.models.t5 import T5, T5Tokenizer
 
 if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Autoencoders saved before diffusers 0.13 (Stable Diffusion 1.5's is one) name their attention so."""
+SHARED = {"encoder.embed_tokens.weight": "shared.weight"}
+"""T5 has these words twice in memory, and once in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +43,15 @@ class Model:
     digest: str
     description: Description
     placement: Placement
-    unet: "UNet2DConditionModel"
+    unet: "UNet2DConditionModel | SD3Transformer2DModel | FluxTransformer2DModel"
+    """What denoises."""
     vae: VAE
     text_encoders: tuple[TextEncoder, ...]
+    """Its CLIPs."""
+    t5: T5 | None = None
+    vae_digest: str = ""
+    text_digest: str = ""
+    """Of the autoencoder and the text encoders that stand in for its own (`part_shelf.py`)."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)
@@ -63,14 +74,15 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
         UnsupportedOption: a kind of network we cannot run.
     """
     parts, classes = open_parts(description), network_classes()
-    unet = build(classes.unet, description.unet, parts.weights("unet"), placement)
+    family = description.family
+    unet = build(denoiser_class(family.name), description.unet, parts.weights(family.network), placement)
     vae = build(classes.vae, description.vae, parts.weights("vae"), placement)
     encoders = [
         TextEncoder(
             parts.tokenizer(part),
             build(classes.text_encoder, description.configuration(part), parts.weights(part), placement),
         )
-        for part in description.family.text_encoders
+        for part in family.text_encoders
     ]
     return Model(
         name=name,
@@ -80,7 +92,15 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
         unet=unet,
         vae=VAE(vae),
         text_encoders=tuple(encoders),
+        t5=load_t5(description, parts, placement) if description.t5 else None,
     )
+
+
+def load_t5(description: Description, parts: Parts, placement: Placement) -> T5:
+    part = description.t5
+    weights = parts.weights(part)
+    network = build(transformer_classes().t5, description.configuration(part), weights, placement)
+    return T5(T5Tokenizer.load(description.path / tokenizer_of(part)), network)
 
 
 def build(
@@ -94,15 +114,20 @@ def build(
         raise CorruptModel(f"{where}: config.json describes no network: {type(error).__name__}: {error}") from error
     wanted = network.state_dict()
     found = {fitting_name(name, wanted): tensor for name, tensor in weights.tensors.items()}
+    lacking = wanted.keys() - found.keys()
+    found |= {twin: found[name] for twin, name in SHARED.items() if twin in lacking and name in found}
     if missing := sorted(wanted.keys() - found.keys()):
         raise CorruptModel(f"{where} lacks {len(missing)} tensors of its network, the first is {missing[0]}")
     for name, tensor in wanted.items():
         if found[name].shape != tensor.shape:
             given, needed = tuple(found[name].shape), tuple(tensor.shape)
             raise CorruptModel(f"{where}: {name} is {given} in the file and {needed} in the configuration")
+    # What T5 computes there is too large for float16.
+    wide: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
     placed: dict[str, Tensor] = {}
     for name in wanted:
-        placed[name] = place(found[name], placement)
+        keep = placement.dtype == torch.float16 and not {*wide}.isdisjoint(name.split("."))
+        placed[name] = place(found[name], replace(placement, dtype=torch.float32) if keep else placement)
         if placed[name].data_ptr() != found[name].data_ptr():
             weights.let_go(found[name])
     network.load_state_dict(placed, assign=True)

@@ -23,7 +23,7 @@ from safelight.models.lora_arithmetic import DoesNotFit, terms_of
 from safelight.models.lora_file import LoraFile, Part, Target, read_lora
 from safelight.models.lora_names import flat, layers_of, text_names, unet_names
 from safelight.models.lora_terms import Dense, Gain, Kronecker, LowRank, Term
-from safelight.models.networks import network_classes
+from safelight.models.networks import denoiser_class, network_classes
 from safelight.models.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ OTHER_NETWORKS = {
     "joint_attn": "Stable Diffusion 3",
     "transformer_blocks_0_attn_add": "Stable Diffusion 3",
 }
+
+
+ORIGINAL_NAMES = ("double_blocks_", "single_blocks_", "joint_blocks_")
+"""How layers of transformers are called where one holds what diffusers has in three (kohya, ComfyUI)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +107,9 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
     for_unet = any(target.part == "unet" for target in file.layers)
     if not any(fitted.values()) or (for_unet and not fitted["unet"]):
         what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
+        originals = any(flat(target.name).startswith(ORIGINAL_NAMES) for target in file.layers)
+        if originals and not hasattr(networks["unet"], "down_blocks"):
+            what = "its layers have the names of the original code, and of transformers only diffusers' names are read"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)
 
@@ -110,7 +117,7 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
 def outlines(description: Description) -> dict[Part, nn.Module]:
     """The model's networks without their weights: names and shapes are all that `fit` looks at."""
     classes = network_classes()
-    networks: dict[Part, nn.Module] = {"unet": classes.unet(description.unet)}
+    networks: dict[Part, nn.Module] = {"unet": denoiser_class(description.family.name)(description.unet)}
     for part in description.family.text_encoders:
         networks[part] = classes.text_encoder(description.configuration(part))
     return networks

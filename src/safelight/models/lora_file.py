@@ -30,11 +30,12 @@ from safelight.errors import CorruptModel
 from safelight.models.safetensors_file import read_header
 
 Part = str
-"""`unet`, `text_encoder`, `text_encoder_2`, or `` where the dialect does not say."""
+"""`unet` (or the transformer in its place), `text_encoder`, `text_encoder_2`, or `` where the dialect does not say."""
 
 PREFIXES: tuple[tuple[str, Part], ...] = (
     ("lora_unet_", "unet"),
     ("unet.", "unet"),
+    ("transformer.", "unet"),
     ("model.diffusion_model.", "unet"),
     ("diffusion_model.", "unet"),
     ("lora_te1_", "text_encoder"),
@@ -97,24 +98,26 @@ class LoraFile:
             record: Any = json.loads(self.metadata.get("lora_adapter_metadata", ""))
         except (ValueError, RecursionError):
             return None
-        if not isinstance(record, dict) or f"{target.part}.lora_alpha" not in record:
+        if not isinstance(record, dict):
             return None
-        return peft_scale(record, target)
+        parts = (target.part, "transformer") if target.part == "unet" else (target.part,)
+        part = next((part for part in parts if f"{part}.lora_alpha" in record), None)
+        return None if part is None else peft_scale(record, target, part)
 
 
-def peft_scale(record: Mapping[str, Any], target: Target) -> float:
+def peft_scale(record: Mapping[str, Any], target: Target, part: Part) -> float:
     def setting(name: str, pattern: str) -> float:
         """The layer's own value, by the end of its name, else everybody's.
 
         peft reads the names as patterns; diffusers writes plain ones, and a stranger's pattern could take for ever.
         """
-        patterns: Mapping[str, Any] = record.get(f"{target.part}.{pattern}") or {}
+        patterns: Mapping[str, Any] = record.get(f"{part}.{pattern}") or {}
         own = [value for layer, value in patterns.items() if f".{target.name}".endswith(f".{layer}")]
-        return float(own[0] if own else record[f"{target.part}.{name}"])
+        return float(own[0] if own else record[f"{part}.{name}"])
 
     try:
         alpha, rank = setting("lora_alpha", "alpha_pattern"), setting("r", "rank_pattern")
-        return alpha / (math.sqrt(rank) if record.get(f"{target.part}.use_rslora") else rank)
+        return alpha / (math.sqrt(rank) if record.get(f"{part}.use_rslora") else rank)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         raise CorruptModel("lora_adapter_metadata in the file's header lacks r or lora_alpha, or garbles it") from None
 

@@ -40,7 +40,7 @@ def flat(name: str) -> str:
 
 
 def unet_names(unet: nn.Module) -> dict[str, str]:
-    """Path by flat name: diffusers' own, ldm's, and the old `to_out` for `to_out.0`."""
+    """Path by flat name: diffusers' own, for a UNet ldm's, and the old `to_out` for `to_out.0`."""
     layers, ldm = layers_of(unet), ldm_paths(unet)
     names = {flat(path): path for path in layers}
     names |= {flat(ldm[path]): path for path in layers if path in ldm}
@@ -60,12 +60,14 @@ def text_names(encoder: nn.Module) -> dict[str, str]:
 
 
 def ldm_paths(unet: Any) -> dict[str, str]:
-    """ldm's path by diffusers' path, for a UNet2DConditionModel of any depth.
+    """ldm's path by diffusers' path, for a UNet2DConditionModel of any depth; none for a transformer.
 
     ldm numbers what diffusers groups: each residual block with its attention is one block, each downsampler another,
     and an upsampler belongs to the block before it.
     """
     modules = dict(unet.named_modules())
+    if "down_blocks" not in modules:
+        return {}
     found: dict[str, str] = {}
     for theirs, ours in pairs(unet):
         for path in modules:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from safelight.errors import UnsupportedOption
 from safelight.models.adapters import Applied, Row
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
@@ -46,8 +47,8 @@ class Worn:
 class LoraShelf:
     folder: LoraFolder
     limit_bytes: int = LIMIT_BYTES
-    loaded: OrderedDict[tuple[str, str], Lora] = field(default_factory=OrderedDict[tuple[str, str], Lora])
-    """By the digests of LoRA and model, the one used last at the end."""
+    loaded: OrderedDict[tuple[str, ...], Lora] = field(default_factory=OrderedDict[tuple[str, ...], Lora])
+    """By the digests of LoRA, model and its text encoders, the one used last at the end."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
@@ -56,11 +57,15 @@ class LoraShelf:
         Raises:
             UnknownLora, InvalidRequest: gone, or another file by now.
             UnsafeFile, CorruptModel, IncompatibleLora: as `load_lora`.
+            UnsupportedOption: weights by block, for a network that has none.
         """
+        for use in uses:
+            if model.description.family.network != "unet" and (use.blocks or {}).keys() - {"BASE"}:
+                raise UnsupportedOption("blocks", f"LoRA {use.name}: {model.name} is no UNet and has no such blocks")
         return tuple(Worn(self.get(use, model), use) for use in uses)
 
     def get(self, use: LoraUse, model: Model) -> Lora:
-        key = use.digest, model.digest
+        key = use.digest, model.digest, model.text_digest
         with self.lock:
             if key not in self.loaded:
                 path, digest = self.folder.find(use.name)

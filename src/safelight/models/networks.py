@@ -45,6 +45,15 @@ class NetworkClasses:
     text_encoder: Callable[[Mapping[str, Any]], nn.Module]
 
 
+@dataclass(frozen=True, slots=True)
+class TransformerClasses:
+    """The same, for the families whose network is a transformer; imported when the first of them is loaded."""
+
+    sd3: Callable[[Mapping[str, Any]], nn.Module]
+    flux: Callable[[Mapping[str, Any]], nn.Module]
+    t5: Callable[[Mapping[str, Any]], nn.Module]
+
+
 @cache
 def network_classes() -> NetworkClasses:
     """UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
@@ -74,6 +83,23 @@ def quickly(load: Callable[[], T]) -> T:
             return load()
         with needless_imports_held_off():
             return load()
+
+
+@cache
+def transformer_classes() -> TransformerClasses:
+    """SD3Transformer2DModel, FluxTransformer2DModel and T5EncoderModel."""
+    return quickly(import_transformer_classes)
+
+
+def denoiser_class(family: str) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """What builds the network that denoises, for a family by name."""
+    match family:
+        case "sd3":
+            return transformer_classes().sd3
+        case "flux":
+            return transformer_classes().flux
+        case _:
+            return network_classes().unet
 
 
 def import_classes() -> NetworkClasses:
@@ -113,6 +139,38 @@ def import_control_classes() -> ControlClasses:
             name: without_memory(lambda config, kind=kind: kind(**config)) for name, kind in projections.items()
         },
     )
+
+
+def import_transformer_classes() -> TransformerClasses:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    return TransformerClasses(
+        sd3=without_memory(without_positions(SD3Transformer2DModel.from_config)),
+        flux=without_memory(FluxTransformer2DModel.from_config),
+        t5=without_memory(lambda config: T5EncoderModel(T5Config(**config))),
+    )
+
+
+one_without_positions = threading.Lock()
+
+
+def without_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Leaves out Stable Diffusion 3's table of positions, which is in the file, for the reason that `Unfilled` has."""
+
+    def build_it(config: Any) -> Any:
+        embeddings: Any = import_module("diffusers.models.embeddings")
+        with one_without_positions:
+            found = embeddings.get_2d_sincos_pos_embed
+            embeddings.get_2d_sincos_pos_embed = lambda width, side, **_: torch.empty(side**2, width)
+            try:
+                return build(config)
+            finally:
+                embeddings.get_2d_sincos_pos_embed = found
+
+    return build_it
 
 
 def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:

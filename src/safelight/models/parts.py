@@ -47,9 +47,7 @@ class FolderParts:
             UnsafeFile: the weights are there only in a format that can carry code.
             CorruptModel: they are missing or damaged.
         """
-        return load_weights(
-            self.about.path / part, TEXT_ENCODER if part in self.about.family.text_encoders else NETWORK
-        )
+        return load_weights(self.about.path / part, TEXT_ENCODER if part in self.about.readers else NETWORK)
 
     def tokenizer(self, part: str) -> Tokenizer:
         return Tokenizer.load(self.about.path / tokenizer_of(part))

@@ -194,9 +194,11 @@ async def latent_upscale_modes(caller: Who) -> list[LatentUpscaleMode]:
 
 
 @router.get("/sd-vae")
-async def sd_vae(caller: Who) -> list[VaeItem]:
-    """None beside the models' own."""
-    return []
+async def sd_vae(request: Request, caller: Who) -> list[VaeItem]:
+    """What the option `sd_vae` may name, beside the models' own."""
+    folder = parts_of(request).studio.parts.folder
+    known = await asyncio.to_thread(folder.paths, "vae")
+    return [VaeItem(model_name=name, filename=path.name) for name, path in known.items()]
 
 
 @router.get("/loras")

@@ -16,6 +16,7 @@ from safelight.spec import ClipSkip, explain
 from safelight.studio import Studio
 
 DEFAULT_MODEL = "mini"
+OWN_VAE = ("Automatic", "None", "")
 FORMATS: dict[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 NEUTRAL: dict[str, object] = {
     "always_discard_next_to_last_sigma": False,
@@ -49,8 +50,8 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     sd_model_checkpoint: str = DEFAULT_MODEL
-    sd_vae: Literal["Automatic", "None", ""] = "Automatic"
-    """A model's own; there are no others."""
+    sd_vae: str = "Automatic"
+    """The name of one in `vaes/`; "Automatic", "None" and nothing are the model's own."""
     CLIP_stop_at_last_layers: ClipSkip | None = None
     """None: what suits the model."""
     samples_format: Literal["png", "jpg", "jpeg", "webp"] = "png"
@@ -62,6 +63,11 @@ class Options(BaseModel):
     def encoding(self) -> Encoding:
         metadata = "full" if self.enable_pnginfo else "minimal"
         return Encoding(format=FORMATS[self.samples_format], quality=self.jpeg_quality, metadata=metadata)
+
+    @property
+    def vae(self) -> str | None:
+        """In the words of `spec.Draft`."""
+        return None if self.sd_vae in OWN_VAE else self.sd_vae
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
@@ -79,6 +85,8 @@ def merged(stored: Mapping[str, Any], said: Mapping[str, Any], studio: Studio) -
             raise UnsupportedOption(name, f"{said[name]!r} is not supported here, only {neutral!r}")
     if "sd_model_checkpoint" in said:
         said["sd_model_checkpoint"] = find_model(str(said["sd_model_checkpoint"]), studio)
+    if (vae := said.get("sd_vae", "")) not in OWN_VAE:
+        studio.parts.folder.find("vae", str(vae))
     try:
         return Options.model_validate({**stored, **said})
     except ValidationError as error:

@@ -136,6 +136,7 @@ class Drawing(Loose):
             "steps": self.steps,
             "guidance": self.cfg_scale,
             "clip_skip": options.CLIP_stop_at_last_layers,
+            "vae": options.vae,
         }
 
     @property

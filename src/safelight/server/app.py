@@ -112,6 +112,7 @@ async def opened(
     studio.loras.folder = replace(studio.loras.folder, by_path=False)
     studio.controls.folder = studio.preprocessors.folder = replace(studio.controls.folder, by_path=False)
     studio.models.catalogue = replace(studio.models.catalogue, listed_only=not settings.allow_any_model)
+    studio.parts.folder = replace(studio.parts.folder, catalogue=studio.models.catalogue)
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()

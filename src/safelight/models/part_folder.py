@@ -1,0 +1,113 @@
+"""Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
+
+my-vae         a file, or a folder with a config.json, in SAFELIGHT_HOME/vaes (or text_encoders)
+./some/path    such a file or folder anywhere
+my-model       a checkpoint, of which that part is taken
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safelight.errors import CorruptModel, InvalidRequest, UnknownModel, UnknownPart
+from safelight.models.catalogue import SINGLE, Catalogue
+from safelight.models.digest import digest_files
+from safelight.models.families import Description, describe, tokenizer_of
+from safelight.models.recognise import recognise
+from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, read_header, weight_files
+from safelight.spec import PartName, PinnedPart
+
+STEMS: Mapping[PartName, str] = {"vae": NETWORK, "text_encoder": TEXT_ENCODER}
+
+
+@dataclass(frozen=True, slots=True)
+class PartSource:
+    path: Path
+    """Of a checkpoint, or of a file or folder that holds the part and nothing else."""
+    digest: str
+    checkpoint: Description | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartFolder:
+    home: Path
+    catalogue: Catalogue
+    """Of checkpoints; where it finds listed ones only, so does this."""
+    sums: Path
+    """Where the files' checksums are remembered."""
+
+    def paths(self, part: PartName) -> dict[str, Path]:
+        """Every part of the kind by name; of a folder and a file of one name, the folder."""
+        folder = self.home / f"{part}s"
+        files = {path.name.removesuffix(SINGLE): path for path in folder.glob(f"*{SINGLE}")}
+        folders = {config.parent.name: config.parent for config in folder.glob("*/config.json")}
+        return dict(sorted((files | folders).items()))
+
+    def find(self, part: PartName, name: str) -> PartSource:
+        """
+        Raises:
+            UnknownPart: nothing has that name.
+            UnsafeFile, CorruptModel, UnsupportedOption: it is no such part.
+        """
+        known = self.paths(part)
+        if path := known.get(name) or known.get(name.removesuffix(SINGLE)) or self.at(Path(name)):
+            return PartSource(path, self.sum(alone(path, part)))
+        try:
+            about = describe(self.catalogue.find(name))
+        except UnknownModel:
+            raise UnknownPart(part, name[:200], [*known, *self.catalogue.names()]) from None
+        return PartSource(about.path, self.sum(within(about, part)), about)
+
+    def at(self, path: Path) -> Path | None:
+        """A part on its own at that place, if strangers may look there at all."""
+        try:
+            if self.catalogue.listed_only:
+                return None
+            if path.is_dir():
+                return path if (path / "config.json").is_file() else None
+            if path.suffix != SINGLE or not path.is_file():
+                return None
+        except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
+            return None
+        what = recognise(read_header(path))
+        return None if what is not None and what.kind == "checkpoint" else path
+
+    def pin(self, part: PartName, name: str) -> PinnedPart:
+        return PinnedPart(name=name, digest=self.find(part, name).digest)
+
+    def pinned(self, part: PartName, pin: PinnedPart) -> PartSource:
+        """What a spec was made with.
+
+        Raises:
+            InvalidRequest: the name stands for another file by now.
+        """
+        source = self.find(part, pin.name)
+        if source.digest != pin.digest:
+            raise InvalidRequest(
+                f"{part} {pin.name!r} is {source.digest[:10]} here and {pin.digest[:10]} in the spec: "
+                "the picture would differ"
+            )
+        return source
+
+    def sum(self, files: Mapping[str, Path]) -> str:
+        return digest_files(files, cache=self.sums)
+
+
+def alone(path: Path, part: PartName) -> dict[str, Path]:
+    if path.is_file():
+        return {path.name: path}
+    return {file.name: file for file in (path / "config.json", *weight_files(path, STEMS[part]))}
+
+
+def within(about: Description, part: PartName) -> dict[str, Path]:
+    """The files of a checkpoint that the part is read from; of a text encoder, its tokenizer's too."""
+    if about.is_file:
+        return {about.path.name: about.path}
+    folders = ["vae"] if part == "vae" else list(about.family.text_encoders)
+    files = [file for name in folders for file in alone(about.path / name, part).values()]
+    if part == "text_encoder":
+        for name in map(tokenizer_of, folders):
+            files += [path for path in (about.path / name).glob("*") if path.suffix in (".json", ".txt")]
+    if missing := [file for file in files if not file.is_file()]:
+        raise CorruptModel(f"{missing[0]} is missing")
+    return {file.relative_to(about.path).as_posix(): file for file in files}

@@ -1,0 +1,161 @@
+"""Parts that stand in for a model's own, request by request: an autoencoder, or text encoders.
+
+What comes out of `dress` is a model with the same network and the same digest, so pictures that differ only in these
+parts share their calls of the network.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from safelight.errors import UnsupportedOption
+from safelight.models.encode import TextEncoder
+from safelight.models.families import read_config
+from safelight.models.latents import VAE
+from safelight.models.ldm_names import vae_modules
+from safelight.models.ldm_weights import beginning, vae_from_ldm
+from safelight.models.load import Model, build
+from safelight.models.networks import network_classes
+from safelight.models.part_folder import PartFolder, PartSource
+from safelight.models.parts import Weights, load_weights, open_parts
+from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER
+from safelight.models.single_file import Lacking, Shapes, clip_configuration, vae_configuration
+from safelight.models.tensor_file import TensorFile
+from safelight.spec import Denoised, PartName
+
+UNSEEN = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
+"""What a file of weights alone cannot say of an autoencoder: as in the model's own."""
+KEPT = 8
+"""Parts in memory beside those in use."""
+Config = Mapping[str, Any]
+Encoders = tuple[TextEncoder, ...]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class PartShelf:
+    folder: PartFolder
+    loaded: OrderedDict[tuple[str, ...], Any] = field(default_factory=OrderedDict[tuple[str, ...], Any])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def dress(self, model: Model, spec: Denoised) -> Model:
+        """The model, with those parts in the place of its own that the spec names.
+
+        Raises:
+            UnknownPart, InvalidRequest: gone, or another file by now.
+            UnsafeFile, CorruptModel: it cannot be read.
+            UnsupportedOption: it is made for another family of models.
+        """
+        if spec.vae is not None:
+            source = self.folder.pinned("vae", spec.vae)
+            vae, lock = self.kept("vae", source, model, lambda: (load_vae(source, model), threading.Lock()))
+            model = replace(model, vae=vae, vae_lock=lock, vae_digest=source.digest)
+        if spec.text_encoder is not None:
+            source = self.folder.pinned("text_encoder", spec.text_encoder)
+            encoders = self.kept("text_encoder", source, model, lambda: load_encoders(source, model))
+            model = replace(model, text_encoders=encoders, text_digest=source.digest)
+        return model
+
+    def kept(self, part: PartName, source: PartSource, model: Model, load: Callable[[], T]) -> T:
+        with self.lock:
+            key = (part, source.digest, model.digest)
+            if key not in self.loaded:
+                self.loaded[key] = load()
+            self.loaded.move_to_end(key)
+            while len(self.loaded) > KEPT:
+                self.loaded.popitem(last=False)
+            return self.loaded[key]
+
+
+def load_vae(source: PartSource, model: Model) -> VAE:
+    config, weights = vae_parts(source, model)
+    own = model.description.vae
+    for name, ours, theirs in (
+        ("channels", own["latent_channels"], config.get("latent_channels", 4)),
+        ("scale", len(own["block_out_channels"]), len(config["block_out_channels"])),
+        ("scaling factor", own.get("scaling_factor", 0.18215), config.get("scaling_factor", 0.18215)),
+        ("shift", own.get("shift_factor") or 0, config.get("shift_factor") or 0),
+    ):
+        if ours != theirs:
+            raise UnsupportedOption(
+                "vae",
+                f"{source.path} is another family's: the {name} of its latents is {theirs}, and {model.name}'s {ours}",
+            )
+    return VAE(build(network_classes().vae, config, weights, model.placement))
+
+
+def vae_parts(source: PartSource, model: Model) -> tuple[Config, Weights]:
+    if source.checkpoint is not None:
+        return source.checkpoint.vae, open_parts(source.checkpoint).weights("vae")
+    if source.path.is_dir():
+        return read_config(source.path / "config.json"), load_weights(source.path, NETWORK)
+    file = TensorFile(source.path)
+    own = model.description.vae
+    if any(name.startswith("encoder.down_blocks.") for name in file):
+        return own, Weights(source.path, {name: file[name] for name in file}, (file,))
+    try:
+        config = vae_configuration(Shapes(file.header, "")) | {name: own[name] for name in UNSEEN if name in own}
+    except Lacking:
+        raise UnsupportedOption("vae", f"{source.path} holds no autoencoder") from None
+    tensors = vae_from_ldm(beginning(file, ""), vae_modules(config))
+    return config, Weights(source.path, tensors, (file,))
+
+
+def load_encoders(source: PartSource, model: Model) -> Encoders:
+    """The model's, with those replaced that the source has."""
+    family = model.description.family
+    own = dict(zip(family.text_encoders, model.text_encoders, strict=True))
+    if source.checkpoint is None:
+        part, encoder = lone_encoder(source, model)
+        return tuple((own | {part: encoder}).values())
+    about = source.checkpoint
+    parts = open_parts(about)
+    for part in about.family.text_encoders:
+        if part not in own:
+            raise UnsupportedOption(
+                "text_encoder", f"{about.path} is {about.family.name} and has a {part}; {model.name} has none"
+            )
+        config = fitting(about.configuration(part), model, part, where=str(about.path))
+        network = build(network_classes().text_encoder, config, parts.weights(part), model.placement)
+        own[part] = TextEncoder(parts.tokenizer(part), network)
+    return tuple(own.values())
+
+
+def lone_encoder(source: PartSource, model: Model) -> tuple[str, TextEncoder]:
+    """It replaces the one of its width, and reads the words of that one's tokenizer."""
+    if source.path.is_dir():
+        config, weights = read_config(source.path / "config.json"), load_weights(source.path, TEXT_ENCODER)
+    else:
+        file = TensorFile(source.path)
+        try:
+            config = clip_configuration(Shapes(file.header, ""))
+        except Lacking:
+            raise UnsupportedOption("text_encoder", f"{source.path} holds no CLIP text encoder") from None
+        weights = Weights(source.path, {name: file[name] for name in file}, (file,))
+    family = model.description.family
+    width, widths = config.get("hidden_size", 512), [encoder.width for encoder in model.text_encoders]
+    if width not in widths:
+        raise UnsupportedOption("text_encoder", wrong_width(str(source.path), width, model, widths))
+    number = widths.index(width)
+    part = family.text_encoders[number]
+    config = fitting(config, model, part, where=str(source.path))
+    network = build(network_classes().text_encoder, config, weights, model.placement)
+    return part, TextEncoder(model.text_encoders[number].tokenizer, network)
+
+
+def fitting(config: Config, model: Model, part: str, *, where: str) -> Config:
+    """The configuration, once it is known to make what the network can read; with a projection where that is read."""
+    number = model.description.family.text_encoders.index(part)
+    own: Any = model.text_encoders[number].network.config
+    if (width := config.get("hidden_size", 512)) != own.hidden_size:
+        raise UnsupportedOption("text_encoder", wrong_width(where, width, model, [own.hidden_size]))
+    if (words := config.get("vocab_size", 49408)) != own.vocab_size:
+        raise UnsupportedOption("text_encoder", f"{where} knows {words} words, and {model.name}'s own {own.vocab_size}")
+    return {**config, "architectures": own.architectures}
+
+
+def wrong_width(where: str, width: int, model: Model, widths: list[int]) -> str:
+    wanted = " and ".join(map(str, widths))
+    return f"{where} is {width} wide; {model.name} ({model.description.family.name}) reads text encoders of {wanted}"
