@@ -65,13 +65,11 @@ def command_for(kind: str, recipe: type[Recipe]) -> Callable[..., None]:
     """A function whose parameters are the recipe's fields, for Typer to read."""
 
     def run(**said: Any) -> None:
-        given = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
-        file, out, as_json = given.pop("recipe"), given.pop("out"), given.pop("as_json")
-        device = given.pop("device")
+        file, out, device, as_json = (said.pop(name) for name in ("recipe", "out", "device", "as_json"))
         values = read_recipe(file) if file else {}
         if values.setdefault("kind", kind) != kind:
             raise InvalidRequest(f"{file} is a recipe for `train {values['kind']}`, not for `train {kind}`")
-        values |= {name: value for name, value in given.items() if value not in (None, [])}
+        values |= {name: value for name, value in said.items() if value not in (None, [])}
         train(parse_recipe(values), out=out, device=device, as_json=as_json)
 
     fields = recipe.model_fields.items()
@@ -154,7 +152,7 @@ def watch(news: "Generator[News, None, None]", recipe: AnyRecipe) -> None:
     console.print(recipe.to_yaml().rstrip(), style="dim", markup=False, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[pace]}")
     bar = Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True, transient=True)
-    pace = Pace()
+    pace, ending = Pace(), list[str]()
     with bar:
         task = bar.add_task("opening the model", total=None, pace="")
         for item in news:

@@ -14,9 +14,9 @@ from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.load import Model
 from safelight.models.textual_inversion import Embedding
 from safelight.spec import Draft, complete
+from safelight.training.grid import paste
 from safelight.training.news import News, Sampled
 from safelight.training.run import Run
-from safelight.training.sampling import paste
 
 BUDGET_MEGAPIXELS = 1.0
 """Rows times area in one call: pictures on the way are few, and the training itself needs the memory."""

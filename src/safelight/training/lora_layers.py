@@ -95,7 +95,7 @@ def write_kohya(path: Path, networks: Mapping[str, nn.Module], *, alpha: float, 
     prefixes = {"unet": "lora_unet_"}
     texts = [part for part in networks if part != "unet"]
     two = "text_encoder_2" in networks
-    prefixes |= dict(zip(texts, KOHYA_TEXT[2 if two else 1], strict=True))
+    prefixes |= dict(zip(texts, KOHYA_TEXT[2 if two else 1], strict=False))
     for part, network in networks.items():
         for name, (down, up) in tensors_of(network).items():
             whole = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
