@@ -6,11 +6,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safelight.errors import StorageFailed
 from safelight.models.latents import VAE
+from safelight.models.tensor_file import write_tensors
 from safelight.training.dataset import Latent, Ready, encode_picture
 from safelight.training.news import Preparing
 
@@ -63,13 +63,8 @@ def kept_digest(cache: Path) -> str:
 
 
 def write(cache: Path, tensors: dict[str, Tensor], digest: str) -> None:
-    partial = cache.with_suffix(".partial")
+    plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"digest": digest})
-        partial.replace(cache)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise StorageFailed(
-            f"the latents could not be kept in {cache.parent}: {error}; free some space, or say --no-cache-latents"
-        ) from None
+        write_tensors(cache, plan, tensors.items(), metadata={"digest": digest})
+    except StorageFailed as error:
+        raise StorageFailed(f"{error}; free some space, or say --no-cache-latents") from None

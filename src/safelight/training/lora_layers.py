@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.errors import StorageFailed
 from safelight.models.load import Model
 from safelight.models.lora_names import flat, layers_of
+from safelight.models.tensor_file import write_tensors
 from safelight.training.recipe import Layers, Train
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -119,13 +118,9 @@ def write_diffusers(
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Whole, or not at all: a server that is running may look at any time."""
-    partial = path.with_suffix(".partial")
+    """The same bytes for the same tensors; whole, or not at all: a server that is running may look at any time."""
+    plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
-        partial.chmod(0o644)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise StorageFailed(f"{path} could not be written: {error}; free some space and run it again") from None
+        write_tensors(path, plan, tensors.items(), metadata=metadata)
+    except StorageFailed as error:
+        raise StorageFailed(f"{error}; free some space and run it again: it ends at once") from None

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from safelight.errors import InvalidRequest, StorageFailed, UnsupportedOption
+from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption
 from safelight.models.catalogue import Catalogue
 from safelight.models.digest import digest_model
 from safelight.models.families import describe
@@ -77,17 +77,27 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None) 
     if recipe.batch % accelerator.num_processes:
         raise InvalidRequest(f"batch {recipe.batch} cannot be shared evenly by {accelerator.num_processes} processes")
     lock = locked(folder, main=accelerator.is_main_process)
-    written = folder / "recipe.yaml"
-    if written.exists() and (other := changed(parse_recipe(read_recipe(written)), recipe)):
-        raise InvalidRequest(
-            f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
-        )
-    if not written.exists():
-        require_free(recipe, settings)
+    try:
+        take_up_or_begin(recipe, settings, folder)
+    except SafelightError:
+        lock.close()
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        written.write_text(f"# safelight train {recipe.kind} --recipe {written.name}\n{recipe.to_yaml()}", "utf-8")
+        said = f"# safelight train {recipe.kind} --recipe recipe.yaml\n{recipe.to_yaml()}"
+        (folder / "recipe.yaml").write_text(said, "utf-8")
     return Run(recipe=recipe, settings=settings, folder=folder, accelerator=accelerator, lock=lock)
+
+
+def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
+    """Raises InvalidRequest where there is another run, or where the result's name stands for something else."""
+    if (folder / "state.pt").exists():
+        if other := changed(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe):
+            raise InvalidRequest(
+                f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
+            )
+    elif (taken := result_of(recipe, settings)).exists():
+        raise InvalidRequest(f"{taken} exists, and is not this run's; give the result another --name")
 
 
 def result_of(recipe: AnyRecipe, settings: Settings) -> Path:
@@ -99,11 +109,6 @@ def result_of(recipe: AnyRecipe, settings: Settings) -> Path:
             return settings.models / recipe.name
         case _:
             return settings.loras / f"{recipe.name}.safetensors"
-
-
-def require_free(recipe: AnyRecipe, settings: Settings) -> None:
-    if (taken := result_of(recipe, settings)).exists():
-        raise InvalidRequest(f"{taken} exists, and is not this run's; give the result another --name")
 
 
 def locked(folder: Path, *, main: bool) -> IO[str]:
@@ -152,7 +157,7 @@ def open_base(run: Run, *, frozen: bool) -> Model:
     if run.recipe.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         for encoder in model.text_encoders:
-            encoder.network.gradient_checkpointing_enable()
+            encoder.network.activation_checkpointing_enable()
     return model
 
 
