@@ -189,7 +189,8 @@ def fit(run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw)
             f"--steps {max(1, state.saved)} ends the run with them; another may take a --rate below {recipe.rate:g}"
         )
 
-    stopped = False
+    stopped = recipe.patience is not None and state.waited >= recipe.patience
+    between = True  # between steps, the state is whole
     try:
         while state.step < recipe.steps and not stopped:
             factor = rate_factor(
@@ -218,27 +219,30 @@ def fit(run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw)
             norm = accelerator.clip_grad_norm_(list(state.params.values()), recipe.max_grad_norm)
             if norm is not None and not math.isfinite(norm):
                 raise give_up("gradient")
+            between = False
             state.optimizer.step()
             state.optimizer.zero_grad()
             if state.average:
                 state.average.update()
             state.step += 1
             done = state.step == recipe.steps
-            accelerator.log({"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}, step=state.step)
-            yield Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=recipe.rate * factor)
+            numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
+            news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
             if held and (done or state.step % recipe.validate_every == 0):
-                measured = measure(learner, held, state)
+                numbers["held"] = measured = measure(learner, held, state)
                 stopped = agreed(remember(state, measured, recipe.patience))
-                accelerator.log({"held": measured}, step=state.step)
-                yield Validated(step=state.step, loss=measured, best=state.best)
+                news.append(Validated(step=state.step, loss=measured, best=state.best))
+            between = True
+            accelerator.log(numbers, step=state.step)
+            yield from news
             if recipe.prompts and (done or state.step % recipe.sample_every == 0):
                 with applied(state):
                     yield from draw(state.step)
             if done or stopped or state.step % recipe.save_every == 0:
                 yield save()
     except (KeyboardInterrupt, GeneratorExit):
-        state.optimizer.zero_grad()
-        save()
+        if between:
+            save()
         raise
     return Ended(state.step, stopped)
 
