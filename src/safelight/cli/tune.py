@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 from pydantic.fields import FieldInfo
 
+from safelight import __version__
 from safelight.cli import options
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.training.recipe import KINDS, AnyRecipe, Recipe, parse_recipe, read_recipe
@@ -129,7 +130,7 @@ def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) ->
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
 
     settings = Settings.from_environment(device=device)
-    with closing(begin(recipe, settings, out)) as news:
+    with closing(begin(recipe, settings, out, version=__version__)) as news:
         (tell_lines if as_json else watch)(news, recipe)
 
 

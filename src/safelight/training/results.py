@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safelight import __version__
 from safelight.errors import StorageFailed
 from safelight.models.digest import file_sum
 from safelight.models.load import Model
@@ -30,7 +29,7 @@ def lineage(run: Run, model: Model, report: Report, ended: Ended) -> dict[str, A
         "recipe_digest": run.recipe.digest(),
         "steps": ended.step,
         "stopped_early": ended.stopped_early,
-        "code_version": __version__,
+        "code_version": run.version,
     }
 
 

@@ -50,13 +50,15 @@ class Run:
     accelerator: Accelerator
     lock: IO[str]
     """Held open for as long as the run is: one process group a folder."""
+    version: str
+    """Of the code."""
 
     @property
     def half(self) -> bool:
         return self.accelerator.mixed_precision == "bf16"
 
 
-def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None) -> Run:
+def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = "") -> Run:
     """Begin a run, or take up the one in the folder.
 
     Raises:
@@ -86,7 +88,7 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None) 
     if accelerator.is_main_process:
         said = f"# safelight train {recipe.kind} --recipe recipe.yaml\n{recipe.to_yaml()}"
         (folder / "recipe.yaml").write_text(said, "utf-8")
-    return Run(recipe=recipe, settings=settings, folder=folder, accelerator=accelerator, lock=lock)
+    return Run(recipe=recipe, settings=settings, folder=folder, accelerator=accelerator, lock=lock, version=version)
 
 
 def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:

@@ -13,13 +13,15 @@ from safelight.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingReci
 from safelight.training.run import close_run, open_run
 
 
-def train(recipe: AnyRecipe, settings: Settings, folder: Path | None = None) -> Generator[News, None, None]:
+def train(
+    recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = ""
+) -> Generator[News, None, None]:
     """Train, and say how it goes; closing the generator stops the run, which can be taken up again.
 
     Raises:
         SafelightError: what was asked for cannot be, or something happened; the message says what is left.
     """
-    run = open_run(recipe, settings, folder)
+    run = open_run(recipe, settings, folder, version=version)
     try:
         match recipe:
             case LoraRecipe():
