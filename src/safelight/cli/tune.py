@@ -50,6 +50,7 @@ PANELS = {
     "Pictures": ("resolution", "buckets", "flip", "mask", "skip_bad", "min_side"),
     "Captions": ("caption_dropout", "shuffle_tags", "keep_tokens", "clip_skip"),
     "Noise": ("snr_gamma", "offset_noise"),
+    "Privacy": ("dp", "dp_epsilon", "dp_delta", "dp_clip"),
     "Watching it": ("holdout", "validate_every", "patience", "prompts", "sample_every", "save_every", "tracker"),
     "The machine": ("cache_latents", "cache_text", "gradient_checkpointing", "precision", "optimizer"),
 }  # fmt: skip
@@ -217,7 +218,9 @@ def finished(item: "Finished") -> list[str]:
     words = use["full" if as_model else "embedding" if item.kind == "embedding" else "lora"]
     base = item.lineage["base"]
     more = [] if as_model or base == "mini" else ["--model", base]
-    return [f"{item.path} after {item.step} steps{early}", "", "Try next:", f"  {command(*words, *more)}"]
+    private = item.lineage["privacy"]
+    promise = f", epsilon {private['epsilon']:.2f} at delta {private['delta']:g}" if private else ""
+    return [f"{item.path} after {item.step} steps{early}{promise}", "", "Try next:", f"  {command(*words, *more)}"]
 
 
 CHECK_EXAMPLES = """\

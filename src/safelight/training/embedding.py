@@ -19,6 +19,7 @@ from safelight.training.drawing import draw_samples
 from safelight.training.loop import Learner, fit, new_state
 from safelight.training.lora_layers import save
 from safelight.training.news import News
+from safelight.training.privacy import privacy_for
 from safelight.training.reading import Reader
 from safelight.training.recipe import EmbeddingRecipe
 from safelight.training.results import finish, header, lineage
@@ -52,10 +53,13 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[News]:
     def embedding() -> Embedding:
         return Embedding(recipe.name, f"step {state.step}", tuple(vector.detach() for vector in vectors))
 
-    ended = yield from fit(run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step, [embedding()]))
+    privacy = privacy_for(recipe, len(lesson.dataset.own), processes=run.accelerator.num_processes)
+    ended = yield from fit(
+        run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step, [embedding()]), privacy=privacy
+    )
 
     state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, report, ended)
+    known = lineage(run, model, report, ended, privacy)
     path = result_of(recipe, run.settings)
     if run.accelerator.is_main_process:
         save(path, as_file([vector.detach().cpu() for vector in vectors]), header(known))

@@ -26,6 +26,7 @@ from safelight.training.dataset import Batch, Ready, assemble, placed
 from safelight.training.news import News, Saved, Trained, Validated
 from safelight.training.noising import NoiseLevels, errors
 from safelight.training.optimizer import set_rates
+from safelight.training.privacy import Privacy, private_gradients
 from safelight.training.rates import rate_factor
 from safelight.training.reading import Reader
 from safelight.training.recipe import Recipe
@@ -148,7 +149,9 @@ Draw = Callable[[int], Generator[News, None, None]]
 """Sample pictures after so many steps."""
 
 
-def fit(run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw) -> Generator[News, None, Ended]:
+def fit(
+    run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw, privacy: Privacy | None = None
+) -> Generator[News, None, Ended]:
     """Train to the recipe's last step, from wherever the run's folder has got to.
 
     Closing the generator, or Ctrl-C, leaves a checkpoint of the last whole step.
@@ -200,23 +203,16 @@ def fit(run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw)
                 cooldown=recipe.cooldown,
             )
             set_rates([state.optimizer], factor)
-            loss = torch.zeros((), device=accelerator.device)
-            for number in range(recipe.accumulate):
-                batch = lesson.dataset.batch(
-                    state.step * recipe.accumulate + number,
-                    process=accelerator.process_index,
-                    of=accelerator.num_processes,
-                    device=accelerator.device,
-                )
-                last = number == recipe.accumulate - 1
-                with nullcontext() if last else accelerator.no_sync(model):
-                    part = model(batch) / recipe.accumulate
-                    accelerator.backward(part)
-                loss += part.detach()
-            loss = float(accelerator.reduce(loss, "mean"))  # pyright: ignore[reportArgumentType]
+            if privacy:
+                params = list(state.params.values())
+                loss = float(private_gradients(model, params, lesson.dataset, privacy, device=accelerator.device))
+            else:
+                loss = gradients(run, model, lesson, state.step)
             if not math.isfinite(loss):
                 raise give_up("loss")
-            norm = accelerator.clip_grad_norm_(list(state.params.values()), recipe.max_grad_norm)
+            # A private gradient is mostly noise, whose length says nothing.
+            longest = math.inf if privacy else recipe.max_grad_norm
+            norm = accelerator.clip_grad_norm_(list(state.params.values()), longest)
             if norm is not None and not math.isfinite(norm):
                 raise give_up("gradient")
             between = False
@@ -245,6 +241,24 @@ def fit(run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw)
             save()
         raise
     return Ended(state.step, stopped)
+
+
+def gradients(run: Run, model: nn.Module, lesson: Lesson, step: int) -> float:
+    """Leave the step's gradients in the parameters; returns its loss."""
+    accelerator, passes = run.accelerator, run.recipe.accumulate
+    loss = torch.zeros((), device=accelerator.device)
+    for number in range(passes):
+        batch = lesson.dataset.batch(
+            step * passes + number,
+            process=accelerator.process_index,
+            of=accelerator.num_processes,
+            device=accelerator.device,
+        )
+        with nullcontext() if number == passes - 1 else accelerator.no_sync(model):
+            part = model(batch) / passes
+            accelerator.backward(part)
+        loss += part.detach()
+    return float(accelerator.reduce(loss, "mean"))  # pyright: ignore[reportArgumentType]
 
 
 def held_batches(

@@ -10,6 +10,7 @@ from safelight.training.drawing import draw_samples
 from safelight.training.loop import Learner, fit, new_state
 from safelight.training.lora_layers import add_lora, networks_of, write_diffusers, write_kohya
 from safelight.training.news import News
+from safelight.training.privacy import privacy_for
 from safelight.training.reading import Reader
 from safelight.training.recipe import LoraRecipe
 from safelight.training.results import finish, header, lineage
@@ -39,10 +40,13 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[News]:
     )
     learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
     state = new_state(recipe, learnt)
-    ended = yield from fit(run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step))
+    privacy = privacy_for(recipe, len(lesson.dataset.own), processes=run.accelerator.num_processes)
+    ended = yield from fit(
+        run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step), privacy=privacy
+    )
 
     state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, lesson.report, ended)
+    known = lineage(run, model, lesson.report, ended, privacy)
     path = result_of(recipe, run.settings)
     if run.accelerator.is_main_process:
         beside = run.folder / f"{recipe.name}.diffusers.safetensors"

@@ -132,7 +132,26 @@ Layers = Literal["attention", "transformer", "all"]
 Train = Literal["unet", "text", "both"]
 
 
-class LoraRecipe(Recipe):
+class PrivateRecipe(Recipe):
+    """What the kinds have that can be trained with differential privacy."""
+
+    dp: bool = False
+    """Train with differential privacy (DP-SGD): the result tells next to nothing of any one picture, and is worse."""
+    dp_epsilon: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    """How much it may tell: below 1 is strong, 8 is usual, far above is little protection."""
+    dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """How likely the promise may fail; well below one over the number of pictures."""
+    dp_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Longest gradient of one picture."""
+
+    @model_validator(mode="after")
+    def private_makes_sense(self) -> Self:
+        if self.dp and self.accumulate > 1:
+            raise ValueError("dp takes its pictures one by one: give a larger batch instead of accumulate")
+        return self
+
+
+class LoraRecipe(PrivateRecipe):
     kind: Literal["lora"] = "lora"  # pyright: ignore[reportGeneralTypeIssues]
     rate: Rate = 1e-3
     """Learning rate."""
@@ -170,7 +189,7 @@ class DreamBoothRecipe(Recipe):
     """Of the LoRA: attention, transformer, or all."""
 
 
-class EmbeddingRecipe(Recipe):
+class EmbeddingRecipe(PrivateRecipe):
     kind: Literal["embedding"] = "embedding"  # pyright: ignore[reportGeneralTypeIssues]
     rate: Rate = 5e-3
     """Learning rate."""
@@ -237,4 +256,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def changed(before: AnyRecipe, now: AnyRecipe) -> list[str]:
     """The fields that make it another run."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    return sorted(name for name in old.keys() | new.keys() if name not in CHANGEABLE and old.get(name) != new.get(name))
+    # The noise of a private run was chosen for its number of steps.
+    free = CHANGEABLE - {"steps"} if isinstance(now, PrivateRecipe) and now.dp else CHANGEABLE
+    return sorted(name for name in old.keys() | new.keys() if name not in free and old.get(name) != new.get(name))

@@ -10,13 +10,14 @@ from safelight.models.load import Model
 from safelight.training.check import Report
 from safelight.training.loop import Ended
 from safelight.training.news import Finished
+from safelight.training.privacy import Privacy
 from safelight.training.run import Run
 
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 """kohya's names of the families."""
 
 
-def lineage(run: Run, model: Model, report: Report, ended: Ended) -> dict[str, Any]:
+def lineage(run: Run, model: Model, report: Report, ended: Ended, privacy: Privacy | None = None) -> dict[str, Any]:
     """From what, by what, with what: enough to make it again."""
     return {
         "base": model.name,
@@ -30,6 +31,7 @@ def lineage(run: Run, model: Model, report: Report, ended: Ended) -> dict[str, A
         "steps": ended.step,
         "stopped_early": ended.stopped_early,
         "code_version": run.version,
+        "privacy": privacy.spent(ended.step) if privacy else None,
     }
 
 
@@ -53,6 +55,7 @@ def header(known: dict[str, Any]) -> dict[str, str]:
         "ss_network_dim": recipe.get("rank"),
         "ss_network_alpha": (recipe.get("alpha") or recipe.get("rank")) if "rank" in recipe else None,
         "modelspec.title": recipe["name"],
+        "safelight.privacy": json.dumps(known["privacy"]) if known["privacy"] else None,
         "safelight.version": known["code_version"],
         "safelight.recipe": json.dumps(recipe, sort_keys=True),
     }
