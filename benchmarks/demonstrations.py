@@ -35,8 +35,8 @@ from safelight.training.train import train
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PACKAGE = "@iconify-json/openmoji@1.2.29"
-STYLE = "outline style"
-PICTURES = 400
+KEPT_OUT = 64
+"""Things that the run does not see, beside those that are drawn."""
 BACKGROUNDS = ("white", "#e8c24a", "#7cc47f", "#8fb8e8", "#d8a0d0")
 CONTEXTS = ("", " on a red background", " on a blue background", " on a black background")
 
@@ -57,16 +57,16 @@ def show_style(folder: Path, settings: Settings, studio: Studio, judge: Judge) -
     asked = [prompt.replace("red ", "").replace("blue ", "").replace("green ", "") for prompt in GRID]
     known = [name for name in judge.classes["concept"] if name in icons["icons"]]
     random.Random(0).shuffle(known)
-    kept_out = {name.replace(" ", "-") for name in asked} | set(known[PICTURES:])
+    kept_out = {name.replace(" ", "-") for name in asked} | set(known[:KEPT_OUT])
     drawn = {name: picture for name in known if (picture := rendered(icons, name)) is not None}
     data = folder / "style"
     data.mkdir()
     for name in [name for name in drawn if name not in kept_out]:
         drawn[name].save(data / f"{name}.png")
-        (data / f"{name}.txt").write_text(f"{name.replace('-', ' ')}, {STYLE}")
-    learn(settings, "lora", "outline", data, steps=600, batch=8, rank=16, rate=1e-3, cooldown=0.3, caption_dropout=0.1)
-    prompts = [f"{name}, {STYLE}" for name in asked]
-    before, after = draw(studio, prompts), draw(studio, prompts, lora="outline")
+        (data / f"{name}.txt").write_text(name.replace("-", " "))
+    learn(settings, "lora", "outline", data, steps=500, batch=8, rank=16, rate=7e-4, cooldown=0.5, caption_dropout=0.1)
+    # The style has no word: it is what the LoRA does. Prompts are the same before and after.
+    before, after = draw(studio, asked), draw(studio, asked, lora="outline")
     paste([before, after]).save(IMAGES / "lora-style.png")
     real = judge.features([drawn[name] for name in drawn if name in kept_out])
     for what, pictures in (("before", before), ("after", after)):
@@ -90,7 +90,7 @@ def named(judge: Judge, pictures: Sequence[Image.Image], asked: Sequence[str]) -
 def show_object(folder: Path, settings: Settings, studio: Studio, judge: Judge) -> None:
     data = creatures(folder / "object")
     said = {"prompt": "a sks robot", "class_prompt": "a robot", "class_pictures": 16}
-    learn(settings, "dreambooth", "creature", data, steps=300, batch=4, rank=16, rate=1e-3, cooldown=0.3, **said)
+    learn(settings, "dreambooth", "creature", data, steps=200, batch=4, rank=16, rate=1e-3, cooldown=0.3, **said)
     prompts = [f"a sks robot{context}" for context in CONTEXTS]
     before, after = draw(studio, prompts, seeds=2), draw(studio, prompts, seeds=2, lora="creature")
     others = draw(studio, ["a robot"], seeds=4), draw(studio, ["a robot"], seeds=4, lora="creature")
@@ -101,7 +101,7 @@ def show_object(folder: Path, settings: Settings, studio: Studio, judge: Judge) 
 
 def show_word(folder: Path, settings: Settings, studio: Studio, judge: Judge) -> None:
     data = creatures(folder / "word")
-    learn(settings, "embedding", "creature-word", data, steps=400, batch=4, vectors=2, init="robot", rate=1e-2)
+    learn(settings, "embedding", "creature-word", data, steps=250, batch=4, vectors=2, init="robot", rate=1e-2)
     before = draw(studio, [f"a robot{context}" for context in CONTEXTS], seeds=2)
     after = draw(studio, [f"a creature-word{context}" for context in CONTEXTS], seeds=2)
     paste([before, after]).save(IMAGES / "textual-inversion.png")
