@@ -1,6 +1,7 @@
 """Facts about a job, in the order they happen; what the engine and the path report, and all they report.
 
     Queued Started Stepped* Previewed* Decoded (Stored) | Failed | Cancelled
+    Queued Started Stepped* Learnt | Failed | Cancelled                       where something is trained
 
 Frozen and free of torch, so that a server, a log or a page can listen without loading a network.
 """
@@ -65,6 +66,18 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """The end of a training job: a LoRA, an embedding or a model has this name from now on."""
+
+    job_id: str
+    name: str
+    kind: str
+    digest: str | None
+    """sha256 of the file; None for a model, which is a folder."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     job_id: str
     error: "SafelightError"
@@ -76,4 +89,4 @@ class Cancelled:
     step: int
 
 
-Event = Queued | Started | Stepped | Previewed | Decoded | Stored | Failed | Cancelled
+Event = Queued | Started | Stepped | Previewed | Decoded | Stored | Learnt | Failed | Cancelled

@@ -50,6 +50,8 @@ class Settings(BaseModel):
     """Origins, between spaces, whose pages may call the server from a browser."""
     allow_any_model: bool = False
     """Let callers of the server name folders, files and hub ids, beside what `safelight models list` shows."""
+    allow_training: bool = False
+    """Let administrators start training runs through the server, on any folder or URL that they name."""
     allow_private_webhooks: bool = False
     """Let callers name webhook receivers inside a private network; only where every caller is trusted with it."""
 

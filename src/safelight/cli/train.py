@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from safelight.cli import tune
 from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ app = typer.Typer(name="train", help="Train models.", no_args_is_help=True)
 @app.callback()
 def introduce() -> None:
     """Train models."""
+
+
+tune.add_commands(app)
 
 
 @app.command(epilog=EXAMPLES)

@@ -9,17 +9,19 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from safelight.assets.encode import Encoding
-from safelight.errors import InvalidRequest, TooManyRequests
+from safelight.errors import Forbidden, InvalidRequest, TooManyRequests
 from safelight.events import Event
 from safelight.generate import PNG
 from safelight.jobs.keys import Caller
 from safelight.jobs.live import Live
 from safelight.jobs.queue import JobQueue, Order, Terms
 from safelight.jobs.tables import ENDED, JobRow
+from safelight.jobs.training import TASK
 from safelight.jobs.webhooks import require_webhook_url
 from safelight.jobs.worker import JobWorker
 from safelight.spec import Denoised, Draft, HighresFix, TextToImage, Upscale
 from safelight.studio import Studio
+from safelight.training.recipe import AnyRecipe
 
 POLL_S = 1.0
 """How late a waiter may hear of a job that another process drew."""
@@ -98,6 +100,30 @@ class Desk:
         jobs = await asyncio.to_thread(self.queue.put, orders, terms)
         self.worker.wake.set()
         return jobs
+
+    async def accept_training(self, recipe: AnyRecipe, caller: Caller, wishes: Wishes) -> JobRow:
+        """A job for a training run. It reads what its recipe names, so it is for administrators, where it is allowed.
+
+        Raises:
+            Forbidden: this caller may not train, or nobody may here.
+        """
+        caller.require("admin")
+        if not self.studio.settings.allow_training:
+            raise Forbidden("this server trains nothing; SAFELIGHT_ALLOW_TRAINING=1 lets administrators start runs")
+        if wishes.webhook_url is not None:
+            require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
+        spec = {"task": TASK, "recipe": recipe.model_dump(mode="json")}
+        terms = Terms(
+            tenant=caller.tenant,
+            priority=wishes.priority,
+            idempotency_key=wishes.idempotency_key,
+            request_digest=recipe.digest(),
+            expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
+            webhook_url=wishes.webhook_url,
+        )
+        [job] = await asyncio.to_thread(self.queue.put, [Order(spec=spec, encoding={})], terms)
+        self.worker.wake.set()
+        return job
 
     async def make_room(self, num_pictures: int, caller: Caller) -> None:
         """Raises TooManyRequests where the line, the caller's rate or its quota has no room for so many more."""

@@ -299,13 +299,25 @@ class JobQueue:
         return set(progress) - kept
 
     def finish(
-        self, job: JobRow, worker: Worker, *, asset_id: str, seconds: float, compute_s: float, total_steps: int = 0
+        self,
+        job: JobRow,
+        worker: Worker,
+        *,
+        asset_id: str | None,
+        seconds: float,
+        compute_s: float,
+        total_steps: int = 0,
+        more: Mapping[str, Any] | None = None,
     ) -> bool:
-        """The picture is stored. False if the job was no longer this worker's to finish."""
+        """The picture is stored, or what was trained. False if the job was no longer this worker's to finish.
+
+        Args:
+            more: what else listeners are told.
+        """
         values = {"asset_id": asset_id, "seconds": seconds, "compute_s": compute_s}
         # A quick job ends before a heartbeat has written how many steps it has.
         values |= {"step": total_steps, "total_steps": total_steps}
-        return self.end(job, worker, "done", values, {"asset_id": asset_id, "seconds": seconds})
+        return self.end(job, worker, "done", values, {"asset_id": asset_id, "seconds": seconds, **(more or {})})
 
     def fail(self, job: JobRow, worker: Worker, error: Mapping[str, Any]) -> bool:
         return self.end(job, worker, "failed", {"error": dict(error)}, dict(error))

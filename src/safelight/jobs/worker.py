@@ -12,11 +12,12 @@ from contextlib import aclosing, suppress
 
 from safelight.assets.encode import Encoding
 from safelight.errors import JobFailed, SafelightError, StorageFailed
-from safelight.events import Cancelled, Decoded, Event, Failed, Stored
+from safelight.events import Cancelled, Decoded, Event, Failed, Learnt, Stored
 from safelight.generate import generate
 from safelight.jobs.live import Live
 from safelight.jobs.queue import LEASE_S, JobQueue, Worker
 from safelight.jobs.tables import JobRow
+from safelight.jobs.training import TASK, run_training
 from safelight.spec import parse_spec
 from safelight.studio import Studio
 
@@ -52,6 +53,8 @@ class JobWorker:
         self.wake = asyncio.Event()
         self.stopping = False
         self.drain_s = 0.0
+        self.training = asyncio.Lock()
+        """One run at a time: each takes all the machine has."""
 
     async def run(self) -> None:
         """Until `stop`; a database that cannot be reached for a while is asked again."""
@@ -101,6 +104,8 @@ class JobWorker:
 
     async def walk(self, job: JobRow) -> tuple[Event, float]:
         """The last event, and the network seconds spent."""
+        if job.spec.get("task") == TASK:
+            return await self.learn(job)
         compute_s = 0.0
         try:
             spec, encoding = parse_spec(job.spec), Encoding(**job.encoding)
@@ -117,6 +122,18 @@ class JobWorker:
             return Failed(job_id=job.id, error=error), compute_s
         raise AssertionError("the path ends with Stored, Failed or Cancelled")
 
+    async def learn(self, job: JobRow) -> tuple[Event, float]:
+        """The same for a training run, whose seconds are all the network's."""
+        try:
+            async with self.training, aclosing(run_training(job.id, job.spec, self.studio.settings)) as events:
+                async for event in events:
+                    self.live.tell(job.id, event)
+                    if isinstance(event, Learnt | Failed):
+                        return event, event.seconds if isinstance(event, Learnt) else 0.0
+        except SafelightError as error:
+            return Failed(job_id=job.id, error=error), 0.0
+        raise AssertionError("a run ends with Learnt or Failed")
+
     async def settle(self, job: JobRow, ended: tuple[Event, float]) -> None:
         match ended:
             case Stored() as stored, compute_s:
@@ -128,6 +145,17 @@ class JobWorker:
                     seconds=stored.seconds,
                     compute_s=compute_s,
                     total_steps=self.live.progress.get(job.id, (0, 0))[1],
+                )
+            case Learnt() as learnt, compute_s:
+                await asyncio.to_thread(
+                    self.queue.finish,
+                    job,
+                    self.me,
+                    asset_id=None,
+                    seconds=learnt.seconds,
+                    compute_s=compute_s,
+                    total_steps=self.live.progress.get(job.id, (0, 0))[1],
+                    more={"kind": learnt.kind, "name": learnt.name, "digest": learnt.digest},
                 )
             case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)

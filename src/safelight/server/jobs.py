@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from safelight.assets.encode import Detail, Encoding, Format
@@ -20,6 +20,7 @@ from safelight.models.several import Expand, expanded
 from safelight.server.auth import Who, parts_of
 from safelight.server.files import as_base64, link
 from safelight.spec import Draft
+from safelight.training.recipe import parse_recipe
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -54,6 +55,29 @@ class JobRequest(Draft):
     def wishes(self, idempotency_key: str | None) -> Wishes:
         return Wishes(
             encoding=Encoding(format=self.output_format, quality=self.output_compression, metadata=self.metadata),
+            priority=self.priority,
+            idempotency_key=idempotency_key,
+            expires_in_s=self.expires_in_s,
+            webhook_url=self.webhook_url,
+        )
+
+
+class TrainingRequest(BaseModel):
+    """A training run that is asked for: the recipe of `safelight train`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"kind": "training", "recipe": {"kind": "lora", "name": "my-icons",
+                                                                        "data": "/data/my-icons", "steps": 300}}]},
+    )  # fmt: skip
+    kind: Literal["training"]
+    recipe: dict[str, Any]
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = None
+
+    def wishes(self, idempotency_key: str | None) -> Wishes:
+        return Wishes(
             priority=self.priority,
             idempotency_key=idempotency_key,
             expires_in_s=self.expires_in_s,
@@ -103,12 +127,29 @@ class JobList(BaseModel):
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 
 
+def kind_of(body: Any) -> str:
+    if isinstance(body, list):
+        return "pictures"
+    return "training" if isinstance(body, dict) and "kind" in body else "picture"
+
+
+Asked = Annotated[
+    Annotated[JobRequest, Tag("picture")]
+    | Annotated[list[JobRequest], Tag("pictures")]
+    | Annotated[TrainingRequest, Tag("training")],
+    Discriminator(kind_of),
+    Body(),
+]
+
+
 @router.post("", status_code=202)
-async def create(
-    request: Request, caller: Who, body: Annotated[JobRequest | list[JobRequest], Body()], idempotency_key: Key = None
-) -> JobView | JobList:
-    """Accept a picture, or all of a list of pictures; a retry with the same `Idempotency-Key` gets the same jobs."""
+async def create(request: Request, caller: Who, body: Asked, idempotency_key: Key = None) -> JobView | JobList:
+    """Accept a picture, all of a list of pictures, or a training run; a retry with the same `Idempotency-Key` gets the
+    same jobs."""
     desk = parts_of(request).desk
+    if isinstance(body, TrainingRequest):
+        recipe = parse_recipe(body.recipe)
+        return await view(request, await desk.accept_training(recipe, caller, body.wishes(idempotency_key)))
     asked = body if isinstance(body, list) else [body]
     if not 1 <= len(asked) <= MOST_IN_A_LIST:
         raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")

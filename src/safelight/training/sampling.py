@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from safelight.training.grid import paste
 from safelight.training.networks import new_scheduler
 
 GRID = (
@@ -68,13 +69,3 @@ def draw_grid(
         made = pipeline(asked, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
         rows.append(made.images)  # pyright: ignore
     return paste(rows)
-
-
-def paste(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size, side by side and row under row."""
-    width, height = rows[0][0].size
-    sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)), "white")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(picture, (x * width, y * height))
-    return sheet

@@ -1,0 +1,244 @@
+"""One run: its folder, its devices, its model, its pictures.
+
+runs/NAME/  recipe.yaml   every number of the run; `safelight train KIND --recipe` repeats it
+            report.json   what was found in the data
+            state.pt      the checkpoint that a run goes on from
+            latents.safetensors, samples/, result.json, and the tracker's files
+"""
+
+import fcntl
+import importlib.util
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption
+from safelight.models.catalogue import Catalogue
+from safelight.models.digest import digest_model
+from safelight.models.families import describe
+from safelight.models.load import Model, load_model
+from safelight.models.placement import Placement, best_device, fast_dtypes
+from safelight.settings import Settings
+from safelight.training.check import Report, check, require_good
+from safelight.training.dataset import Dataset, Ready, Say, hold_out, make_ready
+from safelight.training.latent_cache import latents_of
+from safelight.training.news import News, Prepared
+from safelight.training.noising import NoiseLevels
+from safelight.training.recipe import (
+    AnyRecipe,
+    DreamBoothRecipe,
+    EmbeddingRecipe,
+    FullRecipe,
+    changed,
+    parse_recipe,
+    read_recipe,
+)
+from safelight.training.sources import find_examples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    recipe: AnyRecipe
+    settings: Settings
+    folder: Path
+    accelerator: Accelerator
+    lock: IO[str]
+    """Held open for as long as the run is: one process group a folder."""
+    version: str
+    """Of the code."""
+
+    @property
+    def half(self) -> bool:
+        return self.accelerator.mixed_precision == "bf16"
+
+
+def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = "") -> Run:
+    """Begin a run, or take up the one in the folder.
+
+    Raises:
+        InvalidRequest: the folder has a run of another recipe, or one that is going on.
+        UnsupportedOption: a precision, an optimiser or a tracker that is not to be had here.
+    """
+    folder = folder or settings.home / "runs" / recipe.name
+    device = best_device() if settings.device == "auto" else settings.device
+    require_known(recipe, device)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if use_half(recipe.precision, device) else "no",
+        log_with=None if recipe.tracker == "none" else recipe.tracker,
+        project_dir=str(folder),
+        # A text encoder's last layer may not be read at all.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+    )
+    if recipe.batch % accelerator.num_processes:
+        raise InvalidRequest(f"batch {recipe.batch} cannot be shared evenly by {accelerator.num_processes} processes")
+    lock = locked(folder, main=accelerator.is_main_process)
+    try:
+        take_up_or_begin(recipe, settings, folder)
+    except SafelightError:
+        lock.close()
+        raise
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        said = f"# safelight train {recipe.kind} --recipe recipe.yaml\n{recipe.to_yaml()}"
+        (folder / "recipe.yaml").write_text(said, "utf-8")
+    return Run(recipe=recipe, settings=settings, folder=folder, accelerator=accelerator, lock=lock, version=version)
+
+
+def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
+    """Raises InvalidRequest where there is another run, or where the result's name stands for something else."""
+    if (folder / "state.pt").exists():
+        if other := changed(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe):
+            raise InvalidRequest(
+                f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
+            )
+    elif (taken := result_of(recipe, settings)).exists():
+        raise InvalidRequest(f"{taken} exists, and is not this run's; give the result another --name")
+
+
+def result_of(recipe: AnyRecipe, settings: Settings) -> Path:
+    """Where the name will lead."""
+    match recipe:
+        case EmbeddingRecipe():
+            return settings.embeddings / f"{recipe.name}.safetensors"
+        case FullRecipe() | DreamBoothRecipe(whole=True):
+            return settings.models / recipe.name
+        case _:
+            return settings.loras / f"{recipe.name}.safetensors"
+
+
+def locked(folder: Path, *, main: bool) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise StorageFailed(f"{folder} cannot be written to: {error.strerror}") from None
+    if main:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise InvalidRequest(f"a run is going on in {folder}; wait for it, or give another --out") from None
+    return lock
+
+
+def use_half(precision: Literal["auto", "float32", "bfloat16"], device: str) -> bool:
+    if precision == "bfloat16" and torch.bfloat16 not in fast_dtypes(device):
+        raise UnsupportedOption("precision", f"bfloat16 is many times slower than float32 on this {device}")
+    # A CPU that has the instructions trains small networks no faster with them, and less exactly.
+    return precision == "bfloat16" or (precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def require_known(recipe: AnyRecipe, device: str) -> None:
+    if recipe.optimizer == "adamw8bit" and (device != "cuda" or importlib.util.find_spec("bitsandbytes") is None):
+        raise UnsupportedOption("optimizer", "adamw8bit needs a CUDA device and the package bitsandbytes; adamw runs")
+    if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
+        extra = "train" if recipe.tracker == "tensorboard" else recipe.tracker
+        raise UnsupportedOption(
+            "tracker", f"{recipe.tracker} is not installed: pip install 'safelight[{extra}]', or take none"
+        )
+
+
+def open_base(run: Run, *, frozen: bool) -> Model:
+    """The model to begin with. In half precision only where its own weights stay as they are."""
+    catalogue = Catalogue(run.settings.models)
+    description = describe(catalogue.find(run.recipe.base))
+    if description.inpaints_natively or description.takes_guidance:
+        raise UnsupportedOption(
+            "base", f"{run.recipe.base} also reads a mask or a guidance scale; train its base model"
+        )
+    digest = digest_model(description, cache=run.settings.cache / "sums.json")
+    placement = Placement(run.accelerator.device, torch.bfloat16 if run.half and frozen else torch.float32)
+    model = load_model(description, name=run.recipe.base, digest=digest, placement=placement)
+    if run.recipe.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        for encoder in model.text_encoders:
+            encoder.network.activation_checkpointing_enable()
+    return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What a run learns from."""
+
+    dataset: Dataset
+    held: tuple[Ready, ...]
+    levels: NoiseLevels
+    report: Report
+
+
+def prepare(
+    run: Run,
+    model: Model,
+    *,
+    say: Say,
+    needs_captions: bool = True,
+    of_class: Sequence[Ready] = (),
+    prior_weight: float = 1.0,
+    ready: Sequence[Ready] | None = None,
+    report: Report | None = None,
+) -> Generator[News, None, Lesson]:
+    """Look at the pictures, cut them to their buckets, send them through the autoencoder.
+
+    Raises:
+        InvalidRequest: something cannot be learnt from and may not be left out.
+    """
+    recipe = run.recipe
+    report = report or look_over(run, needs_captions=needs_captions)
+    ready = ready or make_ready(report.good, model, recipe)
+    own, held = hold_out(ready, recipe.holdout, recipe.seed)
+    levels = NoiseLevels.of(model.description.scheduler, run.accelerator.device)
+    # The main process makes the cache, the others read it.
+    with run.accelerator.main_process_first():
+        latent = yield from latents_of(
+            [*own, *held, *of_class],
+            model.vae,
+            mask=recipe.mask,
+            flip=recipe.flip,
+            cache=run.folder / "latents.safetensors" if recipe.cache_latents else None,
+            key=f"{report.digest} {model.digest}",
+        )
+    dataset = Dataset(
+        own,
+        latent,
+        recipe,
+        say=say,
+        num_timesteps=len(levels),
+        of_class=of_class,
+        prior_weight=prior_weight,
+    )
+    yield Prepared(
+        num_pictures=len(own),
+        num_held=len(held),
+        dataset_digest=report.digest,
+        buckets={f"{width}x{height}": count for (width, height), count in sorted(dataset.buckets.items())},
+        notes=report.lines(),
+    )
+    return Lesson(dataset=dataset, held=tuple(held), levels=levels, report=report)
+
+
+def look_over(run: Run, *, needs_captions: bool) -> Report:
+    recipe = run.recipe
+    report = check(
+        find_examples(recipe.data),
+        data=recipe.data,
+        min_side=recipe.min_side,
+        needs_captions=needs_captions,
+        needs_masks=recipe.mask == "file",
+    )
+    if run.accelerator.is_main_process:
+        with suppress(OSError):
+            report.write(run.folder / "report.json")
+    require_good(report, skip_bad=recipe.skip_bad)
+    return report
+
+
+def close_run(run: Run) -> None:
+    run.accelerator.end_training()
+    run.lock.close()

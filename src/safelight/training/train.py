@@ -1,0 +1,36 @@
+"""Any recipe, begun or taken up again: what the command line, the queue and scripts call."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+from safelight.settings import Settings
+from safelight.training.dreambooth import train_dreambooth
+from safelight.training.embedding import train_embedding
+from safelight.training.full import train_full
+from safelight.training.lora import train_lora
+from safelight.training.news import News
+from safelight.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingRecipe, FullRecipe, LoraRecipe
+from safelight.training.run import close_run, open_run
+
+
+def train(
+    recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = ""
+) -> Generator[News, None, None]:
+    """Train, and say how it goes; closing the generator stops the run, which can be taken up again.
+
+    Raises:
+        SafelightError: what was asked for cannot be, or something happened; the message says what is left.
+    """
+    run = open_run(recipe, settings, folder, version=version)
+    try:
+        match recipe:
+            case LoraRecipe():
+                yield from train_lora(run, recipe)
+            case DreamBoothRecipe():
+                yield from train_dreambooth(run, recipe)
+            case EmbeddingRecipe():
+                yield from train_embedding(run, recipe)
+            case FullRecipe():
+                yield from train_full(run, recipe)
+    finally:
+        close_run(run)

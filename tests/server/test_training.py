@@ -1,0 +1,79 @@
+"""A training run through /v1/jobs: accepted, followed, cancelled, taken up again; its result is there at once."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.server.conftest import serving, settings_in
+from tests.training.lessons import write_pictures
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[httpx.Client]:
+    with serving(settings_in(home).model_copy(update={"allow_training": True, "device": "cpu"})) as url:
+        with httpx.Client(base_url=url, timeout=120) as client:
+            yield client
+
+
+def order(home: Path, **wishes: Any) -> dict[str, Any]:
+    data = write_pictures(home / "data", 4)
+    usual = {"kind": "lora", "name": "learnt", "data": str(data), "steps": 3, "batch": 2, "rank": 2, "tracker": "none"}
+    return {"kind": "training", "recipe": usual | {"min_side": 16, "resolution": 64} | wishes}
+
+
+def test_a_run_is_a_job_whose_result_can_be_used_at_once(client: httpx.Client, home: Path) -> None:
+    answer = client.post("/v1/jobs", json=order(home))
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["spec"]["task"] == "training"
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        told = [line for line in stream.iter_lines() if line.startswith(("event", "data"))]
+    assert "event: step" in told
+    [done] = [json.loads(data.partition(": ")[2]) for kind, data in pairwise(told) if kind == "event: done"]
+    assert (done["name"], done["kind"]) == ("learnt", "lora")
+    view = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (view["state"], view["step"], view["total_steps"], view["url"]) == ("done", 3, 3, None)
+    picture = {"prompt": "a red apple <lora:learnt:1>", "seed": 7, "steps": 1, "width": 64, "height": 64}
+    drawn = client.post("/v1/jobs", json=picture).json()
+    assert drawn["spec"]["loras"][0]["digest"] == done["digest"]
+
+
+def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home: Path) -> None:
+    job = client.post("/v1/jobs", json=order(home, name="lost", data=str(home / "nowhere"))).json()
+    ended = client.get(f"/v1/jobs/{job['id']}/wait").json()
+    assert ended["state"] == "failed"
+    assert ended["error"]["code"] == "invalid_request"
+    assert "there is no such folder" in ended["error"]["message"]
+
+
+def test_a_recipe_that_cannot_be_is_refused_at_the_door(client: httpx.Client, home: Path) -> None:
+    answer = client.post("/v1/jobs", json=order(home, rnak=3))
+    assert answer.status_code == 400
+    assert "rnak: no such field; did you mean 'rank'" in answer.json()["error"]["message"]
+
+
+def test_a_run_that_is_cancelled_leaves_a_checkpoint(client: httpx.Client, home: Path) -> None:
+    job = client.post("/v1/jobs", json=order(home, name="long", steps=100_000, save_every=100_000)).json()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        for line in stream.iter_lines():
+            if line == "event: step":
+                break
+    client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
+    assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "cancelled"
+    assert (home / "runs" / job["id"] / "state.pt").is_file()
+    assert not (home / "loras/long.safetensors").exists()
+
+
+def test_a_server_that_was_not_told_so_trains_nothing(server: str, home: Path) -> None:
+    answer = httpx.post(f"{server}/v1/jobs", json=order(home))
+    assert answer.status_code == 403
+    assert "SAFELIGHT_ALLOW_TRAINING" in answer.json()["error"]["message"]
