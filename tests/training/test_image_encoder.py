@@ -24,9 +24,7 @@ TOY = replace(
 
 
 def subject(style: str, colour: str, *, own: bool = True, background: str | None = None) -> Subject:
-    return Subject(
-        names=["cat"], keywords=[], style=style, colour=colour, own_colour=own, background=background
-    )
+    return Subject(names=["cat"], keywords=[], style=style, colour=colour, own_colour=own, background=background)
 
 
 def test_a_caption_is_true_of_all_that_has_what_it_says() -> None:

@@ -97,7 +97,9 @@ def mini(
     if likeness:
         console.print(f"\n{worded(likeness)}\nFeatures: those of the {eyes}")
     if json_file:
-        written = {"judge": judge.accuracy, "scores": rows} | ({"likeness": asdict(likeness), "features": eyes} if likeness else {})
+        written = {"judge": judge.accuracy, "scores": rows} | (
+            {"likeness": asdict(likeness), "features": eyes} if likeness else {}
+        )
         json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 

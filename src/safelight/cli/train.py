@@ -43,7 +43,8 @@ def scratch(
     weights: Annotated[Path | None, typer.Option(help="Begin from the weights of this diffusers folder.")] = None,
     name: Annotated[str, typer.Option(help="What the model is called once it is exported.")] = "my-mini",
     folder: Annotated[
-        Path | None, typer.Option(help="Model folder that export and image-encoder write and adopt reads, in the place of --name.")
+        Path | None,
+        typer.Option(help="Model folder that export and image-encoder write and adopt reads, in the place of --name."),
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Where export draws fixed prompts with fixed seeds.")] = None,
     curve: Annotated[Path | None, typer.Option(help="Where export draws the errors of the run, as SVG.")] = None,

@@ -6,6 +6,7 @@ A function of its two arguments and of nothing else, so that a refusal can be lo
 the policy asks for and the report lacks is a reason to refuse: what was not measured has not passed.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def judge_report(policy: Policy, report: Mapping[str, float]) -> Verdict:
         value = report.get(name)
         if value is None:
             reasons.append(f"{name} was not measured")
-        elif not value == value:
+        elif math.isnan(value):
             reasons.append(f"{name} is not a number")
         elif bound.min is not None and value < bound.min:
             reasons.append(f"{name} is {value:.3g}, and must be at least {bound.min:g}")
@@ -85,6 +86,6 @@ def read_policy(path: Path | None) -> Policy:
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        raise InvalidRequest(f"{path}: {explain(error)}") from None
+        raise InvalidRequest(f"{path}: {explain(error, [*Policy.model_fields, *Bound.model_fields])}") from None
     except ValueError as error:
         raise InvalidRequest(f"{path} is no TOML: {error}") from None

@@ -8,6 +8,7 @@ cannot tell of a generated picture.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class JudgeNetwork(nn.Module):
         self.levels = nn.Sequential(
             *(
                 nn.Sequential(Residual(before), nn.Conv2d(before, after, 3, stride=2, padding=1), Residual(after))
-                for before, after in zip(channels, channels[1:], strict=False)
+                for before, after in pairwise(channels)
             )
         )
         self.norm = nn.GroupNorm(8, channels[-1])

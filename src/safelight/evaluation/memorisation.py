@@ -1,7 +1,7 @@
 """Has a model learnt its pictures by heart? Two questions, both answered beside real pictures that it never saw.
 
-    samples, training pictures, held-out pictures -> nearest neighbours -> which samples are copies
-    losses of members, losses of others -> the area under the curve -> can membership be told?
+samples, training pictures, held-out pictures -> nearest neighbours -> which samples are copies
+losses of members, losses of others -> the area under the curve -> can membership be told?
 """
 
 from dataclasses import dataclass

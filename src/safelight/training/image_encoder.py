@@ -8,7 +8,6 @@ names of all concepts, which a batch is too small to teach.
 Read `train_image_encoder` from top to bottom. All randomness of a step follows from (seed, step, process).
 """
 
-import json
 import math
 import random
 import time

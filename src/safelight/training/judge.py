@@ -147,9 +147,7 @@ def train_judge(recipe: JudgeRecipe, artwork: Path, folder: Path, *, minutes: fl
     return numbers
 
 
-def train_question(
-    recipe: JudgeRecipe, question: str, data: Lessons, *, seconds: float
-) -> tuple[JudgeNetwork, int]:
+def train_question(recipe: JudgeRecipe, question: str, data: Lessons, *, seconds: float) -> tuple[JudgeNetwork, int]:
     """The averaged network of one question, and how many steps it took."""
     asked, answers = recipe.questions[question], data.answers[question]
     torch.manual_seed(recipe.seed)

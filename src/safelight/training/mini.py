@@ -102,6 +102,20 @@ class DenoiserRecipe:
     seed: int = 11
 
 
+IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
+IMAGE_ENCODER_AUGMENTATION = Augmentation(
+    shift=0.08,
+    turn=0.12,
+    zoom=0.15,
+    stretch=0.08,
+    mirrored=0.3,
+    blurred=0.5,
+    background=0.05,
+    shade=0.1,
+    noise=0.04,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageEncoderRecipe:
     side: int = 96
@@ -110,10 +124,8 @@ class ImageEncoderRecipe:
     layers: int = 4
     heads: int = 3
     projection: int = 256
-    captions: CaptionRecipe = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
-    how: Augmentation = Augmentation(
-        shift=0.08, turn=0.12, zoom=0.15, stretch=0.08, mirrored=0.3, blurred=0.5, background=0.05, shade=0.1, noise=0.04
-    )
+    captions: CaptionRecipe = IMAGE_ENCODER_CAPTIONS
+    how: Augmentation = IMAGE_ENCODER_AUGMENTATION
     batch: int = 64
     together: int = 4
     """Pictures of one concept in a batch, where it has so many."""
