@@ -49,11 +49,11 @@ def test_real_pictures_score_as_real_ones(tmp_path: Path) -> None:
     (tmp_path / "holdout.json").write_text(json.dumps(["0", "1", "2", "3"]))
     artwork = read_artwork(tmp_path)
     assert (len(artwork.training), len(artwork.held_out)) == (19, 4)
-    copied = measure_likeness(artwork.training, artwork, open_judge())
+    copied = measure_likeness(artwork.training, artwork, open_judge().features)
     assert (copied.copies_by_features, copied.copies_by_pixels) == (1, 1)
     assert copied.distance == copied.real_distance
     noise = [Image.fromarray(dice.integers(0, 256, (128, 128, 3), dtype=np.uint8)) for _ in range(8)]
-    assert measure_likeness(noise, artwork, open_judge()).distance > copied.distance
+    assert measure_likeness(noise, artwork, open_judge().features).distance > copied.distance
 
 
 def test_a_folder_without_artwork_is_told_how_to_get_it(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from safelight.evaluation.judge import open_judge
-from safelight.training.judge import Artwork, JudgeRecipe, augmented, train_judge
+from safelight.training.augment import Augmentation, augmented
+from safelight.training.judge import JudgeRecipe, Lessons, QuestionRecipe, train_judge
 
 SHAPES = {"disc": "ellipse", "box": "rectangle"}
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
@@ -34,27 +35,48 @@ def make_artwork(folder: Path) -> None:
 
 def test_held_out_artwork_is_kept_from_training(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    data = Artwork(tmp_path)
-    assert len(data.train) == 6
-    assert len(data.held) == 2
+    data = Lessons(tmp_path)
+    assert int(data.train["concept"].sum()) == 6
+    assert int(data.held["colour"].sum()) == 2
     assert data.classes == {"concept": ["box", "disc"], "style": ["flat", "noto"], "colour": ["blue", "red"]}
+
+
+def test_style_is_learnt_without_the_concepts_that_lack_one(tmp_path: Path) -> None:
+    make_artwork(tmp_path)
+    (tmp_path / "holdout.json").write_text(json.dumps(["disc/noto/blue"]))
+    data = Lessons(tmp_path)
+    concepts = [row["concept"] for row in data.drawings.about]
+    assert {concepts[row] for row in data.train["style"].nonzero()[:, 0].tolist()} == {"box"}
+    assert {concepts[row] for row in data.held["style"].nonzero()[:, 0].tolist()} == {"disc"}
 
 
 def test_augmented_pictures_stay_pictures(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    data = Artwork(tmp_path)
-    images = augmented(data.pixels, JudgeRecipe(), torch.Generator().manual_seed(0))
+    pixels = Lessons(tmp_path).drawings.pictures(torch.arange(8))
+    how = JudgeRecipe().questions["concept"].how
+    images = augmented(pixels, how, torch.Generator().manual_seed(0))
     assert images.shape == (8, 3, 64, 64)
     assert images.min() >= -1
     assert images.max() <= 1
-    again = augmented(data.pixels, JudgeRecipe(), torch.Generator().manual_seed(0))
-    assert images.equal(again)
+    assert images.equal(augmented(pixels, how, torch.Generator().manual_seed(0)))
+
+
+def test_a_turned_hue_keeps_a_picture_as_bright_as_it_was(tmp_path: Path) -> None:
+    pixels = torch.full((6, 4, 8, 8), 1.0)
+    pixels[:, :3] = torch.tensor([0.6, 0.4, 0.35])[:, None, None]
+    images = augmented(pixels, Augmentation(rehued=1.0), torch.Generator().manual_seed(0))
+    assert torch.allclose(images.mean(dim=1), torch.full((6, 8, 8), 0.45 * 2 - 1), atol=1e-3)  # nothing was cut off
+    assert images.std(dim=0).max() > 0.05
 
 
 def test_a_judge_learns_what_its_artwork_shows_and_is_read_back(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    recipe = JudgeRecipe(batch=16, noise=0, background=0, zoom=0.05)
-    accuracy = train_judge(recipe, tmp_path, tmp_path / "judge", minutes=0.12)
+    (tmp_path / "holdout.json").write_text(json.dumps(["disc/noto/blue"]))
+    quick = {
+        question: QuestionRecipe(side=32, channels=(8, 16), share=share, how=Augmentation(shift=0.05), shading=shading)
+        for question, share, shading in (("concept", 0.2, False), ("style", 0.2, True), ("colour", 0.6, False))
+    }
+    accuracy = train_judge(JudgeRecipe(batch=16, questions=quick), tmp_path, tmp_path / "judge", minutes=0.1)
     judge = open_judge(tmp_path / "judge")
     assert judge.accuracy == accuracy
     red, blue = (Image.new("RGB", (100, 100), rgb) for rgb in COLOURS.values())

@@ -51,15 +51,21 @@ def mini(
     The classifier learnt from real artwork only. All prompts and four seeds are some 2 600 pictures.
     """
     from safelight.assets.encode import Encoding
+    from safelight.errors import CorruptModel
     from safelight.evaluation.judge import open_judge
     from safelight.evaluation.likeness import measure_likeness, read_artwork
     from safelight.evaluation.obedience import draw_sets, scores_of
+    from safelight.models.similarity import open_similarity
     from safelight.pictures import draw_all, unwrapped
     from safelight.spec import Draft
     from safelight.studio import open_studio
 
     judge = open_judge()
     real = read_artwork(artwork) if artwork else None
+    try:
+        embed, eyes = open_similarity().features, "image encoder"
+    except CorruptModel:
+        embed, eyes = judge.features, "judge"  # a mini that was exported without the stage image-encoder
     likeness = None
     console = Console()
     known = "  ".join(f"{name} {share:.1%}" for name, share in judge.accuracy.items())
@@ -82,16 +88,18 @@ def mini(
 
         for drawn in draw_sets(draw, seeds=seeds, limit=limit, heard=heard):
             if real and drawn.name == "concepts":
-                likeness = measure_likeness(drawn.pictures, real, judge)
+                likeness = measure_likeness(drawn.pictures, real, embed)
             for score in scores_of(drawn, judge):
                 name, target = score.measure.name, score.measure.target
                 table.add_row(name, str(score.right), str(score.asked), f"{score.share:.1%}", f"{target:.0%}")
                 rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})
     console.print(table)
     if likeness:
-        console.print(f"\n{worded(likeness)}")
+        console.print(f"\n{worded(likeness)}\nFeatures: those of the {eyes}")
     if json_file:
-        written = {"judge": judge.accuracy, "scores": rows} | ({"likeness": asdict(likeness)} if likeness else {})
+        written = {"judge": judge.accuracy, "scores": rows} | (
+            {"likeness": asdict(likeness), "features": eyes} if likeness else {}
+        )
         json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 

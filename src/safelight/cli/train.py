@@ -15,7 +15,8 @@ EXAMPLES = """\
 [bold]Examples[/]
   safelight train scratch --minutes 600 --name my-mini
   safelight train scratch denoiser --minutes 60
-  safelight train scratch export --folder my-mini --grid grid.png"""
+  safelight train scratch export --folder my-mini --grid grid.png
+  safelight train scratch image-encoder --folder my-mini --minutes 12"""
 
 app = typer.Typer(name="train", help="Train models.", no_args_is_help=True)
 
@@ -31,7 +32,7 @@ tune.add_commands(app)
 @app.command(epilog=EXAMPLES)
 def scratch(
     stage: Annotated[
-        Literal["all", "artwork", "autoencoder", "denoiser", "export", "adopt", "decoder"],
+        Literal["all", "artwork", "autoencoder", "denoiser", "export", "image-encoder", "adopt", "decoder"],
         typer.Argument(help="One stage alone. `adopt` takes over what --folder has of an autoencoder and a tokenizer."),
     ] = "all",
     out: Annotated[Path, typer.Option(help="Folder of the run: data, checkpoints, logs.")] = Path("mini-run"),
@@ -46,7 +47,8 @@ def scratch(
     weights: Annotated[Path | None, typer.Option(help="Begin from the weights of this diffusers folder.")] = None,
     name: Annotated[str, typer.Option(help="What the model is called once it is exported.")] = "my-mini",
     folder: Annotated[
-        Path | None, typer.Option(help="Model folder that export writes and adopt reads, in the place of --name.")
+        Path | None,
+        typer.Option(help="Model folder that export and image-encoder write and adopt reads, in the place of --name."),
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="Where export draws fixed prompts with fixed seeds.")] = None,
     curve: Annotated[Path | None, typer.Option(help="Where export draws the errors of the run, as SVG.")] = None,

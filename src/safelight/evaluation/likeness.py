@@ -3,11 +3,11 @@
     pictures, real artwork -> features -> kernel distance          (are they of one kind?)
                            -> nearest training picture of each      (is any a copy?)
 
-Features are the judge's (`evaluation/judge.py`) and coarse pixels.
+Features are the image encoder's (`models/similarity.py`), or whatever else maps pictures to vectors, and coarse pixels.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from safelight.errors import InvalidRequest
-from safelight.evaluation.judge import Judge
 
+Embed = Callable[[Sequence[Image.Image]], Tensor]
+"""A vector for each picture."""
 COARSE = 32
 """Side in pixels at which pictures are compared as they are."""
 
@@ -71,8 +72,8 @@ def over_white(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Ima
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def measure_likeness(pictures: Sequence[Image.Image], artwork: Artwork, judge: Judge) -> Likeness:
-    drawn, training, held = (judge.features(part) for part in (pictures, artwork.training, artwork.held_out))
+def measure_likeness(pictures: Sequence[Image.Image], artwork: Artwork, embed: Embed) -> Likeness:
+    drawn, training, held = (embed(part) for part in (pictures, artwork.training, artwork.held_out))
     coarse = [coarse_pixels(part) for part in (pictures, artwork.training, artwork.held_out)]
     return Likeness(
         distance=kernel_distance(drawn, held),

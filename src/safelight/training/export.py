@@ -23,7 +23,10 @@ def export(
     unet: UNet2DConditionModel,
     tokenizer: Path,
 ) -> None:
-    """Replace the model in `folder` by these networks in fp16; its README and licences stay."""
+    """Replace the model in `folder` by these networks in fp16; its README, its licences and an image encoder stay.
+
+    The image encoder is no part of the index until it has been paired with the new text encoder.
+    """
     pipeline = assemble(autoencoder=autoencoder, text_encoder=text_encoder, unet=unet, tokenizer=tokenizer)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

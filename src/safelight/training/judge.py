@@ -2,158 +2,200 @@
 
     python -m safelight.training.judge --out RUN --minutes 12
 
-Held-out combinations of concept, style and colour are the ones that the generator does not see either.
+Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
+learnt without any concept of which a style is held out, and measured on those: of two styles that a concept was seen
+in, the third could otherwise be guessed by elimination, without a look at how it is drawn.
 """
 
 import argparse
 import json
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safelight.evaluation.judge import FOLDER, SIDE, JudgeNetwork
+from safelight.evaluation.judge import FOLDER, JudgeNetwork
+from safelight.models.placement import fast_dtypes
+from safelight.training.augment import Augmentation, augmented, on_white
 from safelight.training.averaging import Average
+from safelight.training.drawings import Drawings
+from safelight.training.optimizer import new_optimizers, set_rates
 from safelight.training.seeds import seed_of
 
-QUESTIONS = ("concept", "style", "colour")
+SIDE = 64
+"""Pixels; a question may be answered at fewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionRecipe:
+    side: int
+    channels: tuple[int, ...]
+    share: float
+    """Of the time."""
+    how: Augmentation
+    popular: float = 0.0
+    """Share of the draws among popular concepts alone, beyond what falls to them by chance."""
+    shading: bool = False
+    """Also look at faint changes of colour (`faint_slopes`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRecipe:
-    batch: int = 48
-    rate: float = 2e-3
+    batch: int = 64
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
     weight_decay: float = 0.05
-    warmup: int = 100
-    ema: float = 0.998
+    warmup: int = 50
+    ema: float = 0.995
     smoothing: float = 0.1
     seed: int = 5
-    shift: float = 0.15
-    """Of the side, at most; likewise `turn` in radians and `zoom` as a factor either way."""
-    turn: float = 0.2
-    zoom: float = 0.2
-    mirrored: float = 0.3
-    background: float = 0.15
-    noise: float = 0.1
-    blurred: float = 0.5
+    questions: Mapping[str, QuestionRecipe] = field(
+        default_factory=lambda: {
+            "concept": QuestionRecipe(
+                side=64,
+                channels=(32, 64, 128, 256),
+                share=0.7,
+                popular=0.6,
+                how=Augmentation(
+                    shift=0.15, turn=0.25, zoom=0.25, stretch=0.12, mirrored=0.4, rehued=0.4, greyed=0.1,
+                    blurred=0.5, background=0.15, shade=0.2, noise=0.1,
+                ),
+            ),
+            "style": QuestionRecipe(
+                side=64,
+                channels=(16, 32, 64, 128),
+                share=0.2,
+                shading=True,
+                how=Augmentation(
+                    shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.5, blurred=0.5, background=0.1, shade=0.1,
+                    noise=0.01,
+                ),
+            ),
+            "colour": QuestionRecipe(
+                side=32,
+                channels=(24, 48, 96),
+                share=0.1,
+                how=Augmentation(
+                    shift=0.1, turn=0.2, zoom=0.15, mirrored=0.5, blurred=0.3, background=0.05, shade=0.05, noise=0.05
+                ),
+            ),
+        }
+    )  # fmt: skip
 
 
-class Artwork:
-    """Pictures of the popular concepts at 64x64, premultiplied, with the answers; held-out rows apart."""
+class Lessons:
+    """The artwork with its answers, and what each question may learn from, and is measured on."""
 
     def __init__(self, folder: Path) -> None:
-        about: list[dict[str, Any]] = json.loads((folder / "pictures.json").read_text("utf-8"))
-        core = {c["slug"] for c in json.loads((folder / "concepts.json").read_text("utf-8")) if c["core"]}
-        held = set(json.loads((folder / "holdout.json").read_text("utf-8")))
-        rows = [row for row, picture in enumerate(about) if picture["concept"] in core]
-        stored = np.load(folder / "pictures.npy", mmap_mode="r")
-        pixels = torch.stack([small(torch.from_numpy(stored[row].copy())) for row in rows])
-        self.pixels = pixels
-        self.classes = {name: sorted({about[row][name] for row in rows}) for name in QUESTIONS}
+        self.drawings = Drawings(folder, side=SIDE)
+        about = self.drawings.about
+        self.classes = {name: sorted({row[name] for row in about}) for name in ("concept", "style", "colour")}
+        popular = {row["concept"] for row, core in zip(about, self.drawings.is_popular, strict=True) if core}
+        self.asked = {**self.classes, "concept": sorted(popular)}
         self.answers = {
-            name: torch.tensor([self.classes[name].index(about[row][name]) for row in rows]) for name in QUESTIONS
+            name: torch.tensor([names.index(row[name]) for row in about]) for name, names in self.classes.items()
         }
-        is_held = torch.tensor([about[row]["key"] in held for row in rows])
-        self.train, self.held = (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
+        held, self.popular = self.drawings.is_held, self.drawings.is_popular
+        lacking = {row["concept"] for row, is_held in zip(about, held, strict=True) if row["own_colour"] and is_held}
+        unknown = torch.tensor([row["concept"] in lacking for row in about])
+        self.train = {"concept": ~held, "style": ~held & ~unknown, "colour": ~held}
+        self.held = {"concept": held & self.popular, "style": unknown, "colour": held}
 
-
-def small(picture: Tensor) -> Tensor:
-    """(h, w, 4) bytes -> (4, 64, 64) in 0..1, colours premultiplied by alpha."""
-    picture = picture.float().permute(2, 0, 1) / 255
-    picture = torch.cat([picture[:3] * picture[3:], picture[3:]])
-    return F.adaptive_avg_pool2d(picture, SIDE)
-
-
-def augmented(pictures: Tensor, recipe: JudgeRecipe, generator: torch.Generator) -> Tensor:
-    """Moved, turned, zoomed, mirrored, blurred, noised and set on a background; (b, 3, 64, 64) in -1..1."""
-    count = len(pictures)
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator) * 2 - 1
-
-    angle, zoom = uniform() * recipe.turn, torch.exp(uniform() * recipe.zoom)
-    mirror = torch.where(torch.rand(count, generator=generator) < recipe.mirrored, -1.0, 1.0)
-    cos, sin, shift = angle.cos() * zoom, angle.sin() * zoom, uniform(2) * 2 * recipe.shift
-    across = torch.stack([cos * mirror, -sin, shift[:, 0]], dim=1)
-    down = torch.stack([sin * mirror, cos, shift[:, 1]], dim=1)
-    grid = F.affine_grid(torch.stack([across, down], dim=1), list(pictures.shape), align_corners=False)
-    pictures = F.grid_sample(pictures, grid, align_corners=False)
-    coarse = F.interpolate(F.interpolate(pictures, scale_factor=0.5, mode="area"), SIDE, mode="bilinear")
-    blur = (torch.rand(count, 1, 1, 1, generator=generator) < recipe.blurred) * torch.rand(
-        count, 1, 1, 1, generator=generator
-    )
-    pictures = torch.lerp(pictures, coarse, blur)
-    on_colour = torch.rand(count, 1, 1, 1, generator=generator) < recipe.background
-    background = torch.where(on_colour, torch.rand(count, 3, 1, 1, generator=generator), torch.ones(1))
-    flat = pictures[:, :3] + background * (1 - pictures[:, 3:])
-    flat = flat * (1 + 0.15 * uniform(1, 1, 1)) + 0.05 * uniform(1, 1, 1)
-    noise = (
-        torch.randn(flat.shape, generator=generator) * recipe.noise * torch.rand(count, 1, 1, 1, generator=generator)
-    )
-    return ((flat + noise).clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
+    def draw(self, question: str, recipe: QuestionRecipe, count: int, generator: torch.Generator) -> Tensor:
+        """Rows to learn from."""
+        train = self.train[question].nonzero()[:, 0]
+        popular = (self.train[question] & self.popular).nonzero()[:, 0]
+        among = int(count * recipe.popular)
+        return torch.cat(
+            [
+                rows[torch.randint(len(rows), (number,), generator=generator)]
+                for rows, number in ((popular, among), (train, count - among))
+            ]
+        )
 
 
 def train_judge(recipe: JudgeRecipe, artwork: Path, folder: Path, *, minutes: float) -> dict[str, float]:
     """Train, write `judge.safetensors` and `judge.json` to `folder`, and return the held-out accuracies."""
-    torch.manual_seed(recipe.seed)
-    data = Artwork(artwork)
-    network = JudgeNetwork({name: len(names) for name, names in data.classes.items()})
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    average = Average(network, recipe.ema)
-    began, step = time.time(), 0
-    while (progress := (time.time() - began) / (60 * minutes)) < 1:
-        rate = recipe.rate * min(1, (step + 1) / recipe.warmup) * (1 + np.cos(np.pi * progress)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        generator = torch.Generator().manual_seed(seed_of(recipe.seed, step))
-        rows = data.train[torch.randint(len(data.train), (recipe.batch,), generator=generator)]
-        logits = network(augmented(data.pixels[rows], recipe, generator))
-        loss = torch.stack(
-            [
-                F.cross_entropy(logits[name], data.answers[name][rows], label_smoothing=recipe.smoothing)
-                for name in QUESTIONS
-            ]
-        ).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update()
-        step += 1
-        if step % 500 == 0:
-            with average.applied():
-                numbers = accuracy(network, data)
-            shown = "  ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-            print(f"{time.time() - began:5.0f} s  step {step}  loss {loss.item():.3f}  held out: {shown}", flush=True)
-    with average.applied():
-        numbers = accuracy(network, data)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, folder / "judge.safetensors")
-    about = {"classes": data.classes, "accuracy": numbers, "held_out_pictures": len(data.held), "steps": step}
-    (folder / "judge.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    data = Lessons(artwork)
+    weights: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    about: dict[str, Any] = {}
+    for question, asked in recipe.questions.items():
+        network, steps = train_question(recipe, question, data, seconds=60 * minutes * asked.share)
+        numbers |= accuracy(network, question, asked, data)
+        print(question, {name: round(number, 4) for name, number in numbers.items()}, flush=True)
+        weights |= {f"{question}.{name}": each.half().contiguous() for name, each in network.state_dict().items()}
+        about[question] = {
+            "side": asked.side,
+            "channels": asked.channels,
+            "shading": asked.shading,
+            "classes": data.classes[question],
+            "asked": data.asked[question],
+            "held_out_pictures": int(data.held[question].sum()),
+            "steps": steps,
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "judge.safetensors")
+    (folder / "judge.json").write_text(json.dumps({"accuracy": numbers, "questions": about}) + "\n", "utf-8")
     return numbers
 
 
-@torch.no_grad()
-def accuracy(network: JudgeNetwork, data: Artwork) -> dict[str, float]:
-    """On held-out artwork, on white, as it is."""
-    pictures = data.pixels[data.held]
-    logits = network(((pictures[:, :3] + 1 - pictures[:, 3:]) * 2 - 1).contiguous(memory_format=torch.channels_last))
-    numbers = {
-        name: (logits[name].argmax(1) == data.answers[name][data.held]).float().mean().item() for name in QUESTIONS
-    }
-    five = (
-        logits["concept"].topk(min(5, len(data.classes["concept"])), dim=1).indices
-        == data.answers["concept"][data.held][:, None]
+def train_question(recipe: JudgeRecipe, question: str, data: Lessons, *, seconds: float) -> tuple[JudgeNetwork, int]:
+    """The averaged network of one question, and how many steps it took."""
+    asked, answers = recipe.questions[question], data.answers[question]
+    torch.manual_seed(recipe.seed)
+    network = JudgeNetwork(len(data.classes[question]), asked.channels, shading=asked.shading)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizers = new_optimizers(
+        network,
+        muon_rate=recipe.muon_rate,
+        adam_rate=recipe.adam_rate,
+        weight_decay=recipe.weight_decay,
+        is_matrix=lambda name, param: param.ndim == 4 and not name.startswith("start"),
     )
-    return numbers | {"concept_top5": five.any(1).float().mean().item()}
+    average = Average(network, recipe.ema)
+    began, step = time.time(), 0
+    while (progress := (time.time() - began) / seconds) < 1:
+        set_rates(optimizers, min(1, (step + 1) / recipe.warmup) * (1 + math.cos(math.pi * progress)) / 2)
+        generator = torch.Generator().manual_seed(seed_of(recipe.seed, step))
+        rows = data.draw(question, asked, recipe.batch, generator)
+        images = augmented(data.drawings.pictures(rows, asked.side), asked.how, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.bfloat16 in fast_dtypes("cpu")):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), answers[rows], label_smoothing=recipe.smoothing)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.update()
+        step += 1
+        if step % 100 == 0:
+            with average.applied():
+                numbers = accuracy(network, question, asked, data)
+            shown = "  ".join(f"{name} {number:.3f}" for name, number in numbers.items())
+            print(f"{time.time() - began:5.0f} s  step {step}  loss {loss.item():.3f}  held out: {shown}", flush=True)
+    for param, shadow in zip(network.parameters(), average.shadow, strict=True):
+        param.data.copy_(shadow)
+    return network, step
+
+
+@torch.no_grad()
+def accuracy(network: JudgeNetwork, question: str, recipe: QuestionRecipe, data: Lessons) -> dict[str, float]:
+    """On held-out artwork, on white, as it is, among the answers that are asked for."""
+    rows = data.held[question].nonzero()[:, 0]
+    logits = torch.cat([network(on_white(data.drawings.pictures(part, recipe.side))) for part in rows.split(256)])
+    places = torch.tensor([data.classes[question].index(name) for name in data.asked[question]])
+    order = places[logits[:, places].argsort(dim=1, descending=True)]
+    right = order == data.answers[question][rows][:, None]
+    numbers = {question: right[:, 0].double().mean().item()}
+    return numbers | ({"concept_top5": right[:, :5].any(1).double().mean().item()} if question == "concept" else {})
 
 
 def main() -> None:

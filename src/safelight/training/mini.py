@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from safelight.training.augment import Augmentation
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtworkRecipe:
@@ -100,6 +102,47 @@ class DenoiserRecipe:
     seed: int = 11
 
 
+IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
+IMAGE_ENCODER_AUGMENTATION = Augmentation(
+    shift=0.08,
+    turn=0.12,
+    zoom=0.15,
+    stretch=0.08,
+    mirrored=0.3,
+    blurred=0.5,
+    background=0.05,
+    shade=0.1,
+    noise=0.04,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEncoderRecipe:
+    side: int = 96
+    patch: int = 16
+    width: int = 192
+    layers: int = 4
+    heads: int = 3
+    projection: int = 256
+    captions: CaptionRecipe = IMAGE_ENCODER_CAPTIONS
+    how: Augmentation = IMAGE_ENCODER_AUGMENTATION
+    batch: int = 64
+    together: int = 4
+    """Pictures of one concept in a batch, where it has so many."""
+    popular_share: float = 0.6
+    """Of the draws for popular concepts alone."""
+    named_backgrounds: float = 0.15
+    muon_rate: float = 0.01
+    adam_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 50
+    cooldown: float = 1.0
+    ema: float = 0.99
+    report_every: int = 250
+    save_every_s: float = 120
+    seed: int = 13
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniRecipe:
     artwork: ArtworkRecipe = ArtworkRecipe()
@@ -107,6 +150,7 @@ class MiniRecipe:
     text: TextRecipe = TextRecipe()
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     defaults: Mapping[str, str | float] = field(
         default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 4.0, "guidance_rescale": 0.0}
     )

@@ -1,6 +1,6 @@
 """From nothing to a model that draws: the stages of the embedded model, each resumable.
 
-    artwork -> tokenizer -> autoencoder -> denoiser -> export
+    artwork -> tokenizer -> autoencoder -> denoiser -> export -> image encoder
 
 `safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
 weights alone: artwork, then `adopt`, then `denoiser` with those weights.
@@ -29,17 +29,19 @@ from safelight.training.curve import draw_curve, read
 from safelight.training.denoiser import load_averaged
 from safelight.training.denoiser import train_denoiser as run_denoiser
 from safelight.training.export import export as export_folder
+from safelight.training.image_encoder import train_image_encoder as run_image_encoder
 from safelight.training.mini import MINI
 from safelight.training.rates import Until
 from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
 
-Stage = Literal["artwork", "autoencoder", "denoiser", "export", "adopt", "decoder"]
-ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "export")
-SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder")
+Stage = Literal["artwork", "autoencoder", "denoiser", "export", "image-encoder", "adopt", "decoder"]
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "export", "image-encoder")
+SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 20.0
 """Enough for the latents; `decoder` may go on from there."""
+IMAGE_ENCODER_MINUTES = 12.0
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run need not do the stage again."""
 
@@ -56,7 +58,7 @@ class Orders:
     weights: Path | None = None
     """Begin from the weights in this diffusers folder."""
     folder: Path | None = None
-    """The model folder that `export` writes and `adopt` reads."""
+    """The model folder that `export` writes, `image-encoder` completes and `adopt` reads."""
     grid: Path | None = None
     """Where `export` draws its sample grid."""
     curve: Path | None = None
@@ -74,8 +76,12 @@ def train_all(orders: Orders, *, processes: int) -> None:
     for stage in ALL:
         done = RESULTS.get(stage)
         if done is None or not (orders.out / done).exists():
-            minutes = AUTOENCODER_MINUTES if stage == "autoencoder" else orders.minutes
-            train_stage(stage, replace(orders, minutes=minutes), processes=processes)
+            own = orders
+            if stage == "autoencoder":
+                own = replace(orders, minutes=AUTOENCODER_MINUTES)
+            elif stage == "image-encoder":
+                own = replace(orders, minutes=IMAGE_ENCODER_MINUTES, steps=None, weights=None)
+            train_stage(stage, own, processes=processes)
 
 
 def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
@@ -98,12 +104,14 @@ def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
             train_denoiser(orders.out, until=orders.until, start=orders.weights)
         case "export":
             export(orders.out, needed(orders.folder, stage), grid=orders.grid, curve=orders.curve)
+        case "image-encoder":
+            train_image_encoder(orders.out, needed(orders.folder, stage), until=orders.until, start=orders.weights)
 
 
 def needed(folder: Path | None, stage: Stage) -> Path:
     if folder is None:
         raise InvalidRequest(
-            f"{stage} needs --folder: the model folder that it {'writes' if stage == 'export' else 'reads'}"
+            f"{stage} needs --folder: the model folder that it {'reads' if stage == 'adopt' else 'writes'}"
         )
     return folder
 
@@ -163,11 +171,17 @@ def export(out: Path, folder: Path, *, grid: Path | None, curve: Path | None) ->
         curve.write_text(drawn, "utf-8")
 
 
+def train_image_encoder(out: Path, folder: Path, *, until: Until, start: Path | None = None) -> None:
+    """Train an image encoder for the text encoder in `folder`, and put it there."""
+    run_image_encoder(MINI, out / "artwork", out, folder, until=until, start=start)
+
+
 def spread(stage: Stage, orders: Orders, *, processes: int) -> None:
     """Run the stage as several one-thread processes that share each batch (gloo)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "-m", "safelight", "train", "scratch", stage, "--out", str(orders.out)]
     wishes = {"--steps": orders.steps, "--moment": orders.until.moment, "--weights": orders.weights}
+    wishes |= {"--folder": orders.folder}
     for option, value in wishes.items():
         if value is not None:
             command += [option, str(value)]

@@ -1,0 +1,91 @@
+"""What may happen to a picture without its answer changing: it is moved, tinted, blurred, set on a background.
+
+Drawn artwork with an alpha channel goes in, pictures as a network sees them come out. All is drawn from one generator.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """How much of each; what is left at 0 does not happen."""
+
+    shift: float = 0.0
+    """Of the side, at most; likewise `turn` in radians, `zoom` and `stretch` as powers of e either way."""
+    turn: float = 0.0
+    zoom: float = 0.0
+    stretch: float = 0.0
+    mirrored: float = 0.0
+    """Share of the pictures; likewise `rehued`, `greyed`, `blurred`, `background`."""
+    rehued: float = 0.0
+    greyed: float = 0.0
+    blurred: float = 0.0
+    background: float = 0.0
+    shade: float = 0.0
+    """Brightness and contrast either way."""
+    noise: float = 0.0
+    """Standard deviation of the most noise."""
+
+
+def augmented(
+    pictures: Tensor, how: Augmentation, generator: torch.Generator, *, backgrounds: Tensor | None = None
+) -> Tensor:
+    """(b, 4, h, w) in 0..1, colours premultiplied by alpha -> (b, 3, h, w) in -1..1.
+
+    Args:
+        backgrounds: (b, 3) in 0..1, what is behind each picture; white without.
+    """
+    count = len(pictures)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) * 2 - 1
+
+    def some(share: float) -> Tensor:
+        return (torch.rand(count, 1, 1, 1, generator=generator) < share).float()
+
+    moved = F.grid_sample(pictures, places(how, pictures, uniform, some), align_corners=False)
+    colours, alpha = tinted(moved[:, :3], moved[:, 3:], how, uniform, some), moved[:, 3:]
+    both = torch.cat([colours, alpha], dim=1)
+    coarse = F.interpolate(F.interpolate(both, scale_factor=0.5, mode="area"), both.shape[-1], mode="bilinear")
+    both = torch.lerp(both, coarse, some(how.blurred) * uniform(1, 1, 1).abs())
+    behind = torch.ones(count, 3, 1, 1) if backgrounds is None else backgrounds[:, :, None, None]
+    behind = torch.lerp(behind, torch.rand(count, 3, 1, 1, generator=generator), some(how.background))
+    flat = both[:, :3] + behind * (1 - both[:, 3:])
+    flat = flat * (1 + how.shade * uniform(1, 1, 1)) + how.shade / 3 * uniform(1, 1, 1)
+    if how.noise:
+        noise = torch.randn(flat.shape, generator=generator)
+        flat = flat + noise * (how.noise * torch.rand(count, 1, 1, 1, generator=generator))
+    return (flat.clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def on_white(pictures: Tensor) -> Tensor:
+    """The same without any augmentation: what is judged at the end."""
+    return ((pictures[:, :3] + 1 - pictures[:, 3:]) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def places(how: Augmentation, pictures: Tensor, uniform, some) -> Tensor:  # pyright: ignore
+    """Where each pixel of the result is read: turned, zoomed, stretched, mirrored, shifted."""
+    angle, zoom = uniform() * how.turn, uniform() * how.zoom
+    stretch, mirror = uniform() * how.stretch, 1 - 2 * some(how.mirrored)[:, 0, 0, 0]
+    wide, high, shift = (zoom + stretch).exp(), (zoom - stretch).exp(), uniform(2) * 2 * how.shift
+    across = torch.stack([angle.cos() * wide * mirror, -angle.sin() * high, shift[:, 0]], dim=1)
+    down = torch.stack([angle.sin() * wide * mirror, angle.cos() * high, shift[:, 1]], dim=1)
+    return F.affine_grid(torch.stack([across, down], dim=1), list(pictures.shape), align_corners=False)
+
+
+def tinted(colours: Tensor, alpha: Tensor, how: Augmentation, uniform, some) -> Tensor:  # pyright: ignore
+    """Some pictures with all hues turned by one angle, some without any."""
+    if not (how.rehued or how.greyed):
+        return colours
+    grey = colours.mean(dim=1, keepdim=True)
+    # A turn about the grey axis: what is left of a colour without its grey, rotated in its plane.
+    rest = colours - grey
+    side = (rest[:, [1, 2, 0]] - rest[:, [2, 0, 1]]) / 3**0.5
+    angle = uniform(1, 1, 1) * torch.pi * some(how.rehued)
+    turned = rest * angle.cos() + side * angle.sin()
+    kept = 1 - some(how.greyed)
+    return torch.minimum((grey + turned * kept).clamp(min=0), alpha)
