@@ -10,7 +10,7 @@ from typing import Literal, Self
 from PIL import Image
 
 from safelight.acceleration.budget import budget_for
-from safelight.acceleration.packed import denoiser_for
+from safelight.acceleration.packed import denoiser_for, packed_bytes
 from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
 from safelight.diffusion.canvas import outpaint_canvas
@@ -23,8 +23,10 @@ from safelight.models.families import text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
+from safelight.models.memory import Lease, Memory, Need
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
+from safelight.models.room import budget_bytes, device_bytes
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 from safelight.settings import Settings
 from safelight.spec import (
@@ -49,6 +51,7 @@ class Studio:
     backend: Backend
     assets: AssetStore
     loras: LoraShelf
+    memory: Memory
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -146,16 +149,24 @@ class Studio:
 def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
-    models = ModelPool(
-        catalogue=Catalogue(settings.models),
-        placement=choose_placement(settings.device, settings.dtype),
-        sums=settings.cache / "sums.json",
-    )
-    loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
+    placement = choose_placement(settings.device, settings.dtype)
+    sums = settings.cache / "sums.json"
+    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
+    models = ModelPool(catalogue=Catalogue(settings.models), placement=placement, sums=sums)
+    loras = LoraShelf(LoraFolder(settings.loras, sums=sums))
+
+    def needs_of(spec: Denoised) -> list[Need]:
+        model = models.need(spec.model, extra=lambda size: packed_bytes(size.unet, placement))
+        return [model, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
+
+    async def room_for(spec: Denoised) -> Lease:
+        return await memory.take(await asyncio.to_thread(needs_of, spec))
+
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
+        room_for=room_for,
         denoiser_for=denoiser_for,
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
@@ -163,7 +174,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras)
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, memory)
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

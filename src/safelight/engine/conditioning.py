@@ -23,7 +23,6 @@ Strand = tuple[Reading, ...]
 
 class Conditionings:
     def __init__(self) -> None:
-        self.caches: dict[str, ConditioningCache[Reading]] = {}
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
         """What is applied to the text encoders, for the prompts at hand."""
 
@@ -50,11 +49,11 @@ class Conditionings:
             job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
-        if model.digest not in self.caches:
-            self.caches[model.digest] = ConditioningCache(
+        if self not in model.kept:
+            model.kept[self] = ConditioningCache(
                 lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
-        return self.caches[model.digest]
+        return model.kept[self]
 
 
 def strands_of(job: Job) -> list[Strand]:

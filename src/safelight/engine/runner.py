@@ -15,11 +15,10 @@ from safelight.models.load import Model
 
 
 class Runner:
-    """Owns the denoisers, one per model; keeps nothing else between calls."""
+    """Keeps nothing between calls; a model's denoiser stays with the model."""
 
     def __init__(self, denoiser_for: Callable[[Model], Denoiser]) -> None:
         self.denoiser_for = denoiser_for
-        self.denoisers: dict[str, Denoiser] = {}
 
     def denoise(self, batch: Sequence[Job], rows: Rows) -> Latents:
         """What the network predicts for each job, guidance applied; (b, c, h, w) float32."""
@@ -62,9 +61,9 @@ class Runner:
         return denoised(torch.stack([job.now.latents[0] for job in batch]), outputs, rows)
 
     def denoiser(self, model: Model) -> Denoiser:
-        if model.digest not in self.denoisers:
-            self.denoisers[model.digest] = self.denoiser_for(model)
-        return self.denoisers[model.digest]
+        if self not in model.kept:
+            model.kept[self] = self.denoiser_for(model)
+        return model.kept[self]
 
     def noise(self, batch: Sequence[Job]) -> Latents | None:
         """Fresh noise for those rows whose sampler draws it, zeros for the others."""

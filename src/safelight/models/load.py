@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class Model:
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)
     """What is applied to the UNet, row by row, while it is called."""
+    kept: WeakKeyDictionary[Any, Any] = field(
+        default_factory=WeakKeyDictionary[Any, Any], init=False, repr=False, compare=False
+    )
+    """What others worked out for this model and will want again, by who did; here, so that it goes with the model."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
