@@ -1,7 +1,7 @@
 """A picture is a function of its spec: what callers may say (`Draft`), and what is then done (`Spec`).
 
     Draft   every field optional but the prompt; None means "choose for me"
-    Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Upscale, told apart by `task`
+    Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Edit | Variation | Upscale, told apart by `task`
 
 `complete` turns the first into the second from a model's `Defaults`. Pictures enter a spec by the sha256 of
 their stored file, so a spec is a few hundred bytes of JSON and `digest` names it for good.
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from safelight.errors import InvalidRequest, nearest
+from safelight.errors import InvalidRequest, UnsupportedOption, nearest
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
@@ -29,6 +29,8 @@ Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
+ImageGuidance = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
+"""How strictly an edit keeps to its picture: the second scale of models that follow instructions (arXiv:2211.09800)."""
 ClipSkip = Annotated[int, Field(ge=1, le=12)]
 """AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
@@ -48,6 +50,9 @@ BLOCKS = {
 }
 """What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
 MOST_LORAS = 50
+
+Reads = Literal["words", "instructions", "picture"]
+"""What a model is told. words: what to draw; instructions: what to change in a picture; picture: one to draw others like."""
 
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
@@ -189,6 +194,24 @@ class Inpaint(Picture):
     """Pixels of surroundings the box of `only_masked` takes in."""
 
 
+class Edit(Picture):
+    """The prompt says what to change in a picture (InstructPix2Pix)."""
+
+    task: Literal["edit"] = "edit"
+    init: Digest
+    fit: Fit
+    image_guidance: ImageGuidance
+    strength: Strength = 1.0
+    """1 begins with noise alone: the network sees the picture anyway."""
+
+
+class Variation(Picture):
+    """Another picture like one: the network is told what CLIP sees in it, and no words."""
+
+    task: Literal["variation"] = "variation"
+    init: Digest
+
+
 class Upscale(Frozen):
     task: Literal["upscale"] = "upscale"
     init: Digest
@@ -199,7 +222,7 @@ class Upscale(Frozen):
         return digest_of(self)
 
 
-Denoised = TextToImage | ImageToImage | Inpaint
+Denoised = TextToImage | ImageToImage | Inpaint | Edit | Variation
 """The specs that a network draws."""
 Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
 _SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
@@ -227,6 +250,8 @@ class Draft(Frozen):
     init: Digest | None = None
     strength: Strength | None = None
     fit: Fit = "crop"
+    image_guidance: ImageGuidance | None = None
+    """Only for models that follow instructions."""
     mask: Digest | None = None
     mask_blur: Blur = 4.0
     mask_invert: bool = False
@@ -261,6 +286,7 @@ class Defaults(Frozen):
     guidance_rescale: Fraction = 0.0
     clip_skip: ClipSkip = 1
     strength: Strength = 0.75
+    image_guidance: ImageGuidance = 1.5
 
 
 def complete(
@@ -270,17 +296,45 @@ def complete(
     model_digest: str,
     embeddings: tuple[PinnedEmbedding, ...] = (),
     random_seed: int | None = None,
+    reads: Reads = "words",
 ) -> Denoised:
-    """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
+    """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting.
+
+    Raises:
+        UnsupportedOption: what a model that reads instructions or pictures cannot be asked for.
+    """
     if draft.extend is not None:
         raise ValueError("an extended canvas must be drawn into init and mask first")
+    require_readable(draft, reads)
     chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
     filled |= {"model_digest": model_digest, "embeddings": embeddings}
+    if reads == "instructions":
+        return Edit(**only_fields(Edit, filled | {"strength": draft.strength or 1.0}))
+    if reads == "picture":
+        return Variation(**only_fields(Variation, filled))
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
     kind = ImageToImage if draft.mask is None else Inpaint
     return kind(**only_fields(kind, filled))
+
+
+def require_readable(draft: Draft, reads: Reads) -> None:
+    """Whether a model that is told this can be asked for that."""
+    if reads == "words":
+        if draft.image_guidance is not None:
+            raise UnsupportedOption("image_guidance", f"{draft.model} follows no instructions; leave it out")
+        return
+    does = {
+        "instructions": "changes a picture as the prompt says",
+        "picture": "draws variations of a picture",
+    }[reads]
+    if draft.init is None:
+        raise UnsupportedOption("model", f"{draft.model} {does}: give it an init picture")
+    unread = {"instructions": ("mask",), "picture": ("mask", "strength", "image_guidance", "prompt", "negative_prompt")}
+    for name in unread[reads]:
+        if getattr(draft, name):
+            raise UnsupportedOption(name, f"{draft.model} {does}; leave it out")
 
 
 def only_fields(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

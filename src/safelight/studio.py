@@ -62,7 +62,8 @@ class Studio:
         if draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
-        return complete(draft, found.description.defaults, model_digest=found.digest, embeddings=embeddings)
+        about = found.description
+        return complete(draft, about.defaults, model_digest=found.digest, embeddings=embeddings, reads=about.reads)
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(

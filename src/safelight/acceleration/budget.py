@@ -50,7 +50,7 @@ def seconds_per_call(model: Model, denoiser: Denoiser, rows: int, *, repeats: in
     """The fastest of a few calls at the model's own size, on made-up inputs; speed does not depend on values."""
     about, device = model.description, model.placement.device
     height, width = about.defaults.height // about.vae_scale, about.defaults.width // about.vae_scale
-    tokens = model.text_encoders[0].tokenizer.max_length
+    tokens = model.text_encoders[0].tokenizer.max_length if model.text_encoders else 1
     pooled_width = about.unet.get("projection_class_embeddings_input_dim")
     time_width = 6 * (about.unet.get("addition_time_embed_dim") or 0)
     conditions = Conditions(

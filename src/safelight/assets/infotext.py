@@ -19,7 +19,7 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.models.lora_tags import with_tags
-from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
+from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
@@ -72,10 +72,12 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         "Model hash": spec.model_digest[:10],
         "Model": spec.model,
     }
-    if isinstance(spec, ImageToImage | Inpaint):
+    if isinstance(spec, ImageToImage | Inpaint | Edit):
         pairs["Denoising strength"] = number(spec.strength)
-    elif spec.highres is not None:
+    elif isinstance(spec, TextToImage) and spec.highres is not None:
         pairs["Denoising strength"] = number(spec.highres.strength)
+    if isinstance(spec, Edit):
+        pairs["Image CFG scale"] = number(spec.image_guidance)
     if spec.clip_skip > 1:
         pairs["Clip skip"] = str(spec.clip_skip)
     pairs["RNG"] = "CPU"
@@ -123,6 +125,7 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("Model", "model", str),
         ("Clip skip", "clip_skip", int),
         ("Denoising strength", "strength", finite),
+        ("Image CFG scale", "image_guidance", finite),
         ("Mask blur", "mask_blur", finite),
         ("Masked area padding", "padding", int),
     )

@@ -6,9 +6,11 @@ from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
+from safelight.models.image_encoder import ImageEncoder
 from safelight.models.load import Model
 from safelight.models.prompt_schedule import parts_of, unroll
 from safelight.models.textual_inversion import named_in
+from safelight.spec import Variation
 
 CACHE_BYTES = 64 * 2**20
 MOST_CHUNKS = 256
@@ -33,6 +35,10 @@ class Conditionings:
             InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
         """
         model = jobs[0].model
+        if model.image_encoder:
+            for job in jobs:
+                job.told = told_picture(job, model.image_encoder)
+            return
         strands = {job.id: strands_of(job) for job in jobs}
         for job in jobs:
             rows = rows_of(job)
@@ -106,6 +112,17 @@ def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Told:
         positive=tuple(positive),
         weights=tuple(part.weight for part in parts_of(job.spec.prompt)),
         negative=negative(job, rest[0]) if rest else None,
+    )
+
+
+def told_picture(job: Job, eye: ImageEncoder) -> Told:
+    """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
+    assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
+    seen = Conditioning(eye.look(job.pictures[job.spec.init])[None], None)
+    return Told(
+        positive=((seen,) * job.total_steps,),
+        weights=(1.0,),
+        negative=(zeros_like(seen),) * job.total_steps if job.contrasted else None,
     )
 
 

@@ -17,7 +17,7 @@ from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
 from safelight.models.prompt_schedule import parts_of
 from safelight.models.textual_inversion import Embedding
-from safelight.spec import Denoised, HighresFix, TextToImage
+from safelight.spec import Denoised, Edit, HighresFix, TextToImage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Walk:
     outputs: list[Latent]
     blend: Blend | None = None
     extra_channels: Tensor | None = None
-    """(c, h, w) mask and masked picture, for networks that inpaint natively."""
+    """(c, h, w) what the network sees beside the latent: mask and masked picture, or the picture that is edited."""
     row: int = 0
     fresh_noise: Latent | None = None
     """Drawn for the row at hand; kept until the row is done, so that a call tried twice draws once."""
@@ -163,9 +163,14 @@ class Job:
         return self.guided or self.num_parts > 1
 
     @property
+    def blinded(self) -> bool:
+        """The coming call also asks what the network draws without seeing the picture that is edited."""
+        return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
+
+    @property
     def rows(self) -> int:
         """Network rows in the coming call."""
-        return self.num_parts + self.contrasted
+        return self.num_parts + self.contrasted + self.blinded
 
     @property
     def size(self) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
-from safelight.models.latents import decode, encode, from_pil, to_pil
-from safelight.spec import HighresFix, ImageToImage, Inpaint, TextToImage
+from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
+from safelight.spec import Edit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
@@ -31,6 +31,10 @@ def prepare(job: Job, *, cache: Path | None) -> None:
             job.walk = from_picture(job, job.spec, cache)
         case Inpaint():
             job.walk = from_masked_picture(job, job.spec, cache)
+        case Edit():
+            job.walk = from_instruction(job, job.spec, cache)
+        case Variation():
+            job.walk = from_noise(job, cache)
     later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
 
@@ -48,6 +52,22 @@ def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     init = to_latent(job, fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit))
     return walk_from(schedule, noised(schedule, init, fresh(job)))
+
+
+def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Walk:
+    """From noise, or at less strength from the noised picture; the network sees the picture in either case."""
+    schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
+    image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
+    device = job.model.placement.device
+    with job.model.vae_lock:
+        seen = encode_plainly(job.model.vae, from_pil(image)[None].to(device))[0]
+    if spec.strength == 1:
+        walk = walk_from(schedule, fresh(job) * schedule.initial_scale)
+    else:
+        init = to_latent(job, image)
+        walk = walk_from(schedule, noised(schedule, init, fresh(job)))
+    walk.extra_channels = seen
+    return walk
 
 
 def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:

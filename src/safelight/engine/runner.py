@@ -6,12 +6,13 @@ import torch
 
 from safelight.acceleration.denoiser import Conditions, Denoiser, stack
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, guide, rescale
+from safelight.diffusion.guidance import compose, guide, look, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents
 from safelight.engine.job import Job, Walk
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.spec import Edit
 
 
 class Runner:
@@ -25,22 +26,28 @@ class Runner:
         model = batch[0].model
         asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
         contrasted = [i for i, job in enumerate(batch) if job.contrasted]
-        network_rows = [*asked, *contrasted]
+        blinded = [i for i, job in enumerate(batch) if job.blinded]
+        network_rows = [*asked, *contrasted, *blinded]
 
         latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
         extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
         if extra:
             latents = torch.cat([latents, torch.stack(extra)], dim=1)
-        told = [now for job in batch for now in positives_of(job)] + [negative_of(batch[i]) for i in contrasted]
+        told = [now for job in batch for now in positives_of(job)]
+        told += [negative_of(batch[i]) for i in [*contrasted, *blinded]]
 
-        outputs = self.denoiser(model)(
-            latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, network_rows, told)
-        )
-        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) :], strict=True))
+        inputs = latents[network_rows]
+        seeing = len(asked) + len(contrasted)
+        inputs[seeing:, batch[0].now.latents[0].shape[0] :] = 0
+        outputs = self.denoiser(model)(inputs, rows.timesteps[network_rows], conditions_for(batch, network_rows, told))
+        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) : seeing], strict=True))
         if len(asked) > len(batch):
             cond = composed(batch, cond, uncond)
         guided = [i for i in contrasted if batch[i].guided]
-        return with_guidance(batch, guided, cond, torch.stack([uncond[i] for i in guided])) if guided else cond
+        if not guided:
+            return cond
+        blind = dict(zip(blinded, outputs[seeing:], strict=True))
+        return with_guidance(batch, guided, cond, uncond, blind)
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -94,10 +101,21 @@ def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) 
     return torch.stack(outputs)
 
 
-def with_guidance(batch: Sequence[Job], guided: list[int], cond: Latents, uncond: Latents) -> Latents:
+def with_guidance(
+    batch: Sequence[Job],
+    guided: list[int],
+    cond: Latents,
+    uncond: Mapping[int, Latent],
+    blind: Mapping[int, Latent],
+) -> Latents:
+    """`uncond` and `blind` are what the network makes of the negative prompt, the latter without seeing a picture."""
     specs = [batch[i].spec for i in guided]
-    chosen = cond[guided]
-    mixed = guide(chosen, uncond, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+    chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
+    mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+    if blind:
+        scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
+        unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
+        mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
     if any(spec.guidance_rescale for spec in specs):
         phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
         # where(), because a row that asks for none must keep its very bits.

@@ -6,6 +6,8 @@
 | sd2  | OpenCLIP ViT-H          | epsilon or v   | 512, 768 |
 | sdxl | CLIP ViT-L + OpenCLIP G | epsilon        | 1024 |
 
+Variations (`variation`) are Stable Diffusion 1 told by CLIP's image encoder in place of a text encoder.
+
 A family decides how prompts are encoded and what else the network is told; sizes, channels and the schedule's
 constants are read from the checkpoint.
 """
@@ -20,9 +22,9 @@ from pydantic import ValidationError
 
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.single_file import read_configurations
-from safelight.spec import Defaults, explain
+from safelight.spec import Defaults, Reads, explain
 
-FamilyName = Literal["sd1", "sd2", "sdxl"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "variation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +35,18 @@ class Family:
     penultimate: bool = False
     """Prompts are read from the layer before the last, without the final norm."""
     default_side: int
+    reads_picture: bool = False
+    """Told what CLIP sees in a picture, and no words."""
 
+
+IMAGE_ENCODER, PREPROCESSOR = "image_encoder", "feature_extractor/preprocessor_config.json"
+"""Of variations: the folder of what reads the picture, and how the picture is made ready for it."""
 
 FAMILIES: dict[FamilyName, Family] = {
     "sd1": Family(name="sd1", text_encoders=("text_encoder",), default_side=512),
     "sd2": Family(name="sd2", text_encoders=("text_encoder",), default_side=768),
     "sdxl": Family(name="sdxl", text_encoders=("text_encoder", "text_encoder_2"), penultimate=True, default_side=1024),
+    "variation": Family(name="variation", text_encoders=(), default_side=512, reads_picture=True),
 }
 
 PIPELINES: dict[str, tuple[FamilyName, ...]] = {
@@ -46,9 +54,12 @@ PIPELINES: dict[str, tuple[FamilyName, ...]] = {
     "StableDiffusionImg2ImgPipeline": ("sd1", "sd2"),
     "StableDiffusionInpaintPipeline": ("sd1", "sd2"),
     "LatentConsistencyModelPipeline": ("sd1", "sd2"),
+    "StableDiffusionInstructPix2PixPipeline": ("sd1", "sd2"),
+    "StableDiffusionImageVariationPipeline": ("variation",),
     "StableDiffusionXLPipeline": ("sdxl",),
     "StableDiffusionXLImg2ImgPipeline": ("sdxl",),
     "StableDiffusionXLInpaintPipeline": ("sdxl",),
+    "StableDiffusionXLInstructPix2PixPipeline": ("sdxl",),
 }
 
 
@@ -101,6 +112,13 @@ class Description:
         return int(self.unet["in_channels"]) == 2 * self.latent_channels + 1
 
     @property
+    def reads(self) -> Reads:
+        """A network that sees a picture beside the latent (8 channels for Stable Diffusion) follows instructions."""
+        if self.family.reads_picture:
+            return "picture"
+        return "instructions" if int(self.unet["in_channels"]) == 2 * self.latent_channels else "words"
+
+    @property
     def takes_guidance(self) -> bool:
         """Distilled networks (LCM) are told the guidance scale; they need no second row."""
         return self.unet.get("time_cond_proj_dim") is not None
@@ -129,8 +147,8 @@ def describe(path: Path) -> Description:
         if path.is_file():
             scheduler |= own.get("scheduler", {})
         channels, latent_channels = int(unet["in_channels"]), int(vae["latent_channels"])
-        if channels not in (latent_channels, 2 * latent_channels + 1):
-            raise UnsupportedOption("model", f"{path} has a network of {channels} input channels; known are 4 and 9")
+        if channels not in (latent_channels, 2 * latent_channels, 2 * latent_channels + 1):
+            raise UnsupportedOption("model", f"{path} has a network of {channels} input channels; known are 4, 8 and 9")
         return Description(
             path=path,
             family=family,

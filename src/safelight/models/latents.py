@@ -58,14 +58,26 @@ def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Latents:
     Raises:
         Undecodable: the network gave NaN.
     """
-    moments = run(vae, lambda part: vae.network.encode(part).latent_dist.parameters, images, shrink=vae.scale)
-    mean, log_variance = moments.chunk(2, dim=1)
+    mean, log_variance = moments(vae, images)
     drawn = mean if noise is None else mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
     config = vae.network.config
     if (statistics := channel_statistics(vae, drawn)) is not None:
         channel_mean, channel_std = statistics
         return (drawn - channel_mean) * config.scaling_factor / channel_std
     return (drawn - (config.shift_factor or 0)) * config.scaling_factor
+
+
+@torch.no_grad()
+def encode_plainly(vae: VAE, images: Tensor) -> Latents:
+    """The posterior's mean without the scaling of latents: how InstructPix2Pix is shown a picture."""
+    return moments(vae, images)[0]
+
+
+def moments(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and logarithm of the variance."""
+    both = run(vae, lambda part: vae.network.encode(part).latent_dist.parameters, images, shrink=vae.scale)
+    mean, log_variance = both.chunk(2, dim=1)
+    return mean, log_variance
 
 
 @torch.no_grad()

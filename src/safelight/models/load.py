@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from safelight.errors import CorruptModel
 from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
-from safelight.models.families import Description
+from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config
+from safelight.models.image_encoder import ImageEncoder
 from safelight.models.latents import VAE
 from safelight.models.networks import network_classes
-from safelight.models.parts import Weights, open_parts
+from safelight.models.parts import Weights, load_weights, open_parts
 from safelight.models.placement import Placement
+from safelight.models.safetensors_file import TEXT_ENCODER
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -41,6 +43,8 @@ class Model:
     unet: "UNet2DConditionModel"
     vae: VAE
     text_encoders: tuple[TextEncoder, ...]
+    image_encoder: ImageEncoder | None = None
+    """Of models that are told a picture in place of words."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)
@@ -80,7 +84,15 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
         unet=unet,
         vae=VAE(vae),
         text_encoders=tuple(encoders),
+        image_encoder=load_image_encoder(description, placement) if description.family.reads_picture else None,
     )
+
+
+def load_image_encoder(description: Description, placement: Placement) -> ImageEncoder:
+    folder = description.path / IMAGE_ENCODER
+    config, preprocessor = description.configuration(IMAGE_ENCODER), description.path / PREPROCESSOR
+    network = build(network_classes().image_encoder, config, load_weights(folder, TEXT_ENCODER), placement)
+    return ImageEncoder.over(network, read_config(preprocessor) if preprocessor.is_file() else {})
 
 
 def build(

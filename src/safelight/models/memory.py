@@ -67,7 +67,7 @@ class Held:
 class Waiter:
     needs: Sequence[Need]
     since: float
-    granted: "Future[bool]" = field(default_factory=lambda: Future[bool]())
+    granted: "Future[bool]" = field(default_factory=Future[bool])
     """Whether anything was dropped for it."""
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ class NetworkClasses:
     unet: Callable[[Mapping[str, Any]], nn.Module]
     vae: Callable[[Mapping[str, Any]], nn.Module]
     text_encoder: Callable[[Mapping[str, Any]], nn.Module]
+    image_encoder: Callable[[Mapping[str, Any]], nn.Module]
 
 
 @cache
@@ -49,8 +50,12 @@ def network_classes() -> NetworkClasses:
 def import_classes() -> NetworkClasses:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers.models.clip.configuration_clip import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.clip.configuration_clip import CLIPTextConfig, CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPVisionModelWithProjection,
+    )
 
     def text_encoder(config: Mapping[str, Any]) -> nn.Module:
         projected = "CLIPTextModelWithProjection" in (config.get("architectures") or [])
@@ -60,6 +65,7 @@ def import_classes() -> NetworkClasses:
         unet=without_memory(UNet2DConditionModel.from_config),
         vae=without_memory(AutoencoderKL.from_config),
         text_encoder=without_memory(text_encoder),
+        image_encoder=without_memory(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config))),
     )
 
 
