@@ -192,6 +192,8 @@ class Inpaint(Picture):
     """Draw only the box around the mask, at full width x height, and paste it back."""
     padding: Padding
     """Pixels of surroundings the box of `only_masked` takes in."""
+    soft_mask: bool = False
+    """Grey in the mask mixes, and what is black keeps its very pixels: the mask is laid on as it is, without blur."""
 
 
 class Edit(Picture):
@@ -257,21 +259,28 @@ class Draft(Frozen):
     mask_invert: bool = False
     only_masked: bool = False
     padding: Padding = 32
+    soft_mask: bool = False
+    """The mask is laid on as it is, without blur: grey mixes."""
+    replace_background: bool = False
+    """Keep the subject of `init` to the pixel and draw what is behind it: where the mask is white, or without one where
+    the picture is transparent or of the even colour of its edges."""
     extend: Sides | None = None
     """Outpainting: grow the canvas of `init` and draw what is new."""
 
     @model_validator(mode="after")
     def makes_sense(self) -> Self:
         if self.init is None:
-            for name in ("mask", "strength", "extend"):
-                if getattr(self, name) is not None:
+            for name in ("mask", "strength", "extend", "replace_background"):
+                if getattr(self, name) not in (None, False):
                     raise ValueError(f"{name} needs an init picture")
         elif self.highres is not None:
             raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
-        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked):
-            raise ValueError("mask_invert and only_masked need a mask")
+        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked or self.soft_mask):
+            raise ValueError("mask_invert, only_masked and soft_mask need a mask")
         if self.mask is not None and self.extend is not None:
             raise ValueError("extend makes its own mask: give one or the other")
+        if self.replace_background and self.extend is not None:
+            raise ValueError("extend grows the picture and replace_background keeps its size: give one or the other")
         return self
 
 
@@ -303,10 +312,10 @@ def complete(
     Raises:
         UnsupportedOption: what a model that reads instructions or pictures cannot be asked for.
     """
-    if draft.extend is not None:
-        raise ValueError("an extended canvas must be drawn into init and mask first")
+    if draft.extend is not None or draft.replace_background:
+        raise ValueError("the canvas must be drawn into init and mask first")
     require_readable(draft, reads)
-    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
+    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres", "replace_background"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
     filled |= {"model_digest": model_digest, "embeddings": embeddings}
     if reads == "instructions":

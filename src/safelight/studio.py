@@ -15,6 +15,7 @@ from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
 from safelight.diffusion.canvas import outpaint_canvas
 from safelight.diffusion.samplers import find_sampler
+from safelight.diffusion.subject import background_mask
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
@@ -59,7 +60,9 @@ class Studio:
         draft = await asyncio.to_thread(self.pin_loras, draft)
         if draft.sampler is not None:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
-        if draft.init is not None:
+        if draft.replace_background:
+            draft = await asyncio.to_thread(self.find_background, draft, found)
+        elif draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         about = found.description
@@ -110,12 +113,31 @@ class Studio:
             width, height = rounded(draft.height * image.width / image.height), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
 
+    def find_background(self, draft: Draft, found: Found) -> Draft:
+        """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
+        assert draft.init is not None
+        image = self.open(self.assets.read(draft.init), mode="RGBA")
+        native = found.description.defaults
+        width, height = same_area(image.width / image.height, native.width * native.height)
+        masked = {
+            # Opened in RGB, a picture is laid over white: what is half transparent would bring some of it along.
+            "init": self.assets.put_image(image.convert("RGB")),
+            "mask": draft.mask or self.assets.put_image(background_mask(image)),
+            "replace_background": False,
+            "soft_mask": True,
+            "only_masked": True,
+            "strength": draft.strength or 1.0,
+            "width": draft.width or width,
+            "height": draft.height or height,
+        }
+        return Draft.model_validate(draft.model_dump() | masked)
+
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
         """Store a picture a job starts from; returns the digest that a draft names it by."""
         if isinstance(source, Image.Image):
-            return self.assets.put_image(source.convert(mode))
+            return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
         data = source if isinstance(source, bytes) else Path(source)
-        return self.assets.put_image(self.open(data))
+        return self.assets.put_image(whole(self.open(data, mode="RGBA")))
 
     def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
         limits = self.settings
@@ -176,6 +198,14 @@ def open_studio(settings: Settings | None = None) -> Studio:
         cache=settings.cache / "schedules",
     )
     return Studio(settings, models, backend, AssetStore(settings.blobs), loras, memory)
+
+
+def whole(image: Image.Image) -> Image.Image:
+    """With its transparency, if it has any; without, in RGB."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    return clear if clear.getchannel("A").getextrema()[0] < 255 else image.convert("RGB")
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from safelight.spec import GuidanceInterval, HighresFix, ImageToImage, Inpaint, TextToImage
+from safelight.spec import Edit, GuidanceInterval, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
 
 PLAIN: dict[str, Any] = {
     "model": "mini",
@@ -80,9 +80,12 @@ masked: dict[str, Any] = started | {
     "mask_invert": st.booleans(),
     "only_masked": st.booleans(),
     "padding": st.integers(0, 1024),
+    "soft_mask": st.booleans(),
 }
 specs = st.one_of(
     st.builds(TextToImage, **common, highres=st.none() | highres),
     st.builds(ImageToImage, **started),
     st.builds(Inpaint, **masked),
+    st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
+    st.builds(Variation, **common, init=st.just(DIGEST)),
 )

@@ -25,7 +25,8 @@ def words(text: str) -> str:
 def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras"})  # which are in the prompt's tags
-    for name, default in {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "highres": None}.items():
+    plain = {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "soft_mask": False, "highres": None}
+    for name, default in plain.items():
         if settings.get(name) == default:
             settings.pop(name, None)
     if settings["guidance_interval"] == {"start": 0, "end": 1}:

@@ -25,6 +25,7 @@ from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, TextToImage
 # spaces before them.
 PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
+SOFT = "as it is"
 UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent"}
 OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
 
@@ -88,6 +89,8 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         pairs["Hires upscaler"] = UPSCALERS[spec.highres.upscaler]
     if isinstance(spec, Inpaint):
         pairs["Mask blur"] = number(spec.mask_blur)
+        if spec.soft_mask:
+            pairs["Mask edge"] = SOFT
         if spec.mask_invert:
             pairs["Mask mode"] = "Inpaint not masked"
         if spec.only_masked:
@@ -137,6 +140,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         settings["sampler"] = sampler_names.join(sampler, pairs.get("Schedule type"))
     if pairs.get("Mask mode") == "Inpaint not masked":
         settings["mask_invert"] = True
+    if pairs.get("Mask edge") == SOFT:
+        settings["soft_mask"] = True
     if pairs.get("Inpaint area") == "Only masked":
         settings["only_masked"] = True
     if interval := take(("Guidance start", "start", finite), ("Guidance end", "end", finite)):

@@ -39,6 +39,7 @@ EXAMPLES = """\
   safelight generate "a green apple" --init pictures/a-red-apple-7.png --strength 0.6
   safelight generate "a worm" --init apple.png --mask hole.png --mask-blur 2
   safelight generate "an orchard" --init apple.png --extend left=64,right=64
+  safelight generate "a beach" --init apple.png --replace-background
   echo "a red apple" | safelight generate - --json"""
 
 
@@ -157,6 +158,23 @@ def generate(
     padding: Annotated[
         int, typer.Option(help="Pixels around the mask that --only-masked takes in.", rich_help_panel=START)
     ] = 32,
+    replace_background: Annotated[
+        bool,
+        typer.Option(
+            "--replace-background",
+            help="Keep the subject to the pixel and draw what is behind it: where the picture is transparent, or of "
+            "the even colour of its edges, or where --mask is white.",
+            rich_help_panel=START,
+        ),
+    ] = False,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="How strictly models that follow instructions keep to the picture, 1 and up.",
+            show_default="the model's own",
+            rich_help_panel=START,
+        ),
+    ] = None,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -243,6 +261,8 @@ def generate(
         "mask_invert": mask_invert,
         "only_masked": only_masked,
         "padding": padding,
+        "replace_background": replace_background,
+        "image_guidance": image_guidance,
         "extend": sides(extend),
     }
     draft = parse_draft({name: value for name, value in wish.items() if value is not None})
@@ -310,8 +330,9 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
     from safelight.assets.open_image import open_image
     from safelight.assets.store import AssetStore
 
-    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
-    return AssetStore(settings.blobs).put_image(image)
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA")
+    opaque = image.getchannel("A").getextrema()[0] == 255
+    return AssetStore(settings.blobs).put_image(image.convert("RGB") if opaque else image)
 
 
 def require_known(draft: "Draft", settings: "Settings") -> None:

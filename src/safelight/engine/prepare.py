@@ -8,7 +8,7 @@ whatever the sampler wants step by step.
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from safelight.diffusion.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.diffusion.noise import draw, seeded
@@ -104,17 +104,28 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
     if mask.size != original.size:
         mask = fit_to(mask, *original.size, "stretch")
     if spec.only_masked:
-        hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+        hard, soft = masks(mask, spec)
         box = box_around(hard, padding=spec.padding, width=spec.width, height=spec.height)
         job.overlay = Overlay(original=original, soft_mask=soft, box=box)
         image, mask = (fit_to(part.crop(box), spec.width, spec.height, "pad") for part in (original, hard))
-        return image, black_and_white(mask)
+        return image, drawn_mask(job, spec, black_and_white(mask))
     image = fit_to(original, spec.width, spec.height, spec.fit)
-    hard, soft = binary_mask(
-        fit_to(mask, spec.width, spec.height, spec.fit), blur=spec.mask_blur, invert=spec.mask_invert
-    )
+    hard, soft = masks(fit_to(mask, spec.width, spec.height, spec.fit), spec)
     job.overlay = Overlay(original=image, soft_mask=soft, box=None)
-    return image, hard
+    return image, drawn_mask(job, spec, hard)
+
+
+def masks(mask: Image.Image, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
+    """Where the picture is drawn anew, and how the result is laid over the original."""
+    hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+    return hard, (ImageOps.invert(mask) if spec.mask_invert else mask) if spec.soft_mask else soft
+
+
+def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:
+    """A soft mask is laid on to the pixel, so drawing may begin a latent pixel further in: what the picture shows just
+    beyond its mask, the old background mostly, is then not taken for a part of what is kept."""
+    reach = 2 * job.model.description.vae_scale + 1
+    return hard.filter(ImageFilter.MaxFilter(reach)) if spec.soft_mask else hard
 
 
 def next_walk(job: Job, cache: Path | None) -> None:
