@@ -52,7 +52,7 @@ BLOCKS = {
 MOST_LORAS = 50
 
 Reads = Literal["words", "instructions", "picture"]
-"""What a model is told. words: what to draw; instructions: what to change in a picture; picture: one to draw others like."""
+"""What a model is told. words: what to draw; instructions: what to change; picture: one to draw others like."""
 
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
@@ -64,6 +64,29 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LatentUpscaler = Literal[
+    "latent", "latent-antialiased", "latent-bilinear", "latent-bilinear-antialiased", "latent-nearest",
+    "latent-nearest-exact",
+]  # fmt: skip
+"""Latents resampled as they are; the first two are bicubic."""
+BundledUpscaler = Literal["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
+"""Networks that come with the extra `upscale`."""
+HighresUpscaler = LatentUpscaler | Literal["lanczos"] | BundledUpscaler
+UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
+"""`lanczos`, a bundled network, or the name of one's own; `models/upscalers.py`."""
+
+
+class Tiles(Frozen):
+    """Draw a picture larger than the model can, in squares that overlap and are drawn together (arXiv:2302.08113)."""
+
+    side: Side | None = None
+    """In pixels; None takes what the model draws best."""
+    overlap: Margin = 32
+    """Pixels that neighbours share, and over which they fade into one another."""
+    upscaler: Literal["lanczos"] | BundledUpscaler = "lanczos"
+    """What enlarges the picture before it is drawn over."""
+
+
 class HighresFix(Frozen):
     """A second, larger pass over the first pass's result."""
 
@@ -71,7 +94,7 @@ class HighresFix(Frozen):
     strength: Strength = 0.6
     steps: Steps | None = None
     """None: as many as the first pass."""
-    upscaler: Literal["latent", "lanczos"] = "lanczos"
+    upscaler: HighresUpscaler = "lanczos"
 
 
 class GuidanceInterval(Frozen):
@@ -175,6 +198,7 @@ class ImageToImage(Picture):
     init: Digest
     strength: Strength
     fit: Fit
+    tiles: Tiles | None = None
 
 
 class Inpaint(Picture):
@@ -218,7 +242,9 @@ class Upscale(Frozen):
     task: Literal["upscale"] = "upscale"
     init: Digest
     scale: Scale
-    method: Literal["lanczos"] = "lanczos"
+    method: UpscaleMethod = "lanczos"
+    method_digest: Digest | None = None
+    """sha256 of the network's file, where it is one's own; names of bundled ones stand for the same everywhere."""
 
     def digest(self) -> str:
         return digest_of(self)
@@ -252,6 +278,9 @@ class Draft(Frozen):
     init: Digest | None = None
     strength: Strength | None = None
     fit: Fit = "crop"
+    scale: Scale | None = None
+    """So many times as large as `init`, in place of width and height."""
+    tiles: Tiles | None = None
     image_guidance: ImageGuidance | None = None
     """Only for models that follow instructions."""
     mask: Digest | None = None
@@ -270,13 +299,17 @@ class Draft(Frozen):
     @model_validator(mode="after")
     def makes_sense(self) -> Self:
         if self.init is None:
-            for name in ("mask", "strength", "extend", "replace_background"):
+            for name in ("mask", "strength", "extend", "replace_background", "scale", "tiles"):
                 if getattr(self, name) not in (None, False):
                     raise ValueError(f"{name} needs an init picture")
         elif self.highres is not None:
             raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
         if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked or self.soft_mask):
             raise ValueError("mask_invert, only_masked and soft_mask need a mask")
+        if self.scale is not None and (self.width or self.height):
+            raise ValueError("scale takes the place of width and height: give one or the other")
+        if self.tiles is not None and (self.mask is not None or self.extend is not None or self.replace_background):
+            raise ValueError("tiles draw a whole picture over: leave out mask, extend and replace_background")
         if self.mask is not None and self.extend is not None:
             raise ValueError("extend makes its own mask: give one or the other")
         if self.replace_background and self.extend is not None:
@@ -315,7 +348,7 @@ def complete(
     if draft.extend is not None or draft.replace_background:
         raise ValueError("the canvas must be drawn into init and mask first")
     require_readable(draft, reads)
-    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres", "replace_background"})
+    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres", "replace_background", "scale", "tiles"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
     filled |= {"model_digest": model_digest, "embeddings": embeddings}
     if reads == "instructions":
@@ -324,8 +357,15 @@ def complete(
         return Variation(**only_fields(Variation, filled))
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
-    kind = ImageToImage if draft.mask is None else Inpaint
-    return kind(**only_fields(kind, filled))
+    if draft.mask is not None:
+        return Inpaint(**only_fields(Inpaint, filled))
+    tiles = draft.tiles
+    if tiles is not None and tiles.side is None:
+        tiles = tiles.model_copy(update={"side": min(defaults.width, defaults.height)})
+    return ImageToImage(**only_fields(ImageToImage, filled), tiles=tiles)
+
+
+PICTURE_UNREAD = ("mask", "tiles", "strength", "image_guidance", "prompt", "negative_prompt")
 
 
 def require_readable(draft: Draft, reads: Reads) -> None:
@@ -340,7 +380,7 @@ def require_readable(draft: Draft, reads: Reads) -> None:
     }[reads]
     if draft.init is None:
         raise UnsupportedOption("model", f"{draft.model} {does}: give it an init picture")
-    unread = {"instructions": ("mask",), "picture": ("mask", "strength", "image_guidance", "prompt", "negative_prompt")}
+    unread = {"instructions": ("mask", "tiles"), "picture": PICTURE_UNREAD}
     for name in unread[reads]:
         if getattr(draft, name):
             raise UnsupportedOption(name, f"{draft.model} {does}; leave it out")

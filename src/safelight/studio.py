@@ -29,14 +29,18 @@ from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.room import budget_bytes, device_bytes
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
+from safelight.models.upscalers import Upscalers
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,
     Denoised,
     Draft,
+    HighresFix,
+    ImageToImage,
     Inpaint,
     PinnedEmbedding,
     TextToImage,
+    Tiles,
     Upscale,
     complete,
 )
@@ -53,6 +57,7 @@ class Studio:
     assets: AssetStore
     loras: LoraShelf
     memory: Memory
+    upscalers: Upscalers
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -103,6 +108,9 @@ class Studio:
                 "strength": draft.strength or 1.0,
             }
             return Draft.model_validate(draft.model_dump() | grown)
+        if draft.scale is not None:
+            width, height = rounded(image.width * draft.scale), rounded(image.height * draft.scale)
+            return Draft.model_validate(draft.model_dump() | {"width": width, "height": height, "scale": None})
         if draft.only_masked or (draft.width and draft.height):
             return draft
         native = found.description.defaults
@@ -112,6 +120,23 @@ class Studio:
         elif draft.height:
             width, height = rounded(draft.height * image.width / image.height), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
+
+    async def upscaled(self, spec: Upscale, image: Image.Image) -> Image.Image:
+        """The picture made larger; what enlarges it counts among the weights in memory."""
+        pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
+        lease = await self.memory.take(self.upscalers.needs(pinned))
+        try:
+            return await asyncio.to_thread(self.upscalers.enlarge, image, spec.scale, pinned)
+        finally:
+            lease.end()
+
+    def upscale_spec(self, init: str, scale: float, method: str) -> Upscale:
+        """Complete, with the network pinned.
+
+        Raises:
+            UnsupportedOption: nothing enlarges pictures by that name here.
+        """
+        return Upscale(init=init, scale=scale, method=method, method_digest=self.upscalers.pin(method).digest)
 
     def find_background(self, draft: Draft, found: Found) -> Draft:
         """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
@@ -178,9 +203,12 @@ def open_studio(settings: Settings | None = None) -> Studio:
     models = ModelPool(catalogue=Catalogue(settings.models), placement=placement, sums=sums)
     loras = LoraShelf(LoraFolder(settings.loras, sums=sums))
 
+    upscalers = Upscalers(settings.models / "upscalers", placement, sums)
+
     def needs_of(spec: Denoised) -> list[Need]:
         model = models.need(spec.model, extra=lambda size: packed_bytes(size.unet, placement))
-        return [model, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
+        enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
+        return [model, *enlarging, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
 
     async def room_for(spec: Denoised) -> Lease:
         return await memory.take(await asyncio.to_thread(needs_of, spec))
@@ -191,13 +219,25 @@ def open_studio(settings: Settings | None = None) -> Studio:
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         room_for=room_for,
         denoiser_for=denoiser_for,
+        enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
         ),
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, memory)
+    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, memory, upscalers)
+
+
+def upscalers_of(spec: Denoised) -> list[str]:
+    """What enlarges pictures on the way to this one, beside the latents themselves."""
+    match spec:
+        case TextToImage(highres=HighresFix(upscaler=name)) if not name.startswith("latent"):
+            return [name]
+        case ImageToImage(tiles=Tiles(upscaler=name)):
+            return [name]
+        case _:
+            return []
 
 
 def whole(image: Image.Image) -> Image.Image:
@@ -205,7 +245,7 @@ def whole(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     clear = image.convert("RGBA")
-    return clear if clear.getchannel("A").getextrema()[0] < 255 else image.convert("RGB")
+    return clear if min(clear.getchannel("A").tobytes()) < 255 else image.convert("RGB")
 
 
 def same_area(proportion: float, area: float) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from safelight.spec import Edit, GuidanceInterval, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
+from safelight.spec import Edit, GuidanceInterval, HighresFix, ImageToImage, Inpaint, TextToImage, Tiles, Variation
 
 PLAIN: dict[str, Any] = {
     "model": "mini",
@@ -51,7 +51,7 @@ highres = st.builds(
     scale=st.floats(1, 8, exclude_min=True),
     strength=strengths,
     steps=st.none() | st.integers(1, 1000),
-    upscaler=st.sampled_from(["latent", "lanczos"]),
+    upscaler=st.sampled_from(["latent", "latent-bilinear", "lanczos", "realesrgan-x4plus"]),
 )
 common: dict[str, Any] = {
     "model": st.text(min_size=1),
@@ -84,7 +84,7 @@ masked: dict[str, Any] = started | {
 }
 specs = st.one_of(
     st.builds(TextToImage, **common, highres=st.none() | highres),
-    st.builds(ImageToImage, **started),
+    st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256))),
     st.builds(Inpaint, **masked),
     st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
     st.builds(Variation, **common, init=st.just(DIGEST)),

@@ -11,7 +11,18 @@ from safelight.assets.infotext import from_pairs, parse_infotext, quote, storabl
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.spec import Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
 
-NOT_IN_TEXT = {"task", "prompt", "negative_prompt", "model_digest", "determinism", "init", "mask", "fit", "embeddings"}
+NOT_IN_TEXT = {
+    "task",
+    "prompt",
+    "negative_prompt",
+    "model_digest",
+    "determinism",
+    "init",
+    "mask",
+    "fit",
+    "embeddings",
+    "tiles",
+}
 
 
 def lines_stripped(text: str) -> str:

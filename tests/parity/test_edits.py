@@ -1,12 +1,10 @@
 """Edits by instruction and variations, against the pipelines of diffusers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tests.fakes import Desk, draw, psnr, spec_for
-from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, Models, References, compare
 from tests.tiny_models import INIT, SIDE, start_picture
 

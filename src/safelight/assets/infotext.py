@@ -26,7 +26,18 @@ from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, TextToImage
 PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 SOFT = "as it is"
-UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent"}
+UPSCALERS = {
+    "lanczos": "Lanczos",
+    "latent": "Latent (bicubic)",
+    "latent-antialiased": "Latent (bicubic antialiased)",
+    "latent-bilinear": "Latent",
+    "latent-bilinear-antialiased": "Latent (antialiased)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-nearest-exact": "Latent (nearest-exact)",
+    "realesrgan-x4plus": "R-ESRGAN 4x+",
+    "realesrgan-x4plus-anime": "R-ESRGAN 4x+ Anime6B",
+    "realesr-animevideov3": "R-ESRGAN AnimeVideo",
+}
 OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
 
 

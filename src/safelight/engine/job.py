@@ -1,6 +1,7 @@
 """A spec inside the engine. Mutable, and only the engine touches it; at a step boundary it can be paused or moved."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -8,16 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.diffusion.canvas import Box
+from safelight.diffusion.canvas import Box, upscale
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
+from safelight.diffusion.tiling import Tiling
+from safelight.errors import UnsupportedOption
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
 from safelight.models.prompt_schedule import parts_of
 from safelight.models.textual_inversion import Embedding
-from safelight.spec import Denoised, Edit, HighresFix, TextToImage
+from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, TextToImage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +29,16 @@ if TYPE_CHECKING:
     """Start pictures and masks, by the digest that the spec names them with."""
 
 State = Literal["waiting", "running", "decoding", "ended"]
+
+
+Enlarge = Callable[[Image.Image, float, str], Image.Image]
+"""A picture, so many times as large, by the upscaler of that name."""
+
+
+def by_lanczos(image: Image.Image, scale: float, name: str) -> Image.Image:
+    if name != "lanczos":
+        raise UnsupportedOption("upscaler", f"this engine was opened without {name!r}, only with 'lanczos'")
+    return upscale(image, scale)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,6 +113,8 @@ class Job:
     """Those of the spec, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
+    enlarge: Enlarge = by_lanczos
+    """What makes a picture larger before it is drawn over, by name."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0
@@ -136,6 +151,22 @@ class Job:
     def now(self) -> Walk:
         assert self.walk is not None, "the job has not been prepared"
         return self.walk
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles in which the coming call draws, in latent pixels; None where the picture is not larger than one."""
+        if not isinstance(self.spec, ImageToImage) or self.spec.tiles is None:
+            return None
+        scale, tiles = self.model.description.vae_scale, self.spec.tiles
+        assert tiles.side is not None, "a complete spec has a side"
+        tiling = Tiling(side=tiles.side // scale, overlap=tiles.overlap // scale)
+        return tiling if max(self.size) // scale > tiling.side else None
+
+    @property
+    def num_tiles(self) -> int:
+        scale = self.model.description.vae_scale
+        width, height = self.size
+        return len(self.tiling.corners(height // scale, width // scale)) if self.tiling else 1
 
     @property
     def guided(self) -> bool:
@@ -183,7 +214,11 @@ class Job:
     def megapixels(self) -> float:
         """What the coming call costs, as rows times picture area."""
         width, height = self.size
-        return self.rows * width * height / 1e6
+        area = width * height
+        if tiling := self.tiling:
+            scale = self.model.description.vae_scale
+            area = tiling.area(height // scale, width // scale) * scale**2
+        return self.rows * area / 1e6
 
     @property
     def step(self) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from safelight.acceleration.denoiser import Denoiser
 from safelight.engine.engine import Engine
-from safelight.engine.job import Job
+from safelight.engine.job import Enlarge, Job, by_lanczos
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError, UnsupportedOption
@@ -39,12 +39,14 @@ class LocalBackend:
         budget_megapixels: Callable[[Model], float],
         loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
         room_for: Callable[[Denoised], Awaitable[Lease]] | None = None,
+        enlarge: Enlarge = by_lanczos,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
-        """`room_for` waits until the weights that a spec needs may be in memory, where they stay until the lease ends."""
+        """`room_for` waits until what a spec needs may be in memory, where it then stays until the lease ends."""
         self.model_for = model_for
         self.room_for = room_for
+        self.enlarge = enlarge
         self.leases: dict[str, Lease] = {}
         """By job, until its last event."""
         self.embedding_for = embedding_for
@@ -112,6 +114,7 @@ class LocalBackend:
             pictures=pictures,
             loras=loras,
             embeddings=embeddings,
+            enlarge=self.enlarge,
             tenant=tenant,
             priority=priority,
             preview_every=self.preview_every,

@@ -5,6 +5,7 @@ the start picture's latent (sampled by the VAE), then the first noise, then the 
 whatever the sampler wants step by step.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,16 @@ from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.spec import Edit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
+
+LATENT_MODES: Mapping[str, tuple[str, bool]] = {
+    "latent": ("bicubic", False),
+    "latent-antialiased": ("bicubic", True),
+    "latent-bilinear": ("bilinear", False),
+    "latent-bilinear-antialiased": ("bilinear", True),
+    "latent-nearest": ("nearest", False),
+    "latent-nearest-exact": ("nearest-exact", False),
+}
+"""How latents are resampled, and whether against aliasing."""
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
@@ -50,8 +61,17 @@ def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
     if job.model.description.inpaints_natively:
         raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it a mask too")
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
-    init = to_latent(job, fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit))
+    init = to_latent(job, fit_to(enlarged(job, spec), spec.width, spec.height, spec.fit))
     return walk_from(schedule, noised(schedule, init, fresh(job)))
+
+
+def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
+    """The start picture; what is drawn over in tiles is first made as large as it will be, but for rounding."""
+    image = job.pictures[spec.init]
+    scale = max(spec.width / image.width, spec.height / image.height)
+    if spec.tiles is None or spec.tiles.upscaler == "lanczos" or scale <= 1:
+        return image
+    return job.enlarge(image, scale, spec.tiles.upscaler)
 
 
 def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Walk:
@@ -135,12 +155,15 @@ def next_walk(job: Job, cache: Path | None) -> None:
     schedule = second_schedule(job, highres, cache)
     job.steps_before = first.schedule.steps
     job.enlarged = True
-    if highres.upscaler == "latent":
+    if highres.upscaler in LATENT_MODES:
         size = latent_size(job)[1:]
-        init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode="bicubic", antialias=False)[0]
+        mode, antialias = LATENT_MODES[highres.upscaler]
+        init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode=mode, antialias=antialias)[0]
     else:
         with job.model.vae_lock:
             [small] = to_pil(decode(job.model.vae, first.latents[0][None]))
+        if highres.upscaler != "lanczos":
+            small = job.enlarge(small, highres.scale, highres.upscaler)
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
 

@@ -1,10 +1,12 @@
 """One network call for a batch of unlike jobs, and one table update after it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from safelight.acceleration.denoiser import Conditions, Denoiser, stack
+from safelight.acceleration.tiled import tiled
 from safelight.diffusion.advance import Rows, advance, denoised
 from safelight.diffusion.guidance import compose, guide, look, rescale
 from safelight.diffusion.noise import draw
@@ -14,6 +16,9 @@ from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.spec import Edit
 
+MOST_TILES = 128
+"""In one call of the network."""
+
 
 class Runner:
     """Keeps nothing between calls; a model's denoiser stays with the model."""
@@ -21,9 +26,11 @@ class Runner:
     def __init__(self, denoiser_for: Callable[[Model], Denoiser]) -> None:
         self.denoiser_for = denoiser_for
 
-    def denoise(self, batch: Sequence[Job], rows: Rows) -> Latents:
-        """What the network predicts for each job, guidance applied; (b, c, h, w) float32."""
-        model = batch[0].model
+    def denoise(self, batch: Sequence[Job], rows: Rows, *, budget_megapixels: float = math.inf) -> Latents:
+        """What the network predicts for each job, guidance applied; (b, c, h, w) float32.
+
+        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls.
+        """
         asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
         contrasted = [i for i, job in enumerate(batch) if job.contrasted]
         blinded = [i for i, job in enumerate(batch) if job.blinded]
@@ -39,7 +46,9 @@ class Runner:
         inputs = latents[network_rows]
         seeing = len(asked) + len(contrasted)
         inputs[seeing:, batch[0].now.latents[0].shape[0] :] = 0
-        outputs = self.denoiser(model)(inputs, rows.timesteps[network_rows], conditions_for(batch, network_rows, told))
+        outputs = self.denoiser_over(batch[0], budget_megapixels)(
+            inputs, rows.timesteps[network_rows], conditions_for(batch, network_rows, told)
+        )
         cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) : seeing], strict=True))
         if len(asked) > len(batch):
             cond = composed(batch, cond, uncond)
@@ -66,6 +75,15 @@ class Runner:
     def estimates(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> Latents:
         """The clean picture each job is heading for, as latents; call before `advance`."""
         return denoised(torch.stack([job.now.latents[0] for job in batch]), outputs, rows)
+
+    def denoiser_over(self, job: Job, budget_megapixels: float) -> Denoiser:
+        """The model's own, or where the canvas is drawn in tiles, one over canvases."""
+        denoise, tiling = self.denoiser(job.model), job.tiling
+        if tiling is None:
+            return denoise
+        most = budget_megapixels // (job.megapixels / job.rows / job.num_tiles)
+        scale = job.model.description.vae_scale
+        return tiled(denoise, tiling, most_rows=int(max(1, min(most, MOST_TILES))), scale=scale)
 
     def denoiser(self, model: Model) -> Denoiser:
         if self not in model.kept:

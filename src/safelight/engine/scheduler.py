@@ -105,9 +105,15 @@ class Scheduler:
 
     def halve_budget(self, batch: Sequence[Job]) -> bool:
         """After running out of memory; False when there is nothing left to halve."""
-        if len(batch) < 2:
+        first, asked = batch[0], sum(job.megapixels for job in batch)
+        if len(batch) > 1:
+            self.budgets[key_of(first)] = asked / 2
+            return True
+        one_tile = asked / first.rows / first.num_tiles
+        halved = min(asked, self.budget(first)) / 2
+        if first.tiling is None or halved < one_tile:
             return False
-        self.budgets[key_of(batch[0])] = sum(job.megapixels for job in batch) / 2
+        self.budgets[key_of(first)] = halved
         return True
 
 
@@ -135,4 +141,4 @@ class Account:
 
 def key_of(job: Job) -> Hashable:
     """What the jobs of one call must share; a strict job, moreover, has its calls to itself."""
-    return job.model.digest, job.size, job.strict
+    return job.model.digest, job.size, job.tiling, job.strict

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight.diffusion.shapes import Latents
+from safelight.diffusion.tiling import ramp
 from safelight.errors import JobFailed
 
 
@@ -180,12 +181,6 @@ def blend(tiles: Tensor, corners: list[tuple[int, int]], *, size: tuple[int, int
         total[..., y : y + tile_height, x : x + tile_width] += tile * mask
         weight[y : y + tile_height, x : x + tile_width] += mask
     return total / weight
-
-
-def ramp(length: int, fade: int, like: Tensor) -> Tensor:
-    """Up over `fade` pixels, flat, and down again; never 0, so that a lone edge keeps its pixels."""
-    rising = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / max(fade, 1)
-    return torch.minimum(rising, rising.flip(0)).clamp(max=1)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

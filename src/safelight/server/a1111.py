@@ -86,6 +86,9 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
         raise InvalidRequest(f"init_images: {len(body.init_images)} are more than the batch_size of {body.batch_size}")
     options = await options_for(request, caller, body)
     wishes = body.wishes(options)
+    found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
+    if found.description.reads == "instructions":
+        wishes["image_guidance"] = body.image_cfg_scale
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
     marked = None
     if body.mask:

@@ -16,18 +16,11 @@ from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.lora_tags import take_loras
 from safelight.models.several import MOST_PICTURES
 from safelight.server.a1111_options import Options
-from safelight.spec import Blur, Fit, Fraction, Guidance, Padding, Prompt, Steps, Strength
+from safelight.server.a1111_upscalers import HIGHRES
+from safelight.spec import Blur, Fit, Fraction, Guidance, ImageGuidance, Padding, Prompt, Steps, Strength
 
 FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}
 """resize_mode."""
-HIGHRES_UPSCALERS = {
-    "Latent": "latent",
-    "Latent (bicubic)": "latent",
-    "Lanczos": "lanczos",
-    "None": "lanczos",
-    "": "latent",
-}
-"""The plain "Latent" is bilinear there and bicubic here; no upscaler means Lanczos there too."""
 PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
 AT_ETA_0 = {"Euler a": "Euler", "DPM2 a": "DPM2"}
@@ -194,8 +187,8 @@ class TextToImageBody(Drawing):
         return super().wishes(options) | {"highres": self.highres() if self.enable_hr else None}
 
     def highres(self) -> dict[str, Any]:
-        if self.hr_upscaler not in HIGHRES_UPSCALERS:
-            known = ", ".join(filter(None, HIGHRES_UPSCALERS))
+        if self.hr_upscaler not in HIGHRES:
+            known = ", ".join(filter(None, HIGHRES))
             raise UnsupportedOption("hr_upscaler", f"no upscaler {self.hr_upscaler!r}; known: {known}")
         same = {
             "hr_checkpoint_name": ("", "Use same checkpoint"),
@@ -211,7 +204,7 @@ class TextToImageBody(Drawing):
             "scale": self.scale(),
             "strength": self.denoising_strength,
             "steps": self.hr_second_pass_steps or None,
-            "upscaler": HIGHRES_UPSCALERS[self.hr_upscaler],
+            "upscaler": HIGHRES[self.hr_upscaler],
         }
 
     def scale(self) -> float:
@@ -229,8 +222,8 @@ class ImageToImageBody(Drawing):
     resize_mode: Annotated[int, Field(ge=0, le=3)] = 0
     """0 stretches, 1 crops, 2 fills up from the edges."""
     denoising_strength: Strength = 0.75
-    image_cfg_scale: float = 1.5
-    """Of models that are told by pictures; there are none here."""
+    image_cfg_scale: ImageGuidance = 1.5
+    """How strictly models that follow instructions keep to the picture; others pass it over."""
     mask: str = ""
     """White is drawn anew; of a picture with transparency, what is opaque."""
     mask_blur: Blur | None = None

@@ -208,9 +208,10 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         ctx: Ask,
         image: ImageArgument,
         scale: Annotated[float, Field(description="How many times as large, above 1 and up to 8.")] = 2.0,
+        method: Annotated[str, Field(description="lanczos, or a network such as realesrgan-x4plus.")] = "lanczos",
     ) -> CallToolResult:
         """Make a picture larger."""
-        body = {"init": await kept(api, ctx, image, local=local), "scale": scale}
+        body = {"init": await kept(api, ctx, image, local=local), "scale": scale, "method": method}
         return await shown(api, ctx, [(await api.ask("POST", "/v1/upscales", ctx, json=body)).json()])
 
     @server.tool(annotations=LOOKS)

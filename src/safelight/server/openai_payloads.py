@@ -16,6 +16,7 @@ from safelight.spec import (
     Draft,
     Fraction,
     Guidance,
+    ImageGuidance,
     LoraWish,
     Prompt,
     Seed,
@@ -48,6 +49,8 @@ class Extras(BaseModel):
     loras: tuple[LoraWish, ...] = ()
     strength: Strength | None = None
     """Of edits and variations: how far the picture departs from the one it starts from."""
+    image_guidance: ImageGuidance | None = None
+    """Of edits by models that follow instructions: how strictly they keep to the picture."""
 
 
 class ImageRequest(Extras):
