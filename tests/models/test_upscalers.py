@@ -139,7 +139,7 @@ def test_without_the_extra_its_names_say_what_to_install(upscalers: Upscalers, m
 @needs_weights
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_networks_sharpen(name: str, tmp_path: Path) -> None:
-    """Near to the picture that was shrunk, with steeper edges than resampling has: the weights are where they belong."""
+    """Near to what was shrunk, with steeper edges than resampling has: the weights are where they belong."""
     upscalers = Upscalers(tmp_path, CPU, tmp_path / "sums.json")
     x, y = np.meshgrid(np.arange(128), np.arange(128))
     disc = np.where((x - 64) ** 2 + (y - 60) ** 2 < 40**2, 230, 30).astype(np.uint8)

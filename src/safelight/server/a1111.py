@@ -18,7 +18,7 @@ from safelight.errors import InvalidRequest
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
-from safelight.models.several import number
+from safelight.models.several import expanded
 from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
@@ -27,6 +27,7 @@ from safelight.server.a1111_sittings import Sittings
 from safelight.server.auth import Who, parts_of
 from safelight.server.fetch import fetch_picture
 from safelight.server.files import as_base64
+from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
 from safelight.studio import Studio
 
@@ -70,7 +71,7 @@ def sittings_of(request: Request) -> Sittings:
 async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
-    drafts = number(parse_draft(body.wishes(options)), body.num_pictures)
+    drafts = await asyncio.to_thread(several, parse_draft(body.wishes(options)), body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
 
@@ -102,7 +103,7 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
     first = parse_draft(wishes | {"init": inits[0]})
     drafts = [
         draft.model_copy(update={"init": inits[place % len(inits)]})
-        for place, draft in enumerate(number(first, body.num_pictures))
+        for place, draft in enumerate(await asyncio.to_thread(several, first, body, parts_of(request).settings))
     ]
     return await drawn(request, caller, body, drafts, options=options, kind="img2img")
 
@@ -140,6 +141,11 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)
+
+
+def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
+    """As many as the body asks for, with the choices in their prompts made where it asks for that."""
+    return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
 async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.lora_tags import take_loras
-from safelight.models.several import MOST_PICTURES
+from safelight.models.several import MOST_PICTURES, Expand
 from safelight.server.a1111_options import Options
 from safelight.server.a1111_upscalers import HIGHRES
 from safelight.spec import Blur, Fit, Fraction, Guidance, ImageGuidance, Padding, Prompt, Steps, Strength
@@ -25,6 +25,8 @@ PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
 AT_ETA_0 = {"Euler a": "Euler", "DPM2 a": "DPM2"}
 """What an ancestral sampler is without its noise."""
+DYNAMIC_PROMPTS = "dynamic prompts"
+"""How the extension's name begins, whatever its version."""
 HYPERNETWORK = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 Side = Annotated[int, Field(ge=64, le=4103)]
 """Cut to a multiple of 8, as there."""
@@ -132,6 +134,15 @@ class Drawing(Loose):
         }
 
     @property
+    def expand(self) -> Expand | None:
+        """The extension Dynamic Prompts: its first argument turns it on, its second draws every combination."""
+        for name, said in self.alwayson_scripts.items():
+            if name.casefold().startswith(DYNAMIC_PROMPTS) and not is_idle(said):
+                args: Any = said.get("args") if isinstance(said, Mapping) else said
+                return "combinatorial" if args[1:2] == [True] else "wildcards"
+        return None
+
+    @property
     def sampler(self) -> Sampler:
         sampler = sampler_of(self.sampler_name or self.sampler_index, self.scheduler)
         if self.eta == 0 and sampler.plain in AT_ETA_0:
@@ -163,7 +174,7 @@ class Drawing(Loose):
         if self.script_name not in ("", "None"):
             raise no_script("script_name", self.script_name)
         for name, said in self.alwayson_scripts.items():
-            if not is_idle(said):
+            if not is_idle(said) and not name.casefold().startswith(DYNAMIC_PROMPTS):
                 raise no_script("alwayson_scripts", name)
 
 

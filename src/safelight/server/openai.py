@@ -21,7 +21,7 @@ from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
 from safelight.models.families import Description
-from safelight.models.several import number
+from safelight.models.several import expanded
 from safelight.server.attend import failure, stay
 from safelight.server.auth import Who, parts_of
 from safelight.server.files import link
@@ -122,7 +122,8 @@ async def draw(
         said=body.model_dump_json() + str(first.init) + str(first.mask),
         retried=request.headers.get(RETRIES, "0") != "0",
     )
-    jobs = await parts.desk.accept(number(first, body.n or 1), caller, wishes)
+    drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
+    jobs = await parts.desk.accept(drafts, caller, wishes)
     if body.stream:
         return stream(parts, body, jobs, kind=kind)
     returns = idempotency_key or RETRIES in request.headers

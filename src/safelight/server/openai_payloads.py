@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safelight.assets.encode import Encoding
 from safelight.errors import UnsupportedOption
+from safelight.models.several import Expand
 from safelight.spec import (
     ClipSkip,
     Determinism,
@@ -62,6 +63,8 @@ class ImageRequest(Extras):
     size: str | None = None
     """`WIDTHxHEIGHT` in pixels, multiples of 8, or `auto`."""
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    expand: Expand | None = None
+    """Ours: read choices in the prompts; `combinatorial` answers with `n` pictures of each combination."""
     response_format: Literal["url", "b64_json"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
