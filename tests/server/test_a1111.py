@@ -20,6 +20,7 @@ from tests.server.conftest import serving, settings_in
 
 from safelight.models.catalogue import MINI
 from safelight.models.families import describe, text_widths
+from safelight.models.upscalers import bundled_folder
 
 SMALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 LONG = SMALL | {"steps": 1000}
@@ -543,3 +544,24 @@ def test_what_the_page_shows_runs(server: str, tmp_path: Path, monkeypatch: pyte
     exec(code.replace("7860", str(urlsplit(server).port)), {})
     with Image.open("apple.png") as apple:
         assert apple.size == (128, 128)
+
+
+def test_dynamic_prompts_makes_the_choices(api: webuiapi.WebUIApi) -> None:
+    """Whatever its version; off, or not named, braces are plain text."""
+    prompt = "a {red|green} apple"
+
+    def drawn(**scripts: Any) -> list[str]:
+        return api.txt2img(**SMALL | {"prompt": prompt}, alwayson_scripts=scripts).info["all_prompts"]
+
+    assert drawn() == drawn(**{"Dynamic Prompts v2.17.1": {"args": [False]}}) == [prompt]
+    assert drawn(**{"Dynamic Prompts v2.17.1": {"args": [True, True]}}) == ["a red apple", "a green apple"]
+    [one] = drawn(**{"dynamic prompts v3": {"args": [True, False]}})
+    assert one in ("a red apple", "a green apple")
+
+
+def test_a_network_that_is_not_installed_says_what_to_install(server: str) -> None:
+    body = {"image": in_base64(picture()), "upscaler_1": "R-ESRGAN 4x+"}
+    if bundled_folder() is None:
+        answer = httpx.post(f"{server}/sdapi/v1/extra-single-image", json=body)
+        assert answer.status_code == 400
+        assert "safelight[upscale]" in answer.text
