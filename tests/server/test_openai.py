@@ -190,7 +190,9 @@ def test_choices_in_the_prompt_are_made_where_it_is_asked_for(client: openai.Ope
     small = SMALL | {"extra_body": {**SMALL["extra_body"], "expand": "combinatorial", "seed": 1}}
     both = client.images.generate(prompt="a {red|green} apple", **small).data
     assert both is not None
-    one = client.images.generate(prompt="a red apple", **SMALL | {"extra_body": {**SMALL["extra_body"], "seed": 1}}).data
+    one = client.images.generate(
+        prompt="a red apple", **SMALL | {"extra_body": {**SMALL["extra_body"], "seed": 1}}
+    ).data
     assert one is not None
     assert len(both) == 2
     assert opened(both[0].b64_json).tobytes() == opened(one[0].b64_json).tobytes()

@@ -113,10 +113,11 @@ class Scheduler:
         if len(batch) > 1:
             self.budgets[key_of(first)] = asked / 2
             return True
-        one_tile = asked / first.rows / first.num_tiles
-        halved = min(asked, self.budget(first)) / 2
-        if first.tiling is None or halved < one_tile:
+        if first.tiling is None:
             return False
+        halved = min(asked, self.budget(first)) / 2
+        if halved < asked / first.rows / first.num_tiles:
+            return False  # one tile at a time is too much
         self.budgets[key_of(first)] = halved
         return True
 
