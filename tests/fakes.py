@@ -82,7 +82,8 @@ def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | Non
 def spec_for(model: Model, **wishes: Any) -> Denoised:
     """A complete spec of few steps; `wishes` are fields of a draft."""
     wishes = {"prompt": "a photo of the red apple", "seed": 1, "steps": 3, "sampler": "Euler"} | wishes
-    return complete(Draft(**wishes), model.description.defaults, model_digest=model.digest)
+    about = model.description
+    return complete(Draft(**wishes), about.defaults, model_digest=model.digest, reads=about.reads)
 
 
 def out_of_memory_above(rows: int, error: type[Exception] = torch.OutOfMemoryError) -> Callable[[Model], Denoiser]:

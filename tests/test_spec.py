@@ -60,7 +60,7 @@ highres = st.builds(
     scale=st.floats(1, 8, exclude_min=True),
     strength=strengths,
     steps=st.none() | st.integers(1, 1000),
-    upscaler=st.sampled_from(["latent", "lanczos"]),
+    upscaler=st.sampled_from(["latent", "latent-nearest", "lanczos", "realesrgan-x4plus"]),
 )
 start: dict[str, Any] = {"init": digests, "strength": strengths, "fit": st.sampled_from(["crop", "stretch", "pad"])}
 specs = st.one_of(

@@ -102,6 +102,47 @@ def test_a_start_picture_keeps_its_proportions(studio: Studio, size: Any, wishes
     assert (spec.width, spec.height) == expected
 
 
+def cut_out(width: int = 90, height: int = 70) -> Image.Image:
+    """A picture whose left half is transparent, with a column of mixed pixels between."""
+    image = start_picture(width, height).convert("RGBA")
+    alpha = box_mask((width // 2, 0, width, height), width, height)
+    alpha.paste(100, (width // 2 - 1, 0, width // 2, height))
+    image.putalpha(alpha)
+    return image
+
+
+def test_a_background_is_replaced_and_the_subject_kept_to_the_pixel(studio: Studio) -> None:
+    """At the picture's own size, though the model draws another."""
+    image = cut_out()
+    spec = completed(studio, draft(init=studio.keep(image), replace_background=True))
+    assert isinstance(spec, Inpaint)
+    assert (spec.strength, spec.soft_mask, spec.only_masked) == (1.0, True, True)
+    drawn = next(event.image for event in events_of(spec, studio) if isinstance(event, Decoded))
+    assert drawn.size == image.size
+    subject, mixed, ground = (45, 0, 90, 70), (44, 0, 45, 70), (0, 0, 44, 70)
+    old = image.convert("RGB")
+    assert drawn.crop(subject).tobytes() == old.crop(subject).tobytes()
+    assert psnr(drawn.crop(ground), old.crop(ground)) < 20
+    assert drawn.crop(mixed).tobytes() != old.crop(mixed).tobytes()
+
+
+def test_a_mask_may_say_what_the_background_is(studio: Studio) -> None:
+    image = start_picture(64, 64)
+    mask = studio.keep(box_mask((0, 0, 64, 20)), mode="L")
+    spec = completed(studio, draft(init=studio.keep(image), mask=mask, replace_background=True))
+    drawn = next(event.image for event in events_of(spec, studio) if isinstance(event, Decoded))
+    assert drawn.crop((0, 20, 64, 64)).tobytes() == image.crop((0, 20, 64, 64)).tobytes()
+
+
+def test_transparency_is_kept_with_a_picture_and_seen_as_white(studio: Studio, tmp_path: Path) -> None:
+    cut_out().save(tmp_path / "cut.png")
+    digests = {studio.keep(tmp_path / "cut.png"), studio.keep((tmp_path / "cut.png").read_bytes())}
+    assert digests == {studio.keep(cut_out())}
+    seen = studio.picture(digests.pop())
+    assert seen.mode == "RGB"
+    assert seen.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_outpainting_grows_the_canvas_and_keeps_the_picture(studio: Studio) -> None:
     init = start_picture(64, 64)
     spec = completed(studio, draft(init=studio.keep(init), extend=Sides(right=32), mask_blur=0))

@@ -4,6 +4,7 @@ Every network is shaken after it is built: as initialised, layers hardly differ 
 """
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -77,6 +78,20 @@ VAE = {
     "sample_size": SIDE,
     "scaling_factor": 0.18215,
 }
+CLIP_PREPROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "crop_size": {"height": 48, "width": 48},
+    "size": {"shortest_edge": 48},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
 UNET = {
     "sample_size": SIDE // 4,
     "in_channels": 4,
@@ -111,6 +126,41 @@ def write_inpaint(folder: Path) -> Path:
     return write_checkpoint(folder, "StableDiffusionInpaintPipeline", unet=unet, scheduler=SD1_SCHEDULER)
 
 
+def write_edit(folder: Path) -> Path:
+    """Eight channels in: the latent, and the picture that is edited."""
+    unet = {**UNET, "in_channels": 8}
+    return write_checkpoint(folder, "StableDiffusionInstructPix2PixPipeline", unet=unet, scheduler=SD1_SCHEDULER)
+
+
+def write_variation(folder: Path) -> Path:
+    """Told by CLIP's image encoder in place of a text encoder."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    write_checkpoint(folder, "StableDiffusionImageVariationPipeline", unet=UNET, scheduler=SD1_SCHEDULER)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / part)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=UNET["cross_attention_dim"],
+        image_size=48,
+        patch_size=16,
+    )
+    seeded(5, lambda: CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
+    (folder / "feature_extractor").mkdir()
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(CLIP_PREPROCESSOR))
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["text_encoder"], index["tokenizer"]
+    index |= {
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def write_lcm(folder: Path) -> Path:
     """The network is told the guidance scale."""
     unet = {**UNET, "time_cond_proj_dim": 16}
@@ -137,7 +187,8 @@ def write_sdxl(folder: Path, *, channels: int = 4) -> Path:
         "projection_class_embeddings_input_dim": 16 + 6 * 8,
         "use_linear_projection": True,
     }
-    kind = "StableDiffusionXLPipeline" if channels == 4 else "StableDiffusionXLInpaintPipeline"
+    task = {4: "", 8: "InstructPix2Pix", 9: "Inpaint"}[channels]
+    kind = f"StableDiffusionXL{task}Pipeline"
     write_checkpoint(folder, kind, unet=unet, scheduler=SDXL_SCHEDULER, vae={**VAE, "scaling_factor": 0.13025})
     write_text_encoder(folder / "text_encoder_2", sd2(folder / "tokenizer_2"), width=24, projection=16, seed=4)
     index = json.loads((folder / "model_index.json").read_text())
@@ -286,6 +337,10 @@ def write_t5(folder: Path, tokenizer: Path, *, width: int) -> None:
     seeded(6, lambda: T5EncoderModel(config)).save_pretrained(folder)
 
 
+def write_sdxl_edit(folder: Path) -> Path:
+    return write_sdxl(folder, channels=8)
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "sd1": write_sd1,
     "sd2": write_sd2,
@@ -293,6 +348,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "sdxl": write_sdxl,
     "inpaint": write_inpaint,
     "sdxl_inpaint": write_sdxl_inpaint,
+    "edit": write_edit,
+    "sdxl_edit": write_sdxl_edit,
+    "variation": write_variation,
     "lcm": write_lcm,
     "flow": write_flow,
     "edm": write_edm,

@@ -16,7 +16,6 @@ from typing import Any
 
 from safelight import __version__
 from safelight.assets.encode import Encoding, encode
-from safelight.diffusion.canvas import upscale
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
 from safelight.spec import Draft, Spec, Upscale
@@ -45,8 +44,8 @@ async def generate(
 async def make(spec: Spec, studio: Studio, *, tenant: str, priority: int) -> AsyncGenerator[Event, None]:
     pictures = await asyncio.to_thread(studio.pictures, spec)
     match spec:
-        case Upscale(init=init, scale=scale):
-            image = await asyncio.to_thread(upscale, pictures[init], scale)
+        case Upscale():
+            image = await studio.upscaled(spec, pictures[spec.init])
             yield Decoded(job_id=spec.digest(), image=image, compute_s=0.0)
         case _:
             async with aclosing(studio.backend.submit(spec, pictures, tenant=tenant, priority=priority)) as events:

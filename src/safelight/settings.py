@@ -26,6 +26,9 @@ class Settings(BaseModel):
     """auto takes what the device computes fast: half precision on CUDA, float32 on CPUs without the instructions."""
     budget_megapixels: float | None = Field(default=None, gt=0)
     """Largest network call: rows times picture area. None takes what `safelight bench` measured, or a safe guess."""
+    model_memory_gb: float | None = Field(default=None, gt=0)
+    """For the weights of models and LoRAs: beyond it, what was not used for longest leaves memory. None takes 60 % of
+    the machine's memory, or 80 % of the graphics card's."""
     max_pixels: int = Field(default=64_000_000, gt=0, le=89_000_000)
     """Largest picture that is opened, in pixels, whatever its file size."""
     max_file_bytes: int = Field(default=64 * 2**20, gt=0)

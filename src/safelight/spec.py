@@ -1,7 +1,7 @@
 """A picture is a function of its spec: what callers may say (`Draft`), and what is then done (`Spec`).
 
     Draft   every field optional but the prompt; None means "choose for me"
-    Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Upscale, told apart by `task`
+    Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Edit | Variation | Upscale, told apart by `task`
 
 `complete` turns the first into the second from a model's `Defaults`. Pictures enter a spec by the sha256 of
 their stored file, so a spec is a few hundred bytes of JSON and `digest` names it for good.
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from safelight.errors import InvalidRequest, nearest
+from safelight.errors import InvalidRequest, UnsupportedOption, nearest
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
@@ -29,6 +29,8 @@ Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
+ImageGuidance = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
+"""How strictly an edit keeps to its picture: the second scale of models that follow instructions (arXiv:2211.09800)."""
 ClipSkip = Annotated[int, Field(ge=1, le=12)]
 """AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
@@ -56,6 +58,9 @@ what guidance leads away from (the guess mode of ControlNet's authors)."""
 MOST_CONTROLS = 10
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
 
+Reads = Literal["words", "instructions", "picture"]
+"""What a model is told. words: what to draw; instructions: what to change; picture: one to draw others like."""
+
 Fit = Literal["crop", "stretch", "pad"]
 """How a picture of another shape becomes width x height."""
 Determinism = Literal["fast", "strict"]
@@ -66,6 +71,29 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+LatentUpscaler = Literal[
+    "latent", "latent-antialiased", "latent-bilinear", "latent-bilinear-antialiased", "latent-nearest",
+    "latent-nearest-exact",
+]  # fmt: skip
+"""Latents resampled as they are; the first two are bicubic."""
+BundledUpscaler = Literal["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
+"""Networks that come with the extra `upscale`."""
+HighresUpscaler = LatentUpscaler | Literal["lanczos"] | BundledUpscaler
+UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
+"""`lanczos`, a bundled network, or the name of one's own; `models/upscalers.py`."""
+
+
+class Tiles(Frozen):
+    """Draw a picture larger than the model can, in squares that overlap and are drawn together (arXiv:2302.08113)."""
+
+    side: Side | None = None
+    """In pixels; None takes what the model draws best."""
+    overlap: Margin = 32
+    """Pixels that neighbours share, and over which they fade into one another."""
+    upscaler: Literal["lanczos"] | BundledUpscaler = "lanczos"
+    """What enlarges the picture before it is drawn over."""
+
+
 class HighresFix(Frozen):
     """A second, larger pass over the first pass's result."""
 
@@ -73,7 +101,7 @@ class HighresFix(Frozen):
     strength: Strength = 0.6
     steps: Steps | None = None
     """None: as many as the first pass."""
-    upscaler: Literal["latent", "lanczos"] = "lanczos"
+    upscaler: HighresUpscaler = "lanczos"
 
 
 class GuidanceInterval(Frozen):
@@ -254,6 +282,7 @@ class ImageToImage(Picture):
     init: Digest
     strength: Strength
     fit: Fit
+    tiles: Tiles | None = None
 
 
 class Inpaint(Picture):
@@ -271,19 +300,41 @@ class Inpaint(Picture):
     """Draw only the box around the mask, at full width x height, and paste it back."""
     padding: Padding
     """Pixels of surroundings the box of `only_masked` takes in."""
+    soft_mask: bool = False
+    """Grey in the mask mixes, and what is black keeps its very pixels: the mask is laid on as it is, without blur."""
+
+
+class Edit(Picture):
+    """The prompt says what to change in a picture (InstructPix2Pix)."""
+
+    task: Literal["edit"] = "edit"
+    init: Digest
+    fit: Fit
+    image_guidance: ImageGuidance
+    strength: Strength = 1.0
+    """1 begins with noise alone: the network sees the picture anyway."""
+
+
+class Variation(Picture):
+    """Another picture like one: the network is told what CLIP sees in it, and no words."""
+
+    task: Literal["variation"] = "variation"
+    init: Digest
 
 
 class Upscale(Frozen):
     task: Literal["upscale"] = "upscale"
     init: Digest
     scale: Scale
-    method: Literal["lanczos"] = "lanczos"
+    method: UpscaleMethod = "lanczos"
+    method_digest: Digest | None = None
+    """sha256 of the network's file, where it is one's own; names of bundled ones stand for the same everywhere."""
 
     def digest(self) -> str:
         return digest_of(self)
 
 
-Denoised = TextToImage | ImageToImage | Inpaint
+Denoised = TextToImage | ImageToImage | Inpaint | Edit | Variation
 """The specs that a network draws."""
 Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
 _SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
@@ -317,26 +368,44 @@ class Draft(Frozen):
     init: Digest | None = None
     strength: Strength | None = None
     fit: Fit = "crop"
+    scale: Scale | None = None
+    """So many times as large as `init`, in place of width and height."""
+    tiles: Tiles | None = None
+    image_guidance: ImageGuidance | None = None
+    """Only for models that follow instructions."""
     mask: Digest | None = None
     mask_blur: Blur = 4.0
     mask_invert: bool = False
     only_masked: bool = False
     padding: Padding = 32
+    soft_mask: bool = False
+    """The mask is laid on as it is, without blur: grey mixes."""
+    replace_background: bool = False
+    """Keep the subject of `init` to the pixel and draw what is behind it: where the mask is white, or without one where
+    the picture is transparent or of the even colour of its edges."""
     extend: Sides | None = None
     """Outpainting: grow the canvas of `init` and draw what is new."""
 
     @model_validator(mode="after")
     def makes_sense(self) -> Self:
         if self.init is None:
-            for name in ("mask", "strength", "extend"):
-                if getattr(self, name) is not None:
+            for name in ("mask", "strength", "extend", "replace_background", "scale", "tiles"):
+                if getattr(self, name) not in (None, False):
                     raise ValueError(f"{name} needs an init picture")
         elif self.highres is not None:
             raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
-        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked):
-            raise ValueError("mask_invert and only_masked need a mask")
+        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked or self.soft_mask):
+            raise ValueError("mask_invert, only_masked and soft_mask need a mask")
+        if self.scale is not None and (self.width or self.height):
+            raise ValueError("scale takes the place of width and height: give one or the other")
+        if self.tiles is not None and (self.mask is not None or self.extend is not None or self.replace_background):
+            raise ValueError("tiles draw a whole picture over: leave out mask, extend and replace_background")
+        if self.tiles is not None and self.controls:
+            raise ValueError("tiles are not led by controls: leave out one or the other")
         if self.mask is not None and self.extend is not None:
             raise ValueError("extend makes its own mask: give one or the other")
+        if self.replace_background and self.extend is not None:
+            raise ValueError("extend grows the picture and replace_background keeps its size: give one or the other")
         return self
 
 
@@ -351,6 +420,7 @@ class Defaults(Frozen):
     guidance_rescale: Fraction = 0.0
     clip_skip: ClipSkip = 1
     strength: Strength = 0.75
+    image_guidance: ImageGuidance = 1.5
 
 
 def complete(
@@ -361,17 +431,52 @@ def complete(
     embeddings: tuple[PinnedEmbedding, ...] = (),
     parts: Mapping[PartName, PinnedPart] | None = None,
     random_seed: int | None = None,
+    reads: Reads = "words",
 ) -> Denoised:
-    """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting."""
-    if draft.extend is not None:
-        raise ValueError("an extended canvas must be drawn into init and mask first")
-    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres"})
+    """Fill in what the caller left open; an init picture makes it image-to-image, a mask inpainting.
+
+    Raises:
+        UnsupportedOption: what a model that reads instructions or pictures cannot be asked for.
+    """
+    if draft.extend is not None or draft.replace_background:
+        raise ValueError("the canvas must be drawn into init and mask first")
+    require_readable(draft, reads)
+    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres", "replace_background", "scale", "tiles"})
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
     filled |= {"model_digest": model_digest, "embeddings": embeddings} | dict(parts or {})
+    if reads == "instructions":
+        return Edit(**only_fields(Edit, filled | {"strength": draft.strength or 1.0}))
+    if reads == "picture":
+        return Variation(**only_fields(Variation, filled))
     if draft.init is None:
         return TextToImage(**only_fields(TextToImage, filled), highres=draft.highres)
-    kind = ImageToImage if draft.mask is None else Inpaint
-    return kind(**only_fields(kind, filled))
+    if draft.mask is not None:
+        return Inpaint(**only_fields(Inpaint, filled))
+    tiles = draft.tiles
+    if tiles is not None and tiles.side is None:
+        tiles = tiles.model_copy(update={"side": min(defaults.width, defaults.height)})
+    return ImageToImage(**only_fields(ImageToImage, filled), tiles=tiles)
+
+
+PICTURE_UNREAD = ("mask", "tiles", "strength", "image_guidance", "prompt", "negative_prompt")
+
+
+def require_readable(draft: Draft, reads: Reads) -> None:
+    """Whether a model that is told this can be asked for that."""
+    if reads == "words":
+        if draft.image_guidance is not None:
+            raise UnsupportedOption("image_guidance", f"{draft.model} follows no instructions; leave it out")
+        return
+    does = {
+        "instructions": "changes a picture as the prompt says",
+        "picture": "draws variations of a picture",
+    }[reads]
+    if draft.init is None:
+        raise UnsupportedOption("model", f"{draft.model} {does}: give it an init picture")
+    unread = {"instructions": ("mask", "tiles"), "picture": PICTURE_UNREAD}
+    for name in unread[reads]:
+        if getattr(draft, name):
+            raise UnsupportedOption(name, f"{draft.model} {does}; leave it out")
 
 
 def only_fields(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

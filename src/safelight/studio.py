@@ -11,11 +11,12 @@ from typing import Literal, Self
 from PIL import Image
 
 from safelight.acceleration.budget import budget_for
-from safelight.acceleration.packed import denoiser_for
+from safelight.acceleration.packed import denoiser_for, packed_bytes
 from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
 from safelight.diffusion.canvas import fit_to, outpaint_canvas
 from safelight.diffusion.samplers import find_sampler
+from safelight.diffusion.subject import background_mask
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
@@ -26,12 +27,15 @@ from safelight.models.families import require_sides, text_widths
 from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
+from safelight.models.memory import Lease, Memory, Need
 from safelight.models.part_folder import PartFolder
 from safelight.models.part_shelf import PartShelf
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.preprocessors import Preprocessors
+from safelight.models.room import budget_bytes, device_bytes
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
+from safelight.models.upscalers import Upscalers
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,
@@ -40,12 +44,15 @@ from safelight.spec import (
     Defaults,
     Denoised,
     Draft,
+    HighresFix,
+    ImageToImage,
     Inpaint,
     PartName,
     PicturePromptUse,
     PinnedEmbedding,
     PinnedPart,
     TextToImage,
+    Tiles,
     Upscale,
     complete,
 )
@@ -65,6 +72,8 @@ class Studio:
     parts: PartShelf
     controls: ControlShelf
     preprocessors: Preprocessors
+    memory: Memory
+    upscalers: Upscalers
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
     making: threading.Lock = field(default_factory=threading.Lock)
@@ -75,14 +84,23 @@ class Studio:
         draft = await asyncio.to_thread(self.pin_loras, draft)
         if draft.sampler is not None:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
-        if draft.init is not None:
+        if draft.replace_background:
+            draft = await asyncio.to_thread(self.find_background, draft, found)
+        elif draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         draft = await asyncio.to_thread(self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
-        defaults = found.description.defaults
-        spec = complete(draft, defaults, model_digest=found.digest, embeddings=embeddings, parts=parts)
-        require_sides(found.description, spec.width, spec.height)
+        about = found.description
+        spec = complete(
+            draft,
+            about.defaults,
+            model_digest=found.digest,
+            embeddings=embeddings,
+            parts=parts,
+            reads=about.reads,
+        )
+        require_sides(about, spec.width, spec.height)
         return spec
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
@@ -168,6 +186,9 @@ class Studio:
                 "strength": draft.strength or 1.0,
             }
             return Draft.model_validate(draft.model_dump() | grown)
+        if draft.scale is not None:
+            width, height = rounded(image.width * draft.scale, step), rounded(image.height * draft.scale, step)
+            return Draft.model_validate(draft.model_dump() | {"width": width, "height": height, "scale": None})
         if draft.only_masked or (draft.width and draft.height):
             return draft
         native = found.description.defaults
@@ -178,12 +199,48 @@ class Studio:
             width, height = rounded(draft.height * image.width / image.height, step), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
 
+    async def upscaled(self, spec: Upscale, image: Image.Image) -> Image.Image:
+        """The picture made larger; what enlarges it counts among the weights in memory."""
+        pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
+        lease = await self.memory.take(self.upscalers.needs(pinned))
+        try:
+            return await asyncio.to_thread(self.upscalers.enlarge, image, spec.scale, pinned)
+        finally:
+            lease.end()
+
+    def upscale_spec(self, init: str, scale: float, method: str) -> Upscale:
+        """Complete, with the network pinned.
+
+        Raises:
+            UnsupportedOption: nothing enlarges pictures by that name here.
+        """
+        return Upscale(init=init, scale=scale, method=method, method_digest=self.upscalers.pin(method).digest)
+
+    def find_background(self, draft: Draft, found: Found) -> Draft:
+        """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
+        assert draft.init is not None
+        image = self.open(self.assets.read(draft.init), mode="RGBA")
+        native = found.description.defaults
+        width, height = same_area(image.width / image.height, native.width * native.height, found.description.side_step)
+        masked = {
+            # Opened in RGB, a picture is laid over white: what is half transparent would bring some of it along.
+            "init": self.assets.put_image(image.convert("RGB")),
+            "mask": draft.mask or self.assets.put_image(background_mask(image)),
+            "replace_background": False,
+            "soft_mask": True,
+            "only_masked": True,
+            "strength": draft.strength or 1.0,
+            "width": draft.width or width,
+            "height": draft.height or height,
+        }
+        return Draft.model_validate(draft.model_dump() | masked)
+
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
         """Store a picture a job starts from; returns the digest that a draft names it by."""
         if isinstance(source, Image.Image):
-            return self.assets.put_image(source.convert(mode))
+            return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
         data = source if isinstance(source, bytes) else Path(source)
-        return self.assets.put_image(self.open(data))
+        return self.assets.put_image(whole(self.open(data, mode="RGBA")))
 
     def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
         limits = self.settings
@@ -223,20 +280,31 @@ class Studio:
 def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
-    models = ModelPool(
-        catalogue=Catalogue(settings.models),
-        placement=choose_placement(settings.device, settings.dtype),
-        sums=settings.cache / "sums.json",
-    )
-    loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
-    controls = ControlShelf(ControlFolder(settings.models, sums=settings.cache / "sums.json"))
-    parts = PartShelf(PartFolder(settings.home, models.catalogue, models.sums))
+    placement = choose_placement(settings.device, settings.dtype)
+    sums = settings.cache / "sums.json"
+    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
+    models = ModelPool(catalogue=Catalogue(settings.models), placement=placement, sums=sums)
+    loras = LoraShelf(LoraFolder(settings.loras, sums=sums))
+    controls = ControlShelf(ControlFolder(settings.models, sums=sums))
+    parts = PartShelf(PartFolder(settings.home, models.catalogue, sums))
+    upscalers = Upscalers(settings.models / "upscalers", placement, sums)
+
+    def needs_of(spec: Denoised) -> list[Need]:
+        model = models.need(spec.model, extra=lambda size: packed_bytes(size.unet, placement))
+        enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
+        return [model, *enlarging, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
+
+    async def room_for(spec: Denoised) -> Lease:
+        return await memory.take(await asyncio.to_thread(needs_of, spec))
+
     backend = LocalBackend(
         lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         led_by=controls.lead,
         embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
+        room_for=room_for,
         denoiser_for=denoiser_for,
+        enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
         ),
@@ -244,7 +312,37 @@ def open_studio(settings: Settings | None = None) -> Studio:
         cache=settings.cache / "schedules",
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
-    return Studio(settings, models, backend, AssetStore(settings.blobs), loras, parts, controls, preprocessors)
+    return Studio(
+        settings,
+        models,
+        backend,
+        AssetStore(settings.blobs),
+        loras,
+        parts,
+        controls,
+        preprocessors,
+        memory,
+        upscalers,
+    )
+
+
+def upscalers_of(spec: Denoised) -> list[str]:
+    """What enlarges pictures on the way to this one, beside the latents themselves."""
+    match spec:
+        case TextToImage(highres=HighresFix(upscaler=name)) if not name.startswith("latent"):
+            return [name]
+        case ImageToImage(tiles=Tiles(upscaler=name)):
+            return [name]
+        case _:
+            return []
+
+
+def whole(image: Image.Image) -> Image.Image:
+    """With its transparency, if it has any; without, in RGB."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    return clear if min(clear.getchannel("A").tobytes()) < 255 else image.convert("RGB")
 
 
 def within(width: int, height: int, pixels: int) -> tuple[int, int]:

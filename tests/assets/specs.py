@@ -4,7 +4,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from safelight.spec import GuidanceInterval, HighresFix, ImageToImage, Inpaint, PinnedPart, TextToImage
+from safelight.spec import (
+    Edit,
+    GuidanceInterval,
+    HighresFix,
+    ImageToImage,
+    Inpaint,
+    PinnedPart,
+    TextToImage,
+    Tiles,
+    Variation,
+)
 
 PLAIN: dict[str, Any] = {
     "model": "mini",
@@ -51,7 +61,7 @@ highres = st.builds(
     scale=st.floats(1, 8, exclude_min=True),
     strength=strengths,
     steps=st.none() | st.integers(1, 1000),
-    upscaler=st.sampled_from(["latent", "lanczos"]),
+    upscaler=st.sampled_from(["latent", "latent-bilinear", "lanczos", "realesrgan-x4plus"]),
 )
 parts = st.none() | st.builds(PinnedPart, name=st.text(min_size=1), digest=st.just(DIGEST))
 common: dict[str, Any] = {
@@ -83,9 +93,12 @@ masked: dict[str, Any] = started | {
     "mask_invert": st.booleans(),
     "only_masked": st.booleans(),
     "padding": st.integers(0, 1024),
+    "soft_mask": st.booleans(),
 }
 specs = st.one_of(
     st.builds(TextToImage, **common, highres=st.none() | highres),
-    st.builds(ImageToImage, **started),
+    st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256))),
     st.builds(Inpaint, **masked),
+    st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
+    st.builds(Variation, **common, init=st.just(DIGEST)),
 )

@@ -11,7 +11,18 @@ from safelight.assets.infotext import from_pairs, parse_infotext, quote, storabl
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.spec import ControlUse, Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
 
-NOT_IN_TEXT = {"task", "prompt", "negative_prompt", "model_digest", "determinism", "init", "mask", "fit", "embeddings"}
+NOT_IN_TEXT = {
+    "task",
+    "prompt",
+    "negative_prompt",
+    "model_digest",
+    "determinism",
+    "init",
+    "mask",
+    "fit",
+    "embeddings",
+    "tiles",
+}
 
 
 def lines_stripped(text: str) -> str:
@@ -26,7 +37,8 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
     led = ("controls", "picture_prompts")  # of which only a summary is written
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
-    for name, default in {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "highres": None}.items():
+    plain = {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "soft_mask": False, "highres": None}
+    for name, default in plain.items():
         if settings.get(name) == default:
             settings.pop(name, None)
     if settings["guidance_interval"] == {"start": 0, "end": 1}:

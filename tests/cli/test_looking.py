@@ -139,3 +139,15 @@ def test_a_picture_is_made_larger(safelight: Call) -> None:
     assert (result.exit_code, result.stdout) == (0, "pictures/small-x1.5.png  75x60\n"), result.stderr
     assert safelight("replay", "pictures/small-x1.5.png").exit_code == 0
     assert safelight("upscale", "small.png", "--scale", 100).exit_code == 2
+
+
+def test_upscale_draws_over_in_tiles(safelight: Call) -> None:
+    Image.new("RGB", (128, 128), "red").save("small.png")
+    words = ("--method", "diffusion", "--prompt", "a red apple", "--steps", 4, "--seed", 1, "--json")
+    result = safelight("upscale", "small.png", "--scale", 1.5, *words)
+    assert result.exit_code == 0, result.output
+    assert (json.loads(result.stdout)["width"], json.loads(result.stdout)["height"]) == (192, 192)
+    assert safelight("upscale", "small.png", "--prompt", "a red apple").exit_code == 2
+    wrong = safelight("upscale", "small.png", "--method", "lanczsos")
+    assert wrong.exit_code == 2
+    assert "did you mean 'lanczos'" in " ".join(wrong.output.split())

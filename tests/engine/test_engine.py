@@ -12,6 +12,7 @@ from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.engine.engine import Engine
 from safelight.engine.job import Job
+from safelight.engine.prepare import LATENT_MODES
 from safelight.errors import JobFailed, OutOfMemory, SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Failed, Previewed, Queued, Started, Stepped
 from safelight.models.encode import Prompt, encode
@@ -101,7 +102,7 @@ def test_guidance_outside_its_interval_costs_one_row(tiny: Model) -> None:
 # Highres
 
 
-@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+@pytest.mark.parametrize("upscaler", [*LATENT_MODES, "lanczos"])
 def test_highres_draws_the_larger_picture_and_minds_its_seed(tiny: Model, upscaler: Any) -> None:
     highres = HighresFix(scale=1.5, strength=0.6, upscaler=upscaler)
     first, again, other = (draw(spec_for(tiny, seed=seed, highres=highres), tiny) for seed in (1, 1, 2))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.engine.scheduler import LONGEST_LEAD, PRIORITY_AGES_S, Scheduler
+from safelight.engine.scheduler import LONGEST_LEAD, LORA_BYTES, PRIORITY_AGES_S, Scheduler
 
 BUDGET = 8.0
 _arrivals = count()
@@ -29,6 +29,8 @@ class FakeJob:
     waited_s: float = 0.0
     state: str = "waiting"
     paused: bool = False
+    loras: tuple[Any, ...] = ()
+    tiling: None = None
     model: Any = field(default_factory=lambda: SimpleNamespace(digest="m"))
 
     def __post_init__(self) -> None:
@@ -223,3 +225,12 @@ def test_half_the_memory_is_half_the_batch_of_that_size_alone() -> None:
     sizes = {batch[0].side: len(batch) for batch in (call(scheduler) for _ in range(6))}
     assert sizes == {1: BUDGET / 2, 2: BUDGET / 4}
     assert not scheduler.halve_budget(small[:1]), "one job cannot be split"
+
+
+def test_loras_of_one_call_are_bounded() -> None:
+    """Each lora counts once, however many wear it; a job that is alone always fits."""
+    worn = [SimpleNamespace(lora=SimpleNamespace(digest=str(n), size_bytes=LORA_BYTES // 2)) for n in range(3)]
+    jobs = [FakeJob(loras=(worn[n],)) for n in (0, 0, 1, 2)]
+    assert call(scheduler_with(*jobs)) == jobs[:3]
+    heavy = FakeJob(loras=(SimpleNamespace(lora=SimpleNamespace(digest="x", size_bytes=2 * LORA_BYTES)),))
+    assert call(scheduler_with(heavy)) == [heavy]

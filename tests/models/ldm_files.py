@@ -52,6 +52,7 @@ KINDS: dict[str, Ldm] = {
         open_clip=("conditioner.embedders.1.model.", 128),
     ),
     "inpaint": Ldm(in_channels=9, clip=("cond_stage_model.transformer.", 64)),
+    "edit": Ldm(in_channels=8, clip=("cond_stage_model.transformer.", 64)),
 }
 
 

@@ -128,8 +128,8 @@ def test_other_pipelines_are_refused_by_name(folder: Path, pipeline: str | None)
 
 
 def test_other_channels_are_refused_by_number(folder: Path) -> None:
-    edit(folder / "unet" / "config.json", in_channels=8)
-    with pytest.raises(UnsupportedOption, match="8 input channels; known are 4 and 9"):
+    edit(folder / "unet" / "config.json", in_channels=7)
+    with pytest.raises(UnsupportedOption, match="7 input channels; known are 4, 8 and 9"):
         describe(folder)
 
 

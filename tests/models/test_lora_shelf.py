@@ -53,12 +53,11 @@ def test_a_wish_is_pinned_and_another_file_of_that_name_is_refused(folder: LoraF
         LoraShelf(folder).wear([use], model("sd1"))
 
 
-def test_a_lora_is_loaded_once_and_dropped_when_there_is_no_room(folder: LoraFolder, model: Models) -> None:
+def test_a_lora_is_loaded_once_until_its_room_is_needed(folder: LoraFolder, model: Models) -> None:
     shelf, ours = LoraShelf(folder), model("sd1")
-    ink, water = (folder.pin(LoraWish(name=name)) for name in ("ink", "water.colour"))
+    ink = folder.pin(LoraWish(name="ink"))
     [one], [again] = shelf.wear([ink], ours), shelf.wear([ink], ours)
     assert one.lora is again.lora
-    shelf.limit_bytes = one.lora.size_bytes
-    shelf.wear([water], ours)
-    assert [lora.name for lora in shelf.loaded.values()] == ["water.colour"]
+    shelf.need(ink, ours.digest, ours.placement).drop()
+    assert not shelf.loaded
     assert shelf.wear([ink], ours)[0].lora is not one.lora

@@ -39,7 +39,9 @@ def test_a_file_is_known_by_its_header(case: str) -> None:
     assert {name: getattr(found, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("kind", "base"), [("sd1", "sd1"), ("sd2", "sd2"), ("sdxl", "sdxl"), ("inpaint", "sd1")])
+@pytest.mark.parametrize(
+    ("kind", "base"), [("sd1", "sd1"), ("sd2", "sd2"), ("sdxl", "sdxl"), ("inpaint", "sd1"), ("edit", "sd1")]
+)
 def test_a_checkpoint_is_known_by_its_parts(kind: str, base: str) -> None:
     found = recognise(header_of(KINDS[kind]))
     assert found == Recognised(
@@ -47,6 +49,7 @@ def test_a_checkpoint_is_known_by_its_parts(kind: str, base: str) -> None:
         base=base,  # type: ignore[arg-type]
         prediction="v_prediction" if kind == "sd2" else "epsilon",
         inpaints=kind == "inpaint",
+        edits=kind == "edit",
     )
 
 

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from tests.fakes import draw, psnr, spec_for
 from tests.models.ldm_files import KINDS, Ldm, checkpoint, write
-from tests.tiny_models import load
+from tests.tiny_models import INIT, load, start_picture
 from torch import Tensor
 
 from safelight.errors import CorruptModel, SafelightError, UnsupportedOption
 from safelight.models.digest import digest_model, file_sum
 from safelight.models.families import describe
 from safelight.models.load import Model
+from safelight.models.recognise import Recognised
 from safelight.models.safetensors_file import Entry, Header
 from safelight.models.single_file import derive
 
@@ -173,7 +174,8 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 def test_the_published_checkpoints_are_described_as_they_were_published(family: Any) -> None:
     header = header_of(REAL[family])
     prediction = "v_prediction" if family == "sd2" else "epsilon"
-    derived = dict(derive(header, family, prediction=prediction, inpaints=False))
+    what = Recognised(kind="checkpoint", base=family, prediction=prediction)  # type: ignore[arg-type]
+    derived = dict(derive(header, what))
     for part, expected in PUBLISHED[family].items():
         assert {name: derived[part][name] for name in expected} == expected
 
@@ -193,6 +195,14 @@ def test_half_precision_draws_nearly_the_same(single: Files, tmp_path: Path, dty
 
 def picture(model: Model) -> Any:
     return draw(spec_for(replace(model, digest="0" * 64), width=64, height=64, steps=3), model)
+
+
+def test_a_file_that_edits_follows_instructions(single: Files) -> None:
+    ours = load(single("edit"))
+    assert (ours.description.reads, ours.description.unet["in_channels"]) == ("instructions", 8)
+    wishes = {"init": INIT, "prompt": "make it blue", "width": 64, "height": 64, "guidance": 4.0}
+    images = [draw(spec_for(ours, **wishes, image_guidance=scale), ours, {INIT: start_picture()}) for scale in (1, 3)]
+    assert psnr(*images) < 40
 
 
 def test_stale_averages_are_left_alone(single: Files, tmp_path: Path) -> None:
@@ -288,7 +298,7 @@ def put(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
         (drop("model.diffusion_model.middle_block.0."), r"lacks \d+ tensors.*mid_block"),
         (drop("model.diffusion_model.input_blocks.0."), r"lacks model\.diffusion_model\.input_blocks"),
         (drop("first_stage_model.decoder.up."), r"lacks \d+ tensors"),
-        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; known are 4 and 9"),
+        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; known are 4, 8 and 9"),
         (put("model.diffusion_model.out.2.weight", 4, 64, 1, 1), r"conv_out.weight is \(4, 64, 1, 1\) in the file"),
         (put("model.diffusion_model.input_blocks.0.0.weight", 64), r"of 4 dimensions: it is \(64,\)"),
         (put("model.diffusion_model.new_idea.weight", 3), r"1 tensors that Stable Diffusion's does not have.*new_idea"),

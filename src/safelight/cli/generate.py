@@ -42,6 +42,7 @@ EXAMPLES = """\
   safelight generate "a worm" --init apple.png --mask hole.png --mask-blur 2
   safelight generate "a house" --control sketch.png:scribble-sd15:scribble:0.8 --model ./stable-diffusion-v1-5
   safelight generate "an orchard" --init apple.png --extend left=64,right=64
+  safelight generate "a beach" --init apple.png --replace-background
   echo "a red apple" | safelight generate - --json"""
 
 
@@ -178,6 +179,23 @@ def generate(
     padding: Annotated[
         int, typer.Option(help="Pixels around the mask that --only-masked takes in.", rich_help_panel=START)
     ] = 32,
+    replace_background: Annotated[
+        bool,
+        typer.Option(
+            "--replace-background",
+            help="Keep the subject to the pixel and draw what is behind it: where the picture is transparent, or of "
+            "the even colour of its edges, or where --mask is white.",
+            rich_help_panel=START,
+        ),
+    ] = False,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="How strictly models that follow instructions keep to the picture, 1 and up.",
+            show_default="the model's own",
+            rich_help_panel=START,
+        ),
+    ] = None,
     extend: Annotated[
         str | None,
         typer.Option(
@@ -218,7 +236,11 @@ def generate(
         int | None, typer.Option(help="Steps of this pass.", show_default="as the first", rich_help_panel=SECOND)
     ] = None,
     highres_upscaler: Annotated[
-        Literal["latent", "lanczos"], typer.Option(help="What enlarges the first pass.", rich_help_panel=SECOND)
+        str,
+        typer.Option(
+            help="What enlarges the first pass: lanczos, latent, latent-bilinear, realesrgan-x4plus, ...",
+            rich_help_panel=SECOND,
+        ),
     ] = "lanczos",
     wildcards: Annotated[
         bool,
@@ -289,6 +311,8 @@ def generate(
         "mask_invert": mask_invert,
         "only_masked": only_masked,
         "padding": padding,
+        "replace_background": replace_background,
+        "image_guidance": image_guidance,
         "extend": sides(extend),
     }
     draft = parse_draft({name: value for name, value in wish.items() if value is not None})

@@ -14,5 +14,6 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
     from safelight.assets.open_image import open_image
     from safelight.assets.store import AssetStore
 
-    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
-    return AssetStore(settings.blobs).put_image(image)
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA")
+    opaque = image.getchannel("A").getextrema()[0] == 255
+    return AssetStore(settings.blobs).put_image(image.convert("RGB") if opaque else image)

@@ -21,6 +21,12 @@ EXAMPLES = """\
   safelight models export my-model --single-file my-model.safetensors
   safelight models convert old.ckpt new.safetensors
 """
+TOLD = {
+    "words": "what to draw",
+    "instructions": "what to change in a picture",
+    "picture": "a picture, to draw others like it",
+}
+"""By what a model reads."""
 LICENCES = ("LICENSE*", "LICENCE*", "license*", "licence*", "COPYING*")
 
 app = typer.Typer(name="models", help="List the checkpoints, show one, export or convert one.", epilog=EXAMPLES)
@@ -103,6 +109,7 @@ def show(
         "family": model["family"],
         "prediction": model["prediction"],
         "native size": f"{model['width']}x{model['height']}",
+        "is told": TOLD[model["reads"]],
         "inpaints natively": "yes" if model["inpaints_natively"] else "no",
         **{f"default {key}": value for key, value in model["defaults"].items() if key not in ("width", "height")},
         "on disk": megabytes(model["size_bytes"]),
@@ -163,6 +170,7 @@ def summary(name: str, about: "Description") -> dict[str, Any]:
         "prediction": about.prediction,
         "width": about.defaults.width,
         "height": about.defaults.height,
+        "reads": about.reads,
         "inpaints_natively": about.inpaints_natively,
         "defaults": about.defaults.model_dump(mode="json"),
         "size_bytes": sum(path.stat().st_size for path in files if path.is_file()),

@@ -8,6 +8,14 @@ def guide(cond: Latents, uncond: Latents, scale: PerRow) -> Latents:
     return uncond + scale.view(-1, 1, 1, 1) * (cond - uncond)
 
 
+def look(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Latents:
+    """InstructPix2Pix's second guidance (arXiv:2211.09800, equation 3), towards a picture that the network sees.
+
+    `guided` went from `seeing` towards the prompt; scale is the paper's s_I, and at 1 `blind` cancels out.
+    """
+    return guided + (scale.view(-1, 1, 1, 1) - 1) * (seeing - blind)
+
+
 def compose(conds: Latents, uncond: Latent, weights: PerRow) -> Latent:
     """AND: what several prompts say together, each by how far it departs from the unconditional output.
 

@@ -8,10 +8,12 @@ from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
+from safelight.models.image_encoder import ImageEncoder
 from safelight.models.load import Model
 from safelight.models.prompt_schedule import parts_of, unroll
 from safelight.models.t5 import alone, joined
 from safelight.models.textual_inversion import named_in
+from safelight.spec import Variation
 
 CACHE_BYTES = 64 * 2**20
 MOST_CHUNKS = 256
@@ -26,7 +28,6 @@ Strand = tuple[Reading, ...]
 
 class Conditionings:
     def __init__(self) -> None:
-        self.caches: dict[tuple[str, str], ConditioningCache[Reading]] = {}
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
         """What is applied to the text encoders, for the prompts at hand."""
 
@@ -42,6 +43,10 @@ class Conditionings:
     def fill_alike(self, jobs: Sequence[Job]) -> None:
         """Jobs whose prompts the same text encoders read."""
         model = jobs[0].model
+        if model.image_encoder:
+            for job in jobs:
+                job.told = told_picture(job, model.image_encoder)
+            return
         strands = {job.id: strands_of(job) for job in jobs}
         for job in jobs:
             rows = rows_of(job)
@@ -58,12 +63,12 @@ class Conditionings:
             job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
-        key = model.digest, model.text_digest
-        if key not in self.caches:
-            self.caches[key] = ConditioningCache(
+        caches: dict[str, ConditioningCache[Reading]] = model.kept.setdefault(self, {})
+        if model.text_digest not in caches:
+            caches[model.text_digest] = ConditioningCache[Reading](
                 lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
             )
-        return self.caches[key]
+        return caches[model.text_digest]
 
 
 def strands_of(job: Job) -> list[Strand]:
@@ -116,6 +121,17 @@ def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Told:
         positive=tuple(positive),
         weights=tuple(part.weight for part in parts_of(job.spec.prompt)),
         negative=negative(job, rest[0]) if rest else None,
+    )
+
+
+def told_picture(job: Job, eye: ImageEncoder) -> Told:
+    """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
+    assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
+    seen = Conditioning(eye.look(job.pictures[job.spec.init])[None], None)
+    return Told(
+        positive=((seen,) * job.total_steps,),
+        weights=(1.0,),
+        negative=(zeros_like(seen),) * job.total_steps if job.contrasted else None,
     )
 
 

@@ -41,6 +41,7 @@ class Decoder:
                     together = together[:1]
                 self.decode_together(together)
                 jobs = [job for job in jobs if job not in together]
+                del together  # or the last ones' model could not leave memory while this thread waits
             if closing:
                 return
 

@@ -97,7 +97,7 @@ class Engine:
         costs = [job.megapixels for job in batch]
         ending = [job for job in batch if job.now.ends_step]
         rows = Rows.gather([(job.now.schedule, job.now.row) for job in batch]).to(batch[0].model.placement.device)
-        outputs = self.runner.denoise(batch, rows)
+        outputs = self.runner.denoise(batch, rows, budget_megapixels=self.scheduler.budget(batch[0]))
         watched = [job for job in ending if job.preview_every and (job.step + 1) % job.preview_every == 0]
         estimates = dict(zip(batch, self.runner.estimates(batch, rows, outputs), strict=True)) if watched else {}
         previews = [preview(estimates[job][None], self.factors(job.model))[0] for job in watched]

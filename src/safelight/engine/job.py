@@ -1,6 +1,7 @@
 """A spec inside the engine. Mutable, and only the engine touches it; at a step boundary it can be paused or moved."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -8,9 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.diffusion.canvas import Box
+from safelight.diffusion.canvas import Box, upscale
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
+from safelight.diffusion.tiling import Tiling
+from safelight.errors import UnsupportedOption
 from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
 from safelight.models.control import ControlNet, Features
@@ -20,7 +23,7 @@ from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
 from safelight.models.prompt_schedule import parts_of
 from safelight.models.textual_inversion import Embedding
-from safelight.spec import Denoised, HighresFix, TextToImage
+from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, TextToImage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +37,15 @@ State = Literal["waiting", "running", "decoding", "ended"]
 CONTROL_COST = 0.4
 """Of a row through a ControlNet, where one through the UNet is 1; counted in operations, 0.35 for Stable Diffusion 1
 and 0.45 for SDXL."""
+
+Enlarge = Callable[[Image.Image, float, str], Image.Image]
+"""A picture, so many times as large, by the upscaler of that name."""
+
+
+def by_lanczos(image: Image.Image, scale: float, name: str) -> Image.Image:
+    if name != "lanczos":
+        raise UnsupportedOption("upscaler", f"this engine was opened without {name!r}, only with 'lanczos'")
+    return upscale(image, scale)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +77,7 @@ class Walk:
     outputs: list[Latent]
     blend: Blend | None = None
     extra_channels: Tensor | None = None
-    """(c, h, w) mask and masked picture, for networks that inpaint natively."""
+    """(c, h, w) what the network sees beside the latent: mask and masked picture, or the picture that is edited."""
     features: tuple[Features, ...] = ()
     """What each of the job's controls makes of its hint at this size."""
     row: int = 0
@@ -112,6 +124,8 @@ class Job:
     """The textual inversions that the spec pins."""
     led: Led = NOTHING
     """The controls and picture prompts of the spec, in memory."""
+    enlarge: Enlarge = by_lanczos
+    """What makes a picture larger before it is drawn over, by name."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0
@@ -148,6 +162,22 @@ class Job:
     def now(self) -> Walk:
         assert self.walk is not None, "the job has not been prepared"
         return self.walk
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles in which the coming call draws, in latent pixels; None where the picture is not larger than one."""
+        if not isinstance(self.spec, ImageToImage) or self.spec.tiles is None:
+            return None
+        scale, tiles = self.model.description.vae_scale, self.spec.tiles
+        assert tiles.side is not None, "a complete spec has a side"
+        tiling = Tiling(side=tiles.side // scale, overlap=tiles.overlap // scale)
+        return tiling if max(self.size) // scale > tiling.side else None
+
+    @property
+    def num_tiles(self) -> int:
+        scale = self.model.description.vae_scale
+        width, height = self.size
+        return len(self.tiling.corners(height // scale, width // scale)) if self.tiling else 1
 
     @property
     def guided(self) -> bool:
@@ -194,9 +224,14 @@ class Job:
         return self.guided or self.num_parts > 1
 
     @property
+    def blinded(self) -> bool:
+        """The coming call also asks what the network draws without seeing the picture that is edited."""
+        return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
+
+    @property
     def rows(self) -> int:
         """Network rows in the coming call."""
-        return self.num_parts + self.contrasted
+        return self.num_parts + self.contrasted + self.blinded
 
     @property
     def size(self) -> tuple[int, int]:
@@ -211,7 +246,11 @@ class Job:
         """What the coming call costs, as rows times picture area; a ControlNet is a good part of a network more."""
         width, height = self.size
         nets = sum(isinstance(one.net, ControlNet) for one in self.led.controls)
-        return self.rows * (1 + CONTROL_COST * nets) * width * height / 1e6
+        area = width * height
+        if tiling := self.tiling:
+            scale = self.model.description.vae_scale
+            area = tiling.area(height // scale, width // scale) * scale**2
+        return self.rows * (1 + CONTROL_COST * nets) * area / 1e6
 
     @property
     def step(self) -> int:

@@ -4,14 +4,15 @@ import asyncio
 import queue
 import threading
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from safelight.acceleration.denoiser import Denoiser
 from safelight.engine.engine import Engine
-from safelight.engine.job import Job
+from safelight.engine.job import Enlarge, Job, by_lanczos
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError, UnsupportedOption
@@ -19,6 +20,7 @@ from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.control_shelf import Led
 from safelight.models.load import Model
 from safelight.models.lora_shelf import Worn
+from safelight.models.memory import Lease
 from safelight.models.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
@@ -38,10 +40,17 @@ class LocalBackend:
         budget_megapixels: Callable[[Model], float],
         loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
         led_by: Callable[[Denoised, Model, Mapping[str, Image.Image]], Led] | None = None,
+        room_for: Callable[[Denoised], Awaitable[Lease]] | None = None,
+        enlarge: Enlarge = by_lanczos,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
+        """`room_for` waits until what a spec needs may be in memory, where it then stays until the lease ends."""
         self.model_for = model_for
+        self.room_for = room_for
+        self.enlarge = enlarge
+        self.leases: dict[str, Lease] = {}
+        """By job, until its last event."""
         self.embedding_for = embedding_for
         self.loras_for = loras_for
         self.led_by = led_by
@@ -62,12 +71,48 @@ class LocalBackend:
         Raises:
             SafelightError: the model, a LoRA or an embedding cannot be had, or the backend is closed.
         """
+        lease = await self.room_for(spec) if self.room_for else None
+        try:
+            job = await self.job_for(spec, pictures, tenant=tenant, priority=priority)
+        except BaseException as error:
+            if lease:
+                # Whoever merely went away leaves a thread that loads on.
+                lease.end(forget=isinstance(error, Exception))
+            raise
+        job_id = job.id
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+
+        def hear(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self.listeners[job_id] = hear
+        if lease:
+            self.leases[job_id] = lease
+        try:
+            try:
+                self.tell(partial(self.engine.add, job))
+            except SafelightError:
+                self.end_lease(job_id)
+                raise
+            del job  # or its model would stay in memory for as long as the caller looks at the last event
+            while True:
+                event = await events.get()
+                yield event
+                if isinstance(event, Decoded | Failed | Cancelled):
+                    return
+        finally:
+            self.listeners.pop(job_id, None)
+            await self.cancel(job_id)
+
+    async def job_for(self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str, priority: int) -> Job:
+        """With all that it needs in memory."""
         model = await asyncio.to_thread(self.model_for, spec)
         loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
         embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
         leads = spec.controls or spec.picture_prompts
         led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else Led()
-        job = Job(
+        return Job(
             id=uuid.uuid4().hex,
             spec=spec,
             model=model,
@@ -75,27 +120,11 @@ class LocalBackend:
             loras=loras,
             embeddings=embeddings,
             led=led,
+            enlarge=self.enlarge,
             tenant=tenant,
             priority=priority,
             preview_every=self.preview_every,
         )
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def hear(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        self.listeners[job.id] = hear
-        try:
-            self.tell(lambda: self.engine.add(job))
-            while True:
-                event = await events.get()
-                yield event
-                if isinstance(event, Decoded | Failed | Cancelled):
-                    return
-        finally:
-            self.listeners.pop(job.id, None)
-            await self.cancel(job.id)
 
     def loras_of(self, spec: Denoised, model: Model) -> tuple[Worn, ...]:
         if self.loras_for is None:
@@ -118,6 +147,10 @@ class LocalBackend:
             require_fit(embedding.name, embedding.widths, model=model.name, model_widths=widths)
         return embeddings
 
+    def end_lease(self, job_id: str) -> None:
+        if lease := self.leases.pop(job_id, None):
+            lease.end()
+
     async def cancel(self, job_id: str) -> None:
         if not self.closed:
             self.commands.put(lambda: self.engine.cancel(job_id))
@@ -130,6 +163,8 @@ class LocalBackend:
 
     def deliver(self, event: Event) -> None:
         """Called from the engine's and the decoder's threads; a listener that has gone away hears nothing."""
+        if isinstance(event, Decoded | Failed | Cancelled):
+            self.end_lease(event.job_id)
         if listener := self.listeners.get(event.job_id):
             try:
                 listener(event)
@@ -162,6 +197,7 @@ class LocalBackend:
                 if command is None:
                     return
                 command()
+                del command  # it may hold a job, and the job its model
                 busy = True
             busy = self.engine.step()
 

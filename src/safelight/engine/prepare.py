@@ -5,11 +5,12 @@ the start picture's latent (sampled by the VAE), then the first noise, then the 
 whatever the sampler wants step by step.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from safelight.diffusion.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.diffusion.noise import draw, seeded
@@ -18,8 +19,18 @@ from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.control import Features
-from safelight.models.latents import decode, encode, from_pil, to_pil
-from safelight.spec import Fit, HighresFix, ImageToImage, Inpaint, TextToImage
+from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
+from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
+
+LATENT_MODES: Mapping[str, tuple[str, bool]] = {
+    "latent": ("bicubic", False),
+    "latent-antialiased": ("bicubic", True),
+    "latent-bilinear": ("bilinear", False),
+    "latent-bilinear-antialiased": ("bilinear", True),
+    "latent-nearest": ("nearest", False),
+    "latent-nearest-exact": ("nearest-exact", False),
+}
+"""How latents are resampled, and whether against aliasing."""
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
@@ -35,6 +46,10 @@ def prepare(job: Job, *, cache: Path | None) -> None:
             job.walk = from_picture(job, job.spec, cache)
         case Inpaint():
             job.walk = from_masked_picture(job, job.spec, cache)
+        case Edit():
+            job.walk = from_instruction(job, job.spec, cache)
+        case Variation():
+            job.walk = from_noise(job, cache)
     job.now.features = features_of(job)
     later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
@@ -51,8 +66,33 @@ def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
     if job.model.description.inpaints_natively:
         raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it a mask too")
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
-    init = to_latent(job, fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit))
+    init = to_latent(job, fit_to(enlarged(job, spec), spec.width, spec.height, spec.fit))
     return walk_from(schedule, noised(schedule, init, fresh(job)))
+
+
+def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
+    """The start picture; what is drawn over in tiles is first made as large as it will be, but for rounding."""
+    image = job.pictures[spec.init]
+    scale = max(spec.width / image.width, spec.height / image.height)
+    if spec.tiles is None or spec.tiles.upscaler == "lanczos" or scale <= 1:
+        return image
+    return job.enlarge(image, scale, spec.tiles.upscaler)
+
+
+def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Walk:
+    """From noise, or at less strength from the noised picture; the network sees the picture in either case."""
+    schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
+    image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
+    device = job.model.placement.device
+    with job.model.vae_lock:
+        seen = encode_plainly(job.model.vae, from_pil(image)[None].to(device))[0]
+    if spec.strength == 1:
+        walk = walk_from(schedule, fresh(job) * schedule.initial_scale)
+    else:
+        init = to_latent(job, image)
+        walk = walk_from(schedule, noised(schedule, init, fresh(job)))
+    walk.extra_channels = seen
+    return walk
 
 
 def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:
@@ -89,17 +129,28 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
     if mask.size != original.size:
         mask = fit_to(mask, *original.size, "stretch")
     if spec.only_masked:
-        hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+        hard, soft = masks(mask, spec)
         box = box_around(hard, padding=spec.padding, width=spec.width, height=spec.height)
         job.overlay = Overlay(original=original, soft_mask=soft, box=box)
         image, mask = (fit_to(part.crop(box), spec.width, spec.height, "pad") for part in (original, hard))
-        return image, black_and_white(mask)
+        return image, drawn_mask(job, spec, black_and_white(mask))
     image = fit_to(original, spec.width, spec.height, spec.fit)
-    hard, soft = binary_mask(
-        fit_to(mask, spec.width, spec.height, spec.fit), blur=spec.mask_blur, invert=spec.mask_invert
-    )
+    hard, soft = masks(fit_to(mask, spec.width, spec.height, spec.fit), spec)
     job.overlay = Overlay(original=image, soft_mask=soft, box=None)
-    return image, hard
+    return image, drawn_mask(job, spec, hard)
+
+
+def masks(mask: Image.Image, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
+    """Where the picture is drawn anew, and how the result is laid over the original."""
+    hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+    return hard, (ImageOps.invert(mask) if spec.mask_invert else mask) if spec.soft_mask else soft
+
+
+def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:
+    """A soft mask is laid on to the pixel, so drawing may begin a latent pixel further in: what the picture shows just
+    beyond its mask, the old background mostly, is then not taken for a part of what is kept."""
+    reach = 2 * job.model.description.vae_scale + 1
+    return hard.filter(ImageFilter.MaxFilter(reach)) if spec.soft_mask else hard
 
 
 def next_walk(job: Job, cache: Path | None) -> None:
@@ -109,12 +160,15 @@ def next_walk(job: Job, cache: Path | None) -> None:
     schedule = second_schedule(job, highres, cache)
     job.steps_before = first.schedule.steps
     job.enlarged = True
-    if highres.upscaler == "latent":
+    if highres.upscaler in LATENT_MODES:
         size = latent_size(job)[1:]
-        init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode="bicubic", antialias=False)[0]
+        mode, antialias = LATENT_MODES[highres.upscaler]
+        init = torch.nn.functional.interpolate(first.latents[0][None], size=size, mode=mode, antialias=antialias)[0]
     else:
         with job.model.vae_lock:
             [small] = to_pil(decode(job.model.vae, first.latents[0][None]))
+        if highres.upscaler != "lanczos":
+            small = job.enlarge(small, highres.scale, highres.upscaler)
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
     job.walk.features = features_of(job)

@@ -1,47 +1,62 @@
 """One network call for a batch of unlike jobs, and one table update after it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from safelight.acceleration.denoiser import Conditions, Denoiser, stack
+from safelight.acceleration.tiled import tiled
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, guide, rescale
+from safelight.diffusion.guidance import compose, guide, look, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents
 from safelight.engine.job import Job, Walk
 from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.spec import Edit
+
+MOST_TILES = 128
+"""In one call of the network."""
 
 
 class Runner:
-    """Owns the denoisers, one per model; keeps nothing else between calls."""
+    """Keeps nothing between calls; a model's denoiser stays with the model."""
 
     def __init__(self, denoiser_for: Callable[[Model], Denoiser]) -> None:
         self.denoiser_for = denoiser_for
-        self.denoisers: dict[str, Denoiser] = {}
 
-    def denoise(self, batch: Sequence[Job], rows: Rows) -> Latents:
-        """What the network predicts for each job, guidance applied; (b, c, h, w) float32."""
-        model = batch[0].model
+    def denoise(self, batch: Sequence[Job], rows: Rows, *, budget_megapixels: float = math.inf) -> Latents:
+        """What the network predicts for each job, guidance applied; (b, c, h, w) float32.
+
+        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls.
+        """
         asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
         contrasted = [i for i, job in enumerate(batch) if job.contrasted]
-        network_rows = [*asked, *contrasted]
+        blinded = [i for i, job in enumerate(batch) if job.blinded]
+        network_rows = [*asked, *contrasted, *blinded]
 
         latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
         extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
         if extra:
             latents = torch.cat([latents, torch.stack(extra)], dim=1)
-        told = [now for job in batch for now in positives_of(job)] + [negative_of(batch[i]) for i in contrasted]
+        told = [now for job in batch for now in positives_of(job)]
+        told += [negative_of(batch[i]) for i in [*contrasted, *blinded]]
 
-        outputs = self.denoiser(model)(
-            latents[network_rows], rows.timesteps[network_rows], conditions_for(batch, asked, contrasted, told)
+        inputs = latents[network_rows]
+        seeing = len(asked) + len(contrasted)
+        inputs[seeing:, batch[0].now.latents[0].shape[0] :] = 0
+        outputs = self.denoiser_over(batch[0], budget_megapixels)(
+            inputs, rows.timesteps[network_rows], conditions_for(batch, asked, [*contrasted, *blinded], told)
         )
-        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) :], strict=True))
+        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) : seeing], strict=True))
         if len(asked) > len(batch):
             cond = composed(batch, cond, uncond)
         guided = [i for i in contrasted if batch[i].guided]
-        return with_guidance(batch, guided, cond, torch.stack([uncond[i] for i in guided])) if guided else cond
+        if not guided:
+            return cond
+        blind = dict(zip(blinded, outputs[seeing:], strict=True))
+        return with_guidance(batch, guided, cond, uncond, blind)
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -61,10 +76,19 @@ class Runner:
         """The clean picture each job is heading for, as latents; call before `advance`."""
         return denoised(torch.stack([job.now.latents[0] for job in batch]), outputs, rows)
 
+    def denoiser_over(self, job: Job, budget_megapixels: float) -> Denoiser:
+        """The model's own, or where the canvas is drawn in tiles, one over canvases."""
+        denoise, tiling = self.denoiser(job.model), job.tiling
+        if tiling is None:
+            return denoise
+        most = budget_megapixels // (job.megapixels / job.rows / job.num_tiles)
+        scale = job.model.description.vae_scale
+        return tiled(denoise, tiling, most_rows=int(max(1, min(most, MOST_TILES))), scale=scale)
+
     def denoiser(self, model: Model) -> Denoiser:
-        if model.digest not in self.denoisers:
-            self.denoisers[model.digest] = self.denoiser_for(model)
-        return self.denoisers[model.digest]
+        if self not in model.kept:
+            model.kept[self] = self.denoiser_for(model)
+        return model.kept[self]
 
     def noise(self, batch: Sequence[Job]) -> Latents | None:
         """Fresh noise for those rows whose sampler draws it, zeros for the others."""
@@ -95,10 +119,21 @@ def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) 
     return torch.stack(outputs)
 
 
-def with_guidance(batch: Sequence[Job], guided: list[int], cond: Latents, uncond: Latents) -> Latents:
+def with_guidance(
+    batch: Sequence[Job],
+    guided: list[int],
+    cond: Latents,
+    uncond: Mapping[int, Latent],
+    blind: Mapping[int, Latent],
+) -> Latents:
+    """`uncond` and `blind` are what the network makes of the negative prompt, the latter without seeing a picture."""
     specs = [batch[i].spec for i in guided]
-    chosen = cond[guided]
-    mixed = guide(chosen, uncond, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+    chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
+    mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+    if blind:
+        scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
+        unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
+        mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
     if any(spec.guidance_rescale for spec in specs):
         phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
         # where(), because a row that asks for none must keep its very bits.

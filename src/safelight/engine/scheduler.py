@@ -21,6 +21,8 @@ from safelight.models.load import Model
 
 PRIORITY_AGES_S = 60.0
 """After this long a waiting job counts one priority higher."""
+LORA_BYTES = 2**30
+"""Of LoRAs in one call: what they add is stacked, and takes as much again."""
 LONGEST_LEAD = 8.0
 """Whoever was served less than others may make up for at most so many calls."""
 
@@ -65,12 +67,14 @@ class Scheduler:
             return [first]
         alike = sorted((job for job in ready if key_of(job) == key_of(first)), key=place)
         left = self.budget(first)
+        loras: dict[str, int] = {}
         batch: list[Job] = []
         for _, equals in groupby(alike, key=lambda job: place(job)[0]):
             for job in self.in_turn(equals):
                 left -= job.megapixels
+                loras |= {worn.lora.digest: worn.lora.size_bytes for worn in job.loras}
                 # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
-                if batch and left < 0:
+                if batch and (left < 0 or sum(loras.values()) > LORA_BYTES):
                     return batch
                 batch.append(job)
         return batch
@@ -105,9 +109,16 @@ class Scheduler:
 
     def halve_budget(self, batch: Sequence[Job]) -> bool:
         """After running out of memory; False when there is nothing left to halve."""
-        if len(batch) < 2:
+        first, asked = batch[0], sum(job.megapixels for job in batch)
+        if len(batch) > 1:
+            self.budgets[key_of(first)] = asked / 2
+            return True
+        if first.tiling is None:
             return False
-        self.budgets[key_of(batch[0])] = sum(job.megapixels for job in batch) / 2
+        halved = min(asked, self.budget(first)) / 2
+        if halved < asked / first.rows / first.num_tiles:
+            return False  # one tile at a time is too much
+        self.budgets[key_of(first)] = halved
         return True
 
 
@@ -135,4 +146,4 @@ class Account:
 
 def key_of(job: Job) -> Hashable:
     """What the jobs of one call must share; a strict job, moreover, has its calls to itself."""
-    return job.model.digest, job.size, job.strict
+    return job.model.digest, job.size, job.tiling, job.strict

@@ -35,16 +35,19 @@ def convert_pickle(given: Path, out: Path) -> Header:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as room:
         part = Path(room) / "out.safetensors"
         # Nothing of ours goes in: no environment that may hold secrets, no folder of ours on the path.
-        done = subprocess.run(
-            [sys.executable, "-I", str(PROGRAM), str(given.resolve()), str(part.resolve()), str(memory)],
-            cwd=room,
-            env={"PATH": os.environ.get("PATH", ""), "HOME": room, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", str(PROGRAM), str(given.resolve()), str(part.resolve()), str(memory)],
+                cwd=room,
+                env={"PATH": os.environ.get("PATH", ""), "HOME": room, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise fault(given, "") from None
         if done.returncode:
             raise fault(given, done.stdout)
         header = read_header(part)

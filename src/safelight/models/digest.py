@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from safelight.errors import CorruptModel
-from safelight.models.families import Description, own_settings, tokenizer_of
+from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, own_settings, tokenizer_of
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 
 
@@ -22,6 +22,9 @@ def files_of(description: Description) -> Iterator[Path]:
     yield from (path for path in settings if path.is_file())
     for part in map(tokenizer_of, encoders):
         yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
+    if description.family.reads_picture:
+        encoders = (IMAGE_ENCODER,)
+        yield from (path for path in [folder / PREPROCESSOR] if path.is_file())
     for part in (description.family.network, "vae", *encoders):
         yield folder / part / "config.json"
         yield from weight_files(folder / part, TEXT_ENCODER if part in encoders else NETWORK)

@@ -124,12 +124,17 @@ def metadata_for(about: Description, *, title: str) -> dict[str, str]:
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{kind}/inpaint" if about.inpaints_natively else kind,
+        "modelspec.architecture": kind + task_of(about),
         "modelspec.implementation": "sgm" if about.family.name == "sdxl" else "ldm",
         "modelspec.title": title,
         "modelspec.resolution": f"{about.defaults.width}x{about.defaults.height}",
         "modelspec.prediction_type": "v" if about.prediction == "v_prediction" else about.prediction,
     }
+
+
+def task_of(about: Description) -> str:
+    """How that standard tells networks that do not draw from words alone."""
+    return "/inpaint" if about.inpaints_natively else "-edit" if about.reads == "instructions" else ""
 
 
 def require_same(about: Description, plan: Plan, metadata: Mapping[str, str]) -> None:
@@ -139,7 +144,7 @@ def require_same(about: Description, plan: Plan, metadata: Mapping[str, str]) ->
     what = recognise(header)
     try:
         assert what is not None
-        read = dict(derive(header, what.base, prediction=what.prediction, inpaints=what.inpaints))
+        read = dict(derive(header, what))
     except (Lacking, AssertionError) as fault:
         raise UnsupportedOption("single-file", f"{about.path}: the layout has no place for {fault}") from None
     written = {"unet": about.unet, "vae": about.vae, "scheduler": about.scheduler}

@@ -10,12 +10,15 @@ from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
 from safelight.models.defaults import read_defaults
 from safelight.models.family import FAMILIES, PIPELINES, Family, FamilyName
 from safelight.models.single_file import read_configurations
-from safelight.spec import Defaults
+from safelight.spec import Defaults, Reads
 
 SIDE_STEP = 8
 """Sides are multiples of it, at least."""
 FLUX_PATCH = 2
 """Flux's network reads latents two by two; the other transformers say in their configuration what they do."""
+
+IMAGE_ENCODER, PREPROCESSOR = "image_encoder", "feature_extractor/preprocessor_config.json"
+"""Of variations: the folder of what reads the picture, and how the picture is made ready for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,13 @@ class Description:
         return self.in_channels == 2 * self.latent_channels + 1
 
     @property
+    def reads(self) -> Reads:
+        """A network that sees a picture beside the latent (8 channels for Stable Diffusion) follows instructions."""
+        if self.family.reads_picture:
+            return "picture"
+        return "instructions" if self.in_channels == 2 * self.latent_channels else "words"
+
+    @property
     def takes_guidance(self) -> bool:
         """Distilled networks (LCM, Flux) are told the guidance scale."""
         return self.unet.get("time_cond_proj_dim") is not None or bool(self.unet.get("guidance_embeds"))
@@ -144,12 +154,15 @@ def describe(path: Path) -> Description:
 
 def require_known_channels(about: Description) -> None:
     channels, latent_channels = about.in_channels, about.latent_channels
-    known = (latent_channels, 2 * latent_channels + 1)
-    if channels not in (known[:1] if about.family.name == "flux" else known):
+    known = [latent_channels]
+    if about.family.network == "unet":
+        known.append(2 * latent_channels)
+    if about.family.name != "flux":
+        known.append(2 * latent_channels + 1)
+    if channels not in known:
         raise UnsupportedOption(
             "model",
-            f"{about.path} has a network of {channels} input channels; known are {known[0]} and {known[1]}, "
-            "the second where it also takes a mask",
+            f"{about.path} has a network of {channels} input channels; known are {', '.join(map(str, known))}",
         )
     if about.family.t5_alone and not about.t5:
         raise CorruptModel(f"{about.path} has no {about.family.t5}: its network reads nothing else")

@@ -8,7 +8,8 @@
 | sd3  | both of SDXL's, and T5  | flow           | 1024 |
 | flux | CLIP ViT-L and T5       | flow           | 1024 |
 
-The first three are UNets, the others transformers (MMDiT, arXiv:2403.03206) that read T5's states.
+The first three are UNets, and so are variations (`variation`): Stable Diffusion 1 told by CLIP's image encoder in place
+of a text encoder. The others are transformers (MMDiT, arXiv:2403.03206) that read T5's states.
 
 A family decides how prompts are encoded and what else the network is told; sizes, channels and the schedule's
 constants are read from the checkpoint (`families.py`).
@@ -19,7 +20,7 @@ from typing import Literal
 
 from safelight.diffusion.schedule import Pace
 
-FamilyName = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "variation", "sd3", "flux"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Family:
     """How many tokens of a prompt it reads; shorter ones are padded, for the network reads the padding as well."""
     t5_alone: bool = False
     """The network reads T5's states; of CLIP it takes the summary of the prompt and no more."""
+    reads_picture: bool = False
+    """Told what CLIP sees in a picture, and no words."""
     pace: Pace = field(default_factory=Pace)
 
 
@@ -53,6 +56,7 @@ FAMILIES: dict[FamilyName, Family] = {
         told_size=True,
         default_side=1024,
     ),
+    "variation": Family(name="variation", text_encoders=(), default_side=512, reads_picture=True),
     "sd3": Family(
         name="sd3",
         text_encoders=("text_encoder", "text_encoder_2"),
@@ -80,9 +84,12 @@ PIPELINES: dict[str, tuple[FamilyName, ...]] = {
     "StableDiffusionImg2ImgPipeline": ("sd1", "sd2"),
     "StableDiffusionInpaintPipeline": ("sd1", "sd2"),
     "LatentConsistencyModelPipeline": ("sd1", "sd2"),
+    "StableDiffusionInstructPix2PixPipeline": ("sd1", "sd2"),
+    "StableDiffusionImageVariationPipeline": ("variation",),
     "StableDiffusionXLPipeline": ("sdxl",),
     "StableDiffusionXLImg2ImgPipeline": ("sdxl",),
     "StableDiffusionXLInpaintPipeline": ("sdxl",),
+    "StableDiffusionXLInstructPix2PixPipeline": ("sdxl",),
     "StableDiffusion3Pipeline": ("sd3",),
     "StableDiffusion3Img2ImgPipeline": ("sd3",),
     "StableDiffusion3InpaintPipeline": ("sd3",),

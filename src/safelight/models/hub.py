@@ -15,7 +15,7 @@ from safelight.models.families import describe
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 CONFIGURATION = ("model_index.json", "safelight.json", "*/*.json", "*/*.txt")
-COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+COMPONENTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HALF = re.compile(r"\.fp16[.-]")
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from safelight.errors import CorruptModel, IncompatibleControl
 from safelight.models.families import read_config
+from safelight.models.image_encoder import to_clip
 from safelight.models.ip_file import Projection
 from safelight.models.load import build
 from safelight.models.networks import control_classes
@@ -32,7 +32,6 @@ from safelight.models.safetensors_file import TEXT_ENCODER
 from safelight.models.tensor_file import TensorFile
 
 HEAD_WIDTH = 64
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 PLUS_NAMES = (
     (r"^layers\.(\d+)\.0\.norm1\.", r"layers.\1.ln0."),
     (r"^layers\.(\d+)\.0\.norm2\.", r"layers.\1.ln1."),
@@ -67,17 +66,6 @@ class ImageEncoder:
             self.network(some, output_hidden_states=True).hidden_states[-2] for some in (pixels, pixels * 0)
         )
         return states, nothing
-
-
-def to_clip(image: Image.Image, side: int) -> Tensor:
-    """(1, 3, side, side), normalised: the middle of the picture, resized as CLIP's own processor resizes."""
-    shorter = min(image.size)
-    width, height = (side if length == shorter else int(side * length / shorter) for length in image.size)
-    small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - side) // 2, (height - side) // 2
-    levels = np.asarray(small.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
-    normal = (levels - np.array(CLIP_MEAN, dtype=np.float32)) / np.array(CLIP_STD, dtype=np.float32)
-    return torch.from_numpy(normal).permute(2, 0, 1)[None].contiguous()
 
 
 def load_encoder(folder: Path, placement: Placement) -> ImageEncoder:

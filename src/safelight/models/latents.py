@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight.diffusion.shapes import Latents
+from safelight.diffusion.tiling import ramp
 from safelight.errors import JobFailed
 
 
@@ -58,14 +59,26 @@ def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Latents:
     Raises:
         Undecodable: the network gave NaN.
     """
-    moments = run(vae, lambda part: vae.network.encode(part).latent_dist.parameters, images, shrink=vae.scale)
-    mean, log_variance = moments.chunk(2, dim=1)
+    mean, log_variance = moments(vae, images)
     drawn = mean if noise is None else mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.to(mean)
     config = vae.network.config
     if (statistics := channel_statistics(vae, drawn)) is not None:
         channel_mean, channel_std = statistics
         return (drawn - channel_mean) * config.scaling_factor / channel_std
     return (drawn - (config.shift_factor or 0)) * config.scaling_factor
+
+
+@torch.no_grad()
+def encode_plainly(vae: VAE, images: Tensor) -> Latents:
+    """The posterior's mean without the scaling of latents: how InstructPix2Pix is shown a picture."""
+    return moments(vae, images)[0]
+
+
+def moments(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and logarithm of the variance."""
+    both = run(vae, lambda part: vae.network.encode(part).latent_dist.parameters, images, shrink=vae.scale)
+    mean, log_variance = both.chunk(2, dim=1)
+    return mean, log_variance
 
 
 @torch.no_grad()
@@ -168,12 +181,6 @@ def blend(tiles: Tensor, corners: list[tuple[int, int]], *, size: tuple[int, int
         total[..., y : y + tile_height, x : x + tile_width] += tile * mask
         weight[y : y + tile_height, x : x + tile_width] += mask
     return total / weight
-
-
-def ramp(length: int, fade: int, like: Tensor) -> Tensor:
-    """Up over `fade` pixels, flat, and down again; never 0, so that a lone edge keeps its pixels."""
-    rising = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / max(fade, 1)
-    return torch.minimum(rising, rising.flip(0)).clamp(max=1)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

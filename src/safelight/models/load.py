@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from safelight.errors import CorruptModel
 from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
-from safelight.models.families import Description, tokenizer_of
+from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config, tokenizer_of
+from safelight.models.image_encoder import ImageEncoder
 from safelight.models.latents import VAE
-from safelight.models.networks import denoiser_class, network_classes, transformer_classes
-from safelight.models.parts import Parts, Weights, open_parts
+from safelight.models.networks import control_classes, denoiser_class, network_classes, transformer_classes
+from safelight.models.parts import Parts, Weights, load_weights, open_parts
 from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
+from safelight.models.safetensors_file import TEXT_ENCODER
 from safelight.models.t5 import T5, T5Tokenizer
 
 if TYPE_CHECKING:
@@ -52,11 +55,14 @@ class Model:
     vae_digest: str = ""
     text_digest: str = ""
     """Of the autoencoder and the text encoders that stand in for its own (`part_shelf.py`)."""
+    image_encoder: ImageEncoder | None = None
+    """Of models that are told a picture in place of words."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)
     """What is applied to the UNet, row by row, while it is called."""
-
+    kept: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary[Any, Any], repr=False, compare=False)
+    """What others worked out for this model and will want again, by who did; here, so that it goes with the model."""
     looking: PicturePrompts = field(init=False, repr=False, compare=False)
     """The pictures that its rows look at beside their words, while it is called."""
 
@@ -93,6 +99,7 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
         vae=VAE(vae),
         text_encoders=tuple(encoders),
         t5=load_t5(description, parts, placement) if description.t5 else None,
+        image_encoder=load_image_encoder(description, placement) if description.family.reads_picture else None,
     )
 
 
@@ -101,6 +108,13 @@ def load_t5(description: Description, parts: Parts, placement: Placement) -> T5:
     weights = parts.weights(part)
     network = build(transformer_classes().t5, description.configuration(part), weights, placement)
     return T5(T5Tokenizer.load(description.path / tokenizer_of(part)), network)
+
+
+def load_image_encoder(description: Description, placement: Placement) -> ImageEncoder:
+    folder = description.path / IMAGE_ENCODER
+    config, preprocessor = description.configuration(IMAGE_ENCODER), description.path / PREPROCESSOR
+    network = build(control_classes().image_encoder, config, load_weights(folder, TEXT_ENCODER), placement)
+    return ImageEncoder.over(network, read_config(preprocessor) if preprocessor.is_file() else {})
 
 
 def build(

@@ -1,7 +1,6 @@
-"""The LoRAs in memory: each loaded once for a model, and dropped when others come and it was not used for longest."""
+"""The LoRAs in memory: each loaded once for a model, and kept until its room is needed (`memory.py`)."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +9,10 @@ from safelight.models.adapters import Applied, Row
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
 from safelight.models.lora_folder import LoraFolder, require_same
+from safelight.models.memory import Need
+from safelight.models.placement import Placement
+from safelight.models.room import lora_bytes
 from safelight.spec import LoraUse
-
-LIMIT_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,8 @@ class Worn:
 @dataclass(slots=True)
 class LoraShelf:
     folder: LoraFolder
-    limit_bytes: int = LIMIT_BYTES
-    loaded: OrderedDict[tuple[str, ...], Lora] = field(default_factory=OrderedDict[tuple[str, ...], Lora])
-    """By the digests of LoRA, model and its text encoders, the one used last at the end."""
+    loaded: dict[tuple[str, ...], Lora] = field(default_factory=dict[tuple[str, ...], Lora])
+    """By the digests of LoRA, model and its text encoders."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
@@ -71,8 +70,15 @@ class LoraShelf:
                 path, digest = self.folder.find(use.name)
                 require_same(use, digest)
                 self.loaded[key] = load_lora(path, model, name=use.name, digest=digest)
-            self.loaded.move_to_end(key)
-            lora = self.loaded[key]
-            while len(self.loaded) > 1 and sum(kept.size_bytes for kept in self.loaded.values()) > self.limit_bytes:
-                self.loaded.popitem(last=False)
-            return lora
+            return self.loaded[key]
+
+    def need(self, use: LoraUse, model_digest: str, placement: Placement) -> Need:
+        """What it takes of the memory for weights."""
+        key = use.digest, model_digest
+        size = lora_bytes(self.folder.path(use.name), placement)
+        return Need(key=key, kind="lora", name=use.name, size_bytes=size, drop=lambda: self.drop(key))
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Forget it; jobs that wear it keep it."""
+        for each in [each for each in list(self.loaded) if each[:2] == key]:
+            self.loaded.pop(each, None)

@@ -106,7 +106,10 @@ def import_classes() -> NetworkClasses:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers.models.clip.configuration_clip import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.models.clip.modeling_clip import (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+    )
 
     def text_encoder(config: Mapping[str, Any]) -> nn.Module:
         projected = "CLIPTextModelWithProjection" in (config.get("architectures") or [])

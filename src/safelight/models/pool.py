@@ -1,7 +1,9 @@
-"""The checkpoints that are in memory, by digest; each is loaded once, whoever asks first."""
+"""The checkpoints that are in memory, by digest; each is loaded once, whoever asks first, and kept until its room is
+needed (`memory.py`)."""
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from safelight.models.catalogue import Catalogue
 from safelight.models.digest import digest_model
 from safelight.models.families import Description, describe
 from safelight.models.load import Model, load_model
+from safelight.models.memory import Need
 from safelight.models.placement import Placement
+from safelight.models.room import ModelSize, model_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Found:
     path: Path
     digest: str
     description: Description
+    size: ModelSize
 
 
 @dataclass(slots=True)
@@ -40,7 +45,8 @@ class ModelPool:
             if name not in self.found:
                 path = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
                 description = describe(path)
-                self.found[name] = Found(path, digest_model(description, cache=self.sums), description)
+                digest = digest_model(description, cache=self.sums)
+                self.found[name] = Found(path, digest, description, model_size(description, self.placement))
             return self.found[name]
 
     def get(self, name: str, digest: str) -> Model:
@@ -58,3 +64,18 @@ class ModelPool:
             if digest not in self.loaded:
                 self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
             return self.loaded[digest]
+
+    def need(self, name: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Need:
+        """What it takes of the memory for weights; `extra` is what is made of them for speed."""
+        found = self.find(name)
+        return Need(
+            key=found.digest,
+            kind="model",
+            name=name,
+            size_bytes=found.size.whole + extra(found.size),
+            drop=lambda: self.drop(found.digest),
+        )
+
+    def drop(self, digest: str) -> None:
+        """Forget its networks; who still has them keeps them."""
+        self.loaded.pop(digest, None)

@@ -66,6 +66,8 @@ class Recognised:
     prediction: Prediction = ""
     inpaints: bool = False
     """A network that also takes a mask and the masked picture."""
+    edits: bool = False
+    """A network that also sees a picture, and is told what to change in it."""
 
     def __str__(self) -> str:
         return f"{self.kind} {'of' if self.kind == 'checkpoint' else 'for'} {TITLES[self.base]}"
@@ -78,8 +80,8 @@ def recognise(header: Header) -> Recognised | None:
         return None
     base = base_of(header, kind)
     prediction = prediction_of(header, kind, base)
-    inpaints = kind == "checkpoint" and header.shape(f"{UNET}input_blocks.0.0.weight")[1:2] == (9,)
-    return Recognised(kind=kind, base=base, prediction=prediction, inpaints=inpaints)
+    [channels] = (header.shape(f"{UNET}input_blocks.0.0.weight")[1:2] if kind == "checkpoint" else ()) or (0,)
+    return Recognised(kind=kind, base=base, prediction=prediction, inpaints=channels == 9, edits=channels == 8)
 
 
 def kind_of(header: Header) -> Kind | None:

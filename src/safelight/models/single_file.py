@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import CorruptModel, UnsupportedOption
-from safelight.models.recognise import TITLES, UNET, Base, recognise
+from safelight.models.recognise import TITLES, UNET, Base, Recognised, recognise
 from safelight.models.safetensors_file import Header, read_header
 
 VAE = "first_stage_model."
@@ -63,12 +63,8 @@ TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
         "text_encoder_2": TextPart("conditioner.embedders.1.model.", open_clip=True, projects=True),
     },
 }
-PIPELINES = {
-    "sd1": ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
-    "sd2": ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
-    "sdxl": ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
-}
-"""For pictures from words, and for networks that also take a mask."""
+PIPELINES = {"sd1": "StableDiffusion", "sd2": "StableDiffusion", "sdxl": "StableDiffusionXL"}
+"""How the names of diffusers' pipelines begin."""
 
 
 def read_configurations(path: Path) -> dict[str, Configuration]:
@@ -91,7 +87,7 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
     if "edm_mean" in header.tensors:
         raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
     try:
-        return dict(derive(header, what.base, prediction=what.prediction, inpaints=what.inpaints))
+        return dict(derive(header, what))
     except Lacking as lacking:
         raise CorruptModel(f"{path} lacks {lacking}") from None
 
@@ -104,8 +100,10 @@ def title(base: str) -> str:
     return TITLES[base]
 
 
-def derive(header: Header, family: Base, *, prediction: str, inpaints: bool) -> Iterator[tuple[str, Configuration]]:
-    yield "model_index", {"_class_name": PIPELINES[family][inpaints], "family": family}
+def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuration]]:
+    family, prediction = what.base, what.prediction
+    task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
+    yield "model_index", {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
     yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": sample_size(family, prediction)}
     yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family]}
     scheduler = SCHEDULERS[family] | {"prediction_type": prediction}

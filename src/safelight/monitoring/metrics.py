@@ -5,6 +5,7 @@ Labels are few: models that were found, names of keys, templates of routes, code
 the database, so processes that share one report the same line.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Started, Stepped
+from safelight.models.memory import Memory
 from safelight.monitoring.stages import Stage
 
 MOST_NAMES = 100
@@ -84,12 +86,16 @@ class Metrics:
         self.webhooks = count("webhooks_total", "Webhooks: sent, tried in vain, or given up.", "outcome")
 
     def read_at_scrape(
-        self, *, line: Callable[[], Line], device_memory: Callable[[], Mapping[str, int]] = dict[str, int]
+        self,
+        *,
+        line: Callable[[], Line],
+        device_memory: Callable[[], Mapping[str, int]] = dict[str, int],
+        weights: Memory | None = None,
     ) -> None:
         """Ask these at each scrape from now on; `device_memory` is bytes held by device."""
         if self.reader:
             self.registry.unregister(self.reader)  # of an application that was started before
-        self.reader = Reader(line, device_memory)
+        self.reader = Reader(line, device_memory, weights, self.models)
         self.registry.register(self.reader)
 
     def happened(self, event: Event, about: About, *, waited_s: float, stages: Sequence[Stage] = ()) -> None:
@@ -157,9 +163,17 @@ class Names:
 
 
 class Reader(Collector):
-    def __init__(self, line: Callable[[], Line], device_memory: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        line: Callable[[], Line],
+        device_memory: Callable[[], Mapping[str, int]],
+        weights: Memory | None,
+        models: Names,
+    ) -> None:
         self.line = line
         self.device_memory = device_memory
+        self.weights = weights
+        self.models = models
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("safelight_queue_jobs", "Jobs in line and under way.", labels=["state"])
@@ -179,3 +193,28 @@ class Reader(Collector):
         for device, size_bytes in self.device_memory().items():
             memory.add_metric([device], size_bytes)
         yield from (jobs, oldest, readable, memory)
+        if self.weights:
+            yield from self.collect_weights(self.weights)
+
+    def collect_weights(self, weights: Memory) -> Iterator[Metric]:
+        """What is in memory of models and LoRAs, and what has come and gone."""
+        budget = GaugeMetricFamily("safelight_weights_budget_bytes", "What weights may take of the memory.")
+        budget.add_metric([], weights.budget_bytes)
+        held = weights.held()
+        sizes = GaugeMetricFamily("safelight_weights_bytes", "Weights in memory.", labels=["kind", "state"])
+        totals: defaultdict[tuple[str, str], int] = defaultdict(int)
+        by_model: defaultdict[str, int] = defaultdict(int)
+        for one in held:
+            totals[one.kind, "used" if one.in_use else "idle"] += one.size_bytes
+            if one.kind == "model":
+                by_model[self.models[one.name]] += one.size_bytes
+        for (kind, state), size in totals.items():
+            sizes.add_metric([kind, state], size)
+        models = GaugeMetricFamily("safelight_model_bytes", "Weights of each model in memory.", labels=["model"])
+        for name, size in by_model.items():
+            models.add_metric([name], size)
+        loaded = CounterMetricFamily("safelight_weights_loaded", "Models and LoRAs loaded.", value=weights.num_loaded)
+        dropped = CounterMetricFamily(
+            "safelight_weights_dropped", "Models and LoRAs dropped from memory.", value=weights.num_dropped
+        )
+        yield from (budget, sizes, models, loaded, dropped)

@@ -18,7 +18,7 @@ from safelight.errors import InvalidRequest
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
-from safelight.models.several import number
+from safelight.models.several import expanded
 from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
@@ -28,6 +28,7 @@ from safelight.server.a1111_units import led_by, units_of
 from safelight.server.auth import Who, parts_of
 from safelight.server.fetch import fetch_picture
 from safelight.server.files import as_base64
+from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
 from safelight.studio import Studio
 
@@ -72,7 +73,7 @@ async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
     wishes = body.wishes(options) | await led_by(request, body)
-    drafts = number(parse_draft(wishes), body.num_pictures)
+    drafts = await asyncio.to_thread(several, parse_draft(wishes), body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
 
@@ -88,6 +89,9 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
         raise InvalidRequest(f"init_images: {len(body.init_images)} are more than the batch_size of {body.batch_size}")
     options = await options_for(request, caller, body)
     wishes = body.wishes(options)
+    found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
+    if found.description.reads == "instructions":
+        wishes["image_guidance"] = body.image_cfg_scale
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
     marked = None
     if body.mask:
@@ -103,7 +107,7 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
     changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
     drafts = [
         draft.model_copy(update=changing[place % len(inits)])
-        for place, draft in enumerate(number(firsts[0], body.num_pictures))
+        for place, draft in enumerate(await asyncio.to_thread(several, firsts[0], body, parts_of(request).settings))
     ]
     return await drawn(request, caller, body, drafts, options=options, kind="img2img")
 
@@ -141,6 +145,11 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)
+
+
+def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
+    """As many as the body asks for, with the choices in their prompts made where it asks for that."""
+    return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
 async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:

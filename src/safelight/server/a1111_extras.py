@@ -14,18 +14,18 @@ from safelight.diffusion.canvas import upscale
 from safelight.errors import JobCancelled, UnknownModel, UnsupportedOption
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
+from safelight.models.upscalers import LANCZOS, Upscalers
 from safelight.server.a1111 import sittings_of
 from safelight.server.a1111_info import infotext_of, items_of, parameters_of
 from safelight.server.a1111_payloads import FAULTS, RED_DOT, Loose
+from safelight.server.a1111_upscalers import NONE, ours_for
 from safelight.server.auth import Who, parts_of
 from safelight.server.fetch import fetch_picture
 from safelight.server.files import as_base64
-from safelight.spec import Upscale, parse_spec
 from safelight.studio import Studio
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
 
-UPSCALERS = ("None", "Lanczos")
 MOST_PICTURES = 100
 Visibility = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
@@ -54,17 +54,25 @@ class Extras(Loose):
     extras_upscaler_2_visibility: Visibility = 0
     upscale_first: bool = False
 
-    def refuse_what_we_cannot(self) -> None:
+    def method(self, upscalers: Upscalers) -> str:
+        """In our words; "None" leaves pictures as they are.
+
+        Raises:
+            UnsupportedOption: an upscaler, or something else, that is not here.
+        """
         for name in ("gfpgan_visibility", "codeformer_visibility"):
             if getattr(self, name):
                 raise UnsupportedOption(name, "no face restorer is installed here; leave it at 0")
-        for name in ("upscaler_1", "upscaler_2"):
-            if getattr(self, name) not in UPSCALERS:
-                raise UnsupportedOption(name, f"no upscaler {getattr(self, name)!r}; known: {', '.join(UPSCALERS)}")
+        methods = {
+            name: ours_for(name, getattr(self, name), upscalers)
+            for name in ("upscaler_1", "upscaler_2")
+            if getattr(self, name) != NONE
+        }
         if self.extras_upscaler_2_visibility and self.upscaler_2 not in ("None", self.upscaler_1):
             raise UnsupportedOption(
                 "upscaler_2", "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
             )
+        return methods.get("upscaler_1", LANCZOS)
 
     def scale_for(self, size: tuple[int, int]) -> float:
         if self.upscaler_1 == "None":
@@ -170,18 +178,17 @@ async def interrogate(caller: Who, body: InterrogateBody) -> InterrogateAnswer:
 
 async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequence[str]) -> list[str]:
     """PNGs in base64, by way of a job for each picture that grows."""
-    body.refuse_what_we_cannot()
-    caller.require("draw")
     parts = parts_of(request)
     studio = parts.studio
+    method = body.method(studio.upscalers)
+    caller.require("draw")
     # One at a time in memory: a small file can hold a very large picture.
     kept: list[Kept] = []
     for source in sources:
         data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
         kept.append(await asyncio.to_thread(keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
-    specs = [parse_spec({"task": "upscale", "init": one.digest, "scale": one.scale}) for one in grows]
-    upscales = [spec for spec in specs if isinstance(spec, Upscale)]
+    upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
     sittings = sittings_of(request)
     jobs = await sittings.draw(request, upscales, caller, Wishes(), desk=parts.desk, kind="extras") if upscales else []
     for one, job in zip(grows, jobs, strict=True):

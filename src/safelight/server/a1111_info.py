@@ -11,7 +11,7 @@ from safelight.assets import sampler_names
 from safelight.assets.infotext import parse_infotext, quote, to_pairs, write_infotext
 from safelight.assets.read_metadata import Metadata
 from safelight.server.a1111_payloads import Drawing
-from safelight.spec import Denoised, TextToImage, Upscale
+from safelight.spec import Denoised, TextToImage, Upscale, Variation
 
 ELSEWHERE = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "Clip skip", "Version")
 """Of an infotext: what `info` has under names of its own."""
@@ -73,7 +73,7 @@ def info_of(asked: Sequence[Denoised], drawn: Sequence[Denoised], body: Drawing,
 def strength_of(spec: Denoised) -> float | None:
     if isinstance(spec, TextToImage):
         return spec.highres.strength if spec.highres else None
-    return spec.strength
+    return None if isinstance(spec, Variation) else spec.strength
 
 
 def infotext_of(metadata: Metadata) -> str:

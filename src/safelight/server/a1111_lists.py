@@ -17,6 +17,7 @@ from safelight.server.a1111 import sittings_of
 from safelight.server.a1111_embeddings import Embeddings, list_embeddings
 from safelight.server.a1111_options import merged, shown
 from safelight.server.a1111_payloads import FAULTS
+from safelight.server.a1111_upscalers import LATENT_MODES, NONE, upscalers_by_name
 from safelight.server.auth import Who, parts_of
 from safelight.studio import Studio
 
@@ -184,13 +185,14 @@ def models_in(studio: Studio) -> list[ModelItem]:
 
 
 @router.get("/upscalers")
-async def upscalers(caller: Who) -> list[UpscalerItem]:
-    return [UpscalerItem(name="None"), UpscalerItem(name="Lanczos")]
+async def upscalers(request: Request, caller: Who) -> list[UpscalerItem]:
+    names = await asyncio.to_thread(upscalers_by_name, parts_of(request).studio.upscalers)
+    return [UpscalerItem(name=name) for name in (NONE, *names)]
 
 
 @router.get("/latent-upscale-modes")
 async def latent_upscale_modes(caller: Who) -> list[LatentUpscaleMode]:
-    return [LatentUpscaleMode(name="Latent"), LatentUpscaleMode(name="Latent (bicubic)")]
+    return [LatentUpscaleMode(name=name) for name in LATENT_MODES]
 
 
 @router.get("/sd-vae")

@@ -14,24 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.lora_tags import take_loras
-from safelight.models.several import MOST_PICTURES
+from safelight.models.several import MOST_PICTURES, Expand
 from safelight.server.a1111_options import Options
-from safelight.spec import Blur, Fit, Fraction, Guidance, Padding, Prompt, Steps, Strength
+from safelight.server.a1111_upscalers import HIGHRES
+from safelight.spec import Blur, Fit, Fraction, Guidance, ImageGuidance, Padding, Prompt, Steps, Strength
 
 FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}
 """resize_mode."""
-HIGHRES_UPSCALERS = {
-    "Latent": "latent",
-    "Latent (bicubic)": "latent",
-    "Lanczos": "lanczos",
-    "None": "lanczos",
-    "": "latent",
-}
-"""The plain "Latent" is bilinear there and bicubic here; no upscaler means Lanczos there too."""
 PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
 AT_ETA_0 = {"Euler a": "Euler", "DPM2 a": "DPM2"}
 """What an ancestral sampler is without its noise."""
+DYNAMIC_PROMPTS = "dynamic prompts"
+"""How the extension's name begins, whatever its version."""
 HYPERNETWORK = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 Side = Annotated[int, Field(ge=64, le=4103)]
 """Cut to a multiple of 8, as there."""
@@ -140,6 +135,15 @@ class Drawing(Loose):
         }
 
     @property
+    def expand(self) -> Expand | None:
+        """The extension Dynamic Prompts: its first argument turns it on, its second draws every combination."""
+        for name, said in self.alwayson_scripts.items():
+            if name.casefold().startswith(DYNAMIC_PROMPTS) and not is_idle(said):
+                args: Any = said.get("args") if isinstance(said, Mapping) else said
+                return "combinatorial" if args[1:2] == [True] else "wildcards"
+        return None
+
+    @property
     def sampler(self) -> Sampler:
         sampler = sampler_of(self.sampler_name or self.sampler_index, self.scheduler)
         if self.eta == 0 and sampler.plain in AT_ETA_0:
@@ -171,7 +175,8 @@ class Drawing(Loose):
         if self.script_name not in ("", "None"):
             raise no_script("script_name", self.script_name)
         for name, said in self.alwayson_scripts.items():
-            if name.lower() != "controlnet" and not is_idle(said):
+            read = name.casefold() == "controlnet" or name.casefold().startswith(DYNAMIC_PROMPTS)
+            if not read and not is_idle(said):
                 raise no_script("alwayson_scripts", name)
 
 
@@ -195,8 +200,8 @@ class TextToImageBody(Drawing):
         return super().wishes(options) | {"highres": self.highres() if self.enable_hr else None}
 
     def highres(self) -> dict[str, Any]:
-        if self.hr_upscaler not in HIGHRES_UPSCALERS:
-            known = ", ".join(filter(None, HIGHRES_UPSCALERS))
+        if self.hr_upscaler not in HIGHRES:
+            known = ", ".join(filter(None, HIGHRES))
             raise UnsupportedOption("hr_upscaler", f"no upscaler {self.hr_upscaler!r}; known: {known}")
         same = {
             "hr_checkpoint_name": ("", "Use same checkpoint"),
@@ -212,7 +217,7 @@ class TextToImageBody(Drawing):
             "scale": self.scale(),
             "strength": self.denoising_strength,
             "steps": self.hr_second_pass_steps or None,
-            "upscaler": HIGHRES_UPSCALERS[self.hr_upscaler],
+            "upscaler": HIGHRES[self.hr_upscaler],
         }
 
     def scale(self) -> float:
@@ -230,8 +235,8 @@ class ImageToImageBody(Drawing):
     resize_mode: Annotated[int, Field(ge=0, le=3)] = 0
     """0 stretches, 1 crops, 2 fills up from the edges."""
     denoising_strength: Strength = 0.75
-    image_cfg_scale: float = 1.5
-    """Of models that are told by pictures; there are none here."""
+    image_cfg_scale: ImageGuidance = 1.5
+    """How strictly models that follow instructions keep to the picture; others pass it over."""
     mask: str = ""
     """White is drawn anew; of a picture with transparency, what is opaque."""
     mask_blur: Blur | None = None

@@ -116,7 +116,7 @@ async def opened(
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()
-    metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory)
+    metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory, weights=studio.memory)
     worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
     desk = Desk(
         queue,

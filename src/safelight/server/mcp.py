@@ -64,6 +64,8 @@ Guidance = Annotated[float | None, Field(description="How closely to follow the 
 Seed = Annotated[int | None, Field(description="The same seed and words give the same picture.")]
 Number = Annotated[int, Field(ge=1, le=MOST_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
 
+Wildcards = Annotated[bool, Field(description="Choose by lot from {red|blue} and __colour__ in the prompt.")]
+
 
 class Api:
     """The HTTP API: of the server at `server`, or else of an application of our own, opened when first used."""
@@ -172,11 +174,12 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         sampler: Sampler = None,
         seed: Seed = None,
         n: Number = 1,
+        wildcards: Wildcards = False,
     ) -> CallToolResult:
         """Draw one or more pictures from words."""
         wishes = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
         wishes |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        return await draw(api, ctx, wishes, n=n)
+        return await draw(api, ctx, wishes | {"expand": "wildcards" if wildcards else None}, n=n)
 
     @server.tool(annotations=DRAWS)
     async def edit_image(
@@ -208,9 +211,10 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         ctx: Ask,
         image: ImageArgument,
         scale: Annotated[float, Field(description="How many times as large, above 1 and up to 8.")] = 2.0,
+        method: Annotated[str, Field(description="lanczos, or a network such as realesrgan-x4plus.")] = "lanczos",
     ) -> CallToolResult:
         """Make a picture larger."""
-        body = {"init": await kept(api, ctx, image, local=local), "scale": scale}
+        body = {"init": await kept(api, ctx, image, local=local), "scale": scale, "method": method}
         return await shown(api, ctx, [(await api.ask("POST", "/v1/upscales", ctx, json=body)).json()])
 
     @server.tool(annotations=LOOKS)

@@ -20,7 +20,8 @@ from safelight.errors import InvalidImage, InvalidRequest, UnknownModel
 from safelight.jobs.desk import Wishes
 from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
-from safelight.models.several import number
+from safelight.models.families import Description
+from safelight.models.several import expanded
 from safelight.server.attend import failure, stay
 from safelight.server.auth import Who, parts_of
 from safelight.server.files import link
@@ -38,7 +39,7 @@ from safelight.server.openai_payloads import (
     usage_of,
 )
 from safelight.server.openai_stream import stream
-from safelight.spec import Draft, explain
+from safelight.spec import Draft, Reads, explain
 from safelight.studio import Studio
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -77,7 +78,8 @@ async def generations(
     request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
 ) -> ImagesAnswer | Response:
     """Pictures from words."""
-    first = body.draft(await default_steps(request, body))
+    about = await description_for(request, body)
+    first = body.draft(about.defaults.steps)
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
@@ -87,8 +89,9 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     caller.require("draw")
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
-        given = await starts(parts_of(request).studio, form, body)
-    first = body.draft(await default_steps(request, body), **given)
+        about = await description_for(request, body)
+        given = await starts(parts_of(request).studio, form, body, about.reads)
+    first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
@@ -98,8 +101,9 @@ async def variations(request: Request, caller: Who, idempotency_key: Key = None)
     caller.require("draw")
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
-        given = await starts(parts_of(request).studio, form, body)
-    first = body.draft(await default_steps(request, body), **given)
+        about = await description_for(request, body)
+        given = await starts(parts_of(request).studio, form, body, about.reads)
+    first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
@@ -118,7 +122,8 @@ async def draw(
         said=body.model_dump_json() + str(first.init) + str(first.mask),
         retried=request.headers.get(RETRIES, "0") != "0",
     )
-    jobs = await parts.desk.accept(number(first, body.n or 1), caller, wishes)
+    drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
+    jobs = await parts.desk.accept(drafts, caller, wishes)
     if body.stream:
         return stream(parts, body, jobs, kind=kind)
     returns = idempotency_key or RETRIES in request.headers
@@ -147,9 +152,9 @@ async def data_of(request: Request, job: JobRow, *, as_url: bool) -> ImageData:
     return ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
 
 
-async def default_steps(request: Request, body: ImageRequest) -> int:
+async def description_for(request: Request, body: ImageRequest) -> Description:
     found = await asyncio.to_thread(parts_of(request).studio.models.find, model_of(body.model))
-    return found.description.defaults.steps
+    return found.description
 
 
 def parsed(kind: type[Body], form: FormData) -> Body:
@@ -161,14 +166,14 @@ def parsed(kind: type[Body], form: FormData) -> Body:
         raise InvalidRequest(explain(error, list(kind.model_fields))) from None
 
 
-async def starts(studio: Studio, form: FormData, body: EditRequest) -> dict[str, Any]:
-    """The fields of a draft that say what it starts from."""
+async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads) -> dict[str, Any]:
+    """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
     images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
     if not images:
         raise InvalidRequest("image: a picture is needed, as a file of the multipart form")
     if len(images) > MOST_IMAGES:
         raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
-    strength = body.strength or STRENGTHS[body.input_fidelity]
+    strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
     given: dict[str, Any] = {"init": await asyncio.to_thread(studio.keep, await images[0].read()), "strength": strength}
     mask = form.get("mask")
     if isinstance(mask, UploadFile):

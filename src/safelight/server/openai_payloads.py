@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from safelight.assets.encode import Encoding
 from safelight.errors import UnsupportedOption
+from safelight.models.several import Expand
 from safelight.spec import (
     ClipSkip,
     ControlWish,
@@ -17,6 +18,7 @@ from safelight.spec import (
     Draft,
     Fraction,
     Guidance,
+    ImageGuidance,
     LoraWish,
     PicturePromptWish,
     Prompt,
@@ -52,6 +54,8 @@ class Extras(BaseModel):
     picture_prompts: tuple[PicturePromptWish, ...] = ()
     strength: Strength | None = None
     """Of edits and variations: how far the picture departs from the one it starts from."""
+    image_guidance: ImageGuidance | None = None
+    """Of edits by models that follow instructions: how strictly they keep to the picture."""
 
 
 class ImageRequest(Extras):
@@ -63,6 +67,8 @@ class ImageRequest(Extras):
     size: str | None = None
     """`WIDTHxHEIGHT` in pixels, multiples of 8, or `auto`."""
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    expand: Expand | None = None
+    """Ours: read choices in the prompts; `combinatorial` answers with `n` pictures of each combination."""
     response_format: Literal["url", "b64_json"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None

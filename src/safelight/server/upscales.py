@@ -1,7 +1,7 @@
 """/v1/upscales: a stored picture made larger, as a job like any other."""
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +10,7 @@ from safelight.assets.encode import Detail, Encoding, Format
 from safelight.jobs.desk import Wishes
 from safelight.server.auth import Who, parts_of
 from safelight.server.jobs import JobView, Key, view
-from safelight.spec import Digest, Scale, Upscale
+from safelight.spec import Digest, Scale, UpscaleMethod
 
 router = APIRouter(prefix="/v1/upscales", tags=["jobs"])
 
@@ -21,7 +21,8 @@ class UpscaleRequest(BaseModel):
     init: Digest
     """The picture: the `asset_id` of a job, or what POST /v1/files answered."""
     scale: Scale = 2.0
-    method: Literal["lanczos"] = "lanczos"
+    method: UpscaleMethod = "lanczos"
+    """`lanczos`, or a network: `realesrgan-x4plus`, ... or the name of one of the server's own."""
     output_format: Format = "png"
     output_compression: Annotated[int, Field(ge=1, le=100)] = 90
     metadata: Detail = "full"
@@ -36,6 +37,6 @@ async def create(request: Request, caller: Who, body: UpscaleRequest, idempotenc
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
         idempotency_key=idempotency_key,
     )
-    spec = Upscale(init=body.init, scale=body.scale, method=body.method)
+    spec = await asyncio.to_thread(parts.studio.upscale_spec, body.init, body.scale, body.method)
     [job] = await parts.desk.accept([spec], caller, wishes)
     return await view(request, job)

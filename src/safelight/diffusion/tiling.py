@@ -1,0 +1,69 @@
+"""A canvas larger than a network was trained for, drawn in tiles that overlap (MultiDiffusion, arXiv:2302.08113).
+
+In every call each tile is a row of its own; where tiles overlap, what the network says of them is averaged, with
+weights that fall off towards a tile's edge. The canvas itself is never cut: one table update moves all of it, and so
+there is nothing that a seam could be between.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from safelight.diffusion.shapes import Latents
+
+Corner = tuple[int, int]
+"""Top and left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    side: int
+    """Of a tile, in latent pixels; shorter where the canvas is."""
+    overlap: int
+    """What neighbours share at least."""
+
+    def corners(self, height: int, width: int) -> list[Corner]:
+        return list(product(self.starts(height), self.starts(width)))
+
+    def starts(self, length: int) -> list[int]:
+        """Evenly spread, so that no tile is a sliver."""
+        if length <= self.side:
+            return [0]
+        step = max(self.side - self.overlap, 1)
+        gaps = -(-(length - self.side) // step)
+        return [round(index * (length - self.side) / gaps) for index in range(gaps + 1)]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return min(self.side, height), min(self.side, width)
+
+    def area(self, height: int, width: int) -> int:
+        """Of all tiles together, in latent pixels."""
+        tile_height, tile_width = self.size(height, width)
+        return len(self.corners(height, width)) * tile_height * tile_width
+
+    def cut(self, canvas: Latents) -> Latents:
+        """(b, c, H, W) as (b n, c, h, w): the n tiles of each row follow each other."""
+        height, width = canvas.shape[-2:]
+        h, w = self.size(height, width)
+        tiles = [canvas[..., y : y + h, x : x + w] for y, x in self.corners(height, width)]
+        return torch.stack(tiles, dim=1).flatten(0, 1)
+
+    def join(self, tiles: Latents, height: int, width: int) -> Latents:
+        """What `cut` took apart; of equal tiles, exactly the canvas that they were cut from but for rounding."""
+        corners, (h, w) = self.corners(height, width), self.size(height, width)
+        tiles = tiles.unflatten(0, (-1, len(corners)))
+        mask = ramp(h, self.overlap, tiles)[:, None] * ramp(w, self.overlap, tiles)[None, :]
+        total = tiles.new_zeros(tiles.shape[0], tiles.shape[2], height, width)
+        weight = tiles.new_zeros(height, width)
+        for number, (y, x) in enumerate(corners):
+            total[..., y : y + h, x : x + w] += tiles[:, number] * mask
+            weight[y : y + h, x : x + w] += mask
+        return total / weight
+
+
+def ramp(length: int, fade: int, like: Tensor) -> Tensor:
+    """Up over `fade` pixels, flat, and down again; never 0, so that a lone edge keeps its pixels."""
+    rising = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / max(fade, 1)
+    return torch.minimum(rising, rising.flip(0)).clamp(max=1)

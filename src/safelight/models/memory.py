@@ -1,0 +1,246 @@
+"""Weights in memory within a budget: shared by jobs, kept after their use, dropped when others need the room.
+
+    lease = await memory.take(needs)    all that a job needs may be in memory now, and stays as long as the job
+    lease.end()                         one user fewer
+
+What nobody uses goes first, the least recently used before the others; what a job uses never goes. A job whose weights
+do not fit beside those in use waits. Others may pass it for `PATIENCE_S`: jobs of a model that is in memory would
+otherwise wait for a model that is not, and both would be loaded in turn for every job. After that time newcomers wait
+behind it, so that a busy model cannot shut another out. All that a job needs is taken at once, so that no two jobs can
+wait for each other. A model that is larger than the whole budget is loaded when nothing else is in use, with a warning.
+"""
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+
+from safelight.errors import OutOfMemory
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Weights that a job uses."""
+
+    key: Hashable
+    """What they are; two jobs with one key share them."""
+    kind: str
+    """`model`, `lora`, ...; for messages and metrics."""
+    name: str
+    size_bytes: int
+    """In the format in which they will be kept; what is made of them for speed included."""
+    drop: Callable[[], None]
+    """Forget them: nobody uses them."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """Weights that are in memory, or about to be."""
+
+    need: Need
+    users: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One holding, to be shown."""
+
+    kind: str
+    name: str
+    size_bytes: int
+    in_use: bool
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    needs: Sequence[Need]
+    since: float
+    granted: "Future[bool]" = field(default_factory=Future[bool])
+    """Whether anything was dropped for it."""
+
+    def __post_init__(self) -> None:
+        # From here on only the ledger decides: whoever stops waiting says so with `leave`.
+        self.granted.set_running_or_notify_cancel()
+
+
+class Memory:
+    """The ledger. Holds no weights itself; may be used from any thread and event loop."""
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        *,
+        most_bytes: int | None = None,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`most_bytes` is all that the device has: more is refused, whatever the budget."""
+        self.budget_bytes = budget_bytes
+        self.most_bytes = most_bytes
+        self.patience_s = patience_s
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.holdings: OrderedDict[Hashable, Holding] = OrderedDict()
+        """The least recently used first."""
+        self.line: list[Waiter] = []
+        self.num_loaded, self.num_dropped = 0, 0
+        """Since the start."""
+
+    async def take(self, needs: Sequence[Need]) -> "Lease":
+        """Wait until there is room, and use them all.
+
+        Raises:
+            OutOfMemory: more than the device has.
+        """
+        needs = list({need.key: need for need in needs}.values())
+        self.require_possible(needs)
+        with self.lock:
+            waiter = Waiter(needs, self.clock())
+            self.line.append(waiter)
+            self.serve()
+        try:
+            dropped = await asyncio.wrap_future(waiter.granted)
+            if dropped:
+                # The room is free only once what was dropped is gone.
+                await asyncio.to_thread(release)
+        except BaseException:
+            self.leave(waiter)
+            raise
+        return Lease(self, needs)
+
+    def require_possible(self, needs: Sequence[Need]) -> None:
+        wanted = sum(need.size_bytes for need in needs)
+        if self.most_bytes is not None and wanted > self.most_bytes:
+            raise OutOfMemory(
+                f"{named(needs)} takes {wanted / GIB:.1f} GiB, and there are {self.most_bytes / GIB:.1f} in all; "
+                "use a smaller model, or half precision (dtype) where the device is fast with it"
+            )
+
+    def serve(self) -> None:
+        """Let in who may come in; called with the lock held."""
+        for waiter in list(self.line):
+            dropped = self.make_room(waiter.needs)
+            if dropped is not None:
+                self.line.remove(waiter)
+                self.use(waiter.needs)
+                waiter.granted.set_result(dropped)
+            elif self.clock() - waiter.since >= self.patience_s:
+                return
+
+    def make_room(self, needs: Sequence[Need]) -> bool | None:
+        """Drop what must go, and say whether anything did; None where what is in use leaves too little room."""
+        keys = {need.key for need in needs}
+        wanted = sum(need.size_bytes for need in needs if need.key not in self.holdings)
+        others = [holding for key, holding in self.holdings.items() if key not in keys]
+        idle = [holding for holding in others if not holding.users]
+        over = self.held_bytes + wanted - self.budget_bytes
+        if not wanted or over <= 0:
+            return False
+        if over > sum(holding.need.size_bytes for holding in idle):
+            if len(idle) < len(others):
+                return None
+            total = sum(need.size_bytes for need in needs)
+            log.warning(
+                "%s takes %.2f GiB, more than the budget of %.2f: it is loaded alone (SAFELIGHT_MODEL_MEMORY_GB)",
+                named(needs),
+                total / GIB,
+                self.budget_bytes / GIB,
+            )
+        for holding in idle:
+            if over <= 0:
+                break
+            self.drop(holding)
+            over -= holding.need.size_bytes
+        return bool(idle)
+
+    def use(self, needs: Iterable[Need]) -> None:
+        for need in needs:
+            if need.key not in self.holdings:
+                self.holdings[need.key] = Holding(need)
+                self.num_loaded += 1
+            self.holdings[need.key].users += 1
+            self.holdings.move_to_end(need.key)
+
+    def end(self, needs: Iterable[Need], *, forget: bool) -> None:
+        with self.lock:
+            for need in needs:
+                holding = self.holdings[need.key]
+                holding.users -= 1
+                if forget and not holding.users:
+                    self.drop(holding)
+            self.serve()
+
+    def leave(self, waiter: Waiter) -> None:
+        """A caller that waits no longer."""
+        with self.lock:
+            if waiter in self.line:
+                self.line.remove(waiter)
+                self.serve()
+                return
+        self.end(waiter.needs, forget=True)
+
+    def drop(self, holding: Holding) -> None:
+        del self.holdings[holding.need.key]
+        holding.need.drop()
+        self.num_dropped += 1
+        log.info("%s %s was dropped from memory", holding.need.kind, holding.need.name)
+
+    def drop_idle(self) -> None:
+        """Drop all that nobody uses."""
+        with self.lock:
+            idle = [holding for holding in self.holdings.values() if not holding.users]
+            for holding in idle:
+                self.drop(holding)
+            self.serve()
+        if idle:
+            release()
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(holding.need.size_bytes for holding in self.holdings.values())
+
+    def held(self) -> list[Held]:
+        with self.lock:
+            return [
+                Held(kind=need.kind, name=need.name, size_bytes=need.size_bytes, in_use=holding.users > 0)
+                for holding in self.holdings.values()
+                for need in [holding.need]
+            ]
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The right to use some weights; ended once, however often it is asked to."""
+
+    memory: Memory
+    needs: Sequence[Need]
+    ended: bool = False
+
+    def end(self, *, forget: bool = False) -> None:
+        """`forget`: they could not be loaded, so they hold no room."""
+        if not self.ended:
+            self.ended = True
+            self.memory.end(self.needs, forget=forget)
+
+
+def named(needs: Sequence[Need]) -> str:
+    return " with ".join(f"{need.kind} {need.name}" for need in needs)
+
+
+def release() -> None:
+    """Networks hold themselves through their hooks, so that only the collector frees them."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,138 @@
+"""Pictures drawn in tiles: every tile a row, and no seam between them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.fakes import Desk, draw, out_of_memory_above, psnr, spec_for
+from tests.tiny_models import INIT, start_picture
+from torch import Tensor
+
+from safelight.acceleration.denoiser import Conditions, Denoiser
+from safelight.acceleration.eager import eager_denoiser
+from safelight.acceleration.tiled import tiled
+from safelight.diffusion.tiling import Tiling
+from safelight.errors import UnsupportedOption
+from safelight.events import Failed, Stepped
+from safelight.models.load import Model
+from safelight.spec import Denoised, Tiles
+
+Models = Callable[[str], Model]
+Hear = Callable[[Tensor, Conditions], None]
+PICTURES = {INIT: start_picture(160, 96)}
+LARGE: dict[str, Any] = {"init": INIT, "width": 160, "height": 96, "strength": 0.5, "steps": 4, "guidance": 4.0}
+
+
+def large(model: Model, *, side: int = 64, **wishes: Any) -> Denoised:
+    return spec_for(model, **LARGE | wishes, tiles=Tiles(side=side, overlap=16))
+
+
+def heard_by(hear: Hear) -> Callable[[Model], Denoiser]:
+    """A network that tells what it is given."""
+
+    def denoiser_for(model: Model) -> Denoiser:
+        denoise = eager_denoiser(model)
+
+        def listening(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+            hear(latents, conditions)
+            return denoise(latents, timesteps, conditions)
+
+        return listening
+
+    return denoiser_for
+
+
+def test_a_network_that_looks_at_single_pixels_cannot_tell_tiles_from_the_whole() -> None:
+    def pointwise(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        return latents * timesteps.view(-1, 1, 1, 1) + conditions.context.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    latents, timesteps = torch.randn(3, 4, 20, 33), torch.tensor([1.0, 2.0, 3.0])
+    conditions = Conditions(context=torch.randn(3, 7, 5), mask=None, pooled=None, time_ids=None, guidance=None)
+    expected = pointwise(latents, timesteps, conditions)
+    for most_rows in (1, 5, 1000):
+        over = tiled(pointwise, Tiling(side=8, overlap=3), most_rows=most_rows, scale=8)
+        torch.testing.assert_close(over(latents, timesteps, conditions), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> None:
+    ours = model("sd1")
+    plain = spec_for(ours, **LARGE)
+    assert psnr(draw(large(ours, side=160), ours, PICTURES), draw(plain, ours, PICTURES)) == float("inf")
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models) -> None:
+    """And in as many as it takes where they do not; the picture is the same."""
+    ours, rows = model(kind), list[int]()
+    images: list[Image.Image] = []
+    for budget in (1e9, 5 * 64 * 64 / 1e6):
+        with Desk(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
+            job = desk.add(large(ours), ours, PICTURES)
+            desk.finish()
+            images.append(desk.image(job))
+            assert [event.batch_rows for event in desk.heard(job, Stepped)] == [2, 2]
+    # Three by two tiles, each with and without its prompt; then five at once.
+    assert rows == [12] * 2 + [5, 5, 2] * 2
+    assert psnr(*images) >= 60
+
+
+def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Models) -> None:
+    ours = model("sd1")
+    with Desk(out_of_memory_above(3)) as desk:
+        job = desk.add(large(ours), ours, PICTURES)
+        desk.finish()
+        assert psnr(desk.image(job), draw(large(ours), ours, PICTURES)) >= 60
+    with Desk(out_of_memory_above(0)) as desk:
+        job = desk.add(large(ours), ours, PICTURES)
+        desk.finish()
+        assert isinstance(desk.last(job), Failed)
+
+
+def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
+    told: list[Tensor | None] = []
+    ours = model("sdxl")
+    with Desk(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
+        desk.add(large(ours, guidance=1.0), ours, PICTURES)
+        desk.finish()
+    assert told[0] is not None
+    # Of a picture 96 high and 160 wide: the tile's top and left, and its size.
+    assert told[0].tolist() == [[96, 160, y, x, 64, 64] for y in (0, 32) for x in (0, 48, 96)]
+
+
+def test_company_and_size_are_minded(model: Models) -> None:
+    """Tiled pictures of one canvas share calls, and none with a plain one of that size."""
+    ours = model("sd1")
+    with Desk() as desk:
+        jobs = [desk.add(large(ours, seed=seed), ours, PICTURES) for seed in (1, 2)]
+        assert jobs[0].megapixels == pytest.approx(2 * 6 * 64 * 64 / 1e6)
+        plain = desk.add(spec_for(ours, **LARGE), ours, PICTURES)
+        desk.finish()
+        assert [event.batch_rows for event in desk.heard(jobs[0], Stepped)] == [4, 4]
+        assert [event.batch_rows for event in desk.heard(plain, Stepped)] == [2, 2]
+        assert psnr(desk.image(jobs[1]), draw(large(ours, seed=2), ours, PICTURES)) >= 60
+
+
+def test_no_seam_shows_where_tiles_meet(model: Models) -> None:
+    """The step between neighbouring columns is no larger at the borders of tiles than elsewhere."""
+    ours, init = model("sd1"), {INIT: Image.new("RGB", (256, 64), (120, 130, 140))}
+    wishes = LARGE | {"width": 256, "height": 64, "strength": 1.0, "guidance": 1.0}
+    image = draw(spec_for(ours, **wishes, tiles=Tiles(side=64, overlap=32)), ours, init)
+    steps = np.abs(np.diff(np.asarray(image, dtype=float), axis=1)).mean(axis=(0, 2))
+    starts = Tiling(side=16, overlap=8).starts(64)
+    borders = [x for start in starts for x in (4 * start, 4 * (start + 16)) if 0 < x < 256]
+    at_borders = steps[[x - 1 for x in borders]]
+    assert at_borders.mean() < 1.5 * np.median(steps)
+
+
+def test_a_network_that_is_not_there_is_said(model: Models) -> None:
+    ours = model("sd1")
+    spec = spec_for(ours, **LARGE | {"width": 192, "height": 128}, tiles=Tiles(side=64, upscaler="realesrgan-x4plus"))
+    with Desk() as desk:
+        job = desk.add(spec, ours, PICTURES)
+        desk.finish()
+        last = desk.last(job)
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, UnsupportedOption)

@@ -1,0 +1,198 @@
+"""Several models within one budget, and jobs of all of them at once."""
+
+import asyncio
+import gc
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes import psnr
+from tests.lora_files import write_kohya
+from tests.tiny_models import checkpoint, load, model, one_thread
+
+from safelight.errors import CorruptModel, OutOfMemory
+from safelight.events import Event, Started, Stepped
+from safelight.generate import generate
+from safelight.models import pool as module
+from safelight.models.load import Model
+from safelight.models.memory import Memory
+from safelight.pictures import Drawn, draw_all, run
+from safelight.settings import Settings
+from safelight.spec import Draft, LoraWish
+from safelight.studio import Studio, open_studio
+
+__all__ = ["checkpoint", "model", "one_thread"]
+
+NAMES = ("one", "two", "three")
+
+
+@pytest.fixture
+def studio(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[Studio]:
+    """Three models of one size each, with weights of their own, and room for two and a half."""
+    for number, name in enumerate(NAMES):
+        folder = tmp_path / "models" / name
+        shutil.copytree(checkpoint("sd1"), folder)
+        change(folder, number)
+    with open_studio(Settings(home=tmp_path, device="cpu")) as studio:
+        studio.memory.budget_bytes = int(2.5 * size_of(studio, "one"))
+        yield studio
+
+
+def change(folder: Path, number: int) -> None:
+    """Other weights, so that it is another model."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.bias"] += 0.1 * number
+    save_file(weights, path)
+
+
+def size_of(studio: Studio, name: str) -> int:
+    from safelight.acceleration.packed import packed_bytes
+
+    placement = studio.models.placement
+    return studio.models.need(name, extra=lambda size: packed_bytes(size.unet, placement)).size_bytes
+
+
+def draft(model: str, **wishes: Any) -> Draft:
+    return Draft(**{"prompt": "a photo of the red apple", "model": model, "steps": 3, "seed": 1} | wishes)
+
+
+def drawn(studio: Studio, *drafts: Draft) -> list[Drawn]:
+    return run(draw_all(drafts, studio))
+
+
+def in_memory(studio: Studio) -> set[str]:
+    assert {model.name for model in studio.models.loaded.values()} == {
+        one.name for one in studio.memory.held() if one.kind == "model"
+    }, "the ledger and the pool tell the same"
+    return {model.name for model in studio.models.loaded.values()}
+
+
+def test_the_size_is_known_before_a_model_is_loaded(studio: Studio) -> None:
+    found = studio.models.find("one")
+    loaded = load(found.path)
+    networks = [loaded.unet, loaded.vae.network, *(encoder.network for encoder in loaded.text_encoders)]
+    real = [sum(p.nbytes for p in network.parameters()) for network in networks]
+    assert (found.size.whole, found.size.unet) == (sum(real), real[0])
+
+
+def test_the_model_not_used_for_longest_leaves_memory(studio: Studio) -> None:
+    for name in ("one", "two", "one", "three"):
+        drawn(studio, draft(name))
+    assert in_memory(studio) == {"one", "three"}
+    assert studio.memory.num_dropped == 1
+
+
+def test_a_model_that_left_is_gone_and_comes_back_to_the_same_picture(studio: Studio) -> None:
+    [first] = drawn(studio, draft("one"))
+    gone = weakref.ref(studio.models.loaded[first.spec.model_digest].unet)
+    drawn(studio, draft("two"), draft("three"))
+    deadline = time.monotonic() + 30
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert gone() is None, "something still holds the networks of a model that left"
+    [again] = drawn(studio, draft("one"))
+    assert psnr(first.image, again.image) >= 60
+
+
+def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:
+    """Both fit: the second does not wait for the first's jobs to end."""
+
+    async def work() -> None:
+        long = asyncio.create_task(events_of(studio, draft("one", steps=200)))
+        await asyncio.sleep(0.5)
+        short = await events_of(studio, draft("two"))
+        assert any(isinstance(event, Stepped) for event in short)
+        assert not long.done()
+        long.cancel()
+        await asyncio.wait([long])
+
+    run(work())
+
+
+def test_many_jobs_of_more_models_than_fit_all_end_well(studio: Studio) -> None:
+    wishes = [draft(name, seed=seed) for seed in range(4) for name in NAMES]
+    together = drawn(studio, *wishes)
+    assert studio.memory.held_bytes <= studio.memory.budget_bytes
+    assert not any(one.in_use for one in studio.memory.held())
+    assert len(in_memory(studio)) == 2
+    for wish, picture in list(zip(wishes, together, strict=True))[:3]:
+        [alone] = drawn(studio, wish)
+        assert psnr(alone.image, picture.image) >= 60  # the last bits change with the batch
+
+
+def test_a_cancelled_job_lets_its_model_go(studio: Studio) -> None:
+    studio.memory.budget_bytes = int(1.5 * size_of(studio, "one"))
+
+    async def work() -> None:
+        long = asyncio.create_task(events_of(studio, draft("one", steps=500)))
+        await asyncio.sleep(0.5)
+        waiting = asyncio.create_task(events_of(studio, draft("two")))
+        await asyncio.wait([waiting], timeout=0.3)
+        assert not waiting.done()
+        long.cancel()
+        assert any(isinstance(event, Stepped) for event in await waiting)
+
+    run(work())
+    assert in_memory(studio) == {"two"}
+
+
+def test_a_model_larger_than_the_budget_is_drawn_with_all_the_same(studio: Studio) -> None:
+    studio.memory.budget_bytes = 1000
+    drawn(studio, draft("one"), draft("two"))
+    assert len(in_memory(studio)) == 1
+
+
+def test_a_model_larger_than_the_machine_is_refused(studio: Studio) -> None:
+    studio.memory.most_bytes = 1000
+    with pytest.raises(OutOfMemory, match=r"model one takes 0\.0 GiB"):
+        drawn(studio, draft("one"))
+
+
+def test_loras_count(studio: Studio, tmp_path: Path, model: Callable[[str], Model]) -> None:
+    (tmp_path / "loras").mkdir()
+    for seed in range(3):
+        write_kohya(tmp_path / "loras" / f"style{seed}.safetensors", model("sd1"), seed=seed)
+    drawn(studio, draft("one", loras=(LoraWish(name="style0"),)))
+    [lora] = [one for one in studio.memory.held() if one.kind == "lora"]
+    real = next(iter(studio.loras.loaded.values())).size_bytes
+    # What is stacked for a call comes on top; the alphas of the file are in none of them.
+    assert 2 * real <= lora.size_bytes < 2.1 * real
+    studio.memory.budget_bytes = size_of(studio, "one") + int(1.5 * lora.size_bytes)
+    for number in (1, 2):
+        drawn(studio, draft("one", loras=(LoraWish(name=f"style{number}"),)))
+    assert [one.name for one in studio.memory.held() if one.kind == "lora"] == ["style2"]
+    assert len(studio.loras.loaded) == 1
+
+
+def test_a_model_that_cannot_be_loaded_holds_no_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Model:
+        raise CorruptModel("it is damaged")
+
+    monkeypatch.setattr(module, "load_model", broken)
+    with pytest.raises(CorruptModel, match="damaged"):
+        drawn(studio, draft("one"))
+    assert studio.memory.held() == []
+
+
+async def events_of(studio: Studio, wish: Draft) -> list[Event]:
+    async with asyncio.timeout(60), aclosing(generate(wish, studio)) as events:
+        return [event async for event in events if isinstance(event, Started | Stepped)]
+
+
+def test_the_budget_is_a_setting() -> None:
+    with open_studio(Settings(device="cpu", model_memory_gb=1.5)) as studio:
+        assert studio.memory.budget_bytes == 1.5e9
+    with open_studio(Settings(device="cpu")) as studio:
+        usual, most = studio.memory.budget_bytes, studio.memory.most_bytes
+        assert isinstance(studio.memory, Memory)
+        assert most is not None
+        assert usual == int(0.6 * most)
