@@ -20,12 +20,12 @@ from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
 from safelight.models.families import text_widths
-from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
 from safelight.models.placement import choose_placement
 from safelight.models.pool import Found, ModelPool
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
+from safelight.registry.catalogue import open_catalogue
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,
@@ -63,7 +63,7 @@ class Studio:
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
-            self.settings.embeddings,
+            self.models.catalogue,
             (draft.prompt, draft.negative_prompt),
             model=draft.model,
             model_widths=lambda: text_widths(found.description),
@@ -79,7 +79,7 @@ class Studio:
             return draft
         if len(wishes) > MOST_LORAS:
             raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
-        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.folder.pin, wishes))})
+        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.pin, wishes))})
 
     def fit_canvas(self, draft: Draft, found: Found) -> Draft:
         """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
@@ -130,6 +130,10 @@ class Studio:
             case _:
                 return {spec.init: self.picture(spec.init)}
 
+    def see(self, catalogue: Catalogue) -> None:
+        """Look for models of every kind there from now on."""
+        self.models.catalogue = self.loras.catalogue = catalogue
+
     def close(self) -> None:
         if isinstance(self.backend, LocalBackend):
             self.backend.close()
@@ -146,16 +150,12 @@ class Studio:
 def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
-    models = ModelPool(
-        catalogue=Catalogue(settings.models),
-        placement=choose_placement(settings.device, settings.dtype),
-        sums=settings.cache / "sums.json",
-    )
-    loras = LoraShelf(LoraFolder(settings.loras, sums=settings.cache / "sums.json"))
+    models = ModelPool(catalogue=open_catalogue(settings), placement=choose_placement(settings.device, settings.dtype))
+    loras = LoraShelf(models.catalogue)
     backend = LocalBackend(
         lambda spec: models.get(spec.model, spec.model_digest),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
-        embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
+        embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"

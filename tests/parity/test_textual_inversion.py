@@ -11,6 +11,7 @@ from tests.models.embeddings import write_a1111, write_diffusers, write_sdxl
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, is_telling
 
+from safelight.models.catalogue import Catalogue
 from safelight.models.load import Model
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 
@@ -45,9 +46,11 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
     """Our picture, with what the prompt names pinned and loaded from the folder."""
     spec = spec_for(model, **wishes)
     widths = [encoder.width for encoder in model.text_encoders]
-    pinned = pin_embeddings(folder, [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths)
+    pinned = pin_embeddings(
+        Catalogue(folder.parent), [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths
+    )
     with Desk() as desk:
-        embeddings = tuple(load_embedding(folder, one.name, one.digest) for one in pinned)
+        embeddings = tuple(load_embedding(Catalogue(folder.parent), one.name, one.digest) for one in pinned)
         job = desk.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
         desk.finish()
         return desk.image(job)

@@ -317,18 +317,18 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
 def require_known(draft: "Draft", settings: "Settings") -> None:
     """The sampler, and the model where that can be told without the network."""
     from safelight.diffusion.samplers import find_sampler
-    from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
     from safelight.models.hub import HUB_ID
-    from safelight.models.lora_folder import LoraFolder
     from safelight.models.lora_tags import take_loras
+    from safelight.registry.catalogue import open_catalogue
 
+    catalogue = open_catalogue(settings)
     for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
-        LoraFolder(settings.loras, sums=settings.cache / "sums.json").path(lora.name)
+        catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
         find_sampler(draft.sampler)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
-        describe(Catalogue(settings.models).find(draft.model))
+        describe(catalogue.find(draft.model))
 
 
 def shows_colours() -> bool:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,15 +37,19 @@ def digest_model(description: Description, *, cache: Path | None = None) -> str:
         UnsafeFile, CorruptModel: as `load_model`.
     """
     files = sorted(files_of(description))
-    sums = sums_of(files, cache=cache)
-    if files == [description.path]:
-        return sums[0]
     root = description.path.parent if description.is_file else description.path
+    sums = dict(zip((path.relative_to(root).as_posix() for path in files), sums_of(files, cache=cache), strict=True))
+    return digest_of_sums(sums, entry=description.path.name if description.is_file else "")
+
+
+def digest_of_sums(sums: Mapping[str, str], *, entry: str) -> str:
+    """From the sum of each file by its path; `entry` is the file among them that is the model, if not the folder is."""
+    if [*sums] == [entry]:
+        return sums[entry]
     total = hashlib.sha256()
-    for path, digest in zip(files, sums, strict=True):
+    for name, digest in sorted(sums.items(), key=lambda file: Path(file[0])):
         # A single file keeps its digest when it is renamed.
-        name = path.relative_to(root).as_posix().removeprefix(description.path.stem if description.is_file else "")
-        total.update(f"{name} {digest}\n".encode())
+        total.update(f"{name.removeprefix(Path(entry).stem)} {digest}\n".encode())
     return total.hexdigest()
 
 
@@ -55,8 +60,7 @@ def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
     found: list[str] = []
     for path in files:
         try:
-            status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            key = key_of(path)
             sums[key] = known.get(key) or file_sum(path)
         except OSError as error:
             raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
@@ -64,6 +68,18 @@ def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
     if cache is not None and not sums.keys() <= known.keys():
         remember_sums(cache, known | sums)
     return found
+
+
+def remember(sums: Mapping[Path, str], *, cache: Path) -> None:
+    """Sums that were worked out while the files were written."""
+    known = read_sums(cache)
+    with suppress(OSError):
+        remember_sums(cache, known | {key_of(path): digest for path, digest in sums.items()})
+
+
+def key_of(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def file_sum(path: Path) -> str:
@@ -81,7 +97,7 @@ def read_sums(cache: Path | None) -> dict[str, str]:
 
 def remember_sums(cache: Path, sums: dict[str, str]) -> None:
     """All or nothing; without it, the next start only hashes again."""
-    part = cache.with_suffix(f".{threading.get_ident()}.part")
+    part = cache.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(sums))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from safelight.models.adapters import Applied, Row
+from safelight.models.catalogue import Catalogue
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
-from safelight.models.lora_folder import LoraFolder, require_same
-from safelight.spec import LoraUse
+from safelight.spec import LoraUse, LoraWish
 
 LIMIT_BYTES = 2 * 2**30
 
@@ -44,11 +44,23 @@ class Worn:
 
 @dataclass(slots=True)
 class LoraShelf:
-    folder: LoraFolder
+    catalogue: Catalogue
     limit_bytes: int = LIMIT_BYTES
     loaded: OrderedDict[tuple[str, str], Lora] = field(default_factory=OrderedDict[tuple[str, str], Lora])
     """By the digests of LoRA and model, the one used last at the end."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def pin(self, wish: LoraWish) -> LoraUse:
+        """The wish with the digest of the file that its name stands for now.
+
+        Raises:
+            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the wish asks for.
+        """
+        if wish.digest is not None:
+            self.catalogue.pinned(wish.name, wish.digest, "lora")
+            return LoraUse.model_validate(wish.model_dump())
+        digest = self.catalogue.sum(self.catalogue.find(wish.name, "lora"))
+        return LoraUse.model_validate(wish.model_dump() | {"digest": digest})
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
         """In memory and ready for the model.
@@ -63,9 +75,8 @@ class LoraShelf:
         key = use.digest, model.digest
         with self.lock:
             if key not in self.loaded:
-                path, digest = self.folder.find(use.name)
-                require_same(use, digest)
-                self.loaded[key] = load_lora(path, model, name=use.name, digest=digest)
+                path = self.catalogue.pinned(use.name, use.digest, "lora")
+                self.loaded[key] = load_lora(path, model, name=use.name, digest=use.digest)
             self.loaded.move_to_end(key)
             lora = self.loaded[key]
             while len(self.loaded) > 1 and sum(kept.size_bytes for kept in self.loaded.values()) > self.limit_bytes:

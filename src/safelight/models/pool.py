@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from safelight.errors import InvalidRequest
-from safelight.models.catalogue import Catalogue
+from safelight.errors import InvalidRequest, UnknownModel
+from safelight.models.catalogue import Catalogue, another_file
 from safelight.models.digest import digest_model
 from safelight.models.families import Description, describe
 from safelight.models.load import Model, load_model
@@ -28,33 +28,47 @@ class Found:
 class ModelPool:
     catalogue: Catalogue
     placement: Placement
-    sums: Path
-    """Where the files' checksums are remembered."""
     found: dict[str, Found] = field(default_factory=dict[str, Found])
+    """By where it lies, or by the name of one that is not listed: a path, or a hub id."""
     loaded: dict[str, Model] = field(default_factory=dict[str, Model])
     locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     """By name: a download takes minutes, and other models should not wait for it."""
 
     def find(self, name: str) -> Found:
         with self.locks[name]:
-            if name not in self.found:
-                path = self.catalogue.find(name, half=self.placement.dtype != torch.float32)
-                description = describe(path)
-                self.found[name] = Found(path, digest_model(description, cache=self.sums), description)
-            return self.found[name]
+            # A name may come to stand for something else while we run; the files it stood for stay as they were.
+            listed = self.catalogue.listed(name)
+            key = name if listed is None else str(listed)
+            if key not in self.found:
+                path = listed or self.catalogue.find(name, half=self.placement.dtype != torch.float32)
+                self.found[key] = self.look_at(path)
+            return self.found[key]
+
+    def look_at(self, path: Path) -> Found:
+        description = describe(path)
+        return Found(path, digest_model(description, cache=self.catalogue.sums), description)
 
     def get(self, name: str, digest: str) -> Model:
         """The model in memory.
 
         Raises:
-            InvalidRequest: the name now stands for other weights than the spec was made with.
+            InvalidRequest: the name stands for other weights than the spec was made with, and no version is those.
         """
-        found = self.find(name)
-        if found.digest != digest:
-            raise InvalidRequest(
-                f"model {name!r} is {found.digest[:10]} here and {digest[:10]} in the spec: the picture would differ"
-            )
         with self.locks[digest]:
             if digest not in self.loaded:
+                found = self.pinned(name, digest)
                 self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
             return self.loaded[digest]
+
+    def pinned(self, name: str, digest: str) -> Found:
+        """What a spec was made with: what the name stands for now, or a version in the registry."""
+        fault: InvalidRequest
+        try:
+            if (found := self.find(name)).digest == digest:
+                return found
+            fault = another_file(name, "checkpoint", now=found.digest, then=digest)
+        except UnknownModel as error:
+            fault = error
+        if path := self.catalogue.version(digest, "checkpoint"):
+            return self.look_at(path)
+        raise fault

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from safelight.models.safetensors_file import Header
 
-Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "ip-adapter", "upscaler"]
+Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "t2i-adapter", "ip-adapter", "upscaler"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Base = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", ""]
 """Which networks it belongs to; empty where the file does not say."""

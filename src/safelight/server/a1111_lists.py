@@ -202,8 +202,8 @@ async def sd_vae(caller: Who) -> list[VaeItem]:
 @router.get("/loras")
 async def loras(request: Request, caller: Who) -> list[LoraItem]:
     """What `<lora:name:1>` in a prompt may name."""
-    folder = parts_of(request).studio.loras.folder
-    return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in folder.paths().items()])
+    catalogue = parts_of(request).studio.models.catalogue
+    return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in catalogue.files("lora").items()])
 
 
 def lora_item(name: str, path: Path) -> LoraItem:
