@@ -21,7 +21,22 @@ CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, Any
     "IP-Adapter": (
         {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
         {},
-        {"kind": "ip-adapter"},
+        {"kind": "ip-adapter", "base": "sd1"},
+    ),
+    "IP-Adapter SDXL": (
+        {"image_proj.proj.weight": (8192, 1280), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
+        {},
+        {"kind": "ip-adapter", "base": "sdxl"},
+    ),
+    "T2I-Adapter": (
+        {"conv_in.weight": (320, 192, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)},
+        {},
+        {"kind": "t2i-adapter", "base": "sd1"},
+    ),
+    "diffusers' T2I-Adapter": (
+        {"adapter.conv_in.weight": (320, 768, 3, 3), "adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3)},
+        {},
+        {"kind": "t2i-adapter", "base": "sdxl"},
     ),
     "VAE": ({"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)}, {}, {"kind": "vae"}),
     "embedding": ({"emb_params": (4, 768)}, {}, {"kind": "embedding", "base": "sd1"}),

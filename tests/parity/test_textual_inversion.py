@@ -70,10 +70,10 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
 def test_an_embedding_says_what_it_says_to_diffusers(
     kind: str, write: Callable[[Path], Path], where: str, tmp_path: Path, model: Models
 ) -> None:
-    file = write(tmp_path / "my-cat.safetensors")
+    file = write(tmp_path / "embeddings" / "my-cat.safetensors")
     theirs = reference_with(model(kind).description.path, file)
     wishes = {"prompt": "a photo", "guidance": 8.0, "steps": 4, "seed": 5} | {where: PROMPT}
     expected = theirs.draw(spec_for(model(kind), **wishes))
     assert is_telling(expected)
-    assert psnr(draw_with(tmp_path, model(kind), **wishes), expected) >= LEAST_PSNR
+    assert psnr(draw_with(tmp_path / "embeddings", model(kind), **wishes), expected) >= LEAST_PSNR
     assert psnr(draw(spec_for(model(kind), **wishes), model(kind)), expected) < LEAST_PSNR, "as words, it is another"

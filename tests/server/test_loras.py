@@ -1,7 +1,9 @@
 """LoRAs through each dialect: in tags, in fields, in lists, and in what is said of the picture."""
 
 import base64
+import json
 from collections.abc import Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ def drawn(encoded: str) -> tuple[bytes, TextToImage, str]:
     return Image.open(BytesIO(file)).tobytes(), read.spec, read.raw["parameters"]
 
 
+def tensors_of(file: Path) -> bytes:
+    data = file.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
 def test_automatic1111_reads_tags_and_writes_them_again(client: httpx.Client, home: Path) -> None:
     digest = file_sum(home / "loras" / "ink.safetensors")
     pictures = {}
@@ -51,7 +58,9 @@ def test_automatic1111_reads_tags_and_writes_them_again(client: httpx.Client, ho
     assert spec.prompt == "an apple"
     assert [(lora.name, lora.digest, lora.weight) for lora in spec.loras] == [("ink", digest, 0.8)]
     assert infotext.startswith("an apple <lora:ink:0.8>\n")
-    assert f'Lora hashes: "ink: {digest[:10]}"' in infotext
+    weights = sha256(tensors_of(home / "loras" / "ink.safetensors")).hexdigest()
+    assert f'Lora hashes: "ink: {weights[:12]}"' in infotext, "as AUTOMATIC1111 counts: the weights, not the header"
+    assert json.loads(answer.json()["info"])["extra_generation_params"]["Lora hashes"] == f"ink: {weights[:12]}"
     assert len(set(pictures.values())) == 2, "the LoRA changes the picture"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from safelight.cli import options, versions
+from safelight.cli import folders, options, versions
 
 if TYPE_CHECKING:
     from safelight.models.families import Description
@@ -34,7 +34,9 @@ app = typer.Typer(
 app.command("add", epilog=versions.ADD)(versions.add)
 app.command("alias", epilog=versions.ALIAS)(versions.alias)
 app.command("licence", epilog=versions.LICENCE)(versions.licence)
+app.command("link", epilog=folders.LINK)(folders.link)
 app.command("rm", epilog=versions.RM)(versions.rm)
+app.command("verify", epilog=folders.VERIFY)(folders.verify)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,7 +2,7 @@
 
 mini              the embedded model
 my-model          a folder or a file of that name in its kind's folder under SAFELIGHT_HOME (`FOLDERS`)
-                  or, after those, one of a linked folder, or a version in the registry: brand@production
+                  or, after those, a version in the registry: brand, brand@production; or one of a linked folder
 ./some/path       a safetensors file, or a diffusers folder
 org/name@revision a checkpoint on the Hugging Face hub
 """
@@ -42,7 +42,7 @@ SUMS = Path("cache") / "sums.json"
 
 
 class Elsewhere(Protocol):
-    """Another place that knows model files: linked folders, the registry."""
+    """Another place that knows model files: the registry, linked folders."""
 
     def files(self, kind: Kind) -> Mapping[str, Path]:
         """What is listed there, by name."""

@@ -31,7 +31,8 @@ class HubFind:
 
 
 def is_hub(text: str) -> bool:
-    return bool(HUB_ID.match(text) or HUB_FILE.match(text))
+    whole = HUB_ID.match(text) and not text.endswith(".safetensors")
+    return bool(whole or HUB_FILE.match(text)) and not text.startswith(".")
 
 
 def fetch_any(text: str) -> HubFind:

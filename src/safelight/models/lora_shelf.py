@@ -3,12 +3,15 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from safelight.errors import SafelightError
 from safelight.models.adapters import Applied, Row
 from safelight.models.catalogue import Catalogue
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
+from safelight.models.lora_hash import lora_hash
 from safelight.spec import LoraUse, LoraWish
 
 LIMIT_BYTES = 2 * 2**30
@@ -61,6 +64,15 @@ class LoraShelf:
             return LoraUse.model_validate(wish.model_dump())
         digest = self.catalogue.sum(self.catalogue.find(wish.name, "lora"))
         return LoraUse.model_validate(wish.model_dump() | {"digest": digest})
+
+    def hashes(self, uses: Sequence[LoraUse]) -> dict[str, str]:
+        """What AUTOMATIC1111 calls each file, by our digest of it; without those that are gone."""
+        found: dict[str, str] = {}
+        for use in uses:
+            with suppress(SafelightError, OSError):
+                path = self.catalogue.pinned(use.name, use.digest, "lora")
+                found[use.digest] = lora_hash(path, cache=self.catalogue.sums)
+        return found
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
         """In memory and ready for the model.

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from safelight.errors import InvalidRequest, UnknownModel
-from safelight.models.catalogue import Catalogue, another_file
-from safelight.models.digest import digest_model
+from safelight.models.catalogue import MINI, Catalogue, another_file
+from safelight.models.digest import digest_model, known_digest
 from safelight.models.families import Description, describe
 from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement
@@ -43,6 +43,13 @@ class ModelPool:
                 path = listed or self.catalogue.find(name, half=self.placement.dtype != torch.float32)
                 self.found[key] = self.look_at(path)
             return self.found[key]
+
+    def known_digest(self, name: str) -> str | None:
+        """Its digest; None for one of a linked folder that was never used, since hashing all of them takes hours."""
+        listed = self.catalogue.listed(name)
+        if listed is None or listed == MINI or listed.is_relative_to(self.catalogue.home):
+            return self.find(name).digest
+        return known_digest(describe(listed), cache=self.catalogue.sums)
 
     def look_at(self, path: Path) -> Found:
         description = describe(path)

@@ -1,4 +1,4 @@
-"""The catalogue of all model files: our folders, linked folders, and the versions of the registry.
+"""The catalogue of all model files: our folders, the versions of the registry, and linked folders.
 
 Looking at the registry must cost nothing where there is none: a picture drawn from the command line with no database
 imports no SQLAlchemy.
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from safelight.errors import UnknownVersion
 from safelight.models.catalogue import Catalogue
+from safelight.models.linked import Linked
 from safelight.models.recognise import Kind
 from safelight.settings import Settings
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 def open_catalogue(settings: Settings, *, listed_only: bool = False) -> Catalogue:
-    return Catalogue(settings.home, elsewhere=(Registered(settings),), listed_only=listed_only)
+    return Catalogue(settings.home, elsewhere=(Registered(settings), Linked(settings.home)), listed_only=listed_only)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,14 +46,16 @@ class Storage:
             self.sweep()
             room = self.folder / f"{INCOMING}{secrets.token_hex(8)}"
             lock = FileLock(lock_of(room))
-            with lock:
-                room.mkdir()
-                try:
-                    yield room
-                finally:
-                    shutil.rmtree(room, ignore_errors=True)
-            with suppress(OSError):
-                lock_of(room).unlink()
+            try:
+                with lock:
+                    room.mkdir()
+                    try:
+                        yield room
+                    finally:
+                        shutil.rmtree(room, ignore_errors=True)
+            finally:
+                with suppress(OSError):
+                    lock_of(room).unlink()
 
     def sweep(self) -> None:
         """Remove what processes left behind that were killed."""

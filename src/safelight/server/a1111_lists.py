@@ -56,8 +56,9 @@ class ModelItem(BaseModel):
     title: str
     """What `sd_model_checkpoint` takes; the name alone will do as well."""
     model_name: str
-    hash: str
-    sha256: str
+    hash: str | None = None
+    """Not known yet for one of a linked folder that nobody has used."""
+    sha256: str | None = None
     filename: str
     config: str | None = None
 
@@ -173,13 +174,13 @@ def models_in(studio: Studio) -> list[ModelItem]:
     items: list[ModelItem] = []
     for name in studio.models.catalogue.names():
         try:
-            digest = studio.models.find(name).digest
+            digest = studio.models.known_digest(name)
         except SafelightError:
             # One broken folder does not hide the others.
             continue
-        items.append(
-            ModelItem(title=f"{name} [{digest[:10]}]", model_name=name, hash=digest[:10], sha256=digest, filename=name)
-        )
+        short = digest and digest[:10]
+        title = f"{name} [{short}]" if digest else name
+        items.append(ModelItem(title=title, model_name=name, hash=short, sha256=digest, filename=name))
     return items
 
 
