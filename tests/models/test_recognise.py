@@ -9,6 +9,11 @@ from safelight.models.safetensors_file import Entry, Header
 UP = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, Any]]] = {
     "kohya SD 1": ({f"lora_unet_{UP}.lora_down.weight": (8, 768)}, {}, {"kind": "lora", "base": "sd1"}),
+    "kohya, alphas first": (
+        {f"lora_unet_{UP}.alpha": (), f"lora_unet_{UP}.lora_down.weight": (8, 1024)},
+        {},
+        {"kind": "lora", "base": "sd2"},
+    ),
     "kohya SDXL": ({"lora_te2_x.lora_down.weight": (8, 1280)}, {}, {"kind": "lora", "base": "sdxl"}),
     "peft": ({"unet.x.attn2.to_k.lora_A.weight": (8, 2048)}, {}, {"kind": "lora", "base": "sdxl"}),
     "LoHa, by metadata": (

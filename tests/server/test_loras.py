@@ -18,6 +18,7 @@ from tests.tiny_models import load
 from safelight.assets.read_metadata import read_metadata
 from safelight.models.catalogue import MINI
 from safelight.models.digest import file_sum
+from safelight.registry.registry import open_registry
 from safelight.spec import TextToImage
 
 SMALL: dict[str, Any] = {"seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -108,3 +109,20 @@ def test_what_cannot_be_is_refused(client: httpx.Client, lora: dict[str, Any], s
     answer = client.post("/v1/jobs", json=SMALL | {"prompt": "an apple", "loras": [lora]})
     assert answer.status_code == status or (status == 422 and answer.status_code == 400), answer.text
     assert says in answer.text
+
+
+def test_what_is_registered_while_the_server_runs_is_known_at_once(client: httpx.Client, home: Path) -> None:
+    with open_registry(settings_in(home)) as registry:
+        model = registry.add(MINI, name="brand")
+        registry.point("brand", "production", model)
+        lora = registry.add(home / "loras" / "ink.safetensors", name="quill")
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert names == ["mini", "brand", "brand@production"]
+        assert "brand@production" in [model["model_name"] for model in client.get("/sdapi/v1/sd-models").json()]
+        assert "quill" in [lora["name"] for lora in client.get("/sdapi/v1/loras").json()]
+        body = SMALL | {"prompt": "an apple <lora:quill@1:0.8>", "size": "64x64", "model": "brand@production"}
+        answer = client.post("/v1/images/generations", json=body)
+        _, spec, _ = drawn(answer.json()["data"][0]["b64_json"])
+        assert (spec.model_digest, spec.loras[0].digest) == (model.digest, lora.digest)
+        for name in ("quill", "brand"):
+            registry.remove(name, force=True)

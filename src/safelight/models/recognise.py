@@ -146,10 +146,10 @@ def base_of(header: Header, kind: Kind) -> Base:
         shape = header.shape("adapter.conv_in.weight") or header.shape("conv_in.weight")
         return UNSHUFFLED.get(shape[1], "") if len(shape) == 4 else ""
     for name in names:
-        if (CONTEXT_READER.search(name) or IMAGE_KEYS.match(name)) and (
-            base := CONTEXT_WIDTHS.get(header.shape(name)[-1])
-        ):
-            return base
+        # A number by itself, such as a LoRA's alpha, has no width.
+        width = header.shape(name)[-1:]
+        if width and width[0] in CONTEXT_WIDTHS and (CONTEXT_READER.search(name) or IMAGE_KEYS.match(name)):
+            return CONTEXT_WIDTHS[width[0]]
     return said_base(header.metadata)
 
 
