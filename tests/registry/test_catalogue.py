@@ -13,7 +13,7 @@ from tests.lora_files import write_kohya
 from tests.models.embeddings import write_a1111
 from tests.tiny_models import load
 
-from safelight.errors import InvalidRequest, UnknownModel
+from safelight.errors import CorruptModel, InvalidRequest, UnknownModel
 from safelight.registry.catalogue import open_catalogue
 from safelight.registry.registry import Registry, open_registry
 from safelight.settings import Settings
@@ -119,6 +119,31 @@ def test_a_misspelt_version_is_told_the_nearest(settings: Settings, registry: Re
         open_catalogue(settings).find("brand@prodction")
     with pytest.raises(UnknownModel):
         open_catalogue(settings).find("brand@7")
+
+
+def test_a_version_whose_files_changed_is_not_drawn_with(settings: Settings, registry: Registry, brand: Path) -> None:
+    version = registry.resolve("brand")
+    config = version.path / "unet" / "config.json"
+    before = config.read_bytes()
+    config.write_bytes(before + b" ")
+    with pytest.raises(CorruptModel, match="brand@1 is not what was added"):
+        open_catalogue(settings).find("brand")
+    config.unlink()
+    with pytest.raises(CorruptModel, match="its files are not all in"):
+        open_catalogue(settings).pinned("brand", version.digest, "checkpoint")
+    config.write_bytes(before)
+    assert open_catalogue(settings).find("brand@1") == version.path
+
+
+def test_an_alias_that_follows_what_is_no_more_hides_nothing_else(
+    settings: Settings, registry: Registry, brand: Path
+) -> None:
+    registry.point("brand", "production", 1)
+    registry.point("house", "", "brand@production", follow=True)
+    registry.unpoint("brand", "production")
+    assert open_catalogue(settings).names() == ["mini", "brand"]
+    with pytest.raises(UnknownModel, match="no model named 'house'"):
+        open_catalogue(settings).find("house")
 
 
 def test_ones_own_folder_goes_first_and_a_version_is_still_had_by_its_number(

@@ -124,7 +124,7 @@ def what_to_draw(
         **settled,
     }
     named = wish.get("model", "none")
-    if model is None and named not in open_catalogue(settings).names():
+    if model is None and open_catalogue(settings).listed(named) is None:
         raise InvalidRequest(
             f"{file} was made by {found.producer} with model {named!r}, which is not here: "
             "give it, or one to draw its settings with, as --model NAME|PATH|HUB_ID"

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-from safelight.errors import UnknownVersion
-from safelight.models.catalogue import Catalogue
+from safelight.errors import CorruptModel, UnknownVersion
+from safelight.models.catalogue import SUMS, Catalogue
+from safelight.models.digest import sums_of
 from safelight.models.linked import Linked
 from safelight.models.recognise import Kind
 from safelight.settings import Settings
 
 if TYPE_CHECKING:
     from safelight.registry.registry import Registry
+    from safelight.registry.version import Version
 
 T = TypeVar("T")
 
@@ -38,10 +40,7 @@ class Registered:
         """Each name, which is its newest version, and each alias."""
 
         def work(registry: "Registry") -> dict[str, Path]:
-            newest = {version.name: version for version in registry.versions() if version.kind == kind}
-            aliases = {alias: registry.resolve(alias) for alias in registry.aliases()}
-            aliases = {alias: version for alias, version in aliases.items() if version.kind == kind}
-            return {name: version.path for name, version in (newest | aliases).items()}
+            return {name: version.path for name, version in registry.named(kind).items()}
 
         return self.ask(kind, work) or {}
 
@@ -53,16 +52,34 @@ class Registered:
                 version = registry.resolve(name)
             except UnknownVersion:
                 return None
-            return version.path if version.kind == kind and version.removed is None else None
+            return self.whole(version) if version.kind == kind and version.removed is None else None
 
         return self.ask(kind, work) if Reference.says(name) else None
 
     def pinned(self, digest: str, kind: Kind) -> Path | None:
         def work(registry: "Registry") -> Path | None:
             version = registry.by_digest(digest, kind)
-            return version.path if version else None
+            return self.whole(version) if version else None
 
         return self.ask(kind, work)
+
+    def whole(self, version: "Version") -> Path:
+        """Where it is; files that kept their size and time since they were summed are not read again.
+
+        Raises:
+            CorruptModel: a file is missing, or is not what was added.
+        """
+        files = {version.folder / name: digest for name, digest in version.files.items()}
+        why = (
+            f"`safelight models verify {version.reference}` says which; the right files are added again by their source"
+        )
+        if not all(path.is_file() for path in files):
+            raise CorruptModel(
+                f"{version.reference} is registered, and its files are not all in {version.folder}: {why}"
+            )
+        if sums_of([*files], cache=self.settings.home / SUMS) != [*files.values()]:
+            raise CorruptModel(f"{version.reference} is not what was added: {why}")
+        return version.path
 
     def pickles(self, kind: Kind) -> Mapping[str, Path]:
         return {}

@@ -1,5 +1,6 @@
 """What was found becomes the files of a version, copied and summed in one go."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,5 @@ def moved_in(contents: Contents, folder: Path, room: Path) -> dict[str, str]:
 
 
 def flush_file(path: Path) -> None:
-    import os
-
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -10,7 +10,7 @@ a process that is killed leaves nothing that is half a version.
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from safelight.database.connect import Database, open_database
-from safelight.errors import InvalidRequest
+from safelight.errors import InvalidRequest, UnknownVersion
 from safelight.models.catalogue import FOLDERS, SUMS, own_files
 from safelight.models.digest import remember
 from safelight.models.recognise import Kind
@@ -114,6 +114,20 @@ class Registry:
         if not removed:
             query = query.where(VersionRow.removed.is_(None))
         return self.database.read(lambda session: [self.value(row) for row in session.scalars(query)])
+
+    def named(self, kind: Kind) -> dict[str, Version]:
+        """What each name and each alias stands for now; an alias that follows what is no more is left out."""
+
+        def work(session: Session) -> dict[str, Version]:
+            found: dict[str, Version] = {}
+            for text in aliases.known(session):
+                with suppress(UnknownVersion):
+                    row = aliases.resolve(session, Reference.parse(text))
+                    if row.kind == kind and row.removed is None:
+                        found[text] = self.value(row)
+            return found
+
+        return self.database.read(work)
 
     def by_digest(self, digest: str, kind: Kind) -> Version | None:
         """One that is still here and has these contents."""
