@@ -17,27 +17,24 @@ OPENINGS = ("a {}", "a {}", "{} emoji", "an icon of a {}", "a picture of a {}", 
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """Names by emojibase label, the labels of the popular concepts, and of those among them to learn first."""
+    """Names by emojibase label, and the labels of the popular concepts."""
 
     names: Mapping[str, tuple[str, ...]]
     core: frozenset[str]
-    first: frozenset[str] = frozenset()
 
 
 def read_aliases() -> Aliases:
     """The hand-written list in data/aliases.txt."""
     text = resources.files("safelight.training").joinpath("data/aliases.txt").read_text("utf-8")
     names: dict[str, tuple[str, ...]] = {}
-    core, first = set[str](), set[str]()
+    core = set[str]()
     for line in text.splitlines():
         if line and not line.startswith("#"):
-            label, _, words = line.lstrip("*").partition(":")
+            label, _, words = line.removeprefix("*").partition(":")
             names[label] = tuple(word.strip() for word in words.split(","))
             if line.startswith("*"):
                 core.add(label)
-            if line.startswith("**"):
-                first.add(label)
-    return Aliases(names, frozenset(core), frozenset(first))
+    return Aliases(names, frozenset(core))
 
 
 def names_of(label: str, aliases: Aliases) -> tuple[str, ...]:

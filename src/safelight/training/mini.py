@@ -80,10 +80,8 @@ class DenoiserRecipe:
     pooling_heads: int = 4
     """The text is also pooled into the time embedding, which scales and shifts every residual block."""
     batch: int = 32
-    first_share: float = 0.0
     core_share: float = 0.85
-    """Shares of the draws for the concepts to learn first and for all popular ones; the rest is for the others.
-    A curriculum: 0 and 0.75 once the first ones are drawn well."""
+    """Share of the draws for the popular concepts; the rest is for the others."""
     copy_share: float = 0.4
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12

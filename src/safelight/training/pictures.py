@@ -50,7 +50,6 @@ class Pictures:
             if about["key"] not in held:
                 self.tree[about["concept"]][about["style"]][not about["own_colour"]].append(row)
         self.core = [slug for slug in self.tree if concepts[slug]["core"]]
-        self.first = [slug for slug in self.core if concepts[slug]["label"] in aliases.first]
         self.others = [slug for slug in self.tree if not concepts[slug]["core"]]
 
     def draw(self, seed: int, count: int) -> Drawn:
@@ -59,7 +58,7 @@ class Pictures:
         denoiser = self.recipe.denoiser
         views: list[int] = []
         for _ in range(count):
-            concept = draw.choice(self.tier(draw.random()))
+            concept = draw.choice(self.core if draw.random() < denoiser.core_share else self.others)
             own, copies = self.tree[concept][draw.choice(list(self.tree[concept]))]
             copied = copies and (not own or draw.random() < denoiser.copy_share)
             row = draw.choice(copies if copied else own)
@@ -67,13 +66,6 @@ class Pictures:
             views.append(draw.choice(self.coloured[row]) if on_colour else self.plain[row])
         captions = [caption(self.subject(view), self.recipe.captions, draw) for view in views]
         return Drawn(self.latents[views].float(), captions)
-
-    def tier(self, place: float) -> list[str]:
-        """The concepts that a number in 0..1 chooses between."""
-        denoiser = self.recipe.denoiser
-        if place < denoiser.first_share:
-            return self.first or self.core
-        return self.core if place < denoiser.first_share + denoiser.core_share else self.others
 
     def full_caption(self, row: int) -> str:
         """The plain caption that names colour, thing and style: what a held-out combination is asked for with."""
