@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-import json
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -44,7 +43,7 @@ class Partial:
 
     @property
     def note(self) -> Path:
-        return self.path.with_suffix(".json")
+        return self.path.with_suffix(".state")
 
     @property
     def size(self) -> int:
@@ -53,14 +52,13 @@ class Partial:
     def validator(self) -> str:
         """The server's mark for that state; empty where nothing can be resumed."""
         try:
-            note = json.loads(self.note.read_text())
-            return str(note["validator"]) if note["url"] == self.url and self.size else ""
-        except (OSError, ValueError, KeyError, TypeError):
+            return self.note.read_text(encoding="utf-8") if self.size else ""
+        except (OSError, ValueError):
             return ""
 
     def begin(self, validator: str) -> None:
         self.path.write_bytes(b"")
-        self.note.write_text(json.dumps({"url": self.url, "validator": validator}))
+        self.note.write_text(validator, encoding="utf-8")
 
     def forget(self) -> None:
         for path in (self.path, self.note):
@@ -74,6 +72,7 @@ async def download(url: str, target: Path, *, partials: Path, private: bool, max
         UnsafeFile, CorruptModel: it is no safetensors file, as its first bytes show.
         DownloadFailed: cut off again and again; what arrived is kept, and the next try goes on from there.
     """
+    # Under a hash of the URL, since it may hold a token. The lock's file stays: who removed it could let two hold it.
     key = hashlib.sha256(url.encode()).hexdigest()[:24]
     partial = Partial(partials / f".download-{key}.part", url)
     try:
@@ -83,8 +82,6 @@ async def download(url: str, target: Path, *, partials: Path, private: bool, max
             partial.forget()
     except Timeout:
         raise InvalidRequest(f"{host_of(url)}: another process is downloading this file now; wait for it") from None
-    with suppress(OSError):
-        (partials / f".download-{key}.lock").unlink()
 
 
 async def tried_again(partial: Partial, *, private: bool, max_bytes: int) -> None:
