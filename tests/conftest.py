@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 # Processes that tests start import this checkout, whatever is installed.
@@ -12,6 +13,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from safelight.database.connect import Database
 
 # Tensor code is slow the first time and fast afterwards, so a deadline an example only makes tests fail at random.
 settings.register_profile("safelight", deadline=None, derandomize="CI" in os.environ)
@@ -38,6 +42,39 @@ def postgresql() -> Iterator[str]:
         pytest.skip("PostgreSQL is not installed")
     with postgresql_server() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database, on each of the two that it may be."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    from sqlalchemy.orm import Session
+
+    from safelight.database.connect import open_database
+    from safelight.database.tables import Base
+    from safelight.jobs import tables as _jobs  # noqa: F401  each adds its own
+    from safelight.registry import tables as _registry  # noqa: F401
+
+    url: str = request.getfixturevalue("postgresql")
+    database = open_database(url)
+
+    def empty(session: Session) -> None:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+
+    database.write(empty)
+    database.close()
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> "Iterator[Database]":
+    from safelight.database.connect import open_database
+
+    opened = open_database(database_url)
+    yield opened
+    opened.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -56,8 +56,9 @@ def change(folder: Path, number: int) -> None:
 def size_of(studio: Studio, name: str) -> int:
     from safelight.acceleration.packed import packed_bytes
 
-    placement = studio.models.placement
-    return studio.models.need(name, extra=lambda size: packed_bytes(size.unet, placement)).size_bytes
+    pool = studio.models
+    need = pool.need(name, pool.find(name).digest, extra=lambda size: packed_bytes(size.unet, pool.placement))
+    return need.size_bytes
 
 
 def draft(model: str, **wishes: Any) -> Draft:

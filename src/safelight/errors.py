@@ -5,6 +5,7 @@
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
     │   ├── UnknownModel          404
+    │   ├── UnknownVersion        404   nothing is registered under that name, number or alias
     │   ├── UnknownSampler        404
     │   ├── UnknownLora           404
     │   ├── IncompatibleLora      400   made for another kind of model
@@ -31,6 +32,8 @@ The caller's and the world's faults are raised as these; a fault of ours is an `
 """
 
 from difflib import get_close_matches
+
+MOST_LISTED = 20
 
 
 class SafelightError(Exception):
@@ -59,8 +62,16 @@ class UnsupportedOption(InvalidRequest):
 class UnknownModel(InvalidRequest):
     status, code = 404, "unknown_model"
 
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"no model named {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    def __init__(self, name: str, known: list[str], *, kind: str = "model") -> None:
+        listed = ", ".join(known[:MOST_LISTED]) + (", ..." if len(known) > MOST_LISTED else "")
+        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}; known: {listed or 'none'}")
+
+
+class UnknownVersion(InvalidRequest):
+    status, code = 404, "unknown_version"
+
+    def __init__(self, reference: str, known: list[str]) -> None:
+        super().__init__(f"no version {reference!r} is registered{nearest(reference, known)}; `safelight models list`")
 
 
 class UnknownSampler(InvalidRequest):

@@ -56,7 +56,9 @@ async def make(spec: Spec, studio: Studio, *, tenant: str, priority: int) -> Asy
 def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:
     """The picture's file, with its spec inside, under the sha256 of its bytes."""
     try:
-        asset = studio.assets.put(encode(decoded.image, spec, encoding, version=__version__), encoding.suffix)
+        hashes = {} if isinstance(spec, Upscale) else studio.loras.hashes(spec.loras)
+        file = encode(decoded.image, spec, encoding, version=__version__, lora_hashes=hashes)
+        asset = studio.assets.put(file, encoding.suffix)
     except SafelightError as error:
         return Failed(job_id=decoded.job_id, error=error)
     seconds = time.monotonic() - began

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -24,7 +24,6 @@ from safelight.models.catalogue import Catalogue
 from safelight.models.control_folder import ControlFolder
 from safelight.models.control_shelf import ControlShelf
 from safelight.models.families import require_sides, text_widths
-from safelight.models.lora_folder import LoraFolder
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
 from safelight.models.memory import Lease, Memory, Need
@@ -36,6 +35,7 @@ from safelight.models.preprocessors import Preprocessors
 from safelight.models.room import budget_bytes, device_bytes
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 from safelight.models.upscalers import Upscalers
+from safelight.registry.catalogue import open_catalogue
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,
@@ -105,7 +105,7 @@ class Studio:
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
-            self.settings.embeddings,
+            self.models.catalogue,
             (draft.prompt, draft.negative_prompt),
             model=draft.model,
             model_widths=lambda: text_widths(found.description),
@@ -126,7 +126,7 @@ class Studio:
             return draft
         if len(wishes) > MOST_LORAS:
             raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
-        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.folder.pin, wishes))})
+        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.pin, wishes))})
 
     def pin_controls(self, draft: Draft, found: Found) -> Draft:
         """Each with the digest of its network, and with its hint made and stored: the spec does not depend on how."""
@@ -264,6 +264,13 @@ class Studio:
             named += [prompt.image for prompt in spec.picture_prompts]
         return {digest: self.picture(digest) for digest in named}
 
+    def see(self, catalogue: Catalogue) -> None:
+        """Look for models of every kind there from now on."""
+        self.models.catalogue = self.loras.catalogue = catalogue
+        self.parts.folder = replace(self.parts.folder, catalogue=catalogue)
+        controls = replace(self.controls.folder, by_path=not catalogue.listed_only)
+        self.controls.folder = self.preprocessors.folder = controls
+
     def close(self) -> None:
         if isinstance(self.backend, LocalBackend):
             self.backend.close()
@@ -281,16 +288,15 @@ def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
     placement = choose_placement(settings.device, settings.dtype)
-    sums = settings.cache / "sums.json"
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
-    models = ModelPool(catalogue=Catalogue(settings.models), placement=placement, sums=sums)
-    loras = LoraShelf(LoraFolder(settings.loras, sums=sums))
-    controls = ControlShelf(ControlFolder(settings.models, sums=sums))
-    parts = PartShelf(PartFolder(settings.home, models.catalogue, sums))
-    upscalers = Upscalers(settings.models / "upscalers", placement, sums)
+    models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
+    loras = LoraShelf(models.catalogue)
+    controls = ControlShelf(ControlFolder(settings.models, sums=models.catalogue.sums))
+    parts = PartShelf(PartFolder(settings.home, models.catalogue, models.catalogue.sums))
+    upscalers = Upscalers(settings.models / "upscalers", placement, models.catalogue.sums)
 
     def needs_of(spec: Denoised) -> list[Need]:
-        model = models.need(spec.model, extra=lambda size: packed_bytes(size.unet, placement))
+        model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))
         enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
         return [model, *enlarging, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
 
@@ -301,8 +307,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
         lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         led_by=controls.lead,
-        embedding_for=lambda pinned: load_embedding(settings.embeddings, pinned.name, pinned.digest),
         room_for=room_for,
+        embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),
         budget_megapixels=lambda model: budget_for(

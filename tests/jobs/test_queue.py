@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from safelight.database.connect import Database, open_database
 from safelight.errors import IdempotencyConflict, InvalidRequest, StorageFailed, UnknownJob
-from safelight.jobs.database import Database, open_database
 from safelight.jobs.queue import LEASE_S, MOST_ATTEMPTS, JobQueue, Order, Terms, Worker
 
 ORDER = Order(spec={"prompt": "a red apple"}, encoding={})

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.webhook_receiver import Receiver, receiving
 
+from safelight.database.connect import Database
 from safelight.errors import InvalidRequest
 from safelight.jobs import webhooks
-from safelight.jobs.database import Database
 from safelight.jobs.queue import JobQueue, Order, Terms, Worker
 from safelight.jobs.tables import JobRow
 from safelight.jobs.webhooks import MOST_TRIES, Webhooks, require_webhook_url

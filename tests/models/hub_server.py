@@ -21,6 +21,8 @@ class Hub:
     """Files of which the first answer breaks off half-way."""
     bodies: list[tuple[str, str | None]] = field(default_factory=list)
     """Files sent, and the range asked for."""
+    card: dict[str, str] = field(default_factory=dict[str, str])
+    """What the model card says at its top."""
     endpoint: str = ""
 
     @property
@@ -47,7 +49,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
             base = f"/api/models/{hub.name}"
             if path in (base, f"{base}/revision/main", f"{base}/revision/{COMMIT}"):
                 siblings = [{"rfilename": name} for name in hub.files()]
-                self.send_json({"id": hub.name, "modelId": hub.name, "sha": COMMIT, "siblings": siblings})
+                about = {"id": hub.name, "modelId": hub.name, "sha": COMMIT, "siblings": siblings}
+                self.send_json(about | ({"cardData": hub.card} if hub.card else {}))
             elif path.startswith(f"{base}/tree/{COMMIT}"):
                 sizes = {name: (hub.folder / name).stat().st_size for name in hub.files()}
                 self.send_json([{"type": "file", "path": n, "size": s, "oid": etag(n)} for n, s in sizes.items()])

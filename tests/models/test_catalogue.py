@@ -11,40 +11,40 @@ from safelight.models.catalogue import MINI, Catalogue
 
 @pytest.fixture
 def catalogue(checkpoint: Callable[[str], Path], tmp_path: Path) -> Catalogue:
-    shutil.copytree(checkpoint("sd1"), tmp_path / "mine")
-    (tmp_path / "not-a-model").mkdir()
+    shutil.copytree(checkpoint("sd1"), tmp_path / "models" / "mine")
+    (tmp_path / "models" / "not-a-model").mkdir()
     return Catalogue(tmp_path)
 
 
 def test_the_embedded_model_and_ones_own_are_listed(catalogue: Catalogue) -> None:
     assert catalogue.names() == ["mini", "mine"]
-    assert Catalogue(catalogue.folder / "nowhere").names() == ["mini"]
+    assert Catalogue(catalogue.home / "nowhere").names() == ["mini"]
 
 
 def test_a_name_leads_to_its_folder(catalogue: Catalogue) -> None:
     assert catalogue.find("mini") == MINI
-    assert catalogue.find("mine") == catalogue.folder / "mine"
-    assert catalogue.find(str(catalogue.folder / "mine")) == (catalogue.folder / "mine").resolve()
+    assert catalogue.find("mine") == catalogue.folder() / "mine"
+    assert catalogue.find(str(catalogue.folder() / "mine")) == (catalogue.folder() / "mine").resolve()
 
 
 def test_a_relative_folder_is_found_from_here(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(catalogue.folder)
-    assert catalogue.find("./mine") == (catalogue.folder / "mine").resolve()
+    monkeypatch.chdir(catalogue.folder())
+    assert catalogue.find("./mine") == (catalogue.folder() / "mine").resolve()
 
 
 def test_the_hub_is_asked_only_for_what_is_not_here(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(module, "fetch", lambda name, *, half: asked.append(name) or Path("hub"))
-    monkeypatch.chdir(catalogue.folder.parent)
-    here = f"{catalogue.folder.name}/mine"
-    assert catalogue.find(here) == (catalogue.folder / "mine").resolve()
+    monkeypatch.chdir(catalogue.folder().parent)
+    here = f"{catalogue.folder().name}/mine"
+    assert catalogue.find(here) == (catalogue.folder() / "mine").resolve()
     assert catalogue.find("org/name@v1", half=True) == Path("hub")
     assert asked == ["org/name@v1"]
 
 
 def test_a_folder_that_is_no_model_says_so(catalogue: Catalogue) -> None:
     with pytest.raises(UnknownModel, match=r"a folder without model_index\.json"):
-        catalogue.find(str(catalogue.folder / "not-a-model"))
+        catalogue.find(str(catalogue.folder() / "not-a-model"))
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,22 @@ def test_any_other_name_is_unknown(
 
 
 def test_single_files_are_known_by_their_stems(catalogue: Catalogue) -> None:
-    (catalogue.folder / "checkpoints").mkdir()
+    (catalogue.folder() / "checkpoints").mkdir()
     for place in ("dream.safetensors", "checkpoints/night.safetensors", "mine.safetensors"):
-        (catalogue.folder / place).touch()
+        (catalogue.folder() / place).touch()
     assert catalogue.names() == ["mini", "dream", "mine", "night"]
-    assert catalogue.find("dream") == catalogue.find("dream.safetensors") == catalogue.folder / "dream.safetensors"
-    assert catalogue.find("mine") == catalogue.folder / "mine", "of a folder and a file, the folder"
-    assert catalogue.find(str(catalogue.folder / "checkpoints" / "night.safetensors")).name == "night.safetensors"
+    assert catalogue.find("dream") == catalogue.find("dream.safetensors") == catalogue.folder() / "dream.safetensors"
+    assert catalogue.find("mine") == catalogue.folder() / "mine", "of a folder and a file, the folder"
+    assert catalogue.find(str(catalogue.folder() / "checkpoints" / "night.safetensors")).name == "night.safetensors"
 
 
 def test_a_pickle_is_refused_with_the_command_that_converts_it(catalogue: Catalogue) -> None:
-    (catalogue.folder / "old.ckpt").touch()
+    (catalogue.folder() / "old.ckpt").touch()
     with pytest.raises(UnsafeFile, match=r"safelight models convert \S*old\.ckpt \S*old\.safetensors"):
-        catalogue.find(str(catalogue.folder / "old.ckpt"))
+        catalogue.find(str(catalogue.folder() / "old.ckpt"))
 
 
 def test_other_files_of_the_machine_are_not_looked_at(catalogue: Catalogue) -> None:
-    (catalogue.folder / "secret.txt").touch()
+    (catalogue.folder() / "secret.txt").touch()
     with pytest.raises(UnknownModel):
-        catalogue.find(str(catalogue.folder / "secret.txt"))
+        catalogue.find(str(catalogue.folder() / "secret.txt"))

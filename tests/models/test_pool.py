@@ -16,7 +16,7 @@ from safelight.models.pool import ModelPool
 def pool(checkpoint: Callable[[str], Path], tmp_path: Path) -> ModelPool:
     for kind in ("sd1", "sdxl"):
         shutil.copytree(checkpoint(kind), tmp_path / "models" / kind)
-    return ModelPool(Catalogue(tmp_path / "models"), CPU, tmp_path / "sums.json")
+    return ModelPool(Catalogue(tmp_path), CPU)
 
 
 def test_a_model_is_found_by_name_and_pinned_by_digest(pool: ModelPool) -> None:
@@ -48,25 +48,25 @@ def test_a_model_is_loaded_once_whoever_asks(pool: ModelPool, monkeypatch: pytes
 
 def test_a_slow_model_does_not_keep_others_waiting(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    plain = Catalogue.find
+    plain = Catalogue.listed
 
-    def slow(self: Catalogue, name: str, *, half: bool = False) -> Path:
+    def slow(self: Catalogue, name: str) -> Path | None:
         if name == "sdxl":
             assert go_on.wait(60)
-        return plain(self, name, half=half)
+        return plain(self, name)
 
-    monkeypatch.setattr(Catalogue, "find", slow)
+    monkeypatch.setattr(Catalogue, "listed", slow)
     downloading = threading.Thread(target=pool.find, args=("sdxl",))
     downloading.start()
     assert pool.find("sd1").path.name == "sd1"
-    assert "sdxl" not in pool.found
+    assert [found.path.name for found in pool.found.values()] == ["sd1"]
     go_on.set()
     downloading.join()
-    assert "sdxl" in pool.found
+    assert len(pool.found) == 2
 
 
 def test_a_model_that_could_not_be_found_is_looked_for_again(pool: ModelPool) -> None:
-    index = pool.catalogue.folder / "sd1" / "unet" / "config.json"
+    index = pool.catalogue.folder() / "sd1" / "unet" / "config.json"
     content = index.read_text()
     index.unlink()
     with pytest.raises(CorruptModel):

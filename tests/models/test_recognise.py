@@ -9,6 +9,11 @@ from safelight.models.safetensors_file import Entry, Header
 UP = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, Any]]] = {
     "kohya SD 1": ({f"lora_unet_{UP}.lora_down.weight": (8, 768)}, {}, {"kind": "lora", "base": "sd1"}),
+    "kohya, alphas first": (
+        {f"lora_unet_{UP}.alpha": (), f"lora_unet_{UP}.lora_down.weight": (8, 1024)},
+        {},
+        {"kind": "lora", "base": "sd2"},
+    ),
     "kohya SDXL": ({"lora_te2_x.lora_down.weight": (8, 1280)}, {}, {"kind": "lora", "base": "sdxl"}),
     "peft": ({"unet.x.attn2.to_k.lora_A.weight": (8, 2048)}, {}, {"kind": "lora", "base": "sdxl"}),
     "LoHa, by metadata": (
@@ -21,7 +26,22 @@ CASES: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, Any
     "IP-Adapter": (
         {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
         {},
-        {"kind": "ip-adapter"},
+        {"kind": "ip-adapter", "base": "sd1"},
+    ),
+    "IP-Adapter SDXL": (
+        {"image_proj.proj.weight": (8192, 1280), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
+        {},
+        {"kind": "ip-adapter", "base": "sdxl"},
+    ),
+    "T2I-Adapter": (
+        {"conv_in.weight": (320, 192, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)},
+        {},
+        {"kind": "t2i-adapter", "base": "sd1"},
+    ),
+    "diffusers' T2I-Adapter": (
+        {"adapter.conv_in.weight": (320, 768, 3, 3), "adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3)},
+        {},
+        {"kind": "t2i-adapter", "base": "sdxl"},
     ),
     "VAE": ({"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)}, {}, {"kind": "vae"}),
     "embedding": ({"emb_params": (4, 768)}, {}, {"kind": "embedding", "base": "sd1"}),

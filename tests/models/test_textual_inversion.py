@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from tests.models.embeddings import vectors, write, write_a1111, write_diffusers, write_sdxl
 from tests.models.vocabulary import sd1
 
-from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile, UnsupportedOption
+from safelight.errors import CorruptModel, InvalidRequest, UnknownModel, UnsafeFile, UnsupportedOption
+from safelight.models.catalogue import Catalogue
 from safelight.models.digest import file_sum
 from safelight.models.textual_inversion import (
-    embedding_files,
-    find_embedding,
     load_embedding,
     named_in,
     pin_embeddings,
@@ -25,20 +24,30 @@ from safelight.spec import PinnedEmbedding
 NAMES = ["bad-hands", "bad-hands-5", "cat", "By bad artist -neg", "<my-dog>", "neg(v1)", "v1.3"]
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "embeddings").mkdir()
+    return tmp_path / "embeddings"
+
+
 def pin(folder: Path, *prompts: str, widths: tuple[int, ...] = (32,)) -> list[str]:
-    return [one.name for one in pin_embeddings(folder, prompts, model="tiny", model_widths=lambda: widths)]
+    return [
+        one.name for one in pin_embeddings(Catalogue(folder.parent), prompts, model="tiny", model_widths=lambda: widths)
+    ]
 
 
 # Files
 
 
-def test_files_are_called_by_their_names_wherever_they_lie(tmp_path: Path) -> None:
-    one, two = write_a1111(tmp_path / "one.safetensors"), write_a1111(tmp_path / "deep" / "er" / "two.v2.safetensors")
-    (tmp_path / "notes.txt").write_text("not an embedding")
-    assert embedding_files(tmp_path) == {"one": one, "two.v2": two}
-    assert find_embedding(tmp_path, "two.v2") == (two, file_sum(two))
-    assert find_embedding(tmp_path, "../one") is None
-    assert embedding_files(tmp_path / "nowhere") == {}
+def test_files_are_called_by_their_names_wherever_they_lie(folder: Path) -> None:
+    one, two = write_a1111(folder / "one.safetensors"), write_a1111(folder / "deep" / "er" / "two.v2.safetensors")
+    (folder / "notes.txt").write_text("not an embedding")
+    catalogue = Catalogue(folder.parent)
+    assert catalogue.files("embedding") == {"one": one, "two.v2": two}
+    assert catalogue.find("two.v2", "embedding") == two
+    with pytest.raises(UnknownModel, match=r"no embedding named '\.\./one'"):
+        catalogue.find("../one", "embedding")
+    assert Catalogue(folder / "nowhere").files("embedding") == {}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +60,9 @@ def test_files_are_called_by_their_names_wherever_they_lie(tmp_path: Path) -> No
         (lambda path: write(path, {"emb_params": vectors(1, 2, 32), "step": vectors(2, 1)}), [(2, 32)]),
     ],
 )
-def test_every_layout_is_read(write_file: Any, shapes: list[tuple[int, int]], tmp_path: Path) -> None:
-    file = write_file(tmp_path / "x.safetensors")
-    embedding = load_embedding(tmp_path, "x", file_sum(file))
+def test_every_layout_is_read(write_file: Any, shapes: list[tuple[int, int]], folder: Path) -> None:
+    file = write_file(folder / "x.safetensors")
+    embedding = load_embedding(Catalogue(folder.parent), "x", file_sum(file))
     assert [tuple(one.shape) for one in embedding.vectors] == shapes
     assert embedding.num_vectors == shapes[0][0]
 
@@ -68,28 +77,28 @@ def test_every_layout_is_read(write_file: Any, shapes: list[tuple[int, int]], tm
         ({"emb_params": torch.full((1, 32), torch.nan)}, "not finite"),
     ],
 )
-def test_what_is_no_embedding_is_refused(tensors: Any, said: str, tmp_path: Path) -> None:
-    file = write(tmp_path / "x.safetensors", tensors)
+def test_what_is_no_embedding_is_refused(tensors: Any, said: str, folder: Path) -> None:
+    file = write(folder / "x.safetensors", tensors)
     with pytest.raises(CorruptModel, match=said):
-        load_embedding(tmp_path, "x", file_sum(file))
+        load_embedding(Catalogue(folder.parent), "x", file_sum(file))
 
 
-def test_a_checkpoint_among_the_embeddings_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "big.safetensors").open("wb") as file:
+def test_a_checkpoint_among_the_embeddings_is_not_read(folder: Path) -> None:
+    with (folder / "big.safetensors").open("wb") as file:
         os.truncate(file.fileno(), 65 * 2**20)
     with pytest.raises(CorruptModel, match="larger than 64 MiB"):
-        pin(tmp_path, "a big apple")
-    assert pin(tmp_path, "a small apple") == []
+        pin(folder, "a big apple")
+    assert pin(folder, "a small apple") == []
 
 
-def test_a_file_that_is_another_now_is_not_what_the_spec_means(tmp_path: Path) -> None:
-    digest = file_sum(write_a1111(tmp_path / "x.safetensors"))
-    write_a1111(tmp_path / "x.safetensors", seed=9, num=3)
+def test_a_file_that_is_another_now_is_not_what_the_spec_means(folder: Path) -> None:
+    digest = file_sum(write_a1111(folder / "x.safetensors"))
+    write_a1111(folder / "x.safetensors", seed=9, num=3)
     with pytest.raises(InvalidRequest, match="in the spec: the picture would differ"):
-        load_embedding(tmp_path, "x", digest)
-    (tmp_path / "x.safetensors").unlink()
-    with pytest.raises(InvalidRequest, match=f"'x' \\({digest[:10]}\\) is not in"):
-        load_embedding(tmp_path, "x", digest)
+        load_embedding(Catalogue(folder.parent), "x", digest)
+    (folder / "x.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match="no embedding named 'x'"):
+        load_embedding(Catalogue(folder.parent), "x", digest)
 
 
 # Names in prompts
@@ -126,12 +135,12 @@ def test_splitting_at_names_loses_nothing(fragments: list[str]) -> None:
     assert all(named_in(piece, NAMES) == () for piece in pieces[::2])
 
 
-def test_what_a_prompt_names_is_pinned(tmp_path: Path) -> None:
+def test_what_a_prompt_names_is_pinned(folder: Path) -> None:
     for name in ("one", "two", "three"):
-        write_a1111(tmp_path / f"{name}.safetensors")
-    assert pin(tmp_path, "one apple", "two worms, one pear") == ["one", "two"]
-    [pinned] = pin_embeddings(tmp_path, ["three"], model="tiny", model_widths=lambda: (32,))
-    assert pinned == PinnedEmbedding(name="three", digest=file_sum(tmp_path / "three.safetensors"))
+        write_a1111(folder / f"{name}.safetensors")
+    assert pin(folder, "one apple", "two worms, one pear") == ["one", "two"]
+    [pinned] = pin_embeddings(Catalogue(folder.parent), ["three"], model="tiny", model_widths=lambda: (32,))
+    assert pinned == PinnedEmbedding(name="three", digest=file_sum(folder / "three.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -145,24 +154,24 @@ def test_what_a_prompt_names_is_pinned(tmp_path: Path) -> None:
     ],
 )
 def test_an_embedding_of_another_family_is_refused_with_its_name(
-    file_widths: tuple[int, ...], model_widths: tuple[int, ...], said: str, tmp_path: Path
+    file_widths: tuple[int, ...], model_widths: tuple[int, ...], said: str, folder: Path
 ) -> None:
     if len(file_widths) == 2:
-        write_sdxl(tmp_path / "x.safetensors", widths=file_widths)
+        write_sdxl(folder / "x.safetensors", widths=file_widths)
     else:
-        write_a1111(tmp_path / "x.safetensors", width=file_widths[0])
+        write_a1111(folder / "x.safetensors", width=file_widths[0])
     with pytest.raises(UnsupportedOption, match=f"embedding 'x' {said}"):
-        pin(tmp_path, "an x", widths=model_widths)
-    assert pin(tmp_path, "a y", widths=model_widths) == []
+        pin(folder, "an x", widths=model_widths)
+    assert pin(folder, "a y", widths=model_widths) == []
 
 
-def test_a_pickle_is_not_silently_a_word(tmp_path: Path) -> None:
-    (tmp_path / "evil.pt").write_bytes(b"PK\x03\x04")
+def test_a_pickle_is_not_silently_a_word(folder: Path) -> None:
+    (folder / "evil.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(UnsafeFile, match=r"embedding 'evil' is .*evil\.pt, which can run code"):
-        pin(tmp_path, "an evil apple")
-    assert pin(tmp_path, "a devil") == []
-    write_a1111(tmp_path / "evil.safetensors")
-    assert pin(tmp_path, "an evil apple") == ["evil"]
+        pin(folder, "an evil apple")
+    assert pin(folder, "a devil") == []
+    write_a1111(folder / "evil.safetensors")
+    assert pin(folder, "an evil apple") == ["evil"]
 
 
 # Tokens

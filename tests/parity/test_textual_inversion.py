@@ -11,6 +11,7 @@ from tests.models.embeddings import write_a1111, write_diffusers, write_sdxl
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, is_telling
 
+from safelight.models.catalogue import Catalogue
 from safelight.models.load import Model
 from safelight.models.textual_inversion import load_embedding, pin_embeddings
 
@@ -45,9 +46,11 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
     """Our picture, with what the prompt names pinned and loaded from the folder."""
     spec = spec_for(model, **wishes)
     widths = [encoder.width for encoder in model.text_encoders]
-    pinned = pin_embeddings(folder, [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths)
+    pinned = pin_embeddings(
+        Catalogue(folder.parent), [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths
+    )
     with Desk() as desk:
-        embeddings = tuple(load_embedding(folder, one.name, one.digest) for one in pinned)
+        embeddings = tuple(load_embedding(Catalogue(folder.parent), one.name, one.digest) for one in pinned)
         job = desk.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
         desk.finish()
         return desk.image(job)
@@ -67,10 +70,10 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
 def test_an_embedding_says_what_it_says_to_diffusers(
     kind: str, write: Callable[[Path], Path], where: str, tmp_path: Path, model: Models
 ) -> None:
-    file = write(tmp_path / "my-cat.safetensors")
+    file = write(tmp_path / "embeddings" / "my-cat.safetensors")
     theirs = reference_with(model(kind).description.path, file)
     wishes = {"prompt": "a photo", "guidance": 8.0, "steps": 4, "seed": 5} | {where: PROMPT}
     expected = theirs.draw(spec_for(model(kind), **wishes))
     assert is_telling(expected)
-    assert psnr(draw_with(tmp_path, model(kind), **wishes), expected) >= LEAST_PSNR
+    assert psnr(draw_with(tmp_path / "embeddings", model(kind), **wishes), expected) >= LEAST_PSNR
     assert psnr(draw(spec_for(model(kind), **wishes), model(kind)), expected) < LEAST_PSNR, "as words, it is another"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from safelight.jobs.database import open_database
+from safelight.database.connect import open_database
 from safelight.jobs.keys import Keys
 from safelight.server.app import create_app
 from safelight.settings import Settings

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from safelight.jobs.database import open_database
+from safelight.database.connect import open_database
 from safelight.jobs.queue import JobQueue
 
 PATIENCE_S = 240

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from safelight.errors import InvalidImage
-from safelight.jobs.public_http import is_public
+from safelight.public_http import is_public
 from safelight.server.fetch import fetch_picture
 
 

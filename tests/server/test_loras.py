@@ -1,7 +1,9 @@
 """LoRAs through each dialect: in tags, in fields, in lists, and in what is said of the picture."""
 
 import base64
+import json
 from collections.abc import Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.tiny_models import load
 from safelight.assets.read_metadata import read_metadata
 from safelight.models.catalogue import MINI
 from safelight.models.digest import file_sum
+from safelight.registry.registry import open_registry
 from safelight.spec import TextToImage
 
 SMALL: dict[str, Any] = {"seed": 7, "steps": 2, "width": 64, "height": 64}
@@ -42,6 +45,11 @@ def drawn(encoded: str) -> tuple[bytes, TextToImage, str]:
     return Image.open(BytesIO(file)).tobytes(), read.spec, read.raw["parameters"]
 
 
+def tensors_of(file: Path) -> bytes:
+    data = file.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
 def test_automatic1111_reads_tags_and_writes_them_again(client: httpx.Client, home: Path) -> None:
     digest = file_sum(home / "loras" / "ink.safetensors")
     pictures = {}
@@ -51,7 +59,9 @@ def test_automatic1111_reads_tags_and_writes_them_again(client: httpx.Client, ho
     assert spec.prompt == "an apple"
     assert [(lora.name, lora.digest, lora.weight) for lora in spec.loras] == [("ink", digest, 0.8)]
     assert infotext.startswith("an apple <lora:ink:0.8>\n")
-    assert f'Lora hashes: "ink: {digest[:10]}"' in infotext
+    weights = sha256(tensors_of(home / "loras" / "ink.safetensors")).hexdigest()
+    assert f'Lora hashes: "ink: {weights[:12]}"' in infotext, "as AUTOMATIC1111 counts: the weights, not the header"
+    assert json.loads(answer.json()["info"])["extra_generation_params"]["Lora hashes"] == f"ink: {weights[:12]}"
     assert len(set(pictures.values())) == 2, "the LoRA changes the picture"
 
 
@@ -99,3 +109,20 @@ def test_what_cannot_be_is_refused(client: httpx.Client, lora: dict[str, Any], s
     answer = client.post("/v1/jobs", json=SMALL | {"prompt": "an apple", "loras": [lora]})
     assert answer.status_code == status or (status == 422 and answer.status_code == 400), answer.text
     assert says in answer.text
+
+
+def test_what_is_registered_while_the_server_runs_is_known_at_once(client: httpx.Client, home: Path) -> None:
+    with open_registry(settings_in(home)) as registry:
+        model = registry.add(MINI, name="brand")
+        registry.point("brand", "production", model)
+        lora = registry.add(home / "loras" / "ink.safetensors", name="quill")
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert names == ["mini", "brand", "brand@production"]
+        assert "brand@production" in [model["model_name"] for model in client.get("/sdapi/v1/sd-models").json()]
+        assert "quill" in [lora["name"] for lora in client.get("/sdapi/v1/loras").json()]
+        body = SMALL | {"prompt": "an apple <lora:quill@1:0.8>", "size": "64x64", "model": "brand@production"}
+        answer = client.post("/v1/images/generations", json=body)
+        _, spec, _ = drawn(answer.json()["data"][0]["b64_json"])
+        assert (spec.model_digest, spec.loras[0].digest) == (model.digest, lora.digest)
+        for name in ("quill", "brand"):
+            registry.remove(name, force=True)

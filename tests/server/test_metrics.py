@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.server.conftest import serving, settings_in
 
-from safelight.jobs.database import open_database
+from safelight.database.connect import open_database
 from safelight.jobs.keys import Keys
 from safelight.server.log import JsonLines
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.server.conftest import serving, settings_in
 
-from safelight.jobs.database import open_database
+from safelight.database.connect import open_database
 from safelight.jobs.keys import Keys
 
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}

@@ -10,6 +10,7 @@ and as much XMP: where a very long prompt does not fit, the JPEG says the minimu
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -55,14 +56,21 @@ class Notes:
     source_type: str = ""
 
 
-def encode(image: Image.Image, spec: Denoised | Upscale, encoding: Encoding, *, version: str) -> bytes:
-    """The file; `version` is the safelight that drew it."""
+def encode(
+    image: Image.Image,
+    spec: Denoised | Upscale,
+    encoding: Encoding,
+    *,
+    version: str,
+    lora_hashes: Mapping[str, str] | None = None,
+) -> bytes:
+    """The file; `version` is the safelight that drew it, and `lora_hashes` what others call its LoRAs' files."""
     if not 1 <= encoding.quality <= 100:
         raise UnsupportedOption("quality", f"{encoding.quality} is not between 1 and 100")
     longest = LONGEST_SIDE[encoding.format]
     if max(image.size) > longest:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {longest} pixels a side; use png")
-    notes = take_notes(spec, version=version, detail=encoding.metadata)
+    notes = take_notes(spec, version=version, detail=encoding.metadata, lora_hashes=lora_hashes)
     file = BytesIO()
     match encoding.format:
         case "png":
@@ -84,7 +92,9 @@ def encode_plain(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def take_notes(spec: Denoised | Upscale, *, version: str, detail: Detail) -> Notes:
+def take_notes(
+    spec: Denoised | Upscale, *, version: str, detail: Detail, lora_hashes: Mapping[str, str] | None = None
+) -> Notes:
     if detail == "none":
         return Notes()
     record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
@@ -95,7 +105,7 @@ def take_notes(spec: Denoised | Upscale, *, version: str, detail: Detail) -> Not
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
         made_from_words = isinstance(spec, TextToImage)
         source_type = "trainedAlgorithmicMedia" if made_from_words else "compositeWithTrainedAlgorithmicMedia"
-        parameters = write_infotext(spec, version=version)
+        parameters = write_infotext(spec, version=version, lora_hashes=lora_hashes)
     if detail == "full":
         record["spec"] = spec.model_dump(mode="json")
     return Notes(record=json.dumps(record), parameters=parameters if detail == "full" else "", source_type=source_type)

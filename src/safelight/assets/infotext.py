@@ -55,10 +55,12 @@ class Infotext:
     """In AUTOMATIC1111's words."""
 
 
-def write_infotext(spec: Denoised, *, version: str) -> str:
+def write_infotext(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | None = None) -> str:
+    """`lora_hashes` is what AUTOMATIC1111 calls the LoRAs' files, by our digests of them."""
     prompt = storable(with_tags(spec.prompt, spec.loras))
+    found = to_pairs(spec, version=version, lora_hashes=lora_hashes)
     negative = f"\n{NEGATIVE} {storable(spec.negative_prompt)}" if spec.negative_prompt else ""
-    pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in to_pairs(spec, version=version).items())
+    pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in found.items())
     return f"{prompt}{negative}\n{pairs}".strip()
 
 
@@ -78,7 +80,7 @@ def parse_infotext(text: str) -> Infotext:
     )
 
 
-def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
+def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | None = None) -> dict[str, str]:
     sampler, schedule = sampler_names.split(spec.sampler)
     pairs = {
         "Steps": str(spec.steps),
@@ -115,13 +117,14 @@ def to_pairs(spec: Denoised, *, version: str) -> dict[str, str]:
             pairs["Masked area padding"] = str(spec.padding)
     if spec.embeddings:
         pairs["TI hashes"] = ", ".join(f"{pinned.name}: {pinned.digest[:12]}" for pinned in spec.embeddings)
-    if spec.loras:
-        # The first characters of the file's sha256, by which Civitai finds it.
-        pairs["Lora hashes"] = ", ".join(f"{lora.name}: {lora.digest[:10]}" for lora in spec.loras)
     for place, use in enumerate(spec.controls):
         pairs[f"ControlNet {place}"] = control_pairs(use)
     if spec.vae:
         pairs |= {"VAE hash": spec.vae.digest[:10], "VAE": spec.vae.name}
+    if hashed := [lora for lora in spec.loras if lora.digest in (lora_hashes or {})]:
+        pairs["Lora hashes"] = ", ".join(
+            f"{re.sub('[:,]', '', lora.name)}: {(lora_hashes or {})[lora.digest]}" for lora in hashed
+        )
     # AUTOMATIC1111 has no such settings, and reads past what it does not know.
     if spec.text_encoder:
         pairs["Text encoder"] = spec.text_encoder.name

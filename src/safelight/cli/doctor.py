@@ -149,14 +149,14 @@ def home(settings: "Settings") -> list[Finding]:
 
 def embedded_model(settings: "Settings") -> list[Finding]:
     from safelight.errors import SafelightError
-    from safelight.models.catalogue import Catalogue
     from safelight.models.digest import digest_model
     from safelight.models.families import describe
     from safelight.models.load import load_model
     from safelight.models.placement import choose_placement
+    from safelight.registry.catalogue import open_catalogue
 
     try:
-        folder = Catalogue(settings.models).find("mini")
+        folder = open_catalogue(settings).find("mini")
         about = describe(folder)
         digest = digest_model(about)
         load_model(about, name="mini", digest=digest, placement=choose_placement("cpu", "float32"))

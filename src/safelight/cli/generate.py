@@ -376,25 +376,25 @@ def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
 def require_known(draft: "Draft", settings: "Settings") -> None:
     """The sampler, and the model where that can be told without the network."""
     from safelight.diffusion.samplers import find_sampler
-    from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
     from safelight.models.hub import HUB_ID
-    from safelight.models.lora_folder import LoraFolder
     from safelight.models.lora_tags import take_loras
     from safelight.models.part_folder import PartFolder
+    from safelight.registry.catalogue import open_catalogue
 
+    catalogue = open_catalogue(settings)
     for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
-        LoraFolder(settings.loras, sums=settings.cache / "sums.json").path(lora.name)
+        catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
         find_sampler(draft.sampler)
     model = None
-    parts = PartFolder(settings.home, Catalogue(settings.models), settings.cache / "sums.json")
+    parts = PartFolder(settings.home, catalogue, catalogue.sums)
     wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
     for part, name in wanted.items():
         if name is not None and not HUB_ID.match(name):
             parts.find(part, name)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
-        model = describe(Catalogue(settings.models).find(draft.model))
+        model = describe(catalogue.find(draft.model))
     if draft.controls or draft.picture_prompts:
         leads.require_leads(draft, settings, model)
 

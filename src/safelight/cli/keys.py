@@ -81,7 +81,7 @@ def webhook_secret() -> None:
 @contextmanager
 def opened() -> Generator["Keys", None, None]:
     try:
-        from safelight.jobs.database import open_database
+        from safelight.database.connect import open_database
         from safelight.jobs.keys import Keys
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None

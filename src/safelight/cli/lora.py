@@ -3,11 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from safelight.cli import options
+
+if TYPE_CHECKING:
+    from safelight.models.catalogue import Catalogue
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -28,11 +31,11 @@ def lora(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_loras(as_json: options.Json = False) -> None:
     """List the LoRAs under SAFELIGHT_HOME/loras."""
-    from safelight.models.lora_folder import LoraFolder
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    paths = LoraFolder(settings.loras, sums=settings.cache / "sums.json").paths()
+    paths = open_catalogue(settings).files("lora")
     if as_json:
         for name, path in paths.items():
             typer.echo(json.dumps({"name": name, "path": str(path), "size_bytes": path.stat().st_size}))
@@ -53,14 +56,14 @@ def show(
 ) -> None:
     """Show a LoRA: its algorithm, its ranks, the family it seems made for, and keys that nobody knows."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a file should not download gigabytes
-    from safelight.models.lora_folder import LoraFolder
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
-    settings = Settings.from_environment()
-    path, digest = LoraFolder(settings.loras, sums=settings.cache / "sums.json").find(as_path(name))
-    about = summary(path) | {"digest": digest}
+    catalogue = open_catalogue(Settings.from_environment())
+    path = catalogue.find(as_path(name), "lora")
+    about = summary(path) | {"digest": catalogue.sum(path)}
     if model is not None:
-        about |= {"model": model, **tried_on(path, model, settings.models)}
+        about |= {"model": model, **tried_on(path, model, catalogue)}
     if as_json:
         typer.echo(json.dumps(about))
         return
@@ -97,14 +100,13 @@ def summary(path: Path) -> dict[str, Any]:
     }
 
 
-def tried_on(path: Path, model: str, models: Path) -> dict[str, Any]:
+def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
     """How the file fits the model's layers; the model's weights are not read."""
-    from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
     from safelight.models.lora import fit, outlines
     from safelight.models.lora_file import read_lora
 
-    description = describe(Catalogue(models).find(model))
+    description = describe(catalogue.find(model))
     fitted, unmatched = fit(read_lora(path), outlines(description), name=path.stem, model=model)
     matched = {part: len(layers) for part, layers in fitted.items()}
     return {"matched": ", ".join(f"{part} {n}" for part, n in matched.items()), "unmatched": list(unmatched)}

@@ -1,4 +1,4 @@
-"""`safelight models`: which checkpoints there are, what one is, and how they become other files."""
+"""`safelight models`: which models there are, what one is, and how they become other files."""
 
 import json
 import os
@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from safelight.cli import options
+from safelight.cli import folders, options, versions
 
 if TYPE_CHECKING:
     from safelight.models.families import Description
+    from safelight.registry.version import Version
+    from safelight.settings import Settings
 
 EXAMPLES = """\
 [bold]Examples[/]
   safelight models list
+  safelight models list --kind lora
+  safelight models add ~/Downloads/brand.safetensors --alias production
+  safelight models show brand@production
   safelight models show mini
   safelight models show ./stable-diffusion-v1-5 --json
   safelight models show ~/Downloads/checkpoint.safetensors
@@ -29,7 +34,15 @@ TOLD = {
 """By what a model reads."""
 LICENCES = ("LICENSE*", "LICENCE*", "license*", "licence*", "COPYING*")
 
-app = typer.Typer(name="models", help="List the checkpoints, show one, export or convert one.", epilog=EXAMPLES)
+app = typer.Typer(
+    name="models", help="Add models, list and show them, name their versions; convert and export.", epilog=EXAMPLES
+)
+app.command("add", epilog=versions.ADD)(versions.add)
+app.command("alias", epilog=versions.ALIAS)(versions.alias)
+app.command("licence", epilog=versions.LICENCE)(versions.licence)
+app.command("link", epilog=folders.LINK)(folders.link)
+app.command("rm", epilog=versions.RM)(versions.rm)
+app.command("verify", epilog=folders.VERIFY)(folders.verify)
 
 
 @app.callback(invoke_without_command=True)
@@ -39,15 +52,23 @@ def models(ctx: typer.Context, as_json: options.Json = False) -> None:
 
 
 @app.command("list", epilog=EXAMPLES)
-def list_models(as_json: options.Json = False) -> None:
-    """List the embedded model, and those under SAFELIGHT_HOME/models."""
+def list_models(
+    kind: Annotated[
+        str, typer.Option(help="vae, lora, embedding, controlnet, ... instead of checkpoints.")
+    ] = "checkpoint",
+    as_json: options.Json = False,
+) -> None:
+    """List the checkpoints: the embedded one, those under SAFELIGHT_HOME/models, and the versions of the registry."""
+    if kind != "checkpoint":
+        list_files(kind, as_json=as_json)
+        return
     from safelight.errors import SafelightError
-    from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    catalogue = Catalogue(settings.models)
+    catalogue = open_catalogue(settings)
     found: list[dict[str, Any]] = []
     for name in catalogue.names():
         try:
@@ -78,21 +99,58 @@ def list_models(as_json: options.Json = False) -> None:
     console.print(Text(rule, style="dim"))
 
 
+def list_files(kind: str, *, as_json: bool) -> None:
+    """Of the other kinds: names, bases as their headers show them, and where they are."""
+
+    from safelight.errors import InvalidRequest, SafelightError, nearest
+    from safelight.models.recognise import KINDS, TITLES
+    from safelight.registry.catalogue import open_catalogue
+    from safelight.registry.contents import look_into
+    from safelight.settings import Settings
+
+    if kind not in KINDS:
+        raise InvalidRequest(f"no kind {kind!r}{nearest(kind, list(KINDS))}; known: {', '.join(KINDS)}")
+    catalogue = open_catalogue(Settings.from_environment())
+    files = catalogue.files(kind)
+    for name, path in files.items():
+        about: dict[str, Any] = {"name": name, "path": str(path)}
+        try:
+            found = look_into(path, kind)
+            about |= {"base": found.base, "size_bytes": found.size_bytes}
+            words = (f"for {TITLES.get(found.base, found.base)}", megabytes(found.size_bytes), str(path))
+        except SafelightError as error:
+            about["error"] = str(error)
+            words = (str(error),)
+        typer.echo(json.dumps(about) if as_json else "  ".join((name, *words)))
+    if not files and not as_json:
+        typer.echo(f"There are none. What lies in {catalogue.folder(kind)} is listed here by its name.")
+
+
 @app.command(epilog=EXAMPLES)
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|PATH|HUB_ID", help="A hub id must have been downloaded before.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[@VERSION]|PATH|HUB_ID", help="Of any kind, if registered; a hub id must have been downloaded."
+        ),
+    ],
     as_json: options.Json = False,
 ) -> None:
-    """Show a checkpoint: its kind, its defaults, its size, its digest and its licence."""
+    """Show a model: its kind, its defaults, its size and digest, its licence, and where it came from."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
-    from safelight.models.catalogue import Catalogue
     from safelight.models.digest import digest_model
     from safelight.models.families import describe
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    about = describe(Catalogue(settings.models).find(name))
-    model: dict[str, Any] = summary(name, about) | {"digest": digest_model(about, cache=settings.cache / "sums.json")}
+    version = registered(name, settings)
+    model: dict[str, Any] = {}
+    if version is None or (version.kind == "checkpoint" and version.removed is None):
+        about = describe(open_catalogue(settings).find(name) if version is None else version.path)
+        model = summary(name, about) | {"digest": digest_model(about, cache=settings.cache / "sums.json")}
+    if version is not None:
+        model |= versions.facts(version)
     if as_json:
         typer.echo(json.dumps(model))
         return
@@ -103,19 +161,7 @@ def show(
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    rows = {
-        "name": model["name"],
-        "where": model["path"],
-        "family": model["family"],
-        "prediction": model["prediction"],
-        "native size": f"{model['width']}x{model['height']}",
-        "is told": TOLD[model["reads"]],
-        "inpaints natively": "yes" if model["inpaints_natively"] else "no",
-        **{f"default {key}": value for key, value in model["defaults"].items() if key not in ("width", "height")},
-        "on disk": megabytes(model["size_bytes"]),
-        "licence": model["licence"] or "nothing is said",
-        "digest": model["digest"],
-    }
+    rows = rows_of(model) | (versions.rows(version) if version else {})
     for key, value in rows.items():
         table.add_row(key.replace("_", " "), Text(str(value)))
     Console(highlight=False).print(table)
@@ -131,14 +177,14 @@ def export(
     import torch
 
     from safelight.errors import InvalidRequest
-    from safelight.models.catalogue import Catalogue
     from safelight.models.export import export_single_file
     from safelight.models.families import describe
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     if single_file.suffix != ".safetensors" or single_file.exists():
         raise InvalidRequest(f"{single_file} must end with .safetensors, and must not be there yet")
-    about = describe(Catalogue(Settings.from_environment().models).find(name))
+    about = describe(open_catalogue(Settings.from_environment()).find(name))
     export_single_file(about, single_file, dtype=getattr(torch, dtype), title=about.path.stem)
     typer.echo(f"{single_file}  {megabytes(single_file.stat().st_size)}")
 
@@ -154,6 +200,43 @@ def convert(
 
     header = convert_pickle(given, out)
     typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
+
+
+def registered(name: str, settings: "Settings") -> "Version | None":
+    """The version of that name, where neither the embedded model nor a folder of ours has it."""
+    from safelight.errors import UnknownVersion
+    from safelight.registry.catalogue import has_any
+    from safelight.registry.registry import open_registry
+    from safelight.registry.version import Reference
+
+    if not Reference.says(name) or not has_any(settings.database):
+        return None
+    with open_registry(settings) as registry:
+        try:
+            return registry.resolve(name)
+        except UnknownVersion:
+            if "@" in name and registry.versions(name.partition("@")[0], removed=True):
+                raise
+            return None
+
+
+def rows_of(model: dict[str, Any]) -> dict[str, Any]:
+    """What `summary` says, for people."""
+    if "family" not in model:
+        return {}
+    return {
+        "name": model["name"],
+        "where": model["path"],
+        "family": model["family"],
+        "prediction": model["prediction"],
+        "native size": f"{model['width']}x{model['height']}",
+        "is told": TOLD[model["reads"]],
+        "inpaints natively": "yes" if model["inpaints_natively"] else "no",
+        **{f"default {key}": value for key, value in model["defaults"].items() if key not in ("width", "height")},
+        "on disk": megabytes(model["size_bytes"]),
+        "licence": model["licence"] or "nothing is said",
+        "digest": model["digest"],
+    }
 
 
 def summary(name: str, about: "Description") -> dict[str, Any]:

@@ -102,7 +102,7 @@ def what_to_draw(
     """
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
-    from safelight.models.catalogue import Catalogue
+    from safelight.registry.catalogue import open_catalogue
     from safelight.spec import Upscale, parse_draft
 
     if found.producer == "unknown":
@@ -135,7 +135,7 @@ def what_to_draw(
         **settled,
     }
     named = wish.get("model", "none")
-    if model is None and named not in Catalogue(settings.models).names():
+    if model is None and open_catalogue(settings).listed(named) is None:
         raise InvalidRequest(
             f"{file} was made by {found.producer} with model {named!r}, which is not here: "
             "give it, or one to draw its settings with, as --model NAME|PATH|HUB_ID"

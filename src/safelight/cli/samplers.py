@@ -75,13 +75,13 @@ def plot(
     from safelight.cli.out import require_writable
     from safelight.diffusion.samplers import find_sampler
     from safelight.errors import InvalidRequest
-    from safelight.models.catalogue import Catalogue
     from safelight.models.families import describe
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     sampler = find_sampler(name)
     settings = Settings.from_environment()
-    config = describe(Catalogue(settings.models).find(model)).scheduler
+    config = describe(open_catalogue(settings).find(model)).scheduler
     file = out or Path(picture_name(sampler.name.replace("+", "p"), steps)).with_suffix(".png")
     if file.suffix.lower() != ".png":
         raise InvalidRequest(f"--out: a plot is a PNG; name it {file.with_suffix('.png')}")

@@ -48,7 +48,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_keys(settings: Settings, host: str) -> None:
-    from safelight.jobs.database import open_database
+    from safelight.database.connect import open_database
     from safelight.jobs.keys import Keys
 
     settings.home.mkdir(parents=True, exist_ok=True)

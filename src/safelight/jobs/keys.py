@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from safelight.database.connect import Database
 from safelight.errors import Forbidden, InvalidRequest, Unauthorized, nearest
-from safelight.jobs.database import Database
 from safelight.jobs.tables import KeyRow, SecretRow
 
 SCOPES = ("draw", "admin")

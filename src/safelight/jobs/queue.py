@@ -21,8 +21,8 @@ from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
+from safelight.database.connect import Database
 from safelight.errors import IdempotencyConflict, UnknownJob
-from safelight.jobs.database import Database
 from safelight.jobs.tables import ENDED, EventRow, JobRow
 
 T = TypeVar("T")

@@ -1,19 +1,14 @@
-"""What the database holds: jobs, what happened to them, and the keys of who may ask for them.
+"""What the database holds of jobs: what happened to them, and the keys of who may ask for them."""
 
-Times are seconds since the epoch, in UTC, so that SQLite and PostgreSQL agree on them.
-"""
+from typing import Any
 
-from typing import Any, ClassVar
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
-from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from safelight.database.tables import Base
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
 ENDED = ("done", "failed", "cancelled", "expired")
-
-
-class Base(DeclarativeBase):
-    type_annotation_map: ClassVar = {dict[str, Any]: JSON(none_as_null=True)}
 
 
 class JobRow(Base):

@@ -24,10 +24,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from safelight import __version__
+from safelight.database.connect import Database
 from safelight.errors import InvalidRequest, StorageFailed
-from safelight.jobs.database import Database
-from safelight.jobs.public_http import is_public, public_client
 from safelight.jobs.tables import JobRow
+from safelight.public_http import is_public, public_client
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,19 +41,32 @@ def digest_model(description: Description, *, cache: Path | None = None) -> str:
     """
     files = sorted(files_of(description))
     root = description.path.parent if description.is_file else description.path
-    # A single file keeps its digest when it is renamed.
-    stem = description.path.stem if description.is_file else ""
-    return digest_files({path.relative_to(root).as_posix().removeprefix(stem): path for path in files}, cache=cache)
+    sums = dict(zip((path.relative_to(root).as_posix() for path in files), sums_of(files, cache=cache), strict=True))
+    return digest_of_sums(sums, entry=description.path.name if description.is_file else "")
 
 
 def digest_files(files: Mapping[str, Path], *, cache: Path | None = None) -> str:
     """sha256 over the sha256 of each file by name; of one alone, its own."""
-    sums = sums_of(list(files.values()), cache=cache)
-    if len(sums) == 1:
-        return sums[0]
+    sums = dict(zip(files, sums_of(list(files.values()), cache=cache), strict=True))
+    return digest_of_sums(sums, entry=next(iter(sums)) if len(sums) == 1 else "")
+
+
+def known_digest(description: Description, *, cache: Path) -> str | None:
+    """The digest, if every file's sum is remembered; nothing is hashed."""
+    known = read_sums(cache)
+    if any(key_of(path) not in known for path in files_of(description)):
+        return None
+    return digest_model(description, cache=cache)
+
+
+def digest_of_sums(sums: Mapping[str, str], *, entry: str) -> str:
+    """From the sum of each file by its path; `entry` is the file among them that is the model, if not the folder is."""
+    if [*sums] == [entry]:
+        return sums[entry]
     total = hashlib.sha256()
-    for name, digest in zip(files, sums, strict=True):
-        total.update(f"{name} {digest}\n".encode())
+    for name, digest in sorted(sums.items(), key=lambda file: Path(file[0])):
+        # A single file keeps its digest when it is renamed.
+        total.update(f"{name.removeprefix(Path(entry).stem)} {digest}\n".encode())
     return total.hexdigest()
 
 
@@ -63,8 +77,7 @@ def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
     found: list[str] = []
     for path in files:
         try:
-            status = path.stat()
-            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            key = key_of(path)
             sums[key] = known.get(key) or file_sum(path)
         except OSError as error:
             raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
@@ -72,6 +85,18 @@ def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
     if cache is not None and not sums.keys() <= known.keys():
         remember_sums(cache, known | sums)
     return found
+
+
+def remember(sums: Mapping[Path, str], *, cache: Path) -> None:
+    """Sums that were worked out while the files were written."""
+    known = read_sums(cache)
+    with suppress(OSError):
+        remember_sums(cache, known | {key_of(path): digest for path, digest in sums.items()})
+
+
+def key_of(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def file_sum(path: Path) -> str:
@@ -89,7 +114,7 @@ def read_sums(cache: Path | None) -> dict[str, str]:
 
 def remember_sums(cache: Path, sums: dict[str, str]) -> None:
     """All or nothing; without it, the next start only hashes again."""
-    part = cache.with_suffix(f".{threading.get_ident()}.part")
+    part = cache.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(sums))

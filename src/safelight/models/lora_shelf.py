@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from safelight.errors import UnsupportedOption
+from safelight.errors import SafelightError, UnsupportedOption
 from safelight.models.adapters import Applied, Row
+from safelight.models.catalogue import Catalogue
 from safelight.models.load import Model
 from safelight.models.lora import Lora, load_lora
-from safelight.models.lora_folder import LoraFolder, require_same
+from safelight.models.lora_hash import lora_hash
 from safelight.models.memory import Need
 from safelight.models.placement import Placement
 from safelight.models.room import lora_bytes
-from safelight.spec import LoraUse
+from safelight.spec import LoraUse, LoraWish
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,31 @@ class Worn:
 
 @dataclass(slots=True)
 class LoraShelf:
-    folder: LoraFolder
+    catalogue: Catalogue
     loaded: dict[tuple[str, ...], Lora] = field(default_factory=dict[tuple[str, ...], Lora])
     """By the digests of LoRA, model and its text encoders."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def pin(self, wish: LoraWish) -> LoraUse:
+        """The wish with the digest of the file that its name stands for now.
+
+        Raises:
+            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the wish asks for.
+        """
+        if wish.digest is not None:
+            self.catalogue.pinned(wish.name, wish.digest, "lora")
+            return LoraUse.model_validate(wish.model_dump())
+        digest = self.catalogue.sum(self.catalogue.find(wish.name, "lora"))
+        return LoraUse.model_validate(wish.model_dump() | {"digest": digest})
+
+    def hashes(self, uses: Sequence[LoraUse]) -> dict[str, str]:
+        """What AUTOMATIC1111 calls each file, by our digest of it; without those that are gone."""
+        found: dict[str, str] = {}
+        for use in uses:
+            with suppress(SafelightError, OSError):
+                path = self.catalogue.pinned(use.name, use.digest, "lora")
+                found[use.digest] = lora_hash(path, cache=self.catalogue.sums)
+        return found
 
     def wear(self, uses: Sequence[LoraUse], model: Model) -> tuple[Worn, ...]:
         """In memory and ready for the model.
@@ -67,15 +90,14 @@ class LoraShelf:
         key = use.digest, model.digest, model.text_digest
         with self.lock:
             if key not in self.loaded:
-                path, digest = self.folder.find(use.name)
-                require_same(use, digest)
-                self.loaded[key] = load_lora(path, model, name=use.name, digest=digest)
+                path = self.catalogue.pinned(use.name, use.digest, "lora")
+                self.loaded[key] = load_lora(path, model, name=use.name, digest=use.digest)
             return self.loaded[key]
 
     def need(self, use: LoraUse, model_digest: str, placement: Placement) -> Need:
         """What it takes of the memory for weights."""
         key = use.digest, model_digest
-        size = lora_bytes(self.folder.path(use.name), placement)
+        size = lora_bytes(self.catalogue.pinned(use.name, use.digest, "lora"), placement)
         return Need(key=key, kind="lora", name=use.name, size_bytes=size, drop=lambda: self.drop(key))
 
     def drop(self, key: tuple[str, str]) -> None:

@@ -5,6 +5,7 @@
 | checkpoint | `model.diffusion_model.` beside other parts                          |
 | lora       | `lora_down`, `lora_A`, `hada_w1`, `lokr_w1`, ...                     |
 | controlnet | `control_model.`, `controlnet_cond_embedding.`                       |
+| t2i-adapter| `adapter.conv_in`, or `body.0.` with `conv_in`                       |
 | ip-adapter | `ip_adapter.` and `image_proj.`                                      |
 | vae        | an encoder and a decoder, and nothing else                           |
 | embedding  | a few rows as wide as a text encoder                                 |
@@ -18,7 +19,7 @@ from typing import Literal, get_args
 
 from safelight.models.safetensors_file import Header
 
-Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "ip-adapter", "upscaler"]
+Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "t2i-adapter", "ip-adapter", "upscaler"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Base = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", ""]
 """Which networks it belongs to; empty where the file does not say."""
@@ -41,6 +42,11 @@ CONTROL = ("control_model.", "controlnet_cond_embedding.", "input_hint_block.", 
 UPSCALER = re.compile(
     r"^(params(_ema)?\.)?(model\.1\.sub\.|conv_first\.|body\.\d+\.rdb\d|RRDB_trunk\.|layers\.\d+\.residual_group)"
 )
+T2I = re.compile(r"body\.\d+\.(block\d|in_conv|resnets)")
+"""diffusers' own files have `adapter.` before, the authors' have nothing."""
+UNSHUFFLED: Mapping[int, Base] = {64 * 3: "sd1", 256 * 3: "sdxl", 64: "sd1", 256: "sdxl"}
+"""The channels of the picture that a T2I-Adapter reads, folded 8 or 16 times, in colour or grey."""
+IMAGE_KEYS = re.compile(r"ip_adapter\.\d+\.to_k_ip\.weight")
 EMBEDDING_NAMES = ("emb_params", "clip_l", "clip_g", "string_to_param")
 MOST_EMBEDDING_TENSORS = 4
 CONTEXT_WIDTHS: Mapping[int, Base] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
@@ -92,6 +98,8 @@ def kind_of(header: Header) -> Kind | None:
         return "controlnet"
     if any(name.startswith("ip_adapter.") for name in names) and any(name.startswith("image_proj.") for name in names):
         return "ip-adapter"
+    if "adapter.conv_in.weight" in names or ("conv_in.weight" in names and any(map(T2I.match, names))):
+        return "t2i-adapter"
     if any(name.startswith((UNET, "double_blocks.", "joint_blocks.")) for name in names):
         return "checkpoint"
     stems = {name.removeprefix("first_stage_model.").split(".")[0] for name in names}
@@ -136,9 +144,14 @@ def base_of(header: Header, kind: Kind) -> Base:
     if kind == "embedding":
         widths = embedding_widths(header)
         return "sdxl" if 1280 in widths else CONTEXT_WIDTHS[max(widths)]
+    if kind == "t2i-adapter":
+        shape = header.shape("adapter.conv_in.weight") or header.shape("conv_in.weight")
+        return UNSHUFFLED.get(shape[1], "") if len(shape) == 4 else ""
     for name in names:
-        if CONTEXT_READER.search(name) and (base := CONTEXT_WIDTHS.get(header.shape(name)[-1])):
-            return base
+        # A number by itself, such as a LoRA's alpha, has no width.
+        width = header.shape(name)[-1:]
+        if width and width[0] in CONTEXT_WIDTHS and (CONTEXT_READER.search(name) or IMAGE_KEYS.match(name)):
+            return CONTEXT_WIDTHS[width[0]]
     return said_base(header.metadata)
 
 

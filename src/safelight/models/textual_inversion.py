@@ -18,15 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile, UnsupportedOption
-from safelight.models.digest import file_sum
-from safelight.models.safetensors_file import PICKLE_SUFFIXES, read_header
+from safelight.errors import CorruptModel, UnsafeFile, UnsupportedOption
+from safelight.models.catalogue import Catalogue
+from safelight.models.safetensors_file import WHY_NOT, conversion_of, read_header
 from safelight.spec import PinnedEmbedding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIX = ".safetensors"
 MADE_FOR: Mapping[tuple[int, ...], str] = {
     (768,): "Stable Diffusion 1",
     (1024,): "Stable Diffusion 2",
@@ -54,31 +53,6 @@ class Embedding:
     @property
     def widths(self) -> tuple[int, ...]:
         return tuple(tensor.shape[1] for tensor in self.vectors)
-
-
-def embedding_files(folder: Path) -> dict[str, Path]:
-    """Every embedding under the folder, by the name that prompts call it."""
-    found = sorted(folder.rglob(f"*{SUFFIX}"), reverse=True) if folder.is_dir() else []
-    return {path.stem: path for path in found}
-
-
-def find_embedding(folder: Path, name: str) -> tuple[Path, str] | None:
-    """The file of that name and its sha256."""
-    path = embedding_files(folder).get(name)
-    return None if path is None else (path, sum_of(path))
-
-
-def sum_of(path: Path) -> str:
-    try:
-        status = path.stat()
-        return remembered_sum(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
-
-
-@lru_cache(maxsize=1024)
-def remembered_sum(path: Path, _size: int, _changed: int) -> str:
-    return file_sum(path)
 
 
 def named_in(words: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -115,7 +89,7 @@ def split_at_names(text: str, names: Mapping[str, int]) -> list[str]:
 
 
 def pin_embeddings(
-    folder: Path, prompts: Sequence[str], *, model: str, model_widths: Callable[[], Sequence[int]]
+    catalogue: Catalogue, prompts: Sequence[str], *, model: str, model_widths: Callable[[], Sequence[int]]
 ) -> tuple[PinnedEmbedding, ...]:
     """The embeddings that these prompts name, checked against the widths of the model's text encoders.
 
@@ -123,24 +97,19 @@ def pin_embeddings(
         UnsupportedOption: one that is for another family.
         UnsafeFile, CorruptModel: a file that cannot be read as one.
     """
-    if not folder.is_dir():
-        return ()
-    files, words = embedding_files(folder), "\n".join(prompts)
-    refuse_pickles(words, folder)
-    names = named_in(words, list(files))
-    for name in names:
-        widths = [shape[-1] for shape in shapes_of(files[name]).values()]
+    words = "\n".join(prompts)
+    refuse_pickles(words, catalogue.pickles("embedding"))
+    named = {name: catalogue.find(name, "embedding") for name in named_in(words, catalogue.names("embedding"))}
+    for name, path in named.items():
+        widths = [shape[-1] for shape in shapes_of(path).values()]
         require_fit(name, widths, model=model, model_widths=model_widths())
-    return tuple(PinnedEmbedding(name=name, digest=sum_of(files[name])) for name in names)
+    return tuple(PinnedEmbedding(name=name, digest=catalogue.sum(path)) for name, path in named.items())
 
 
-def refuse_pickles(words: str, folder: Path) -> None:
+def refuse_pickles(words: str, pickles: Mapping[str, Path]) -> None:
     """An embedding that is there only in a format that can carry code must not silently count as plain words."""
-    unsafe = {path.stem: path for path in folder.rglob("*") if path.suffix in PICKLE_SUFFIXES}
-    for name in named_in(words, sorted(unsafe.keys() - embedding_files(folder).keys())):
-        raise UnsafeFile(
-            f"embedding {name!r} is {unsafe[name]}, which can run code when opened; convert to safetensors"
-        )
+    for name in named_in(words, sorted(pickles)):
+        raise UnsafeFile(f"embedding {name!r} is {pickles[name]}, {WHY_NOT}: {conversion_of(pickles[name])}")
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
@@ -183,21 +152,13 @@ def worded(widths: Sequence[int]) -> str:
     return " and ".join(map(str, widths))
 
 
-def load_embedding(folder: Path, name: str, digest: str) -> Embedding:
+def load_embedding(catalogue: Catalogue, name: str, digest: str) -> Embedding:
     """The vectors of the file that a spec pinned.
 
     Raises:
         InvalidRequest: it is not here, or is another file than the spec was made with.
     """
-    found = find_embedding(folder, name)
-    if found is None:
-        raise InvalidRequest(f"embedding {name!r} ({digest[:10]}) is not in {folder}")
-    path, sha256 = found
-    if sha256 != digest:
-        raise InvalidRequest(
-            f"embedding {name!r} is {sha256[:10]} here and {digest[:10]} in the spec: the picture would differ"
-        )
-    return read_embedding(path, name, digest)
+    return read_embedding(catalogue.pinned(name, digest, "embedding"), name, digest)
 
 
 @lru_cache(maxsize=64)

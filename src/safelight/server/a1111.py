@@ -176,7 +176,8 @@ def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: floa
     done = [job for job in jobs if job.asset_id]
     asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
     images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
-    info = info_of(asked, drawn, body, began=began)
+    hashes = studio.loras.hashes([lora for spec in drawn or asked for lora in spec.loras])
+    info = info_of(asked, drawn, body, began=began, lora_hashes=hashes)
     parameters: dict[str, Any] = body.model_dump(mode="json")
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}

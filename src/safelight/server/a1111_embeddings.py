@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from safelight.errors import SafelightError
 from safelight.models.families import text_widths
-from safelight.models.textual_inversion import embedding_files, shapes_of
+from safelight.models.textual_inversion import shapes_of
 from safelight.studio import Studio
 
 
@@ -28,7 +28,7 @@ class Embeddings(BaseModel):
 def list_embeddings(studio: Studio, model: str) -> Embeddings:
     """Sorted by the model that the caller has chosen; files that are no embeddings are left out. Blocks."""
     found = Embeddings()
-    files = embedding_files(studio.settings.embeddings)
+    files = studio.models.catalogue.files("embedding")
     widths = text_widths(studio.models.find(model).description) if files else ()
     for name, path in sorted(files.items()):
         try:

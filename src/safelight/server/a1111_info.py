@@ -26,12 +26,20 @@ LABELS = {
 }
 
 
-def info_of(asked: Sequence[Denoised], drawn: Sequence[Denoised], body: Drawing, *, began: float) -> str:
+def info_of(
+    asked: Sequence[Denoised],
+    drawn: Sequence[Denoised],
+    body: Drawing,
+    *,
+    began: float,
+    lora_hashes: Mapping[str, str],
+) -> str:
     """JSON, with the fields of `Processed.js()` there, and of the pictures that were drawn where there are any."""
     specs = drawn or asked
     first = specs[0]
     sampler, _ = sampler_names.split(first.sampler)
-    extra = {name: value for name, value in to_pairs(first, version=__version__).items() if name not in ELSEWHERE}
+    pairs = to_pairs(first, version=__version__, lora_hashes=lora_hashes)
+    extra = {name: value for name, value in pairs.items() if name not in ELSEWHERE}
     return json.dumps(
         {
             "prompt": first.prompt,
@@ -60,7 +68,7 @@ def info_of(asked: Sequence[Denoised], drawn: Sequence[Denoised], body: Drawing,
             "denoising_strength": strength_of(first),
             "extra_generation_params": extra,
             "index_of_first_image": 0,
-            "infotexts": [write_infotext(spec, version=__version__) for spec in drawn],
+            "infotexts": [write_infotext(spec, version=__version__, lora_hashes=lora_hashes) for spec in drawn],
             "styles": [],
             "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(began)),
             "clip_skip": first.clip_skip,

@@ -57,8 +57,9 @@ class ModelItem(BaseModel):
     title: str
     """What `sd_model_checkpoint` takes; the name alone will do as well."""
     model_name: str
-    hash: str
-    sha256: str
+    hash: str | None = None
+    """Not known yet for one of a linked folder that nobody has used."""
+    sha256: str | None = None
     filename: str
     config: str | None = None
 
@@ -174,13 +175,13 @@ def models_in(studio: Studio) -> list[ModelItem]:
     items: list[ModelItem] = []
     for name in studio.models.catalogue.names():
         try:
-            digest = studio.models.find(name).digest
+            digest = studio.models.known_digest(name)
         except SafelightError:
             # One broken folder does not hide the others.
             continue
-        items.append(
-            ModelItem(title=f"{name} [{digest[:10]}]", model_name=name, hash=digest[:10], sha256=digest, filename=name)
-        )
+        short = digest and digest[:10]
+        title = f"{name} [{short}]" if digest else name
+        items.append(ModelItem(title=title, model_name=name, hash=short, sha256=digest, filename=name))
     return items
 
 
@@ -206,8 +207,8 @@ async def sd_vae(request: Request, caller: Who) -> list[VaeItem]:
 @router.get("/loras")
 async def loras(request: Request, caller: Who) -> list[LoraItem]:
     """What `<lora:name:1>` in a prompt may name."""
-    folder = parts_of(request).studio.loras.folder
-    return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in folder.paths().items()])
+    catalogue = parts_of(request).studio.models.catalogue
+    return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in catalogue.files("lora").items()])
 
 
 def lora_item(name: str, path: Path) -> LoraItem:

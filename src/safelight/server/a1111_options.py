@@ -102,7 +102,8 @@ def shown(options: Options, studio: Studio) -> dict[str, Any]:
 def title(model: str, studio: Studio) -> str:
     """`mini [0123456789]`: the name and the beginning of the digest, as clients list them and send them back."""
     try:
-        return f"{model} [{studio.models.find(model).digest[:10]}]"
+        digest = studio.models.known_digest(model)
+        return f"{model} [{digest[:10]}]" if digest else model
     except SafelightError:
         # It was chosen while it was there.
         return model

@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
 from safelight import __version__
-from safelight.jobs.database import Database, open_database
+from safelight.database.connect import Database, open_database
 from safelight.jobs.desk import Desk
 from safelight.jobs.keys import Keys
 from safelight.jobs.live import Live
@@ -109,10 +109,7 @@ async def opened(
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
     # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
-    studio.loras.folder = replace(studio.loras.folder, by_path=False)
-    studio.controls.folder = studio.preprocessors.folder = replace(studio.controls.folder, by_path=False)
-    studio.models.catalogue = replace(studio.models.catalogue, listed_only=not settings.allow_any_model)
-    studio.parts.folder = replace(studio.parts.folder, catalogue=studio.models.catalogue)
+    studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
     queue, live = JobQueue(database, hear=observer.changed), Live()

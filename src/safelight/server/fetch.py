@@ -9,7 +9,7 @@ import httpcore
 import httpx
 
 from safelight.errors import InvalidImage
-from safelight.jobs.public_http import public_client
+from safelight.public_http import public_client
 
 TIMEOUT_S = 10.0
 MOST_REDIRECTS = 3

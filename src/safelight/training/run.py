@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption
-from safelight.models.catalogue import Catalogue
 from safelight.models.digest import digest_model
 from safelight.models.families import describe
 from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement, best_device, fast_dtypes
+from safelight.registry.catalogue import open_catalogue
 from safelight.settings import Settings
 from safelight.training.check import Report, check, require_good
 from safelight.training.dataset import Dataset, Ready, Say, hold_out, make_ready
@@ -147,13 +147,13 @@ def require_known(recipe: AnyRecipe, device: str) -> None:
 
 def open_base(run: Run, *, frozen: bool) -> Model:
     """The model to begin with. In half precision only where its own weights stay as they are."""
-    catalogue = Catalogue(run.settings.models)
+    catalogue = open_catalogue(run.settings)
     description = describe(catalogue.find(run.recipe.base))
     if description.inpaints_natively or description.takes_guidance:
         raise UnsupportedOption(
             "base", f"{run.recipe.base} also reads a mask or a guidance scale; train its base model"
         )
-    digest = digest_model(description, cache=run.settings.cache / "sums.json")
+    digest = digest_model(description, cache=catalogue.sums)
     placement = Placement(run.accelerator.device, torch.bfloat16 if run.half and frozen else torch.float32)
     model = load_model(description, name=run.recipe.base, digest=digest, placement=placement)
     if run.recipe.gradient_checkpointing:

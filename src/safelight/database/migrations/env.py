@@ -1,8 +1,8 @@
-"""Run by Alembic; `database.open_database` hands it the connection."""
+"""Run by Alembic; `connect.open_database` hands it the connection."""
 
 from alembic import context
 
-from safelight.jobs.tables import Base
+from safelight.database.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import resources
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from safelight.errors import InvalidRequest, StorageFailed
 
@@ -75,7 +74,9 @@ def open_database(url: str) -> Database:
     return Database(engine)
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, pooled: bool = True) -> Engine:
+    """Not `pooled`, each use connects anew and leaves nothing open: for a look now and then."""
+    pool: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -83,10 +84,10 @@ def connect(url: str) -> Engine:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10)
+        return create_engine(parsed, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
     if parsed.drivername != "sqlite":
         raise InvalidRequest(f"database_url: {parsed.drivername!r} is not supported; say sqlite or postgresql")
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_S}, **pool)
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_at_once)
     return engine
@@ -121,8 +122,13 @@ def migrating(connection: Connection) -> Generator[None, None, None]:
 
 
 def migrate(connection: Connection) -> None:
+    from alembic import (
+        command,
+    )  # only who opens a database anew has need of it, and it takes as long to import as the rest
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(resources.files("safelight.jobs") / "migrations"))
+    config.set_main_option("script_location", str(resources.files("safelight.database") / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     connection.commit()

@@ -1,0 +1,100 @@
+"""`safelight models link|verify`: model folders of other programs, and whether versions are still what they were."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safelight.cli import options
+
+if TYPE_CHECKING:
+    from safelight.models.linked import Tree
+
+LINK = """\
+[bold]Examples[/]
+  safelight models link ~/stable-diffusion-webui
+  safelight models link ~/ComfyUI/models
+  safelight models link
+  safelight models link ~/ComfyUI/models --remove
+  safelight models list --kind lora"""
+VERIFY = """\
+[bold]Examples[/]
+  safelight models verify
+  safelight models verify brand@3 ink
+  safelight models verify --clean"""
+
+
+def link(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Of AUTOMATIC1111, ComfyUI or InvokeAI. Left out, the linked are listed."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the folder; nothing in it is touched.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Use another program's models where they lie: nothing is copied, and what is put there later is known at once."""
+    from safelight.errors import InvalidRequest
+    from safelight.models.linked import link, look_through, read_links, unlink
+    from safelight.settings import Settings
+
+    home = Settings.from_environment().home
+    if folder is None and remove:
+        raise InvalidRequest("--remove: which folder? `safelight models link` lists them")
+    if folder is None:
+        for known in read_links(home):
+            report(look_through(known), as_json=as_json)
+    elif remove:
+        unlink(home, folder)
+        typer.echo(f"{folder} is forgotten.")
+    else:
+        report(link(home, folder), as_json=as_json)
+
+
+def report(tree: "Tree", *, as_json: bool) -> None:
+    """What a folder holds, by kind, and what of it is not used and why."""
+    if as_json:
+        files = {kind: {name: str(path) for name, path in named.items()} for kind, named in tree.files.items()}
+        refused = {str(path): why for path, why in tree.refused.items()}
+        typer.echo(json.dumps({"folder": str(tree.root), "files": files, "refused": refused}))
+        return
+    counts = [f"{kind} {len(named)}" for kind, named in tree.files.items() if named]
+    missing = "" if tree.root.is_dir() else " (not there now)"
+    typer.echo(f"{tree.root}{missing}: {', '.join(counts) or 'nothing that can be used'}")
+    for path, why in tree.refused.items():
+        typer.echo(f"  not used: {path} {why}")
+
+
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All, if none is named.")
+    ] = None,
+    clean: Annotated[
+        bool,
+        typer.Option("--clean", help="Remove files that were copied by a process that did not live to register them."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Read every byte of the registered versions again, and say which files changed or are missing."""
+    from safelight.errors import CorruptModel
+    from safelight.registry import verify as verifying
+    from safelight.registry.registry import open_registry
+    from safelight.settings import Settings
+
+    broken = 0
+    with open_registry(Settings.from_environment()) as registry:
+        for checked in verifying.verify(registry, names or ()):
+            broken += bool(checked.faults)
+            if as_json:
+                typer.echo(json.dumps({"version": checked.version.reference, "faults": dict(checked.faults)}))
+            elif checked.faults:
+                for name, fault in checked.faults.items():
+                    typer.echo(f"{checked.version.reference}  {fault}: {checked.version.folder / name}")
+            else:
+                typer.echo(f"{checked.version.reference}  as it was added")
+        left = verifying.clean(registry) if clean else verifying.leftovers(registry)
+    if left and not as_json:
+        done = "removed" if clean else "`safelight models verify --clean` removes them"
+        typer.echo(f"{len(left)} copies that were never registered: {done}")
+    if broken:
+        raise CorruptModel(f"{broken} versions are not what they were; `safelight models add` the right files again")
