@@ -45,7 +45,7 @@ def shelf(tmp_path: Path, checkpoint: Checkpoints) -> PartShelf:
     write_text_encoder(encoders / "reader", sd1(tmp_path / "vocabulary"), width=32, projection=None, seed=78)
     write_text_encoder(encoders / "wide", sd1(tmp_path / "vocabulary2"), width=48, projection=None, seed=79)
     shutil.copytree(checkpoint("sd1"), tmp_path / "models" / "sd1")
-    return PartShelf(PartFolder(tmp_path, Catalogue(tmp_path / "models"), tmp_path / "sums.json"))
+    return PartShelf(PartFolder(tmp_path, Catalogue(tmp_path), tmp_path / "sums.json"))
 
 
 def with_parts(shelf: PartShelf, model: Model, **wishes: Any) -> tuple[Denoised, Model]:
@@ -138,7 +138,7 @@ def test_an_unknown_name_is_told_the_nearest(shelf: PartShelf) -> None:
 
 
 def test_strangers_may_not_name_paths(shelf: PartShelf, tmp_path: Path) -> None:
-    closed = PartFolder(tmp_path, Catalogue(tmp_path / "models", listed_only=True), tmp_path / "sums.json")
+    closed = PartFolder(tmp_path, Catalogue(tmp_path, listed_only=True), tmp_path / "sums.json")
     assert closed.find("vae", "other").digest == shelf.folder.find("vae", "other").digest
     for path in (tmp_path / "vaes" / "other", tmp_path / "vaes" / "original.safetensors"):
         with pytest.raises(UnknownPart):

@@ -154,15 +154,14 @@ def describe(path: Path) -> Description:
 
 def require_known_channels(about: Description) -> None:
     channels, latent_channels = about.in_channels, about.latent_channels
-    known = [latent_channels]
-    if about.family.network == "unet":
-        known.append(2 * latent_channels)
-    if about.family.name != "flux":
-        known.append(2 * latent_channels + 1)
-    if channels not in known:
+    known = [latent_channels, 2 * latent_channels, 2 * latent_channels + 1]
+    # Of the transformers, none follows instructions, and Flux has no mask.
+    allowed = known if about.family.network == "unet" else known[::2] if about.family.name == "sd3" else known[:1]
+    if channels not in allowed:
         raise UnsupportedOption(
             "model",
-            f"{about.path} has a network of {channels} input channels; known are {', '.join(map(str, known))}",
+            f"{about.path} has a network of {channels} input channels; known are "
+            + " and ".join(", ".join(map(str, allowed)).rsplit(", ", 1)),
         )
     if about.family.t5_alone and not about.t5:
         raise CorruptModel(f"{about.path} has no {about.family.t5}: its network reads nothing else")
