@@ -11,11 +11,11 @@ Point = Mapping[str, float]
 
 
 def note(path: Path, numbers: Point) -> None:
-    """Add a line to the file; the first one names the columns."""
-    new = not path.exists()
+    """Add a line to the file, whose first one names the columns; what has no column there is left out."""
+    columns = path.read_text("utf-8").partition("\n")[0].strip().split(",") if path.exists() else []
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(numbers))
-        if new:
+        writer = csv.DictWriter(file, fieldnames=columns or list(numbers), extrasaction="ignore")
+        if not columns:
             writer.writeheader()
         writer.writerow({name: f"{number:.6g}" for name, number in numbers.items()})
 
