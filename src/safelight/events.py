@@ -71,9 +71,11 @@ class Learnt:
 
     job_id: str
     name: str
+    reference: str
+    """The version that it became: `brand@2`."""
     kind: str
-    digest: str | None
-    """sha256 of the file; None for a model, which is a folder."""
+    digest: str
+    """Of its contents, as specs pin them."""
     seconds: float
 
 

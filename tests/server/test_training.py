@@ -39,12 +39,28 @@ def test_a_run_is_a_job_whose_result_can_be_used_at_once(client: httpx.Client, h
         told = [line for line in stream.iter_lines() if line.startswith(("event", "data"))]
     assert "event: step" in told
     [done] = [json.loads(data.partition(": ")[2]) for kind, data in pairwise(told) if kind == "event: done"]
-    assert (done["name"], done["kind"]) == ("learnt", "lora")
+    assert (done["name"], done["kind"], done["reference"]) == ("learnt", "lora", "learnt@1")
     view = client.get(f"/v1/jobs/{job['id']}").json()
     assert (view["state"], view["step"], view["total_steps"], view["url"]) == ("done", 3, 3, None)
-    picture = {"prompt": "a red apple <lora:learnt:1>", "seed": 7, "steps": 1, "width": 64, "height": 64}
+    assert digest_drawn_with(client, "learnt") == done["digest"]
+
+
+def test_a_second_run_of_a_name_is_its_second_version(client: httpx.Client, home: Path) -> None:
+    """Drawn with, by number and by name, in the server that was running all along."""
+    digests: list[str] = []
+    for seed in (1, 2):
+        job = client.post("/v1/jobs", json=order(home, name="twice", seed=seed)).json()
+        assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "done"
+        digests.append(digest_drawn_with(client, "twice"))
+    assert digests[0] != digests[1]
+    assert [digest_drawn_with(client, f"twice@{number}") for number in (1, 2)] == digests
+
+
+def digest_drawn_with(client: httpx.Client, lora: str) -> str:
+    picture = {"prompt": f"a red apple <lora:{lora}:0.8>", "seed": 7, "steps": 1, "width": 64, "height": 64}
     drawn = client.post("/v1/jobs", json=picture).json()
-    assert drawn["spec"]["loras"][0]["digest"] == done["digest"]
+    assert client.get(f"/v1/jobs/{drawn['id']}/wait").json()["state"] == "done"
+    return drawn["spec"]["loras"][0]["digest"]
 
 
 def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home: Path) -> None:
@@ -70,7 +86,7 @@ def test_a_run_that_is_cancelled_leaves_a_checkpoint(client: httpx.Client, home:
     client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
     assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "cancelled"
     assert (home / "runs" / job["id"] / "state.pt").is_file()
-    assert not (home / "loras/long.safetensors").exists()
+    assert not (home / "runs" / job["id"] / "result.json").exists()
 
 
 def test_a_server_that_was_not_told_so_trains_nothing(server: str, home: Path) -> None:

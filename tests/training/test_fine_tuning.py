@@ -20,7 +20,8 @@ from tests.training.lessons import Checkpoints, finished, learn, recipe_for, wri
 
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.families import describe
-from safelight.models.textual_inversion import find_embedding, load_embedding
+from safelight.models.textual_inversion import load_embedding
+from safelight.registry.catalogue import open_catalogue
 from safelight.settings import Settings
 from safelight.studio import open_studio
 from safelight.training.news import Prepared, Sampled, Trained, Validated
@@ -96,7 +97,7 @@ def test_a_name_that_is_taken_is_left_alone(checkpoint: Checkpoints, tmp_path: P
     taken = tmp_path / "home/loras/learnt.safetensors"
     taken.parent.mkdir(parents=True)
     taken.write_bytes(b"somebody's")
-    with pytest.raises(InvalidRequest, match="give the result another --name"):
+    with pytest.raises(InvalidRequest, match="has the name 'learnt' already, and would hide it; --name gives another"):
         learn(recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data")), tmp_path / "home")
     assert taken.read_bytes() == b"somebody's"
 
@@ -218,9 +219,8 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
     recipe = recipe_for(checkpoint(kind), data, "embedding", init="apple", vectors=2, rate=0.3, name="my-mug")
     done = finished(learn(recipe, tmp_path))
     assert set(load_file(done.path)) == ({"emb_params"} if kind == "sd1" else {"clip_l", "clip_g"})
-    found = find_embedding(tmp_path / "embeddings", "my-mug")
-    assert found is not None
-    embedding = load_embedding(tmp_path / "embeddings", "my-mug", found[1])
+    catalogue = open_catalogue(Settings(home=tmp_path))
+    embedding = load_embedding(catalogue, "my-mug", done.lineage["digest"])
     assert embedding.num_vectors == 2
     model = load(checkpoint(kind))
     spec = spec_for(model, prompt="a photo of my-mug")
@@ -238,7 +238,8 @@ def test_a_whole_model_is_saved_as_one_that_loads(kind: str, checkpoint: Checkpo
     recipe = recipe_for(checkpoint(kind), write_pictures(tmp_path / "data"), "full", train="both", ema=0.9, rate=1e-3)
     before = {path: path.read_bytes() for path in checkpoint(kind).rglob("*.safetensors")}
     done = finished(learn(recipe, tmp_path))
-    assert done.path == tmp_path / "models/learnt"
+    assert done.path == open_catalogue(Settings(home=tmp_path)).find("learnt")
+    assert not (tmp_path / "runs/learnt/learnt").exists(), "there is one copy of a model"
     model, base = load(done.path), load(checkpoint(kind))
     assert describe(done.path).defaults == base.description.defaults
     assert psnr(draw(spec_for(model), model), draw(spec_for(base), base)) < 40

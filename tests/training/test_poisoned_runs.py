@@ -82,10 +82,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 def test_a_result_that_cannot_be_written_can_be_written_later(recipe: AnyRecipe, tmp_path: Path) -> None:
-    (tmp_path / "loras").write_text("a file where the folder should be")
+    (tmp_path / "versions").write_text("a file where the folder should be")
     with pytest.raises(StorageFailed, match="run it again: it ends at once"):
         learn(recipe, tmp_path)
-    (tmp_path / "loras").unlink()
+    (tmp_path / "versions").unlink()
     news = learn(recipe, tmp_path)
     assert finished(news).path.is_file()
     assert not [item for item in news if isinstance(item, Trained)]

@@ -220,7 +220,7 @@ def finished(item: "Finished") -> list[str]:
     more = [] if as_model or base == "mini" else ["--model", base]
     private = item.lineage["privacy"]
     promise = f", epsilon {private['epsilon']:.2f} at delta {private['delta']:g}" if private else ""
-    return [f"{item.path} after {item.step} steps{early}{promise}", "", "Try next:", f"  {command(*words, *more)}"]
+    return [f"{item.reference} after {item.step} steps{early}{promise}", "", "Try next:", f"  {command(*words, *more)}"]
 
 
 CHECK_EXAMPLES = """\

@@ -100,9 +100,9 @@ class Judge:
         return [[names[place] for place in row] for row in logits.argsort(dim=1, descending=True).tolist()]
 
     @torch.inference_mode()
-    def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """What the answer to "which concept?" is read from."""
-        eye = self.eyes["concept"]
+    def features(self, images: Sequence[Image.Image], question: str = "concept") -> Tensor:
+        """What the answer is read from."""
+        eye = self.eyes[question]
         parts = [as_input(images[i : i + BATCH], eye.side) for i in range(0, len(images), BATCH)]
         return torch.cat([eye.network.features(part) for part in parts])
 

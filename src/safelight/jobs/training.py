@@ -55,10 +55,17 @@ async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) ->
             match json.loads(line):
                 case {"event": "trained", "step": step, "total_steps": total}:
                     yield Stepped(job_id=job_id, step=step, total_steps=total, batch_rows=0)
-                case {"event": "finished", "name": name, "lineage": lineage}:
+                case {"event": "finished", "reference": reference, "lineage": lineage}:
                     seconds = time.monotonic() - began
                     digest = lineage["digest"]
-                    ended = Learnt(job_id=job_id, name=name, kind=recipe.kind, digest=digest, seconds=seconds)
+                    ended = Learnt(
+                        job_id=job_id,
+                        name=recipe.name,
+                        reference=reference,
+                        kind=recipe.kind,
+                        digest=digest,
+                        seconds=seconds,
+                    )
                 case _:
                     pass
         await process.wait()
@@ -112,5 +119,5 @@ async def stop(process: asyncio.subprocess.Process) -> None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The server's own settings, which need not be those of its shell."""
-    chosen = {"HOME": str(settings.home), "DEVICE": settings.device}
+    chosen = {"HOME": str(settings.home), "DEVICE": settings.device, "DATABASE_URL": settings.database}
     return os.environ | {PREFIX + name: value for name, value in chosen.items()}

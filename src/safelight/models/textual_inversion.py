@@ -99,11 +99,19 @@ def pin_embeddings(
     """
     words = "\n".join(prompts)
     refuse_pickles(words, catalogue.pickles("embedding"))
-    named = {name: catalogue.find(name, "embedding") for name in named_in(words, catalogue.names("embedding"))}
+    names = catalogue.names("embedding")
+    numbered = [f"{name}@{number}" for name in names for number in versions_in(words, name)]
+    named = {name: catalogue.find(name, "embedding") for name in named_in(words, [*names, *numbered])}
     for name, path in named.items():
         widths = [shape[-1] for shape in shapes_of(path).values()]
         require_fit(name, widths, model=model, model_widths=model_widths())
     return tuple(PinnedEmbedding(name=name, digest=catalogue.sum(path)) for name, path in named.items())
+
+
+def versions_in(words: str, name: str) -> set[str]:
+    """`brand@3`: versions are not listed one by one, and can be named all the same."""
+    found = re.findall(re.escape(name) + r"@([1-9]\d*)(?!\w)", words, re.IGNORECASE)
+    return set(found)
 
 
 def refuse_pickles(words: str, pickles: Mapping[str, Path]) -> None:

@@ -97,6 +97,15 @@ class Registry:
             raise InvalidRequest(f"{hiding} has the name {name!r} already, and would hide it; --name gives another")
         return name
 
+    def require_free(self, name: str, kind: Kind) -> None:
+        """Say now what `add` would say of the name later, when the work is done.
+
+        Raises:
+            InvalidRequest: what would be added under that name could not be had by it.
+        """
+        self.require_name(name, kind)
+        self.database.read(lambda session: require_same_kind(session, name, kind))
+
     def resolve(self, reference: str) -> Version:
         """What `brand`, `brand@3` or `brand@production` stands for now; a plain name is its newest version.
 
@@ -247,19 +256,23 @@ class Registry:
 def insert(session: Session, row: VersionRow) -> VersionRow:
     """The row with the next number of its name, or the one that has its contents already."""
     aliases.one_at_a_time(session)
-    same = session.scalars(select(VersionRow).where(VersionRow.name == row.name).order_by(VersionRow.number)).all()
-    if same and same[0].kind != row.kind:
-        raise InvalidRequest(
-            f"{row.name} is the name of a {same[0].kind}, and this is a {row.kind}; --name gives another"
-        )
-    if aliases.last_turn(session, Reference(row.name)):
-        raise InvalidRequest(f"{row.name} is an alias; --name gives another")
+    same = require_same_kind(session, row.name, row.kind)
     if twin := next((other for other in same if other.digest == row.digest and other.removed is None), None):
         return twin
     row.number = 1 + max((other.number for other in same), default=0)
     session.add(row)
     session.flush()
     return row
+
+
+def require_same_kind(session: Session, name: str, kind: str) -> list[VersionRow]:
+    """The versions of that name."""
+    same = [*session.scalars(select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.number))]
+    if same and same[0].kind != kind:
+        raise InvalidRequest(f"{name} is the name of a {same[0].kind}, and this is a {kind}; --name gives another")
+    if aliases.last_turn(session, Reference(name)):
+        raise InvalidRequest(f"{name} is an alias; --name gives another")
+    return same
 
 
 def alias_of(name: str, label: str) -> Reference:

@@ -60,7 +60,7 @@ def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[News]:
     state.settle(stopped_early=ended.stopped_early)
     known = lineage(run, model, report, ended)
     if run.accelerator.is_main_process:
-        path = result_of(recipe, run.settings)
+        path = result_of(run)
         if recipe.whole:
             write_model(path, model, known)
         else:

@@ -60,7 +60,7 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[News]:
 
     state.settle(stopped_early=ended.stopped_early)
     known = lineage(run, model, report, ended, privacy)
-    path = result_of(recipe, run.settings)
+    path = result_of(run)
     if run.accelerator.is_main_process:
         save(path, as_file([vector.detach().cpu() for vector in vectors]), header(known))
         yield finish(run, path, known, ended)

@@ -52,7 +52,7 @@ def train_full(run: Run, recipe: FullRecipe) -> Iterator[News]:
 
     state.settle(stopped_early=ended.stopped_early)
     known = lineage(run, model, lesson.report, ended)
-    path = result_of(recipe, run.settings)
+    path = result_of(run)
     if run.accelerator.is_main_process:
         write_model(path, model, known)
         yield finish(run, path, known, ended)

@@ -37,6 +37,10 @@ HELD_ROWS = 32
 """Noise levels that the pictures kept aside are measured at, together."""
 
 
+REMEMBERED = ("step", "seconds", "best", "best_weights", "waited", "losses")
+"""Of the state, as it is."""
+
+
 class Learner(nn.Module):
     """The networks as one module, for several devices to share: a batch in, its loss out."""
 
@@ -79,6 +83,8 @@ class State:
     best_weights: list[Tensor] = field(default_factory=list[Tensor])
     waited: int = 0
     """Measurements since it got better."""
+    losses: list[float] = field(default_factory=list[float])
+    """Of each step."""
     saved: int = 0
     """The step of the last checkpoint."""
 
@@ -87,7 +93,7 @@ class State:
             "weights": {name: param.detach() for name, param in self.params.items()},
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            **{name: getattr(self, name) for name in ("step", "seconds", "best", "best_weights", "waited")},
+            **{name: getattr(self, name) for name in REMEMBERED},
         }
 
     @torch.no_grad()
@@ -97,7 +103,7 @@ class State:
         self.optimizer.load_state_dict(kept["optimizer"])
         if self.average and kept["average"]:
             self.average.load_state_dict(kept["average"])
-        for name in ("step", "seconds", "best", "best_weights", "waited"):
+        for name in REMEMBERED:
             setattr(self, name, kept[name])
         self.saved = self.step
 
@@ -113,6 +119,11 @@ class State:
 class Ended:
     step: int
     stopped_early: bool
+    losses: Sequence[float]
+    """Of each step."""
+    held_loss: float | None
+    """The least on the pictures kept aside, if any were."""
+    seconds: float
 
 
 def new_state(
@@ -221,6 +232,7 @@ def fit(
             if state.average:
                 state.average.update()
             state.step += 1
+            state.losses.append(loss)
             done = state.step == recipe.steps
             numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
             news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
@@ -240,7 +252,8 @@ def fit(
         if between:
             save()
         raise
-    return Ended(state.step, stopped)
+    held_loss = state.best if math.isfinite(state.best) else None
+    return Ended(state.step, stopped, state.losses, held_loss, state.seconds)
 
 
 def gradients(run: Run, model: nn.Module, lesson: Lesson, step: int) -> float:

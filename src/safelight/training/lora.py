@@ -47,7 +47,7 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[News]:
 
     state.settle(stopped_early=ended.stopped_early)
     known = lineage(run, model, lesson.report, ended, privacy)
-    path = result_of(recipe, run.settings)
+    path = result_of(run)
     if run.accelerator.is_main_process:
         beside = run.folder / f"{recipe.name}.diffusers.safetensors"
         write_diffusers(beside, networks, rank=recipe.rank, alpha=alpha, metadata=header(known))

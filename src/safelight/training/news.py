@@ -63,8 +63,10 @@ class Saved:
 class Finished:
     name: str
     kind: str
+    reference: str
+    """The version that it became: `brand@2`. The bare name stands for it from now on."""
     path: Path
-    """The file or folder that the name stands for from now on."""
+    """Where the registry keeps it."""
     step: int
     stopped_early: bool
     lineage: dict[str, Any]

@@ -19,7 +19,7 @@ from safelight.spec import Fraction, explain
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Name = Annotated[str, Field(pattern=r"^[\w][\w.+-]{0,99}$")]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
 """What a file may be called on every system, and a prompt can say."""
 
 CHANGEABLE = {"steps", "save_every", "validate_every", "sample_every", "prompts", "tracker", "patience"}

@@ -1,20 +1,28 @@
 """What a run leaves behind, and what is known of how it was made."""
 
 import json
+import math
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from safelight.errors import StorageFailed
-from safelight.models.digest import file_sum
 from safelight.models.load import Model
+from safelight.registry.registry import open_registry
+from safelight.registry.version import Lineage, Parent
 from safelight.training.check import Report
 from safelight.training.loop import Ended
 from safelight.training.news import Finished
 from safelight.training.privacy import Privacy
-from safelight.training.run import Run
+from safelight.training.run import Run, kind_of_result
 
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 """kohya's names of the families."""
+POINTS = 100
+"""Of a curve, in the record of a version."""
 
 
 def lineage(run: Run, model: Model, report: Report, ended: Ended, privacy: Privacy | None = None) -> dict[str, Any]:
@@ -63,18 +71,73 @@ def header(known: dict[str, Any]) -> dict[str, str]:
 
 
 def finish(run: Run, path: Path, known: dict[str, Any], ended: Ended) -> Finished:
-    """Write down beside the run what it came to."""
-    digest = file_sum(path) if path.is_file() else None
-    known = known | {"path": str(path), "digest": digest}
+    """Make a version of what was learnt, and write down beside the run what it came to.
+
+    A run that was killed before this ended is given again, ends at once, and comes to the same version: the same
+    contents are never registered twice under one name.
+    """
+    recipe = run.recipe
+    with again_later(), open_registry(run.settings) as registry:
+        base = registry.by_digest(known["base_digest"], "checkpoint")
+        version = registry.add(
+            path,
+            name=recipe.name,
+            kind=kind_of_result(recipe),
+            # What binds who uses the base binds who uses what was made from it.
+            licence=base.licence if base else None,
+            lineage=Lineage(
+                parents=(base.parent() if base else Parent(name=known["base"], digest=known["base_digest"]),),
+                dataset_digest=known["dataset_digest"],
+                recipe=known["recipe"],
+                code_version=known["code_version"],
+                metrics=metrics(run, known, ended),
+            ),
+        )
+    if path.is_dir():  # a whole model is large, and no other program looks for it here
+        shutil.rmtree(path)
+    known = known | {"path": str(version.path), "digest": version.digest, "version": version.reference}
     try:
         (run.folder / "result.json").write_text(json.dumps(known, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise StorageFailed(f"{run.folder / 'result.json'} could not be written: {error.strerror}") from None
     return Finished(
-        name=run.recipe.name,
-        kind=run.recipe.kind,
-        path=path,
+        name=recipe.name,
+        kind=recipe.kind,
+        reference=version.reference,
+        path=version.path,
         step=ended.step,
         stopped_early=ended.stopped_early,
         lineage=known,
     )
+
+
+@contextmanager
+def again_later() -> Generator[None, None, None]:
+    try:
+        yield
+    except StorageFailed as error:
+        raise StorageFailed(f"{error}; then run it again: it ends at once") from None
+
+
+def metrics(run: Run, known: dict[str, Any], ended: Ended) -> dict[str, Any]:
+    """How the run went, for those who look at the version later. Losses of a private run are its owner's alone."""
+    samples = sorted((run.folder / "samples").glob("*.png"))
+    private = known["privacy"] is not None
+    return {
+        "num_pictures": known["num_pictures"],
+        "steps": ended.step,
+        "stopped_early": ended.stopped_early,
+        "seconds": round(ended.seconds, 1),
+        "run": str(run.folder),
+        "samples": [str(path) for path in samples],
+        "privacy": known["privacy"],
+        "held_loss": None if private else ended.held_loss,
+        "losses": [] if private else thinned(ended.losses),
+    }
+
+
+def thinned(losses: Sequence[float]) -> list[tuple[int, float]]:
+    """The curve in at most `POINTS` points: the last step of each part of the run, and the mean loss over it."""
+    stride = max(1, math.ceil(len(losses) / POINTS))
+    parts = [losses[start : start + stride] for start in range(0, len(losses), stride)]
+    return [(min((number + 1) * stride, len(losses)), fmean(part)) for number, part in enumerate(parts)]

@@ -3,11 +3,16 @@
 runs/NAME/  recipe.yaml   every number of the run; `safelight train KIND --recipe` repeats it
             report.json   what was found in the data
             state.pt      the checkpoint that a run goes on from
-            latents.safetensors, samples/, result.json, and the tracker's files
+            latents.safetensors, samples/, and the tracker's files
+            NAME.safetensors, NAME.diffusers.safetensors
+                          what was learnt, as other programs read it; ours take it from the registry
+            result.json   the version that it became
 """
 
 import fcntl
 import importlib.util
+import itertools
+import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +28,9 @@ from safelight.models.digest import digest_model
 from safelight.models.families import describe
 from safelight.models.load import Model, load_model
 from safelight.models.placement import Placement, best_device, fast_dtypes
+from safelight.models.recognise import Kind
 from safelight.registry.catalogue import open_catalogue
+from safelight.registry.registry import open_registry
 from safelight.settings import Settings
 from safelight.training.check import Report, check, require_good
 from safelight.training.dataset import Dataset, Ready, Say, hold_out, make_ready
@@ -65,7 +72,7 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, 
         InvalidRequest: the folder has a run of another recipe, or one that is going on.
         UnsupportedOption: a precision, an optimiser or a tracker that is not to be had here.
     """
-    folder = folder or settings.home / "runs" / recipe.name
+    folder = folder or usual_folder(recipe, settings.home / "runs")
     device = best_device() if settings.device == "auto" else settings.device
     require_known(recipe, device)
     accelerator = Accelerator(
@@ -92,25 +99,44 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, 
 
 
 def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
-    """Raises InvalidRequest where there is another run, or where the result's name stands for something else."""
+    """Raises InvalidRequest where there is another run, or where the result could not have its name."""
     if (folder / "state.pt").exists():
-        if other := changed(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe):
+        if other := differs(folder, recipe):
             raise InvalidRequest(
                 f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
             )
-    elif (taken := result_of(recipe, settings)).exists():
-        raise InvalidRequest(f"{taken} exists, and is not this run's; give the result another --name")
+    with open_registry(settings) as registry:
+        registry.require_free(recipe.name, kind_of_result(recipe))
 
 
-def result_of(recipe: AnyRecipe, settings: Settings) -> Path:
-    """Where the name will lead."""
+def usual_folder(recipe: AnyRecipe, runs: Path) -> Path:
+    """NAME, and NAME-2, NAME-3 for later versions: a folder whose run has ended with another recipe is left alone."""
+    for number in itertools.count(1):
+        folder = runs / (recipe.name if number == 1 else f"{recipe.name}-{number}")
+        if not (folder / "result.json").exists() or not differs(folder, recipe):
+            return folder
+    raise AssertionError
+
+
+def differs(folder: Path, recipe: AnyRecipe) -> list[str]:
+    """What another recipe than that of the folder's run says."""
+    return changed(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe)
+
+
+def kind_of_result(recipe: AnyRecipe) -> Kind:
     match recipe:
         case EmbeddingRecipe():
-            return settings.embeddings / f"{recipe.name}.safetensors"
+            return "embedding"
         case FullRecipe() | DreamBoothRecipe(whole=True):
-            return settings.models / recipe.name
+            return "checkpoint"
         case _:
-            return settings.loras / f"{recipe.name}.safetensors"
+            return "lora"
+
+
+def result_of(run: Run) -> Path:
+    """The file of what was learnt, or the folder, on its way to the registry."""
+    name = run.recipe.name
+    return run.folder / (name if kind_of_result(run.recipe) == "checkpoint" else f"{name}.safetensors")
 
 
 def locked(folder: Path, *, main: bool) -> IO[str]:
@@ -233,10 +259,23 @@ def look_over(run: Run, *, needs_captions: bool) -> Report:
         needs_masks=recipe.mask == "file",
     )
     if run.accelerator.is_main_process:
+        require_same_pictures(run.folder, report)
         with suppress(OSError):
             report.write(run.folder / "report.json")
     require_good(report, skip_bad=recipe.skip_bad)
     return report
+
+
+def require_same_pictures(folder: Path, report: Report) -> None:
+    """A run that is taken up goes on with what it began with."""
+    if not (folder / "state.pt").exists():
+        return
+    with suppress(OSError, ValueError, KeyError):
+        if json.loads((folder / "report.json").read_text("utf-8"))["digest"] != report.digest:
+            raise InvalidRequest(
+                f"the pictures or captions are others than those that the run in {folder} began with; "
+                "give this one an --out of its own, and it becomes the next version"
+            )
 
 
 def close_run(run: Run) -> None:
