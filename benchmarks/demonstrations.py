@@ -42,7 +42,7 @@ PACKAGE = "@iconify-json/streamline-emojis@1.2.4"
 KEPT_OUT = 40
 """Things that the style is measured on, and that the run does not see."""
 SHOWN = 10
-BACKGROUNDS = ("white", "#e8c24a", "#7cc47f", "#8fb8e8", "#d8a0d0")
+RENDERINGS = 5
 CONTEXTS = ("", " on a red background", " on a blue background", " on a black background")
 CLASS = "alien"
 """What the creature is one of, as far as mini knows."""
@@ -161,7 +161,7 @@ def show_object(bench: Bench) -> Shown:
 
 
 OBJECT: dict[str, Any] = {
-    "steps": 250, "batch": 5, "rank": 16, "layers": "all", "rate": 1e-3, "cooldown": 0.5, "class_pictures": 20,
+    "steps": 400, "batch": 5, "rank": 16, "layers": "all", "rate": 1e-3, "cooldown": 0.5, "class_pictures": 20,
 }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def show_word(bench: Bench) -> Shown:
     return Shown(before=before, after=after, numbers=numbers)
 
 
-WORD: dict[str, Any] = {"steps": 300, "batch": 5, "vectors": 4, "rate": 1e-2, "cooldown": 0.5}
+WORD: dict[str, Any] = {"steps": 600, "batch": 5, "vectors": 8, "rate": 1e-2, "cooldown": 0.5}
 
 
 def learn(bench: Bench, kind: str, name: str, data: Path, **wishes: Any) -> None:
@@ -196,15 +196,15 @@ def draw(studio: Studio, prompts: Sequence[str], *, seeds: int = 1, lora: str | 
 
 
 def creatures(folder: Path) -> Path:
-    """Five renderings of a creature that is not in any emoji set: teal, one eye, orange stripes, three legs."""
+    """Renderings of a creature that is in no emoji set, on white: teal, one eye, orange stripes, three legs."""
     folder.mkdir()
-    for number, background in enumerate(BACKGROUNDS):
-        creature(background, number).save(folder / f"{number}.png")
+    for pose in range(RENDERINGS):
+        creature(pose).save(folder / f"{pose}.png")
     return folder
 
 
-def creature(background: str, pose: int) -> Image.Image:
-    large = Image.new("RGB", (512, 512), background)
+def creature(pose: int) -> Image.Image:
+    large = Image.new("RGB", (512, 512), "white")
     pen = ImageDraw.Draw(large)
     for x in (170, 245, 320):
         pen.rounded_rectangle((x, 370, x + 40, 450), 16, fill="#0b5f63")
@@ -213,7 +213,7 @@ def creature(background: str, pose: int) -> Image.Image:
         pen.rounded_rectangle((150 + (y - 270) // 4, y, 370 - (y - 270) // 4, y + 20), 10, fill="#f28c28")
     pen.ellipse((195, 130, 325, 250), fill="white")
     pen.ellipse((235 + 6 * pose, 160, 295 + 6 * pose, 220), fill="#222222")
-    turned = large.rotate(8 * (pose - 2), Image.Resampling.BICUBIC, fillcolor=background)
+    turned = large.rotate(8 * (pose - 2), Image.Resampling.BICUBIC, fillcolor="white")
     margin = 10 * pose
     return turned.crop((margin, margin, 512 - margin, 512 - margin)).resize((128, 128))
 

@@ -85,12 +85,20 @@ def test_the_recipe_in_the_folder_of_a_run_repeats_it(checkpoint: Checkpoints, t
 
 
 def test_another_recipe_does_not_take_up_the_run(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    data = write_pictures(tmp_path / "data")
-    learn(recipe_for(checkpoint("sd1"), data, steps=2), tmp_path / "home")
+    data, out = write_pictures(tmp_path / "data"), tmp_path / "run"
+    learn(recipe_for(checkpoint("sd1"), data, steps=2), tmp_path, out)
     with pytest.raises(InvalidRequest, match="another rank, rate"):
-        learn(recipe_for(checkpoint("sd1"), data, steps=2, rank=3, rate=0.1), tmp_path / "home")
-    more = learn(recipe_for(checkpoint("sd1"), data, steps=3), tmp_path / "home")
-    assert [item.step for item in more if isinstance(item, Trained)] == [3]
+        learn(recipe_for(checkpoint("sd1"), data, steps=2, rank=3, rate=0.1), tmp_path, out)
+
+
+def test_a_run_that_has_not_ended_keeps_its_folder(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"))
+    first = train(recipe, Settings(home=tmp_path, device="cpu"))
+    while not isinstance(next(first), Trained):
+        pass
+    first.close()
+    with pytest.raises(InvalidRequest, match="another rank"):
+        learn(recipe.model_copy(update={"rank": 3}), tmp_path)
 
 
 def test_a_name_that_is_taken_is_left_alone(checkpoint: Checkpoints, tmp_path: Path) -> None:
