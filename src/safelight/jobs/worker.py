@@ -155,7 +155,7 @@ class JobWorker:
                     seconds=learnt.seconds,
                     compute_s=compute_s,
                     total_steps=self.live.progress.get(job.id, (0, 0))[1],
-                    more={"kind": learnt.kind, "name": learnt.name, "digest": learnt.digest},
+                    more={name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")},
                 )
             case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
