@@ -93,7 +93,9 @@ def show_style(bench: Bench) -> Shown:
     """Things that the run did not see, before and after: how far they are from that style's own pictures of things that
     it did not see either, and whether the judge names them."""
     judge = bench.judge
-    icons = {"aliases": {}} | json.loads((fetch_package(PACKAGE, bench.folder / "npm") / "icons.json").read_text("utf-8"))
+    icons = {"aliases": {}} | json.loads(
+        (fetch_package(PACKAGE, bench.folder / "npm") / "icons.json").read_text("utf-8")
+    )
     drawn = {name: picture for name in icons["icons"] if (picture := rendered(icons, name)) is not None}
     asked = kept_out(judge, drawn)
     data = bench.folder / "style"
@@ -231,7 +233,9 @@ def recognised(bench: Bench, pictures: Sequence[Image.Image]) -> float:
     anything that mini itself draws on them: the creature's class, and others with faces."""
     prompts = [f"a {kind}{context}" for kind in (CLASS, *OTHERS) for context in CONTEXTS.values()]
     own = [creature(pose, background) for pose in range(RENDERINGS) for background in CONTEXTS]
-    drawn, creatures, others = (unit(bench.judge.features(part)) for part in (pictures, own, draw(bench.studio, prompts)))
+    drawn, creatures, others = (
+        unit(bench.judge.features(part)) for part in (pictures, own, draw(bench.studio, prompts))
+    )
     return float(((drawn @ creatures.T).amax(1) > (drawn @ others.T).amax(1)).double().mean())
 
 

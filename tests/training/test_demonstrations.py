@@ -1,4 +1,4 @@
-"""What docs/fine-tuning.md says of the embedded model, measured again: minutes each, and the style is fetched from npm."""
+"""What docs/fine-tuning.md says of the embedded model, measured again; minutes each."""
 
 import shutil
 from pathlib import Path

@@ -23,7 +23,6 @@ from safelight.training.news import Trained
 from safelight.training.results import thinned
 from safelight.training.train import train
 
-
 KILLED_AT = (
     "import os, signal; from safelight.cli.main import app; from safelight.registry.registry import Registry; "
     "Registry.{moment} = lambda *_args, **_said: os.kill(os.getpid(), signal.SIGKILL)"

@@ -100,11 +100,10 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, 
 
 def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
     """Raises InvalidRequest where there is another run, or where the result could not have its name."""
-    if (folder / "state.pt").exists():
-        if other := differs(folder, recipe):
-            raise InvalidRequest(
-                f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
-            )
+    if (folder / "state.pt").exists() and (other := differs(folder, recipe)):
+        raise InvalidRequest(
+            f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
+        )
     with open_registry(settings) as registry:
         registry.require_free(recipe.name, kind_of_result(recipe))
 
