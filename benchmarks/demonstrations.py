@@ -1,6 +1,6 @@
 """What fine-tuning does to the embedded model, in a few minutes on a CPU: before and after, in pictures and numbers.
 
-    style      a LoRA of an icon set that mini never saw (Streamline Emojis, CC BY 4.0, from npm), on things kept out
+    style      a LoRA of an icon set that mini never saw (Twemoji, CC BY 4.0, from npm), on things kept out
     object     DreamBooth of an invented creature, from five renderings, on backgrounds that they do not have
     word       the same creature as a textual inversion: a token and nothing else
 
@@ -38,7 +38,7 @@ from safelight.training.recipe import parse_recipe
 from safelight.training.train import train
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-PACKAGE = "@iconify-json/streamline-emojis@1.2.4"
+PACKAGE = "@iconify-json/twemoji@1.2.5"
 KEPT_OUT = 40
 """Things that the style is measured on, and that the run does not see."""
 SHOWN = 10
@@ -96,19 +96,19 @@ def show_style(bench: Bench) -> Shown:
     icons = {"aliases": {}} | json.loads(
         (fetch_package(PACKAGE, bench.folder / "npm") / "icons.json").read_text("utf-8")
     )
-    drawn = {name: picture for name in icons["icons"] if (picture := rendered(icons, name)) is not None}
+    # Of things that mini has no word for it would learn words, and not only the style.
+    drawn = {name: picture for name in judge.eyes["concept"].classes if (picture := rendered(icons, name)) is not None}
     asked = kept_out(judge, drawn)
     data = bench.folder / "style"
     data.mkdir()
-    # Of things that mini has no word for it would learn words, and not only the style.
-    seen = [name for name in judge.eyes["concept"].classes if name in drawn and name not in asked]
+    seen = [name for name in drawn if name not in asked]
     for name in seen:
         drawn[name].save(data / f"{name}.png")
         (data / f"{name}.txt").write_text(name.replace("-", " "))
-    learn(bench, "lora", "outline", data, **STYLE)
+    learn(bench, "lora", "twemoji", data, **STYLE)
     # The style has no word: it is what the LoRA does. Prompts are the same before and after.
     prompts = [name.replace("-", " ") for name in asked]
-    before, after = draw(bench.studio, prompts), draw(bench.studio, prompts, lora="outline")
+    before, after = draw(bench.studio, prompts), draw(bench.studio, prompts, lora="twemoji")
     real = [drawn[name] for name in asked]
     best = style_distance(judge, [drawn[name] for name in seen], real)
     return Shown(
@@ -125,15 +125,14 @@ def show_style(bench: Bench) -> Shown:
 
 
 STYLE: dict[str, Any] = {
-    "steps": 1000, "batch": 8, "rank": 32, "layers": "all", "rate": 5e-4, "cooldown": 0.5, "flip": True,
+    "steps": 700, "batch": 8, "rank": 16, "layers": "all", "rate": 5e-4, "cooldown": 0.5, "caption_dropout": 0.1,
 }  # fmt: skip
 
 
 def kept_out(judge: Judge, drawn: dict[str, Image.Image]) -> list[str]:
     """Things mini knows which the judge, who never saw the style either, can name in it."""
-    known = [name for name in judge.eyes["concept"].classes if name in drawn]
-    ranked = judge.rank([drawn[name] for name in known], "concept")
-    readable = [name for name, order in zip(known, ranked, strict=True) if name in order[:5]]
+    ranked = judge.rank([*drawn.values()], "concept")
+    readable = [name for name, order in zip(drawn, ranked, strict=True) if name in order[:5]]
     random.Random(0).shuffle(readable)
     return readable[:KEPT_OUT]
 

@@ -1,6 +1,7 @@
 """Any recipe, begun or taken up again: what the command line, the queue and scripts call."""
 
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 from safelight.settings import Settings
@@ -10,7 +11,7 @@ from safelight.training.full import train_full
 from safelight.training.lora import train_lora
 from safelight.training.news import News
 from safelight.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingRecipe, FullRecipe, LoraRecipe
-from safelight.training.run import close_run, open_run
+from safelight.training.run import Run, close_run, open_run
 
 
 def train(
@@ -18,19 +19,29 @@ def train(
 ) -> Generator[News, None, None]:
     """Train, and say how it goes; closing the generator stops the run, which can be taken up again.
 
+    Of several processes, the main one speaks.
+
     Raises:
         SafelightError: what was asked for cannot be, or something happened; the message says what is left.
     """
     run = open_run(recipe, settings, folder, version=version)
     try:
-        match recipe:
-            case LoraRecipe():
-                yield from train_lora(run, recipe)
-            case DreamBoothRecipe():
-                yield from train_dreambooth(run, recipe)
-            case EmbeddingRecipe():
-                yield from train_embedding(run, recipe)
-            case FullRecipe():
-                yield from train_full(run, recipe)
+        with closing(learn(run)) as news:
+            for item in news:
+                if run.accelerator.is_main_process:
+                    yield item
     finally:
         close_run(run)
+
+
+def learn(run: Run) -> Generator[News, None, None]:
+    """On each of the run's processes."""
+    match run.recipe:
+        case LoraRecipe() as recipe:
+            yield from train_lora(run, recipe)
+        case DreamBoothRecipe() as recipe:
+            yield from train_dreambooth(run, recipe)
+        case EmbeddingRecipe() as recipe:
+            yield from train_embedding(run, recipe)
+        case FullRecipe() as recipe:
+            yield from train_full(run, recipe)
