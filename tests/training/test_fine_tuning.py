@@ -19,8 +19,9 @@ from tests.tiny_models import load
 from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 
 from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.models.catalogue import Catalogue
 from safelight.models.families import describe
-from safelight.models.textual_inversion import find_embedding, load_embedding
+from safelight.models.textual_inversion import load_embedding
 from safelight.settings import Settings
 from safelight.studio import open_studio
 from safelight.training.news import Prepared, Sampled, Trained, Validated
@@ -218,9 +219,8 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
     recipe = recipe_for(checkpoint(kind), data, "embedding", init="apple", vectors=2, rate=0.3, name="my-mug")
     done = finished(learn(recipe, tmp_path))
     assert set(load_file(done.path)) == ({"emb_params"} if kind == "sd1" else {"clip_l", "clip_g"})
-    found = find_embedding(tmp_path / "embeddings", "my-mug")
-    assert found is not None
-    embedding = load_embedding(tmp_path / "embeddings", "my-mug", found[1])
+    catalogue = Catalogue(tmp_path)
+    embedding = load_embedding(catalogue, "my-mug", catalogue.sum(catalogue.find("my-mug", "embedding")))
     assert embedding.num_vectors == 2
     model = load(checkpoint(kind))
     spec = spec_for(model, prompt="a photo of my-mug")
