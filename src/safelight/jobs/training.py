@@ -48,9 +48,9 @@ async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) ->
     assert process.stdout is not None
     assert process.stderr is not None
     errors = asyncio.create_task(last_lines(process.stderr))
-    yield Started(job_id=job_id, total_steps=recipe.steps, waited_s=0.0)
     ended: Event | None = None
     try:
+        yield Started(job_id=job_id, total_steps=recipe.steps, waited_s=0.0)
         async for line in process.stdout:
             match json.loads(line):
                 case {"event": "trained", "step": step, "total_steps": total}:
@@ -112,7 +112,8 @@ async def stop(process: asyncio.subprocess.Process) -> None:
         process.send_signal(signal.SIGINT)
     try:
         await asyncio.wait_for(process.wait(), STOP_S)
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):
+        # Cancelled again, it ends at once: a process must not outlive the loop that looks after it.
         process.kill()
         await process.wait()
 
