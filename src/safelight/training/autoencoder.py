@@ -84,6 +84,7 @@ def train_autoencoder(
         mine = images[accelerator.process_index :: accelerator.num_processes]
         parts = losses(mine, *model(mine, generator))
         loss = parts["l1"] + parts["mse"] + auto.gradient_weight * parts["gradient"]
+        loss = loss + auto.colour_weight * parts["colour"]
         loss = loss + auto.spread_weight * parts["spread"] + auto.roughness_weight * parts["roughness"]
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -134,14 +135,16 @@ class Reconstruction(nn.Module):
 
 
 def losses(images: Tensor, outputs: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences; of the latents, how far the batch is
-    from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what is easy to denoise.
+    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means; of the latents, how far
+    the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what is
+    easy to denoise.
     """
     return {
         "l1": (outputs - images).abs().mean(),
         "gradient": (outputs.diff(dim=-1) - images.diff(dim=-1)).abs().mean()
         + (outputs.diff(dim=-2) - images.diff(dim=-2)).abs().mean(),
         "mse": F.mse_loss(outputs, images),
+        "colour": F.avg_pool2d(outputs - images, 8).abs().mean(),
         "roughness": (latents.diff(dim=-1).square().mean() + latents.diff(dim=-2).square().mean()) / 4,
         "spread": (latents.mean((0, 2, 3)).square() + (latents.var((0, 2, 3)) - 1).square()).mean(),
     }

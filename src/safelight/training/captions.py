@@ -13,6 +13,9 @@ STYLE_WORDS = {
     "glossy": ("glossy style", "glossy style", "glossy", "3d style"),
 }
 OPENINGS = ("a {}", "a {}", "{} emoji", "an icon of a {}", "a picture of a {}", "a drawing of a {}", "one {}")
+OPENINGS += ("a photo of a {}", "photo of a {}", "an image of a {}", "the {}")
+FILLERS = ("cute", "little", "small", "big", "nice", "pretty", "simple", "lovely", "beautiful", "funny")
+"""Words that people say and that change nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ def caption(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -> str
     named_colour = recipe.own_colour if subject.own_colour else recipe.copy_colour
     if draw.random() < named_colour and subject.colour not in words.split():
         words = f"{subject.colour} {without_colours(words)}"
+    if draw.random() < recipe.filler:
+        words = f"{draw.choice(FILLERS)} {words}"
     style = draw.choice(STYLE_WORDS[subject.style]) if draw.random() < recipe.style else ""
     if style and draw.random() < 0.3:
         words, style = f"{style} {words}", ""

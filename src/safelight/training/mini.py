@@ -33,7 +33,8 @@ class CaptionRecipe:
     own_colour: float = 0.3
     copy_colour: float = 0.95
     style: float = 0.5
-    opening: float = 0.25
+    filler: float = 0.1
+    opening: float = 0.3
     background: float = 0.95
 
 
@@ -57,6 +58,8 @@ class AutoencoderRecipe:
     crop: int = 64
     crop_until: float = 0.7
     gradient_weight: float = 0.5
+    colour_weight: float = 2.0
+    """Of the error of 8x8 means: a small decoder otherwise draws every yellow as that of the many yellow faces."""
     latent_noise: float = 0.3
     """Standard deviation of the most noise that the decoder sees on the latents, whose own is about 1."""
     spread_weight: float = 0.05
@@ -84,12 +87,12 @@ class DenoiserRecipe:
     batch: int = 32
     core_share: float = 0.85
     """Share of the draws for the popular concepts; the rest is for the others."""
-    copy_share: float = 0.4
+    copy_share: float = 0.5
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
-    muon_rate: float = 0.004
-    adam_rate: float = 4e-4
+    muon_rate: float = 0.003
+    adam_rate: float = 3e-4
     weight_decay: float = 0.01
     warmup: int = 100
     cooldown: float = 1.0

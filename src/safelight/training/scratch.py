@@ -24,7 +24,7 @@ from safelight.errors import InvalidRequest
 from safelight.training.artwork import build_artwork
 from safelight.training.autoencoder import BACKGROUNDS, encode_pictures
 from safelight.training.autoencoder import train_autoencoder as run_autoencoder
-from safelight.training.captions import COLOURS, OPENINGS, STYLE_WORDS, names_of, read_aliases
+from safelight.training.captions import COLOURS, FILLERS, OPENINGS, STYLE_WORDS, names_of, read_aliases
 from safelight.training.curve import draw_curve, read
 from safelight.training.denoiser import load_averaged
 from safelight.training.denoiser import train_denoiser as run_denoiser
@@ -122,7 +122,7 @@ def train_artwork(out: Path) -> None:
     aliases = read_aliases()
     concepts = json.loads((out / "artwork/concepts.json").read_text("utf-8"))
     names = [name for concept in concepts for name in names_of(concept["label"], aliases)]
-    frame = [*OPENINGS, *COLOURS, *(f"on a {colour} background" for colour in BACKGROUNDS)]
+    frame = [*OPENINGS, *FILLERS, *COLOURS, *(f"on a {colour} background" for colour in BACKGROUNDS)]
     frame += [word for words in STYLE_WORDS.values() for word in words]
     keywords = [keyword for concept in concepts for keyword in concept["keywords"]]
     train_tokenizer(tokenizer_texts([*names, *frame * 20], keywords), MINI.text, out / "tokenizer")
