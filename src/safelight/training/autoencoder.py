@@ -135,9 +135,9 @@ class Reconstruction(nn.Module):
 
 
 def losses(images: Tensor, outputs: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means; of the latents, how far
-    the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what is
-    easy to denoise.
+    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means; of the latents, how
+    far the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what
+    is easy to denoise.
     """
     return {
         "l1": (outputs - images).abs().mean(),
