@@ -12,8 +12,10 @@ STYLE_WORDS = {
     "flat": ("flat style", "flat style", "flat"),
     "glossy": ("glossy style", "glossy style", "glossy", "3d style"),
 }
-OPENINGS = ("a {}", "a {}", "{} emoji", "an icon of a {}", "a picture of a {}", "a drawing of a {}", "one {}")
-OPENINGS += ("a photo of a {}", "photo of a {}", "an image of a {}", "the {}")
+OPENINGS = (
+    *("a {}", "a {}", "one {}", "the {}", "{} emoji", "an icon of a {}", "a picture of a {}", "a drawing of a {}"),
+    *("an image of a {}", "a photo of a {}", "photo of a {}"),
+)
 FILLERS = ("cute", "little", "small", "big", "nice", "pretty", "simple", "lovely", "beautiful", "funny")
 """Words that people say and that change nothing here."""
 
