@@ -1,6 +1,8 @@
 """What goes wrong ends a run with a clear message, and leaves the last good checkpoint."""
 
 import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from torch.optim import AdamW
 
 from safelight.errors import InvalidRequest, JobFailed, StorageFailed
 from safelight.training import loop
@@ -55,6 +58,28 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt(
     clean = finished(learn(recipe.model_copy(update={"steps": 3}), tmp_path / "clean"))
     for name, weight in load_file(clean.path).items():
         assert torch.equal(load_file(done.path)[name], weight)
+
+
+def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(
+    recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, calls = AdamW.step, 0
+
+    def interrupted(self: AdamW) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self)
+
+    monkeypatch.setattr(AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(recipe, tmp_path)
+    assert state_of(tmp_path)["step"] == 2
+    monkeypatch.undo()
+    done = finished(learn(recipe, tmp_path))
+    clean = finished(learn(recipe, tmp_path / "clean"))
+    assert done.path.read_bytes() == clean.path.read_bytes()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(

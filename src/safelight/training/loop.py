@@ -32,6 +32,7 @@ from safelight.training.reading import Reader
 from safelight.training.recipe import Recipe
 from safelight.training.run import Lesson, Run
 from safelight.training.seeds import seed_of
+from safelight.training.unbroken import unbroken
 
 HELD_ROWS = 32
 """Noise levels that the pictures kept aside are measured at, together."""
@@ -204,7 +205,6 @@ def fit(
         )
 
     stopped = recipe.patience is not None and state.waited >= recipe.patience
-    between = True  # between steps, the state is whole
     try:
         while state.step < recipe.steps and not stopped:
             factor = rate_factor(
@@ -226,21 +226,20 @@ def fit(
             norm = accelerator.clip_grad_norm_(list(state.params.values()), longest)
             if norm is not None and not math.isfinite(norm):
                 raise give_up("gradient")
-            between = False
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            if state.average:
-                state.average.update()
-            state.step += 1
-            state.losses.append(loss)
-            done = state.step == recipe.steps
-            numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
-            news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
-            if held and (done or state.step % recipe.validate_every == 0):
-                numbers["held"] = measured = measure(learner, held, state)
-                stopped = agreed(remember(state, measured, recipe.patience))
-                news.append(Validated(step=state.step, loss=measured, best=state.best))
-            between = True
+            with unbroken():
+                state.optimizer.step()
+                state.optimizer.zero_grad()
+                if state.average:
+                    state.average.update()
+                state.step += 1
+                state.losses.append(loss)
+                done = state.step == recipe.steps
+                numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
+                news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
+                if held and (done or state.step % recipe.validate_every == 0):
+                    numbers["held"] = measured = measure(learner, held, state)
+                    stopped = agreed(remember(state, measured, recipe.patience))
+                    news.append(Validated(step=state.step, loss=measured, best=state.best))
             accelerator.log(numbers, step=state.step)
             yield from news
             if recipe.prompts and (done or state.step % recipe.sample_every == 0):
@@ -249,8 +248,7 @@ def fit(
             if done or stopped or state.step % recipe.save_every == 0:
                 yield save()
     except (KeyboardInterrupt, GeneratorExit):
-        if between:
-            save()
+        save()
         raise
     held_loss = state.best if math.isfinite(state.best) else None
     return Ended(state.step, stopped, state.losses, held_loss, state.seconds)
