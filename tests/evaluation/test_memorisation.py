@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safelight.evaluation.memorisation import find_neighbours, in_words, membership_auc
+from safelight.evaluation.memorisation import auc_interval, find_neighbours, in_words, membership_auc
 
 
 def test_copies_are_found_and_named_and_fresh_samples_are_not() -> None:
@@ -25,3 +25,18 @@ def test_the_area_under_the_curve_counts_pairs() -> None:
 def test_words_follow_the_number() -> None:
     assert "cannot" in in_words(0.5)
     assert "nearly always" in in_words(0.99)
+
+
+def test_without_held_out_pictures_training_pictures_are_held_against_each_other() -> None:
+    training = torch.eye(4)  # each as far from the next as any
+    near, far = training[:1] + 0.1, torch.full((1, 4), 5.0)
+    assert find_neighbours(torch.cat([near, far]), training, None).copies == [0]
+
+
+def test_the_interval_holds_the_area_and_shrinks_with_more_pictures() -> None:
+    generator = torch.Generator().manual_seed(0)
+    members, others = torch.randn(400, generator=generator), torch.randn(400, generator=generator) + 1
+    low, high = auc_interval(members, others)
+    assert low < membership_auc(members, others) < high
+    few = auc_interval(members[:20], others[:20])
+    assert high - low < (few[1] - few[0]) / 2

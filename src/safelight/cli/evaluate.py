@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from safelight.cli import options
+from safelight.cli import compare, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,9 @@ EXAMPLES = """\
   safelight eval mini
   safelight eval mini --seeds 1 --limit 20
   safelight eval mini --model mini-run/mini --json scores.json"""
+
+
+app.command("compare", epilog=compare.COMPARE)(compare.compare)
 
 
 @app.callback()

@@ -9,6 +9,7 @@ import typer
 from safelight import __version__
 from safelight.cli import (
     bench,
+    compare,
     control,
     doctor,
     evaluate,
@@ -75,6 +76,7 @@ app.add_typer(train.app, rich_help_panel=PARTS)
 app.add_typer(lora.app, rich_help_panel=PARTS)
 app.add_typer(control.app, rich_help_panel=PARTS)
 app.add_typer(evaluate.app, rich_help_panel=PARTS)
+app.command("audit", epilog=compare.AUDIT, rich_help_panel=PARTS)(compare.audit)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)
 app.command("bench", epilog=bench.EXAMPLES, rich_help_panel=MACHINE)(bench.bench)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from safelight.cli import folders, options, versions
+from safelight.cli import folders, options, promotion, versions
 
 if TYPE_CHECKING:
     from safelight.models.families import Description
@@ -41,6 +41,9 @@ app.command("add", epilog=versions.ADD)(versions.add)
 app.command("alias", epilog=versions.ALIAS)(versions.alias)
 app.command("licence", epilog=versions.LICENCE)(versions.licence)
 app.command("link", epilog=folders.LINK)(folders.link)
+app.command("policy", epilog=promotion.POLICY)(promotion.policy)
+app.command("promote", epilog=promotion.PROMOTE)(promotion.promote)
+app.command("rollback", epilog=promotion.PROMOTE)(promotion.rollback)
 app.command("rm", epilog=versions.RM)(versions.rm)
 app.command("verify", epilog=folders.VERIFY)(folders.verify)
 

@@ -40,7 +40,8 @@ class Policy(BaseModel):
 
 DEFAULT_POLICY = Policy(
     metrics={
-        "prompt_similarity_change": Bound(min=-0.03),  # obeys prompts about as well as the model it came from
+        "prompt_fidelity_change": Bound(min=-0.1),  # obeys prompts about as well as the model it came from
+        "likeness_change": Bound(min=0.0),  # pictures have come nearer to what it was to learn
         "diversity_ratio": Bound(min=0.7),  # of one prompt, pictures still differ
         "neutral_drift": Bound(max=0.25),  # prompts that do not ask for what is new are drawn as before
         "copies": Bound(max=0.05),  # the share of pictures that are nearer to a training picture than real ones are

@@ -29,13 +29,19 @@ class Neighbours:
         return len(self.copies) / len(self.distances)
 
 
-def find_neighbours(samples: Tensor, training: Tensor, held_out: Tensor, *, false_alarms: float = 0.05) -> Neighbours:
+def find_neighbours(
+    samples: Tensor, training: Tensor, held_out: Tensor | None, *, false_alarms: float = 0.05
+) -> Neighbours:
     """Nearest training picture of each sample, by the distance of rows; the threshold comes from held-out rows.
 
     Real pictures have near neighbours too (a series by one artist, a plain subject): a fixed threshold would call
-    these copies, so the one used is what held-out pictures themselves stay above.
+    these copies, so the one used is what held-out pictures themselves stay above. Where none were held out, each
+    training picture is held against the others.
     """
-    usual = torch.cdist(held_out.double(), training.double()).min(dim=1).values
+    if held_out is None:
+        usual = torch.cdist(training.double(), training.double()).fill_diagonal_(torch.inf).min(dim=1).values
+    else:
+        usual = torch.cdist(held_out.double(), training.double()).min(dim=1).values
     found = torch.cdist(samples.double(), training.double()).min(dim=1)
     return Neighbours(
         nearest=found.indices.tolist(),
@@ -51,6 +57,17 @@ def membership_auc(members: Tensor, others: Tensor) -> float:
     """
     below = (members[:, None] < others[None]).double() + 0.5 * (members[:, None] == others[None]).double()
     return float(below.mean())
+
+
+def auc_interval(members: Tensor, others: Tensor, *, draws: int = 1000) -> tuple[float, float]:
+    """The middle 95 % of what the area would be with other pictures of the same kinds (a bootstrap over both)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def again(losses: Tensor) -> Tensor:
+        return losses[torch.randint(len(losses), (len(losses),), generator=generator)]
+
+    found = torch.tensor([membership_auc(again(members), again(others)) for _ in range(draws)])
+    return float(found.quantile(0.025)), float(found.quantile(0.975))
 
 
 def in_words(auc: float) -> str:

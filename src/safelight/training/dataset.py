@@ -19,8 +19,8 @@ from torch import Tensor
 
 from safelight.assets.open_image import open_image
 from safelight.errors import InvalidRequest
+from safelight.models.families import Description
 from safelight.models.latents import VAE, encode, from_pil
-from safelight.models.load import Model
 from safelight.training.buckets import Cut, Size, cut_for, nearest_size, sizes
 from safelight.training.check import MAX_BYTES, MAX_PIXELS, Seen
 from safelight.training.recipe import Recipe
@@ -67,10 +67,10 @@ Say = Callable[[str, random.Random], str]
 """What is said of a picture with this caption, this time."""
 
 
-def make_ready(good: Sequence[Seen], model: Model, recipe: Recipe) -> list[Ready]:
+def make_ready(good: Sequence[Seen], about: Description, recipe: Recipe) -> list[Ready]:
     """Each picture in the bucket nearest to its proportions."""
-    resolution = recipe.resolution or model.description.defaults.width
-    step = step_of(model)
+    resolution = recipe.resolution or about.defaults.width
+    step = step_of(about)
     square = max(step, resolution // step * step)
     among = sizes(resolution, step) if recipe.buckets else [(square, square)]
     return [
@@ -79,9 +79,9 @@ def make_ready(good: Sequence[Seen], model: Model, recipe: Recipe) -> list[Ready
     ]
 
 
-def step_of(model: Model) -> int:
+def step_of(about: Description) -> int:
     """Sides are multiples of this, so that every level of the UNet halves them evenly: 64 for Stable Diffusion 1."""
-    return model.description.vae_scale * 2 ** (len(model.description.unet["block_out_channels"]) - 1)
+    return about.vae_scale * 2 ** (len(about.unet["block_out_channels"]) - 1)
 
 
 def hold_out(ready: Sequence[Ready], share: float, seed: int) -> tuple[list[Ready], list[Ready]]:

@@ -30,7 +30,7 @@ def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[News]:
     """Learn a thing, as a LoRA or, with `whole`, as a model."""
     model = open_base(run, frozen=not recipe.whole)
     report = look_over(run, needs_captions=False)
-    ready = [named(one, recipe.prompt) for one in make_ready(report.good, model, recipe)]
+    ready = [named(one, recipe.prompt) for one in make_ready(report.good, model.description, recipe)]
     of_class = yield from draw_class(run, recipe, model, ready)
     lesson = yield from prepare(
         run,

@@ -216,7 +216,7 @@ def prepare(
     """
     recipe = run.recipe
     report = report or look_over(run, needs_captions=needs_captions)
-    ready = ready or make_ready(report.good, model, recipe)
+    ready = ready or make_ready(report.good, model.description, recipe)
     own, held = hold_out(ready, recipe.holdout, recipe.seed)
     levels = NoiseLevels.of(model.description.scheduler, run.accelerator.device)
     # The main process makes the cache, the others read it.

@@ -1,0 +1,186 @@
+"""Has a version learnt its pictures by heart? Its samples beside what it was trained on, and its losses.
+
+samples, training pictures, held-out ones -> nearest pairs -> copies
+losses of training pictures, of held-out ones -> can one be told from the other?
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safelight.errors import InvalidRequest
+from safelight.evaluation.likeness import coarse_pixels
+from safelight.evaluation.memorisation import Neighbours, auc_interval, find_neighbours, in_words, membership_auc
+from safelight.models.families import describe
+from safelight.models.load import Model, load_model
+from safelight.models.lora_merge import merge
+from safelight.models.placement import Placement
+from safelight.models.textual_inversion import load_embedding
+from safelight.promotion.material import Material, pictures
+from safelight.promotion.side import Side
+from safelight.spec import LoraUse
+from safelight.studio import Studio
+from safelight.training.membership import denoising_losses
+from safelight.training.recipe import EmbeddingRecipe
+
+
+class Eyes(Protocol):
+    """An image encoder with its text encoder (`models/similarity.py`, `models/clip_similarity.py`)."""
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor: ...
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+Heard = Callable[[str, int, int], None]
+"""Told what is being done, and how much of how much of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A sample that is nearer to a training picture than pictures that were never seen are."""
+
+    sample: int
+    training: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    num_training: int
+    num_held_out: int
+    num_samples: int
+    nearest: tuple[int, ...]
+    """Of each sample, the training picture that is most like it."""
+    copied: tuple[Copy, ...]
+    membership_auc: float | None = None
+    """None where hardly a picture was held out."""
+    auc_low: float | None = None
+    auc_high: float | None = None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What a policy may bound."""
+        found = {"copies": len(self.copied) / self.num_samples}
+        return found | ({} if self.membership_auc is None else {"membership_auc": self.membership_auc})
+
+    @property
+    def words(self) -> list[str]:
+        """The findings, for who reads a report."""
+        said = [
+            f"{len(self.copied)} of {self.num_samples} samples are nearer to a training picture, in shape and in what "
+            "they show, than "
+            + (
+                f"19 of 20 of the {self.num_held_out} held-out pictures are."
+                if self.num_held_out
+                else "19 of 20 training pictures are to each other; none were held out."
+            )
+        ]
+        if self.membership_auc is None:
+            return [
+                *said,
+                "Whether training pictures can be told from others was not measured: none were held out. Train with "
+                "--holdout 0.2, or name some like them with --held-out.",
+            ]
+        return [
+            *said,
+            f"{in_words(self.membership_auc)} (Area under the curve {self.membership_auc:.2f}, "
+            f"95 % interval {self.auc_low:.2f} to {self.auc_high:.2f}; .5 is a coin.)",
+        ]
+
+
+def audit(
+    side: Side,
+    base: Model,
+    before: Model | None,
+    samples: Sequence[Image.Image],
+    material: Material,
+    eyes: Eyes,
+    studio: Studio,
+    *,
+    heard: Heard,
+) -> Audit:
+    """Of samples for what was learnt.
+
+    A copy is near both by the image encoder and by coarse pixels: a new picture of the object that was learnt is near
+    by the first alone, one of the same colours by the second alone.
+
+    Args:
+        base: the model that the side is drawn with, before a LoRA or an embedding was added.
+        before: the model before any training, if it is known: for a LoRA or an embedding, `base`.
+    """
+    own, held = pictures(material.own), pictures(material.held)
+    by_eye, by_pixel = (neighbours(embed, samples, own, held) for embed in (eyes.embed_images, coarse_pixels))
+    both = sorted({*by_eye.copies} & {*by_pixel.copies})
+    found = Audit(
+        num_training=len(own),
+        num_held_out=len(held),
+        num_samples=len(samples),
+        nearest=tuple(by_eye.nearest),
+        copied=tuple(Copy(sample=place, training=by_eye.nearest[place]) for place in both),
+    )
+    if len(held) < 2:
+        return found
+    members, others = known_better(side, base, before, material, studio, heard=heard)
+    low, high = auc_interval(members, others)
+    return replace(found, membership_auc=membership_auc(members, others), auc_low=low, auc_high=high)
+
+
+def neighbours(
+    embed: Callable[[Sequence[Image.Image]], Tensor],
+    samples: Sequence[Image.Image],
+    own: Sequence[Image.Image],
+    held: Sequence[Image.Image],
+) -> Neighbours:
+    if len(own) < 2 and not held:
+        raise InvalidRequest(
+            "one training picture alone says nothing of how near is too near; name pictures like it with --held-out"
+        )
+    return find_neighbours(embed(samples), embed(own), embed(held) if held else None)
+
+
+def known_better(
+    side: Side, base: Model, before: Model | None, material: Material, studio: Studio, *, heard: Heard
+) -> tuple[Tensor, Tensor]:
+    """The losses of training and of held-out pictures, each less what the model before the training loses on it.
+
+    A plain picture has a low loss whoever saw it; what the training took off it does not depend on that. Where the
+    model before is not known, the losses stand as they are.
+    """
+    model, words = trained(side, base, studio)
+    shown = [(one, material.caption(one)) for one in (*material.own, *material.held)]
+    known = shown
+    if isinstance(material.recipe, EmbeddingRecipe):  # the model before has never heard the word
+        init = "thing" if material.recipe.init == "*" else material.recipe.init
+        known = [(one, caption.replace(material.recipe.name, init)) for one, caption in shown]
+    done, total = count(1), len(shown) * (1 if before is None else 2)
+
+    def hear() -> None:
+        heard("losses", next(done), total)
+
+    losses = denoising_losses(model, shown, words=words, heard=hear)
+    if before is not None:
+        losses = losses - denoising_losses(before, known, heard=hear)
+    return losses[: len(material.own)], losses[len(material.own) :]
+
+
+def trained(side: Side, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
+    """The model with what was learnt in its weights, and the words that were."""
+    version = side.version
+    if version is None or version.kind == "checkpoint":
+        return base, {}
+    if version.kind == "embedding":
+        embedding = load_embedding(studio.models.catalogue, version.reference, version.digest)
+        return base, {version.name: tuple(each.to(base.placement.device) for each in embedding.vectors)}
+    worn = studio.loras.wear([LoraUse(name=version.reference, digest=version.digest)], base)
+    return merge(base, worn, name=side.name), {}
+
+
+def open_whole(name: str, digest: str, studio: Studio) -> Model:
+    """A model by itself, in float32: losses differ by less than half precision rounds."""
+    path = studio.models.catalogue.find(name)
+    placement = Placement(studio.models.placement.device, torch.float32)
+    return load_model(describe(path), name=name, digest=digest, placement=placement)

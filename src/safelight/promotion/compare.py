@@ -1,0 +1,131 @@
+"""Two models held against each other: the same prompts, the same seeds, and somebody else's eyes.
+
+sides, questions -> pictures -> numbers (evaluation/comparison.py) + audit -> Report
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import tensor
+
+from safelight.assets.encode import Encoding
+from safelight.errors import SafelightError
+from safelight.evaluation.comparison import compare_pictures
+from safelight.events import Decoded, Event
+from safelight.models.load import Model
+from safelight.pictures import draw_all, unwrapped
+from safelight.promotion.audit import Audit, Eyes, Heard, audit, open_whole
+from safelight.promotion.material import Material, pictures
+from safelight.promotion.questions import Question
+from safelight.promotion.side import Side
+from safelight.studio import Studio
+from safelight.training.recipe import EmbeddingRecipe
+
+METHOD = 2
+"""Of the numbers: what was measured by another is measured again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is to be found out."""
+
+    before: Side
+    after: Side
+    questions: tuple[Question, ...]
+    seeds: int
+    steps: int | None
+    material: Material | None
+    eyes_name: str
+
+    def digest(self) -> str:
+        """sha256 over all that the numbers depend on: the same question need not be asked twice."""
+        asked = [[one.prompt, one.neutral, one.judged_as] for one in self.questions]
+        digests = [self.before.digests, self.after.digests]
+        rest = [self.seeds, self.steps, self.material.digest if self.material else "", self.eyes_name, METHOD]
+        return hashlib.sha256(json.dumps([digests, asked, rest]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    asked: Comparison
+    numbers: dict[str, float]
+    audit: Audit | None
+    drawn: tuple[list[Image.Image], list[Image.Image]]
+    """Of the side before and the one after: each question with each seed, question by question."""
+    shown: tuple[tuple[Image.Image, Image.Image], ...]
+    """Copies, if there are any, each beside the training picture that it is near to."""
+
+
+def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> Findings:
+    """Draw with both and measure; with `material`, audit the second.
+
+    Raises:
+        SafelightError: a picture could not be drawn.
+    """
+    before, after = (draw(side, asked, studio, heard=heard) for side in (asked.before, asked.after))
+    shape = len(asked.questions), asked.seeds, -1
+    own = pictures(asked.material.own) if asked.material else []
+    numbers = compare_pictures(
+        eyes.embed_images(before).view(shape),
+        eyes.embed_images(after).view(shape),
+        neutral=tensor([one.neutral for one in asked.questions]),
+        prompts=eyes.embed_prompts([one.judged_as for one in asked.questions]),
+        judged=tensor([bool(one.judged_as) for one in asked.questions]),
+        training=eyes.embed_images(own) if own else None,
+    )
+    found = None
+    if asked.material is not None:
+        base = open_whole(asked.after.model, asked.after.model_digest, studio)
+        samples = learnt(asked, after)
+        found = audit(
+            asked.after, base, model_before(asked, base, studio), samples, asked.material, eyes, studio, heard=heard
+        )
+        numbers |= found.numbers
+    copies = tuple((learnt(asked, after)[one.sample], own[one.training]) for one in found.copied) if found else ()
+    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before, after), shown=copies)
+
+
+def draw(side: Side, asked: Comparison, studio: Studio, *, heard: Heard) -> list[Image.Image]:
+    """Each question with seeds 0, 1, ..., question by question."""
+    said = [spoken(question.prompt, side, asked) for question in asked.questions]
+    drafts = [side.draft(prompt, seed=seed, steps=asked.steps) for prompt in said for seed in range(asked.seeds)]
+    done = 0
+
+    def hear(_number: int, event: Event) -> None:
+        nonlocal done
+        if isinstance(event, Decoded):
+            done += 1
+            heard(f"drawing with {side.name}", done, len(drafts))
+
+    return [one.image for one in unwrapped(draw_all(drafts, studio, encoding=Encoding(), hear=hear))]
+
+
+def spoken(prompt: str, side: Side, asked: Comparison) -> str:
+    """The prompt without a new word that the side has never heard: what the word began with stands in for it."""
+    recipe = asked.material.recipe if asked.material else None
+    if side.word or not isinstance(recipe, EmbeddingRecipe):
+        return prompt
+    return prompt.replace(recipe.name, "thing" if recipe.init == "*" else recipe.init)
+
+
+def learnt(asked: Comparison, drawn: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures of what was learnt; all of them where every prompt is neutral."""
+    places = [place for place in range(len(drawn)) if not asked.questions[place // asked.seeds].neutral]
+    return [drawn[place] for place in places or range(len(drawn))]
+
+
+def model_before(asked: Comparison, base: Model, studio: Studio) -> Model | None:
+    """What the second side was before it was trained; None where that is not known."""
+    version = asked.after.version
+    if version is None:
+        return None
+    if version.kind != "checkpoint":
+        return base
+    for parent in version.lineage.parents:
+        with suppress(SafelightError):
+            return open_whole(parent.name, studio.models.find(parent.name).digest, studio)
+    return None

@@ -1,0 +1,55 @@
+"""An alias moves to a version that passed, or that somebody answers for; and back again.
+
+Every move is a turn in the alias's history (`registry/aliases.py`) with who, when and why: `passed`, `overridden` with
+the reasons against it, `rolled back`.
+"""
+
+from safelight.errors import InvalidRequest
+from safelight.evaluation.gate import Verdict
+from safelight.registry.registry import Registry
+from safelight.registry.version import Pointing, Version
+
+ROLLED_BACK = "rolled back from "
+
+
+def promote(
+    registry: Registry, version: Version, alias: str, verdict: Verdict, *, report: str, override: str = ""
+) -> Pointing:
+    """Let `NAME@alias` point to the version.
+
+    Args:
+        report: which report the verdict is of, for the history.
+        override: why it may go there although it did not pass; empty: it may not.
+
+    Raises:
+        InvalidRequest: it did not pass; the message says why.
+    """
+    if verdict.passed:
+        reason = f"passed; report {report}"
+    elif override:
+        reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {report}"
+    else:
+        raise InvalidRequest(
+            f"{version.reference} does not become {version.name}@{alias}: {'; '.join(verdict.reasons)}. "
+            '--override "WHY" moves it all the same, and is recorded'
+        )
+    return registry.point(version.name, alias, version, reason=reason)
+
+
+def roll_back(registry: Registry, name: str, alias: str, *, why: str = "") -> Pointing:
+    """Let the alias point to the version that it pointed to before; again, to the one before that.
+
+    Raises:
+        InvalidRequest: there is none before.
+    """
+    before: list[str] = []
+    for turn in reversed(registry.history(name, alias)):
+        if turn.reason.startswith(ROLLED_BACK) and before:
+            before.pop()
+        elif turn.to is not None and (not before or before[-1] != turn.to):
+            before.append(turn.to)
+    if len(before) < 2:
+        now = f"; it points to {before[0]} and never pointed elsewhere" if before else "; there is no such alias"
+        raise InvalidRequest(f"{name}@{alias} cannot be rolled back{now}")
+    reason = f"{ROLLED_BACK}{before[-1]}" + (f": {why}" if why else "")
+    return registry.point(name, alias, before[-2], reason=reason)
