@@ -8,7 +8,8 @@ from safelight.errors import InvalidRequest
 from safelight.evaluation.gate import DEFAULT_POLICY, judge_report, read_policy
 
 GOOD = {
-    "prompt_fidelity_change": 0.0, "likeness_change": 0.1, "diversity_ratio": 0.9, "neutral_drift": 0.1, "copies": 0.0, "membership_auc": 0.5,
+    "prompt_fidelity_change": 0.0, "likeness_change": 0.1, "diversity_ratio": 0.9,
+    "neutral_drift": 0.1, "copies": 0.0, "membership_auc": 0.5,
 }  # fmt: skip
 
 
