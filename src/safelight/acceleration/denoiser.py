@@ -11,6 +11,7 @@ from safelight.diffusion.shapes import Latents, PerRow
 from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
+from safelight.spec import FreeU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,10 @@ class Conditions:
     """ControlNets and T2I-Adapters, likewise."""
     pictures: Sequence[picture_prompts.Row] | None = None
     """What rows look at beside their words, likewise."""
+    freeu: Sequence[FreeU | None] | None = None
+    """Factors of FreeU, likewise."""
+    perturbed: Sequence[bool] | None = None
+    """Rows whose self-attention in the middle is switched off, likewise."""
 
     def rows(self, chosen: Sequence[int]) -> "Conditions":
         """Those of some rows, whose prompts are equally long, without what pads them for longer neighbours."""

@@ -38,7 +38,12 @@ def eager_denoiser(model: Model) -> "Denoiser":
         latents, context = latents.to(dtype), conditions.context.to(dtype)
         told = Told(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
         residuals = steer(conditions.controls, told)
-        with model.adapters.on(conditions.adapters), model.looking.on(conditions.pictures):
+        with (
+            model.adapters.on(conditions.adapters),
+            model.looking.on(conditions.pictures),
+            model.freeu.on(conditions.freeu),
+            model.perturbed.on(conditions.perturbed),
+        ):
             output = forward(
                 unet,
                 latents,

@@ -29,6 +29,9 @@ def tiled(denoise: Denoiser, tiling: Tiling, *, most_rows: int, scale: int) -> D
     return over_canvas
 
 
+PER_ROW = ("adapters", "pictures", "freeu", "perturbed")
+
+
 def of_tiles(
     conditions: Conditions, rows: torch.Tensor, tiling: Tiling, *, size: tuple[int, int], scale: int
 ) -> Conditions:
@@ -47,14 +50,14 @@ def of_tiles(
         times[:, 4], times[:, 5] = scale * h, scale * w
         taken["time_ids"] = times
     assert told.controls is None, "a spec with tiles has no controls"
-    for name in ("adapters", "pictures"):
+    for name in PER_ROW:
         if (value := getattr(told, name)) is not None:
             taken[name] = [value[row] for row in rows.tolist()]
     return replace(told, **taken)
 
 
 def part(conditions: Conditions, rows: slice) -> Conditions:
-    names = ("context", "mask", "pooled", "time_ids", "guidance", "adapters", "pictures")
+    names = ("context", "mask", "pooled", "time_ids", "guidance", *PER_ROW)
     return replace(
         conditions,
         **{name: value[rows] for name in names if (value := getattr(conditions, name)) is not None},

@@ -16,6 +16,11 @@ def look(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Lat
     return guided + (scale.view(-1, 1, 1, 1) - 1) * (seeing - blind)
 
 
+def perturb(guided: Latents, cond: Latents, perturbed: Latents, scale: PerRow) -> Latents:
+    """Perturbed-attention guidance (arXiv:2403.17377): away from what the network draws without structure."""
+    return guided + scale.view(-1, 1, 1, 1) * (cond - perturbed)
+
+
 def compose(conds: Latents, uncond: Latent, weights: PerRow) -> Latent:
     """AND: what several prompts say together, each by how far it departs from the unconditional output.
 

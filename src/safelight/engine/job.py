@@ -229,9 +229,14 @@ class Job:
         return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
 
     @property
+    def perturbed(self) -> bool:
+        """The coming call also asks what the network draws without structure."""
+        return self.spec.pag_scale > 0
+
+    @property
     def rows(self) -> int:
         """Network rows in the coming call."""
-        return self.num_parts + self.contrasted + self.blinded
+        return self.num_parts + self.contrasted + self.blinded + self.perturbed
 
     @property
     def size(self) -> tuple[int, int]:

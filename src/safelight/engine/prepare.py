@@ -19,7 +19,9 @@ from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.control import Features
+from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
+from safelight.models.perturbed import self_attentions
 from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {
@@ -38,6 +40,7 @@ def prepare(job: Job, *, cache: Path | None) -> None:
     assert len(job.loras) == len(job.spec.loras), "the spec's LoRAs were not loaded"
     assert len(job.led.controls) == len(job.spec.controls), "the spec's controls were not loaded"
     assert len(job.led.pictures) == len(job.spec.picture_prompts), "the spec's picture prompts were not read"
+    require_guidable(job)
     job.generator = seeded(job.spec.seed)
     match job.spec:
         case TextToImage():
@@ -53,6 +56,19 @@ def prepare(job: Job, *, cache: Path | None) -> None:
     job.now.features = features_of(job)
     later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
+
+
+def require_guidable(job: Job) -> None:
+    """
+    Raises:
+        UnsupportedOption: FreeU or perturbed attention for a network that has no place for it, or with AND.
+    """
+    if job.spec.freeu is not None:
+        levels_of(job.model.unet)
+    if job.perturbed:
+        self_attentions(job.model.unet)
+        if job.num_parts > 1:
+            raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
 
 def from_noise(job: Job, cache: Path | None) -> Walk:

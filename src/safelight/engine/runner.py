@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 
 from safelight.acceleration.denoiser import Conditions, Denoiser, stack
 from safelight.acceleration.tiled import tiled
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, guide, look, rescale
+from safelight.diffusion.guidance import compose, guide, look, perturb, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents
 from safelight.engine.job import Job, Walk
@@ -34,7 +35,8 @@ class Runner:
         asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
         contrasted = [i for i, job in enumerate(batch) if job.contrasted]
         blinded = [i for i, job in enumerate(batch) if job.blinded]
-        network_rows = [*asked, *contrasted, *blinded]
+        perturbed = [i for i, job in enumerate(batch) if job.perturbed]
+        network_rows = [*asked, *contrasted, *blinded, *perturbed]
 
         latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
         extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
@@ -42,21 +44,23 @@ class Runner:
             latents = torch.cat([latents, torch.stack(extra)], dim=1)
         told = [now for job in batch for now in positives_of(job)]
         told += [negative_of(batch[i]) for i in [*contrasted, *blinded]]
+        told += [positives_of(batch[i])[0] for i in perturbed]
 
         inputs = latents[network_rows]
-        seeing = len(asked) + len(contrasted)
-        inputs[seeing:, batch[0].now.latents[0].shape[0] :] = 0
+        ends = list(accumulate(map(len, (asked, contrasted, blinded, perturbed))))
+        inputs[ends[1] : ends[2], batch[0].now.latents[0].shape[0] :] = 0
         outputs = self.denoiser_over(batch[0], budget_megapixels)(
-            inputs, rows.timesteps[network_rows], conditions_for(batch, asked, [*contrasted, *blinded], told)
+            inputs, rows.timesteps[network_rows], conditions_for(batch, asked, [*contrasted, *blinded], perturbed, told)
         )
-        cond, uncond = outputs[: len(asked)], dict(zip(contrasted, outputs[len(asked) : seeing], strict=True))
+        cond = outputs[: ends[0]]
+        uncond, blind, lost = (
+            dict(zip(some, outputs[start:end], strict=True))
+            for some, (start, end) in zip((contrasted, blinded, perturbed), pairwise(ends), strict=True)
+        )
         if len(asked) > len(batch):
             cond = composed(batch, cond, uncond)
         guided = [i for i in contrasted if batch[i].guided]
-        if not guided:
-            return cond
-        blind = dict(zip(blinded, outputs[seeing:], strict=True))
-        return with_guidance(batch, guided, cond, uncond, blind)
+        return with_guidance(batch, guided, cond, uncond, blind, lost) if guided or lost else cond
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -125,29 +129,41 @@ def with_guidance(
     cond: Latents,
     uncond: Mapping[int, Latent],
     blind: Mapping[int, Latent],
+    lost: Mapping[int, Latent],
 ) -> Latents:
-    """`uncond` and `blind` are what the network makes of the negative prompt, the latter without seeing a picture."""
+    """`uncond` and `blind` are what the network makes of the negative prompt, the latter without seeing a picture;
+    `lost` is what it makes of the prompt where it has no sense of structure."""
+    outputs = cond.clone()
     specs = [batch[i].spec for i in guided]
-    chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
-    mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
-    if blind:
-        scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
-        unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
-        mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
+    if guided:
+        chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
+        mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+        if blind:
+            scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
+            unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
+            mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
+        outputs[guided] = mixed
+    if lost:
+        led = [*lost]
+        scales = torch.tensor([batch[i].spec.pag_scale for i in led], device=cond.device)
+        outputs[led] = perturb(outputs[led], cond[led], torch.stack([*lost.values()]), scales)
     if any(spec.guidance_rescale for spec in specs):
         phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
+        mixed = outputs[guided]
         # where(), because a row that asks for none must keep its very bits.
-        mixed = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, chosen, phi), mixed)
-    outputs = cond.clone()
-    outputs[guided] = mixed
+        outputs[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
     return outputs
 
 
 def conditions_for(
-    batch: Sequence[Job], asked: list[int], contrasted: list[int], told: Sequence[Conditioning]
+    batch: Sequence[Job],
+    asked: list[int],
+    contrasted: list[int],
+    perturbed: list[int],
+    told: Sequence[Conditioning],
 ) -> Conditions:
-    """Of the rows that are asked about prompts, and of those about negative prompts after them."""
-    network_rows = [*asked, *contrasted]
+    """Of the rows that are asked about prompts, of those about negative prompts, and of the perturbed ones."""
+    network_rows = [*asked, *contrasted, *perturbed]
     context, mask, pooled = stack(told)
     time_ids = guidance = None
     if batch[0].model.description.family.told_size:
@@ -156,14 +172,17 @@ def conditions_for(
         time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:
         guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    rows = [(batch[i], False) for i in asked] + [(batch[i], True) for i in contrasted]
-    adapters = controls = pictures = None
+    negatives = [False] * len(asked) + [True] * len(contrasted) + [False] * len(perturbed)
+    rows = [(batch[i], negative) for i, negative in zip(network_rows, negatives, strict=True)]
+    adapters = controls = pictures = freeu = None
     if any(job.loras for job in batch):
         adapters = [job.adapted for job, _ in rows]
     if any(job.led.controls for job in batch):
         controls = [job.steered(negative=negative) for job, negative in rows]
     if any(job.led.pictures for job in batch):
         pictures = [job.looked_at(negative=negative) for job, negative in rows]
+    if any(job.spec.freeu for job in batch):
+        freeu = [job.spec.freeu for job, _ in rows]
     return Conditions(
         context=context,
         mask=mask,
@@ -173,6 +192,8 @@ def conditions_for(
         adapters=adapters,
         controls=controls,
         pictures=pictures,
+        freeu=freeu,
+        perturbed=[False] * (len(rows) - len(perturbed)) + [True] * len(perturbed) if perturbed else None,
     )
 
 

@@ -18,10 +18,12 @@ from safelight.errors import CorruptModel
 from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
 from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config, tokenizer_of
+from safelight.models.freeu import FreeUs
 from safelight.models.image_encoder import ImageEncoder
 from safelight.models.latents import VAE
 from safelight.models.networks import control_classes, denoiser_class, network_classes, transformer_classes
 from safelight.models.parts import Parts, Weights, load_weights, open_parts
+from safelight.models.perturbed import Perturbations
 from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
 from safelight.models.safetensors_file import TEXT_ENCODER
@@ -65,10 +67,15 @@ class Model:
     """What others worked out for this model and will want again, by who did; here, so that it goes with the model."""
     looking: PicturePrompts = field(init=False, repr=False, compare=False)
     """The pictures that its rows look at beside their words, while it is called."""
+    freeu: FreeUs = field(init=False, repr=False, compare=False)
+    perturbed: Perturbations = field(init=False, repr=False, compare=False)
+    """Rows whose self-attention is switched off, while it is called."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
         object.__setattr__(self, "looking", PicturePrompts(self.unet))
+        object.__setattr__(self, "freeu", FreeUs(self.unet))
+        object.__setattr__(self, "perturbed", Perturbations(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:
