@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from safelight.spec import (
     Edit,
+    FreeU,
     GuidanceInterval,
     HighresFix,
     ImageToImage,
@@ -49,6 +50,7 @@ pieces = st.sampled_from(
 prompts = st.lists(st.one_of(st.text(max_size=12), pieces), max_size=8).map("".join).map(str.strip)
 fractions = st.floats(0, 1)
 strengths = st.floats(0, 1, exclude_min=True)
+factors = st.floats(0, 4)
 samplers = st.one_of(
     st.sampled_from(
         ["Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ 3M SDE Exponential", "Heun SGM Uniform"]
@@ -76,6 +78,8 @@ common: dict[str, Any] = {
     "steps": st.integers(1, 1000),
     "guidance": st.floats(0, 100),
     "guidance_rescale": fractions,
+    "pag_scale": st.floats(0, 30),
+    "freeu": st.none() | st.builds(FreeU, b1=factors, b2=factors, s1=factors, s2=factors),
     "guidance_interval": intervals.map(lambda ends: GuidanceInterval(start=ends[0], end=ends[1])),
     "clip_skip": st.integers(1, 12),
     "determinism": st.sampled_from(["fast", "strict"]),

@@ -37,7 +37,15 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
     led = ("controls", "picture_prompts")  # of which only a summary is written
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
-    plain = {"guidance_rescale": 0, "mask_invert": False, "only_masked": False, "soft_mask": False, "highres": None}
+    plain = {
+        "guidance_rescale": 0,
+        "pag_scale": 0,
+        "freeu": None,
+        "mask_invert": False,
+        "only_masked": False,
+        "soft_mask": False,
+        "highres": None,
+    }
     for name, default in plain.items():
         if settings.get(name) == default:
             settings.pop(name, None)

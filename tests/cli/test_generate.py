@@ -74,6 +74,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str, str]] = {
     "no number": (("--steps", "ten"), "invalid_request", "Invalid value for '--steps'"),
     "no such option": (("--stepz", 3), "invalid_request", "--steps"),
     "interval": (("--guidance-interval", "0.8,0.2"), "invalid_request", "start 0.8 must be below end 0.2"),
+    "three factors": (("--freeu", "1,1,1"), "invalid_request", "four numbers"),
+    "a factor too large": (("--freeu", "1,1,1,9"), "invalid_request", "freeu.s2"),
     "half an interval": (("--guidance-interval", "0.8"), "invalid_request", "two fractions"),
     "side": (("--init", "red.png", "--extend", "up=8"), "invalid_request", "up: no such field"),
     "mask alone": (("--mask", "red.png"), "invalid_request", "mask needs an init picture"),

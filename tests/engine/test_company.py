@@ -45,6 +45,10 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
         "height": SIDE,
     }
     if draw(st.booleans()):
+        wish["freeu"] = draw(st.sampled_from([{}, {"b1": 1.1, "s2": 0.5}]))
+    if wish["prompt"] != TWO:
+        wish["pag_scale"] = draw(st.sampled_from([0.0, 2.0]))
+    if draw(st.booleans()):
         return wish
     wish |= {"init": INIT, "strength": draw(st.sampled_from([0.7, 1.0]))}
     return wish | draw(st.sampled_from([{}, {"mask": MASK}, {"mask": MASK, "only_masked": True, "padding": 4}]))
@@ -111,7 +115,7 @@ def test_a_strict_picture_in_company_is_the_picture_alone_to_the_bit(
 ) -> None:
     spec = spec_for(model("sd1"), **wish, determinism="strict")
     together, rows = draw_in_company(spec, model("sd1"), company)
-    own_rows = len(parts_of(spec.prompt)) + 1
+    own_rows = len(parts_of(spec.prompt)) + 1 + (spec.pag_scale > 0)
     assert rows <= own_rows, "a strict job shares its calls with nobody"
     assert together.tobytes() == draw(spec, model("sd1"), PICTURES).tobytes()
 

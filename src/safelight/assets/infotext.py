@@ -130,6 +130,10 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
+    if spec.pag_scale:
+        pairs["PAG scale"] = number(spec.pag_scale)
+    if spec.freeu:
+        pairs["FreeU"] = ", ".join(map(number, spec.freeu.model_dump().values()))
     if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
         pairs["Guidance start"] = number(spec.guidance_interval.start)
         pairs["Guidance end"] = number(spec.guidance_interval.end)
@@ -164,6 +168,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("Steps", "steps", int),
         ("CFG scale", "guidance", finite),
         ("CFG rescale", "guidance_rescale", finite),
+        ("PAG scale", "pag_scale", finite),
+        ("FreeU", "freeu", factors),
         ("Seed", "seed", int),
         ("Model", "model", str),
         ("Clip skip", "clip_skip", int),
@@ -199,6 +205,10 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         # There, 0 means "as many as the first pass".
         settings["highres"] = {name: value for name, value in highres.items() if value}
     return settings
+
+
+def factors(text: str) -> dict[str, float]:
+    return dict(zip(("b1", "b2", "s1", "s2"), map(finite, text.split(",")), strict=True))
 
 
 def quote(text: str) -> str:

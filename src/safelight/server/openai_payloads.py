@@ -17,9 +17,11 @@ from safelight.spec import (
     Determinism,
     Draft,
     Fraction,
+    FreeU,
     Guidance,
     ImageGuidance,
     LoraWish,
+    PagScale,
     PicturePromptWish,
     Prompt,
     Seed,
@@ -46,6 +48,8 @@ class Extras(BaseModel):
     sampler: str | None = None
     guidance: Guidance | None = None
     guidance_rescale: Fraction | None = None
+    freeu: FreeU | None = None
+    pag_scale: PagScale | None = None
     negative_prompt: Prompt = ""
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"

@@ -91,8 +91,8 @@ class DenoiserRecipe:
     """How often a recoloured copy is drawn where a concept has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
-    muon_rate: float = 0.003
-    adam_rate: float = 3e-4
+    muon_rate: float = 0.005
+    adam_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup: int = 100
     cooldown: float = 1.0

@@ -39,8 +39,8 @@ Stage = Literal["artwork", "autoencoder", "denoiser", "export", "image-encoder",
 ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "export", "image-encoder")
 SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder", "image-encoder")
 """Stages whose work several processes share."""
-AUTOENCODER_MINUTES = 20.0
-"""Enough for the latents; `decoder` may go on from there."""
+AUTOENCODER_MINUTES = 60.0
+"""Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
 IMAGE_ENCODER_MINUTES = 12.0
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run need not do the stage again."""
