@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tests.tiny_models import CPU, SIDE, seeded
 from torch import Tensor
 
+from safelight.models.catalogue import Catalogue
 from safelight.models.control import load_control
 from safelight.models.control_file import describe_control
 from safelight.models.control_folder import ControlFolder
@@ -256,7 +257,7 @@ def control_use(path: Path, **use: Any) -> ControlUse:
 
 
 def shelf_in(models: Path) -> ControlShelf:
-    return ControlShelf(ControlFolder(models, sums=models / "sums.json"))
+    return ControlShelf(ControlFolder(Catalogue(models)))
 
 
 def picture_led(shelf: ControlShelf, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> Led:

@@ -31,10 +31,10 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     home = tmp_path_factory.mktemp("home")
     tiny = load(write_sd1(home / "models" / "tiny"))
     for number, name in enumerate(("canny", "scribble")):
-        write_folder(home / "models" / "controlnet" / name, controlnet(tiny, seed=number))
-    write_folder(home / "models" / "t2i-adapter" / "other", t2i_adapter(tiny))
-    encoder = write_encoder(home / "models" / "ip-adapter" / "image_encoder")
-    write_ip_adapter(home / "models" / "ip-adapter" / "ip.safetensors", tiny, encoder=encoder)
+        write_folder(home / "controlnets" / name, controlnet(tiny, seed=number))
+    write_folder(home / "t2i-adapters" / "other", t2i_adapter(tiny))
+    encoder = write_encoder(home / "ip-adapters" / "image_encoder")
+    write_ip_adapter(home / "ip-adapters" / "ip.safetensors", tiny, encoder=encoder)
     with safelight.open_studio(Settings(home=home, max_output_pixels=10_000)) as studio:
         yield studio
 

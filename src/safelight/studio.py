@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -266,10 +266,9 @@ class Studio:
 
     def see(self, catalogue: Catalogue) -> None:
         """Look for models of every kind there from now on."""
-        self.models.catalogue = self.loras.catalogue = catalogue
-        self.parts.folder = replace(self.parts.folder, catalogue=catalogue)
-        controls = replace(self.controls.folder, by_path=not catalogue.listed_only)
-        self.controls.folder = self.preprocessors.folder = controls
+        self.models.catalogue = self.loras.catalogue = self.upscalers.catalogue = catalogue
+        self.parts.folder = PartFolder(catalogue)
+        self.controls.folder = self.preprocessors.folder = ControlFolder(catalogue)
 
     def close(self) -> None:
         if isinstance(self.backend, LocalBackend):
@@ -291,9 +290,9 @@ def open_studio(settings: Settings | None = None) -> Studio:
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
     loras = LoraShelf(models.catalogue)
-    controls = ControlShelf(ControlFolder(settings.models, sums=models.catalogue.sums))
-    parts = PartShelf(PartFolder(settings.home, models.catalogue, models.catalogue.sums))
-    upscalers = Upscalers(settings.models / "upscalers", placement, models.catalogue.sums)
+    controls = ControlShelf(ControlFolder(models.catalogue))
+    parts = PartShelf(PartFolder(models.catalogue))
+    upscalers = Upscalers(models.catalogue, placement)
 
     def needs_of(spec: Denoised) -> list[Need]:
         model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))

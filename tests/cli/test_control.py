@@ -26,18 +26,19 @@ SMALL = ("--model", "tiny", "--steps", "2", "--width", "64", "--height", "64", "
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    tiny = load(write_sd1(folder / "tiny"))
-    (folder / "controlnet").mkdir()
-    write_ldm(folder / "controlnet" / "canny.safetensors", controlnet(tiny))
-    encoder = write_encoder(folder / "ip-adapter" / "image_encoder")
-    write_ip_adapter(folder / "ip-adapter" / "ip.safetensors", tiny, encoder=encoder)
+    folder = tmp_path_factory.mktemp("home")
+    tiny = load(write_sd1(folder / "models" / "tiny"))
+    (folder / "controlnets").mkdir()
+    write_ldm(folder / "controlnets" / "canny.safetensors", controlnet(tiny))
+    encoder = write_encoder(folder / "ip-adapters" / "image_encoder")
+    write_ip_adapter(folder / "ip-adapters" / "ip.safetensors", tiny, encoder=encoder)
     return folder
 
 
 @pytest.fixture
 def stocked(home: Path, models: Path) -> Path:
-    (home / "models").symlink_to(models)
+    for folder in models.iterdir():
+        (home / folder.name).symlink_to(folder)
     return home
 
 
@@ -132,7 +133,7 @@ def test_what_cannot_be_is_said_before_a_network_is_loaded(
 def test_no_adapter_is_said_to_be_missing(safelight: Call, home: Path, tmp_path: Path) -> None:
     shapes_picture(1).save(tmp_path / "cat.png")
     assert (
-        "there is none in SAFELIGHT_HOME/models/ip-adapter"
+        "there is none in SAFELIGHT_HOME/ip-adapters"
         in safelight("generate", "an apple", "--ip", str(tmp_path / "cat.png")).stderr
     )
 

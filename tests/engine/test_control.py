@@ -61,9 +61,9 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
     @cache
     def shelf(kind: str) -> Any:
         root = home / f"{kind} models"
-        encoder = write_encoder(root / "ip-adapter" / "image_encoder")
+        encoder = write_encoder(root / "ip-adapters" / "image_encoder")
         for name in ("base", "plus"):
-            write_ip_adapter(root / "ip-adapter" / f"{name}.safetensors", model(kind), kind=name, encoder=encoder)
+            write_ip_adapter(root / "ip-adapters" / f"{name}.safetensors", model(kind), kind=name, encoder=encoder)
         return shelf_in(root)
 
     def lead(kind: str, *names: str, **use: Any) -> Led:

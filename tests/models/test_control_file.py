@@ -33,6 +33,7 @@ from safelight.errors import (
     UnsafeFile,
     UnsupportedOption,
 )
+from safelight.models.catalogue import Catalogue
 from safelight.models.control_file import describe_control, describe_file
 from safelight.models.control_folder import ControlFolder
 from safelight.models.families import describe
@@ -187,27 +188,26 @@ def test_a_file_has_every_tensor_of_the_table() -> None:
 
 
 def put(home: Path, model: Model) -> ControlFolder:
-    (home / "controlnet" / "old").mkdir(parents=True)
-    write_ldm(home / "controlnet" / "canny.safetensors", controlnet(model))
-    write_ldm(home / "controlnet" / "old" / "canny.safetensors", controlnet(model, seed=1))
-    write_folder(home / "controlnet" / "depth", controlnet(model, seed=2))
-    encoder = write_encoder(home / "ip-adapter" / "image_encoder")
-    write_ip_adapter(home / "ip-adapter" / "ip.safetensors", model, encoder=encoder)
-    return ControlFolder(home, sums=home / "sums.json")
+    (home / "controlnets" / "old").mkdir(parents=True)
+    write_ldm(home / "controlnets" / "canny.safetensors", controlnet(model))
+    write_ldm(home / "controlnets" / "old" / "canny.safetensors", controlnet(model, seed=1))
+    write_folder(home / "controlnets" / "depth", controlnet(model, seed=2))
+    encoder = write_encoder(home / "ip-adapters" / "image_encoder")
+    write_ip_adapter(home / "ip-adapters" / "ip.safetensors", model, encoder=encoder)
+    return ControlFolder(Catalogue(home))
 
 
 def test_names_stand_for_files_and_for_folders(model: Models, tmp_path: Path) -> None:
     folder = put(tmp_path, model("sd1"))
-    assert list(folder.paths("control")) == ["canny", "depth", "old/canny"]
-    assert folder.path("control", "canny") == tmp_path / "controlnet" / "canny.safetensors"
+    assert list(folder.paths("control")) == ["canny", "depth"]
+    assert folder.path("control", "canny") == tmp_path / "controlnets" / "canny.safetensors"
     assert list(folder.paths("ip-adapter")) == ["ip"]
     assert list(folder.paths("image-encoder")) == ["image_encoder"]
     assert folder.encoder_for(folder.path("ip-adapter", "ip"), None) == "image_encoder"
-    assert folder.find("control", "old/canny")[1] != folder.find("control", "canny")[1]
     digests = {folder.find("control", name)[1] for name in ("canny", "depth")}
     assert [len(digest) for digest in digests] == [64, 64]
     before = folder.find("control", "depth")[1]
-    config = tmp_path / "controlnet" / "depth" / "config.json"
+    config = tmp_path / "controlnets" / "depth" / "config.json"
     config.write_text(config.read_text().replace('"rgb"', '"bgr"'))
     assert folder.find("control", "depth")[1] != before, "the configuration counts"
 
@@ -216,11 +216,11 @@ def test_adapters_find_the_encoder_beside_them_in_the_layout_they_are_published_
     model: Models, tmp_path: Path
 ) -> None:
     """Two folders of adapters, each with an image encoder of the same name."""
-    home = tmp_path / "ip-adapter"
+    home = tmp_path / "ip-adapters"
     for place in ("models", "sdxl_models"):
         encoder = write_encoder(home / place / "image_encoder")
         write_ip_adapter(home / place / f"ip-{place}.safetensors", model("sd1"), encoder=encoder)
-    strangers = ControlFolder(tmp_path, sums=tmp_path / "sums.json", by_path=False)
+    strangers = ControlFolder(Catalogue(tmp_path, listed_only=True))
     for place, encoder in (("models", "image_encoder"), ("sdxl_models", "sdxl_models/image_encoder")):
         found = strangers.encoder_for(strangers.path("ip-adapter", f"ip-{place}"), None)
         assert found == encoder
@@ -231,19 +231,19 @@ def test_what_is_not_there_is_an_error_with_the_nearest_name(model: Models, tmp_
     folder = put(tmp_path, model("sd1"))
     with pytest.raises(UnknownControl, match="did you mean 'canny'"):
         folder.path("control", "cany")
-    with pytest.raises(UnknownControl, match="there are none in SAFELIGHT_HOME/models/depth"):
+    with pytest.raises(UnknownControl, match="there are none in SAFELIGHT_HOME/depth-models"):
         folder.path("depth", "dpt")
     with pytest.raises(InvalidRequest, match="the picture would differ"):
         folder.find("control", "canny", digest="0" * 64)
-    path = str(tmp_path / "controlnet" / "canny.safetensors")
+    path = str(tmp_path / "controlnets" / "canny.safetensors")
     assert folder.path("control", path) == Path(path)
     with pytest.raises(UnknownControl):
-        ControlFolder(tmp_path, sums=tmp_path / "sums.json", by_path=False).path("control", path)
-    write_encoder(tmp_path / "image-encoder" / "other")
+        ControlFolder(Catalogue(tmp_path, listed_only=True)).path("control", path)
+    write_encoder(tmp_path / "image-encoders" / "other")
     other = write_ip_adapter(
-        tmp_path / "ip-adapter" / "deep" / "er" / "lost.safetensors",
+        tmp_path / "ip-adapters" / "deep" / "er" / "lost.safetensors",
         model("sd1"),
-        encoder=tmp_path / "image-encoder" / "other",
+        encoder=tmp_path / "image-encoders" / "other",
     )
     with pytest.raises(InvalidRequest, match="may have been made for any of image_encoder, other"):
         folder.encoder_for(other, None)
@@ -267,8 +267,8 @@ def test_an_encoder_of_another_width_is_refused_by_name(model: Models, tmp_path:
 
     ours = model("sd1")
     put(tmp_path, ours)
-    config = tmp_path / "ip-adapter" / "image_encoder"
-    encoder = write_encoder(tmp_path / "image-encoder" / "wide")
+    config = tmp_path / "ip-adapters" / "image_encoder"
+    encoder = write_encoder(tmp_path / "image-encoders" / "wide")
     said = json.loads((encoder / "config.json").read_text()) | {"projection_dim": 24}
     (encoder / "config.json").write_text(json.dumps(said))
     tensors = load_file(encoder / "model.safetensors")

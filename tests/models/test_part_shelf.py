@@ -45,7 +45,7 @@ def shelf(tmp_path: Path, checkpoint: Checkpoints) -> PartShelf:
     write_text_encoder(encoders / "reader", sd1(tmp_path / "vocabulary"), width=32, projection=None, seed=78)
     write_text_encoder(encoders / "wide", sd1(tmp_path / "vocabulary2"), width=48, projection=None, seed=79)
     shutil.copytree(checkpoint("sd1"), tmp_path / "models" / "sd1")
-    return PartShelf(PartFolder(tmp_path, Catalogue(tmp_path), tmp_path / "sums.json"))
+    return PartShelf(PartFolder(Catalogue(tmp_path)))
 
 
 def with_parts(shelf: PartShelf, model: Model, **wishes: Any) -> tuple[Denoised, Model]:
@@ -138,7 +138,7 @@ def test_an_unknown_name_is_told_the_nearest(shelf: PartShelf) -> None:
 
 
 def test_strangers_may_not_name_paths(shelf: PartShelf, tmp_path: Path) -> None:
-    closed = PartFolder(tmp_path, Catalogue(tmp_path, listed_only=True), tmp_path / "sums.json")
+    closed = PartFolder(Catalogue(tmp_path, listed_only=True))
     assert closed.find("vae", "other").digest == shelf.folder.find("vae", "other").digest
     for path in (tmp_path / "vaes" / "other", tmp_path / "vaes" / "original.safetensors"):
         with pytest.raises(UnknownPart):
@@ -147,7 +147,7 @@ def test_strangers_may_not_name_paths(shelf: PartShelf, tmp_path: Path) -> None:
 
 def test_another_file_of_that_name_is_refused(shelf: PartShelf, model: Models) -> None:
     spec, _ = with_parts(shelf, model("sd1"), vae="other")
-    config = shelf.folder.home / "vaes" / "other" / "config.json"
+    config = shelf.folder.catalogue.home / "vaes" / "other" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": False}))
     with pytest.raises(InvalidRequest, match="the picture would differ"):
         shelf.dress(model("sd1"), spec)

@@ -13,6 +13,7 @@ from tests.tiny_models import CPU, seeded
 
 from safelight.diffusion import outlines
 from safelight.errors import CorruptModel, InvalidRequest, UnknownControl, UnsafeFile, UnsupportedOption
+from safelight.models.catalogue import Catalogue
 from safelight.models.control_folder import ControlFolder
 from safelight.models.preprocessors import PREPROCESSORS, Preprocessors
 
@@ -67,7 +68,7 @@ def write_depth_anything(folder: Path) -> Path:
 
 
 def preprocessors(models: Path) -> Preprocessors:
-    return Preprocessors(ControlFolder(models, sums=models / "sums.json"), lambda: CPU)
+    return Preprocessors(ControlFolder(Catalogue(models)), lambda: CPU)
 
 
 def test_every_name_makes_a_hint_as_large_as_the_picture(tmp_path: Path) -> None:
@@ -84,13 +85,13 @@ def test_names_and_thresholds_that_make_no_sense_are_refused(tmp_path: Path) -> 
         make("softedge", colours_picture())
     with pytest.raises(InvalidRequest, match="thresholds are canny's"):
         make("scribble", colours_picture(), thresholds=(1, 2))
-    with pytest.raises(UnknownControl, match="there are none in SAFELIGHT_HOME/models/depth"):
+    with pytest.raises(UnknownControl, match="there are none in SAFELIGHT_HOME/depth-models"):
         make("depth", colours_picture())
 
 
 @pytest.mark.parametrize("write", [write_dpt, write_depth_anything])
 def test_depth_is_what_transformers_network_says_of_the_picture(write: Any, tmp_path: Path) -> None:
-    folder = write(tmp_path / "depth" / "net")
+    folder = write(tmp_path / "depth-models" / "net")
     picture = colours_picture(1, 40, 24)
     hint = np.asarray(preprocessors(tmp_path).make_hint("depth", picture).convert("L"), dtype=float)
     assert (hint.min(), hint.max()) == (0, 255)
@@ -108,19 +109,21 @@ def test_depth_is_what_transformers_network_says_of_the_picture(write: Any, tmp_
 
 
 def test_depth_is_shown_what_its_own_settings_say(tmp_path: Path) -> None:
-    write_dpt(tmp_path / "depth" / "a", size={"width": 64, "height": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3)
+    write_dpt(
+        tmp_path / "depth-models" / "a", size={"width": 64, "height": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3
+    )
     make = preprocessors(tmp_path)
     make.make_hint("depth", colours_picture())
     [found] = make.depths.values()
     assert (found.size, found.mean, found.std) == ((64, 64), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
-    write_dpt(tmp_path / "depth" / "b")
+    write_dpt(tmp_path / "depth-models" / "b")
     with pytest.raises(InvalidRequest, match="name one, as depth/a"):
         make.make_hint("depth", colours_picture())
     assert make.make_hint("depth/b", colours_picture()).size == colours_picture().size
 
 
 def test_folders_that_are_no_depth_models_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "depth" / "net"
+    folder = tmp_path / "depth-models" / "net"
     folder.mkdir(parents=True)
     make = preprocessors(tmp_path).make_hint
     (folder / "config.json").write_text('{"model_type": "bert"}')

@@ -13,6 +13,7 @@ from torch import nn
 
 from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile, UnsupportedOption
 from safelight.models import upscalers as module
+from safelight.models.catalogue import Catalogue
 from safelight.models.esrgan import NCNN_HALF, Compact, Esrgan, Network, from_ncnn, from_tensors, ncnn_order
 from safelight.models.upscalers import BUNDLED, Pinned, Upscalers, bundled_folder, through
 
@@ -28,7 +29,7 @@ def small_esrgan() -> Esrgan:
 def upscalers(tmp_path: Path) -> Upscalers:
     (tmp_path / "upscalers").mkdir()
     save_file(small_esrgan().state_dict(), tmp_path / "upscalers" / "sharp.safetensors")
-    return Upscalers(tmp_path / "upscalers", CPU, tmp_path / "sums.json")
+    return Upscalers(Catalogue(tmp_path), CPU)
 
 
 def old_names(name: str) -> str:
@@ -124,7 +125,7 @@ def test_ones_own_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
 
 
 def test_a_pickle_by_that_name_is_refused(upscalers: Upscalers) -> None:
-    torch.save({"x": torch.zeros(3)}, upscalers.folder / "bad.safetensors")
+    torch.save({"x": torch.zeros(3)}, upscalers.catalogue.folder("upscaler") / "bad.safetensors")
     with pytest.raises(UnsafeFile):
         upscalers.enlarge(start_picture(), 2, upscalers.pin("bad"))
 
@@ -140,7 +141,7 @@ def test_without_the_extra_its_names_say_what_to_install(upscalers: Upscalers, m
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_networks_sharpen(name: str, tmp_path: Path) -> None:
     """Near to what was shrunk, with steeper edges than resampling has: the weights are where they belong."""
-    upscalers = Upscalers(tmp_path, CPU, tmp_path / "sums.json")
+    upscalers = Upscalers(Catalogue(tmp_path), CPU)
     x, y = np.meshgrid(np.arange(128), np.arange(128))
     disc = np.where((x - 64) ** 2 + (y - 60) ** 2 < 40**2, 230, 30).astype(np.uint8)
     large = Image.fromarray(np.stack([disc, disc // 2, 255 - disc], axis=-1))

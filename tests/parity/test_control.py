@@ -233,8 +233,8 @@ def test_a_t2i_adapter_of_grey_hints(attentive: Path, tmp_path: Path) -> None:
 def test_an_ip_adapter_draws_what_diffusers_draws_with_it(
     kind: str, projection: str, model: Models, checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
-    encoder = write_encoder(tmp_path / "ip-adapter" / "image_encoder")
-    path = write_ip_adapter(tmp_path / "ip-adapter" / "ip.safetensors", model(kind), kind=projection, encoder=encoder)
+    encoder = write_encoder(tmp_path / "ip-adapters" / "image_encoder")
+    path = write_ip_adapter(tmp_path / "ip-adapters" / "ip.safetensors", model(kind), kind=projection, encoder=encoder)
     led = picture_led(shelf_in(tmp_path), model(kind), "ip", weight=0.7)
     spec, picture = ours(model(kind), led)
 

@@ -35,9 +35,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model named tiny, a ControlNet, an IP-Adapter and its encoder."""
     home = tmp_path_factory.mktemp("control")
     model = load(write_sd1(home / "models" / "tiny"))
-    (home / "models" / "controlnet").mkdir()
-    write_ldm(home / "models" / "controlnet" / "control_v11p_sd15_canny.safetensors", controlnet(model))
-    adapters = home / "models" / "ip-adapter"
+    (home / "controlnets").mkdir()
+    write_ldm(home / "controlnets" / "control_v11p_sd15_canny.safetensors", controlnet(model))
+    adapters = home / "ip-adapters"
     write_ip_adapter(adapters / "ip-adapter_sd15.safetensors", model, encoder=write_encoder(adapters / "image_encoder"))
     return home
 
@@ -96,7 +96,7 @@ def test_a_unit_is_drawn_and_the_hint_comes_after_the_picture(client: httpx.Clie
     [use] = spec.controls
     assert (use.model, use.weight, use.start, use.end) == ("control_v11p_sd15_canny", 0.8, 0.0, 0.5)
     assert (use.mode, use.fit, use.preprocessor, use.thresholds) == ("control", "stretch", "canny", (20.0, 60.0))
-    assert use.digest == file_sum(home / "models" / "controlnet" / "control_v11p_sd15_canny.safetensors")
+    assert use.digest == file_sum(home / "controlnets" / "control_v11p_sd15_canny.safetensors")
     assert 'ControlNet 0: "Module: canny, Model: control_v11p_sd15_canny [' in infotext
     hint = Image.open(BytesIO(base64.b64decode(answer["images"][1]))).convert("RGB")
     assert hint.tobytes() == outlines.canny(colours_picture(3, 64, 64), (20, 60)).tobytes()

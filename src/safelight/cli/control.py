@@ -36,13 +36,14 @@ def control(ctx: typer.Context, as_json: options.Json = False) -> None:
 
 @app.command("list", epilog=EXAMPLES)
 def list_nets(as_json: options.Json = False) -> None:
-    """List the nets under SAFELIGHT_HOME/models, and the preprocessors."""
+    """List the nets there are, and the preprocessors."""
     from safelight.models.control_folder import FOLDERS, ControlFolder
     from safelight.models.preprocessors import PREPROCESSORS
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+    folder = ControlFolder(open_catalogue(settings))
     for kind, title in KINDS.items():
         paths = folder.paths(kind)  # pyright: ignore[reportArgumentType]
         if as_json:
@@ -53,7 +54,7 @@ def list_nets(as_json: options.Json = False) -> None:
         for name, path in paths.items():
             typer.echo(f"  {name}  {path}")
         if not paths:
-            where = " or ".join(str(settings.models / place) for place in FOLDERS[kind])  # pyright: ignore
+            where = " or ".join(str(settings.home / place) for place in FOLDERS[kind])  # pyright: ignore
             typer.echo(f"  none; safetensors files and diffusers folders in {where} are listed here")
     if as_json:
         for name, what in PREPROCESSORS.items():
@@ -80,13 +81,14 @@ def hint(
     from safelight.assets.open_image import open_image
     from safelight.models.control_folder import ControlFolder
     from safelight.models.preprocessors import Preprocessors, require_preprocessor
+    from safelight.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment(device=device)
     require_preprocessor(preprocessor)
     limits = two_numbers(thresholds)
     image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
-    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+    folder = ControlFolder(open_catalogue(settings))
 
     def placement() -> "Placement":
         from safelight.models.placement import choose_placement

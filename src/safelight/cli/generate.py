@@ -418,7 +418,7 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
     if draft.sampler is not None:
         find_sampler(draft.sampler)
     model = None
-    parts = PartFolder(settings.home, catalogue, catalogue.sums)
+    parts = PartFolder(catalogue)
     wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
     for part, name in wanted.items():
         if name is not None and not HUB_ID.match(name):

@@ -91,12 +91,11 @@ def named(text: str, preprocessors: Sequence[str]) -> dict[str, Any] | None:
 
 def only_adapter(settings: "Settings") -> str:
     from safelight.models.control_folder import ControlFolder
+    from safelight.registry.catalogue import open_catalogue
 
-    known = list(ControlFolder(settings.models, sums=settings.cache / "sums.json").paths("ip-adapter"))
+    known = list(ControlFolder(open_catalogue(settings)).paths("ip-adapter"))
     if len(known) != 1:
-        what = (
-            f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/models/ip-adapter"
-        )
+        what = f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/ip-adapters"
         raise InvalidRequest(f"--ip needs an IP-Adapter, and {what}, as in --ip {PICTURE_FORM}")
     return known[0]
 
@@ -107,8 +106,9 @@ def require_leads(draft: "Draft", settings: "Settings", model: "Description | No
     from safelight.models.control_folder import ControlFolder
     from safelight.models.ip_file import require_adapter
     from safelight.models.preprocessors import require_preprocessor
+    from safelight.registry.catalogue import open_catalogue
 
-    folder = ControlFolder(settings.models, sums=settings.cache / "sums.json")
+    folder = ControlFolder(open_catalogue(settings))
     for control in draft.controls:
         require_preprocessor(control.preprocessor)
         path = folder.path("control", control.model)

@@ -29,7 +29,7 @@ def upscale(
         str,
         typer.Option(
             help="[bold]lanczos[/] invents nothing; realesrgan-x4plus, realesrgan-x4plus-anime, realesr-animevideov3 "
-            "or a network of SAFELIGHT_HOME/models/upscalers sharpens; [bold]diffusion[/] draws over, in tiles."
+            "or a network of SAFELIGHT_HOME/upscalers sharpens; [bold]diffusion[/] draws over, in tiles."
         ),
     ] = "lanczos",
     prompt: Annotated[str, typer.Option(help="What the picture shows.", rich_help_panel=DRAWN)] = "",

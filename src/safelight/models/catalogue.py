@@ -180,7 +180,7 @@ def named_files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob(f"*{SINGLE}")):
         if path.name.startswith(NETWORK) and (path.parent / "config.json").is_file():
             yield path.parent.name, path.parent
-        else:
+        elif not (path.parent / "config.json").is_file():  # such as the image encoder beside an IP-Adapter
             yield path.name.removesuffix(SINGLE), path
 
 

@@ -1,91 +1,103 @@
 """Which file or folder the name of a ControlNet, a T2I-Adapter, an IP-Adapter or an image encoder stands for.
 
-    SAFELIGHT_HOME/models/controlnet/canny.safetensors          a single file: its name is `canny`
-    SAFELIGHT_HOME/models/controlnet/depth/config.json          a diffusers folder: its name is `depth`
-    SAFELIGHT_HOME/models/ip-adapter/image_encoder/config.json  the image encoder beside an adapter
+    controlnets/canny.safetensors              a single file: its name is `canny`
+    controlnets/depth/config.json              a diffusers folder: its name is `depth`
+    canny@2, canny@production                  a version in the registry, as of every kind the catalogue knows
+    ip-adapters/image_encoder/config.json      the image encoder beside an adapter
+    depth-models/dpt/config.json               what the preprocessor `depth` runs
 
-Imports no torch.
+The last two are no kinds of the catalogue, and found here. All folders are under SAFELIGHT_HOME. Imports no torch.
 """
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safelight.errors import InvalidRequest, UnknownControl
-from safelight.models.digest import sums_of
+from safelight.errors import InvalidRequest, UnknownControl, UnknownModel
+from safelight.models import recognise
+from safelight.models.catalogue import FOLDERS as CATALOGUED
+from safelight.models.catalogue import Catalogue
+from safelight.models.digest import digest_of_sums, sums_of
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 
-SUFFIX = ".safetensors"
 Kind = Literal["control", "ip-adapter", "image-encoder", "depth"]
-FOLDERS: dict[Kind, tuple[str, ...]] = {
+LISTED: Mapping[Kind, tuple[recognise.Kind, ...]] = {
     "control": ("controlnet", "t2i-adapter"),
     "ip-adapter": ("ip-adapter",),
-    "image-encoder": ("ip-adapter", "image-encoder"),
-    "depth": ("depth",),
 }
-TITLES: dict[Kind, str] = {
+"""The catalogue's kinds."""
+FOLDERS: Mapping[Kind, tuple[str, ...]] = {
+    **{kind: tuple(CATALOGUED[one] for one in kinds) for kind, kinds in LISTED.items()},
+    "image-encoder": ("ip-adapters", "image-encoders"),
+    "depth": ("depth-models",),
+}
+TITLES: Mapping[Kind, str] = {
     "control": "ControlNet or T2I-Adapter",
     "ip-adapter": "IP-Adapter",
     "image-encoder": "image encoder",
     "depth": "depth model",
 }
-STEMS: dict[Kind, str] = {"control": NETWORK, "image-encoder": TEXT_ENCODER, "depth": TEXT_ENCODER}
-"""What the weights in a folder of that kind are called; an IP-Adapter is always a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ControlFolder:
-    models: Path
-    sums: Path
-    """Where the files' checksums are remembered."""
-    by_path: bool = True
-    """Whether a caller may name a file anywhere; not where callers are strangers."""
+    catalogue: Catalogue
 
     def paths(self, kind: Kind) -> dict[str, Path]:
-        """By name; of two of one name, the second goes by its place too, as in `sdxl_models/image_encoder`."""
+        """By name; of two encoders of one name, the second goes by its place too, as `sdxl_models/image_encoder`."""
         found: dict[str, Path] = {}
-        for folder in (self.models / name for name in FOLDERS[kind]):
-            for path in candidates(folder, kind):
-                place = path.relative_to(folder).as_posix().removesuffix(SUFFIX)
-                short = place.rpartition("/")[2]
-                found.setdefault(place if short in found else short, path)
+        for listed in reversed(LISTED.get(kind, ())):
+            found |= self.catalogue.files(listed)
+        if kind not in LISTED:
+            for folder in (self.catalogue.home / name for name in FOLDERS[kind]):
+                for path in sorted(config.parent for config in folder.rglob("config.json")):
+                    if path != folder:
+                        found.setdefault(path.relative_to(folder).as_posix() if path.name in found else path.name, path)
         return dict(sorted(found.items()))
 
     def path(self, kind: Kind, name: str) -> Path:
         """
         Raises:
             UnknownControl: nothing has that name.
+            UnsafeFile: it is in a format that can carry code, or a link that leaves its folder.
         """
-        known = self.paths(kind)
-        if found := known.get(name.removesuffix(SUFFIX)):
-            return found
-        try:
-            path = Path(name)
-            if self.by_path and ("/" in name or "\\" in name or path.suffix == SUFFIX) and path.exists():
-                return path.absolute()
-        except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
-            pass
-        where = " and ".join(f"SAFELIGHT_HOME/models/{folder}" for folder in FOLDERS[kind])
-        raise UnknownControl(TITLES[kind], name[:200], list(known), folder=where)
+        for listed in LISTED.get(kind, ()):
+            with suppress(UnknownModel):
+                return self.catalogue.find(name, listed)
+        if kind not in LISTED:
+            if found := self.paths(kind).get(name):
+                return found
+            with suppress(OSError, ValueError):  # longer than a path can be, or with a NUL in it
+                if not self.catalogue.listed_only and ("/" in name or "\\" in name) and Path(name).exists():
+                    return Path(name).absolute()
+        where = " and ".join(f"SAFELIGHT_HOME/{folder}" for folder in FOLDERS[kind])
+        raise UnknownControl(TITLES[kind], name[:200], list(self.paths(kind)), folder=where)
 
     def find(self, kind: Kind, name: str, *, digest: str | None = None) -> tuple[Path, str]:
         """Where it is, and what names it for good: a file's sha256, or that of a folder's configuration and weights.
 
         Raises:
             UnknownControl: nothing has that name.
-            InvalidRequest: it is another one by now than `digest` says.
+            InvalidRequest: it is another one by now than `digest` says, and no version is that one.
         """
         path = self.path(kind, name)
-        files = [path] if path.is_file() else [path / "config.json", *weight_files(path, STEMS[kind])]
-        found = digest_of(files, sums_of(files, cache=self.sums))
-        if digest not in (None, found):
-            raise InvalidRequest(
-                f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: "
-                "the picture would differ"
-            )
-        return path, found
+        found = self.digest(kind, path)
+        if digest in (None, found):
+            return path, found
+        for listed in LISTED.get(kind, ()):
+            if version := self.catalogue.version(str(digest), listed):
+                return version, str(digest)
+        raise InvalidRequest(
+            f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: the picture would differ"
+        )
+
+    def digest(self, kind: Kind, path: Path) -> str:
+        stem = NETWORK if kind in LISTED else TEXT_ENCODER
+        files = [path] if path.is_file() else [path / "config.json", *weight_files(path, stem)]
+        sums = dict(zip((file.name for file in files), sums_of(files, cache=self.catalogue.sums), strict=True))
+        return digest_of_sums(sums, entry=path.name if path.is_file() else "")
 
     def encoder_for(self, adapter: Path, named: str | None) -> str:
         """The image encoder that was asked for, else the one beside the adapter, else the only one there is."""
@@ -100,20 +112,3 @@ class ControlFolder:
         if not known:
             raise UnknownControl("image encoder", "image_encoder", [], folder=f"a folder beside {adapter.name}")
         raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")
-
-
-def candidates(folder: Path, kind: Kind) -> list[Path]:
-    """Folders with a configuration, and files that are not the weights of such a folder."""
-    found: list[Path] = []
-    if kind in STEMS:
-        found += [config.parent for config in folder.rglob("config.json") if config.parent != folder]
-    if kind in ("control", "ip-adapter"):
-        found += [file for file in folder.rglob(f"*{SUFFIX}") if not (file.parent / "config.json").is_file()]
-    return sorted(found)
-
-
-def digest_of(files: Sequence[Path], sums: Sequence[str]) -> str:
-    if len(sums) == 1:
-        return sums[0]
-    named = (f"{path.name} {digest}\n" for path, digest in zip(files, sums, strict=True))
-    return hashlib.sha256("".join(named).encode()).hexdigest()

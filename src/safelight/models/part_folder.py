@@ -1,6 +1,7 @@
 """Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
 
-my-vae         a file, or a folder with a config.json, in SAFELIGHT_HOME/vaes (or text_encoders)
+my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`catalogue.py`)
+my-encoder     a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
 ./some/path    such a file or folder anywhere
 my-model       a checkpoint, of which that part is taken
 """
@@ -30,15 +31,14 @@ class PartSource:
 
 @dataclass(frozen=True, slots=True)
 class PartFolder:
-    home: Path
     catalogue: Catalogue
-    """Of checkpoints; where it finds listed ones only, so does this."""
-    sums: Path
-    """Where the files' checksums are remembered."""
+    """Where it finds listed ones only, so does this."""
 
     def paths(self, part: PartName) -> dict[str, Path]:
         """Every part of the kind by name; of a folder and a file of one name, the folder."""
-        folder = self.home / f"{part}s"
+        if part == "vae":
+            return self.catalogue.files("vae")
+        folder = self.catalogue.home / f"{part}s"
         files = {path.name.removesuffix(SINGLE): path for path in folder.glob(f"*{SINGLE}")}
         folders = {config.parent.name: config.parent for config in folder.glob("*/config.json")}
         return dict(sorted((files | folders).items()))
@@ -49,14 +49,19 @@ class PartFolder:
             UnknownPart: nothing has that name.
             UnsafeFile, CorruptModel, UnsupportedOption: it is no such part.
         """
-        known = self.paths(part)
-        if path := known.get(name) or known.get(name.removesuffix(SINGLE)) or self.at(Path(name)):
+        if path := self.listed(part, name) or self.at(Path(name)):
             return PartSource(path, self.sum(alone(path, part)))
         try:
             about = describe(self.catalogue.find(name))
         except UnknownModel:
-            raise UnknownPart(part, name[:200], [*known, *self.catalogue.names()]) from None
+            raise UnknownPart(part, name[:200], [*self.paths(part), *self.catalogue.names()]) from None
         return PartSource(about.path, self.sum(within(about, part)), about)
+
+    def listed(self, part: PartName, name: str) -> Path | None:
+        if part == "vae":
+            return self.catalogue.listed(name, "vae")
+        known = self.paths(part)
+        return known.get(name) or known.get(name.removesuffix(SINGLE))
 
     def at(self, path: Path) -> Path | None:
         """A part on its own at that place, if strangers may look there at all."""
@@ -79,10 +84,12 @@ class PartFolder:
         """What a spec was made with.
 
         Raises:
-            InvalidRequest: the name stands for another file by now.
+            InvalidRequest: the name stands for another file by now, and no version is that one.
         """
         source = self.find(part, pin.name)
         if source.digest != pin.digest:
+            if part == "vae" and (version := self.catalogue.version(pin.digest, "vae")):
+                return PartSource(version, pin.digest)
             raise InvalidRequest(
                 f"{part} {pin.name!r} is {source.digest[:10]} here and {pin.digest[:10]} in the spec: "
                 "the picture would differ"
@@ -90,7 +97,7 @@ class PartFolder:
         return source
 
     def sum(self, files: Mapping[str, Path]) -> str:
-        return digest_files(files, cache=self.sums)
+        return digest_files(files, cache=self.catalogue.sums)
 
 
 def alone(path: Path, part: PartName) -> dict[str, Path]:

@@ -24,7 +24,7 @@ PREPROCESSORS: Mapping[str, str] = {
     "lineart": "the strokes of a drawing",
     "tile": "the picture itself, to be drawn again with more detail",
     "invert": "a drawing that is black on white, the other way round",
-    "depth": "what is near is white; by a model in SAFELIGHT_HOME/models/depth, or depth/NAME for one of several",
+    "depth": "what is near is white; by a model in SAFELIGHT_HOME/depth-models, or depth/NAME for one of several",
 }
 PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "none": lambda image: image,

