@@ -104,7 +104,7 @@ def audit(
 
     bounds = {name: DEFAULT_POLICY.metrics[name] for name in ("copies", "membership_auc")}
     wishes = Wishes(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
-    report, page = judged(None, name, wishes, Policy(metrics=bounds), again=False)
+    report, page = judged(name, name, wishes, Policy(metrics=bounds), again=False)
     if "copies" not in report.numbers:
         raise InvalidRequest(report.words[0])
     tell(report, page, Policy(metrics=bounds), as_json=as_json)
@@ -154,7 +154,7 @@ def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> No
         typer.echo(json.dumps(report.as_dict(policy) | {"page": str(page)}))
         return
     console = Console()
-    table = Table("number", "measured", "must be", "what it says", title=f"{report.after} beside {report.before}")
+    table = Table("number", "measured", "must be", "what it says", title=report.title)
     for name in policy.metrics:
         row = gate(name, report.numbers.get(name), policy)
         table.add_row(row["name"], row["value"], row["wanted"], row["meaning"], style=None if row["passed"] else "red")

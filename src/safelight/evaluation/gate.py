@@ -40,15 +40,15 @@ class Policy(BaseModel):
 
 DEFAULT_POLICY = Policy(
     metrics={
-        "prompt_fidelity_change": Bound(min=-0.1),  # obeys prompts about as well as the model it came from
-        "likeness_change": Bound(min=0.0),  # pictures have come nearer to what it was to learn
+        "prompt_fidelity_change": Bound(min=-0.15),  # obeys prompts about as well as the model it came from
+        "likeness_change": Bound(min=-0.02),  # pictures have come nearer to what it was to learn
         "diversity_ratio": Bound(min=0.7),  # of one prompt, pictures still differ
-        "neutral_drift": Bound(max=0.25),  # prompts that do not ask for what is new are drawn as before
+        "neutral_drift": Bound(max=0.3),  # prompts that do not ask for what is new are drawn as before
         "copies": Bound(max=0.05),  # the share of pictures that are nearer to a training picture than real ones are
-        "membership_auc": Bound(max=0.65),  # how well training pictures can be told from others by their loss
+        "membership_auc": Bound(max=0.75),  # how well training pictures can be told from others by their loss
     }
 )
-"""What is asked of a model where nobody wrote a policy."""
+"""What is asked of a model where nobody wrote a policy; docs/promotion.md has what it was measured on."""
 
 
 @dataclass(frozen=True, slots=True)

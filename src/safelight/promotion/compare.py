@@ -61,12 +61,13 @@ class Findings:
 
 
 def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> Findings:
-    """Draw with both and measure; with `material`, audit the second.
+    """Draw with both and measure; with `material`, audit the second. Where the two are one, it is drawn once.
 
     Raises:
         SafelightError: a picture could not be drawn.
     """
-    before, after = (draw(side, asked, studio, heard=heard) for side in (asked.before, asked.after))
+    after = draw(asked.after, asked, studio, heard=heard)
+    before = after if asked.before == asked.after else draw(asked.before, asked, studio, heard=heard)
     shape = len(asked.questions), asked.seeds, -1
     own = pictures(asked.material.own) if asked.material else []
     numbers = compare_pictures(

@@ -40,6 +40,10 @@ class Report:
     numbers: dict[str, float]
     words: list[str]
 
+    @property
+    def title(self) -> str:
+        return self.after if self.after == self.before else f"{self.after} beside {self.before}"
+
     def verdict(self, policy: Policy) -> Verdict:
         return judge_report(policy, self.numbers)
 

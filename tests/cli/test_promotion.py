@@ -1,0 +1,85 @@
+"""From a trained LoRA to `learnt@production` and back, as a team would do it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Call
+from tests.tiny_models import checkpoint
+from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+
+__all__ = ["checkpoint"]
+QUICK = ("--seeds", "2", "--steps", "1")
+
+
+@pytest.fixture
+def learnt(checkpoint: Checkpoints, home: Path, tmp_path: Path) -> str:
+    recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data", 8), steps=1, holdout=0.5)
+    return finished(learn(recipe, home)).reference
+
+
+def test_a_version_is_compared_refused_overridden_and_rolled_back(
+    safelight: Call, learnt: str, home: Path, tmp_path: Path
+) -> None:
+    base = str(checkpoint_of(learnt, safelight))
+    said = safelight("eval", "compare", base, learnt, *QUICK, "--json")
+    report = json.loads(said.stdout)
+    assert set(report["policy"]) <= set(report["numbers"])
+    assert said.exit_code == (0 if report["passed"] else 1)
+    page = Path(report["page"]).read_text()
+    assert "a photo, the red apple" in page
+    assert page.count("<img") >= 2 * 9
+    assert json.loads(Path(report["page"]).with_suffix(".json").read_text())["numbers"] == report["numbers"]
+
+    strict = tmp_path / "strict.toml"
+    strict.write_text("[metrics.diversity_ratio]\nmin = 1000.0\n")
+    refused = safelight("models", "promote", learnt, *QUICK, "--policy", strict)
+    assert refused.exit_code == 2
+    assert "diversity_ratio is" in refused.output
+    assert "must be at least 1000" in refused.output
+    assert safelight("models", "show", "learnt@production").exit_code != 0
+
+    moved = safelight("models", "promote", learnt, *QUICK, "--policy", strict, "--override", "ticket 512")
+    assert moved.exit_code == 0, moved.output
+    assert "overridden: ticket 512" in moved.output
+    assert "learnt@production -> learnt@1" in moved.output
+    assert len(list((home / "reports").glob("*.json"))) == 1, "what was measured is not measured again"
+    back = safelight("models", "rollback", "learnt")
+    assert back.exit_code != 0
+    assert "never pointed elsewhere" in back.output
+
+
+def checkpoint_of(reference: str, safelight: Call) -> str:
+    shown = json.loads(safelight("models", "show", reference, "--json").stdout)
+    return shown["lineage"]["parents"][0]["name"]
+
+
+def test_an_audit_says_what_was_found_in_words(safelight: Call, learnt: str) -> None:
+    said = safelight("audit", learnt, *QUICK)
+    assert said.exit_code == 0, said.output
+    assert "samples are nearer to a training picture" in " ".join(said.stdout.split())
+    assert "Area under the curve" in " ".join(said.stdout.split())
+
+
+def test_what_cannot_be_compared_is_said(safelight: Call, learnt: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+    safelight("models", "add", checkpoint("sd1"), "--name", "plain")
+    for words, why in (
+        (("eval", "compare", "mini", "lernt@1"), "learnt"),
+        (("audit", "mini"), "name the pictures with --data"),
+        (("models", "promote", "plain"), "made from is not known"),
+        (("eval", "compare", "mini+mini", learnt), "is a model, and is not drawn on another"),
+        (("eval", "compare", "mini", learnt, "--prompts", str(tmp_path / "none.txt")), "cannot be read"),
+        (("eval", "compare", "mini", learnt, "--encoder", str(tmp_path)), "is no CLIP model"),
+        (("models", "promote", learnt, "--data", str(tmp_path / "nowhere")), "no such folder"),
+    ):
+        said = safelight(*words, *QUICK)
+        assert said.exit_code != 0, said.output
+        assert why in " ".join(said.output.split()), said.output
+
+
+def test_the_default_policy_is_printed_as_it_is_read(safelight: Call, tmp_path: Path) -> None:
+    from safelight.evaluation.gate import DEFAULT_POLICY, read_policy
+
+    path = tmp_path / "policy.toml"
+    path.write_text(safelight("models", "policy").stdout)
+    assert read_policy(path) == DEFAULT_POLICY
