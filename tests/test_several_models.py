@@ -104,6 +104,29 @@ def test_a_model_that_left_is_gone_and_comes_back_to_the_same_picture(studio: St
     assert psnr(first.image, again.image) >= 60
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_a_part_that_stands_in_counts_and_is_gone_when_it_left(studio: Studio, part: str) -> None:
+    studio.memory.budget_bytes = 2 * size_of(studio, "one")
+    [first] = drawn(studio, draft("one", **{part: "two"}))
+    [held] = [one for one in studio.memory.held() if one.kind == part]
+    found = studio.models.find("two")
+    two = load(found.path)
+    real = [two.vae.network] if part == "vae" else [encoder.network for encoder in two.text_encoders]
+    assert held.size_bytes == sum(p.nbytes for network in real for p in network.parameters())
+    [loaded] = studio.parts.loaded.values()
+    gone = weakref.ref(loaded[0].network)
+    del loaded
+    drawn(studio, draft("two"), draft("three"))
+    deadline = time.monotonic() + 30
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert not studio.parts.loaded
+    assert gone() is None, "something still holds a part that left"
+    [again] = drawn(studio, draft("one", **{part: "two"}))
+    assert psnr(first.image, again.image) >= 60
+
+
 def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:
     """Both fit: the second does not wait for the first's jobs to end."""
 

@@ -297,7 +297,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
     def needs_of(spec: Denoised) -> list[Need]:
         model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))
         enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
-        return [model, *enlarging, *(loras.need(use, spec.model_digest, placement) for use in spec.loras)]
+        worn = [loras.need(use, spec.model_digest, placement) for use in spec.loras]
+        return [model, *enlarging, *worn, *controls.needs(spec, placement), *parts.needs(spec, placement)]
 
     async def room_for(spec: Denoised) -> Lease:
         return await memory.take(await asyncio.to_thread(needs_of, spec))

@@ -21,9 +21,11 @@ from tests.control_files import (
     write_ldm,
     write_tencent,
 )
+from tests.fakes import spec_for
 from tests.models.ldm_files import KINDS as LDM_KINDS
 from tests.models.ldm_files import layer, unet
 from tests.models.ldm_files import write as write_ldm_model
+from tests.tiny_models import CPU
 
 from safelight.errors import (
     CorruptModel,
@@ -39,7 +41,7 @@ from safelight.models.control_folder import ControlFolder
 from safelight.models.families import describe
 from safelight.models.ip_file import require_adapter
 from safelight.models.load import Model
-from safelight.spec import ControlWish, PicturePromptWish
+from safelight.spec import ControlUse, ControlWish, PicturePromptWish
 
 Models = Callable[[str], Model]
 NAMES: dict[str, str] = {"name": "net", "model_name": "tiny"}
@@ -257,8 +259,11 @@ def test_nets_stay_in_memory_until_others_need_the_room(model: Models, tmp_path:
     uses = [w.model_copy(update=shelf.pin(w, ours.description, model_name="tiny") | {"hint": "0" * 64}) for w in wishes]
     first = shelf.control(uses[0], ours)  # pyright: ignore
     assert shelf.control(uses[0], ours) is first  # pyright: ignore
-    shelf.limit_bytes = 1
-    shelf.control(uses[1], ours)  # pyright: ignore
+    spec = spec_for(ours).model_copy(update={"controls": tuple(ControlUse(**use.model_dump()) for use in uses)})
+    needs = shelf.needs(spec, CPU)
+    assert [(need.kind, need.name) for need in needs] == [("control", "canny"), ("control", "depth")]
+    assert needs[0].size_bytes == first.size_bytes
+    needs[0].drop()
     assert shelf.control(uses[0], ours) is not first  # pyright: ignore
 
 

@@ -30,6 +30,8 @@ class Conditionings:
     def __init__(self) -> None:
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
         """What is applied to the text encoders, for the prompts at hand."""
+        self.model: Model | None = None
+        """Whose prompts are at hand; its caches must not keep the text encoders that stand in for its own."""
 
     def fill(self, jobs: Sequence[Job]) -> None:
         """Tell jobs of one model what their prompts say, step by step. They have been prepared: their steps are known.
@@ -51,6 +53,7 @@ class Conditionings:
         for job in jobs:
             rows = rows_of(job)
             self.adapted |= {reading: rows for strand in strands[job.id] for reading in strand}
+        self.model = model
         try:
             if jobs[0].strict:
                 # In a batch of one, always: a neighbour changes the last bits.
@@ -58,17 +61,19 @@ class Conditionings:
             else:
                 found = dict(zip(self.adapted, self.cache(model).encode_missing(list(self.adapted)), strict=True))
         finally:
-            self.adapted = {}
+            self.adapted, self.model = {}, None
         for job in jobs:
             job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
         caches: dict[str, ConditioningCache[Reading]] = model.kept.setdefault(self, {})
         if model.text_digest not in caches:
-            caches[model.text_digest] = ConditioningCache[Reading](
-                lambda readings: encode_by(model, readings, self.adapted), limit_bytes=CACHE_BYTES
-            )
+            caches[model.text_digest] = ConditioningCache[Reading](self.encode, limit_bytes=CACHE_BYTES)
         return caches[model.text_digest]
+
+    def encode(self, readings: Sequence[Reading]) -> list[Conditioning]:
+        assert self.model is not None
+        return encode_by(self.model, readings, self.adapted)
 
 
 def strands_of(job: Job) -> list[Strand]:

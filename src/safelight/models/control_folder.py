@@ -93,9 +93,14 @@ class ControlFolder:
             f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: the picture would differ"
         )
 
+    def files(self, kind: Kind, path: Path) -> list[Path]:
+        """What is read of it."""
+        if path.is_file():
+            return [path]
+        return [path / "config.json", *weight_files(path, NETWORK if kind in LISTED else TEXT_ENCODER)]
+
     def digest(self, kind: Kind, path: Path) -> str:
-        stem = NETWORK if kind in LISTED else TEXT_ENCODER
-        files = [path] if path.is_file() else [path / "config.json", *weight_files(path, stem)]
+        files = self.files(kind, path)
         sums = dict(zip((file.name for file in files), sums_of(files, cache=self.catalogue.sums), strict=True))
         return digest_of_sums(sums, entry=path.name if path.is_file() else "")
 

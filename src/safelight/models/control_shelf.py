@@ -1,11 +1,11 @@
 """The ControlNets, T2I-Adapters, IP-Adapters and image encoders in memory.
 
-Each is loaded once, and dropped when others come and it was not used for longest.
+Each is loaded once, and counts among the weights in memory (`memory.py`), which says when it goes.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,12 +16,15 @@ from safelight.errors import IncompatibleControl
 from safelight.models import picture_prompts
 from safelight.models.control import Features, Net, Row, Steer, load_control
 from safelight.models.control_file import describe_control
-from safelight.models.control_folder import ControlFolder
+from safelight.models.control_folder import ControlFolder, Kind
 from safelight.models.families import Description
 from safelight.models.ip_adapter import ImageEncoder, load_adapter, load_encoder
 from safelight.models.ip_file import require_adapter
 from safelight.models.load import Model
+from safelight.models.memory import Need
 from safelight.models.picture_prompts import Seen, Tokens, cross_attentions
+from safelight.models.placement import Placement
+from safelight.models.room import weights_bytes
 from safelight.spec import (
     ControlUse,
     ControlWish,
@@ -30,7 +33,6 @@ from safelight.spec import (
     PicturePromptWish,
 )
 
-LIMIT_BYTES = 4 * 2**30
 KEPT_PICTURES = 64
 T = TypeVar("T")
 
@@ -78,11 +80,10 @@ NOTHING = Led()
 @dataclass(slots=True)
 class ControlShelf:
     folder: ControlFolder
-    limit_bytes: int = LIMIT_BYTES
-    loaded: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict[Hashable, Any])
-    """By the digests of its files and of the model, the one used last at the end."""
-    read: OrderedDict[Hashable, tuple[Tokens, Tokens]] = field(
-        default_factory=OrderedDict[Hashable, tuple[Tokens, Tokens]]
+    loaded: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    """By the digests of its files and of the model; an image encoder serves all models of a placement."""
+    read: OrderedDict[tuple[str, ...], tuple[Tokens, Tokens]] = field(
+        default_factory=OrderedDict[tuple[str, ...], tuple[Tokens, Tokens]]
     )
     """Pictures as adapters read them."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -109,6 +110,28 @@ class ControlShelf:
             "encoder": encoder,
             "encoder_digest": self.folder.find("image-encoder", encoder, digest=wish.encoder_digest)[1],
         }
+
+    def needs(self, spec: Denoised, placement: Placement) -> list[Need]:
+        """What these take of the memory for weights."""
+        wanted: list[tuple[Kind, str, str, str]] = [
+            ("control", use.model, use.digest, spec.model_digest) for use in spec.controls
+        ]
+        for use in spec.picture_prompts:
+            wanted.append(("ip-adapter", use.model, use.digest, spec.model_digest))
+            wanted.append(("image-encoder", use.encoder, use.encoder_digest, str(placement)))
+        return [self.need(kind, name, (digest, to), placement) for kind, name, digest, to in wanted]
+
+    def need(self, kind: Kind, name: str, key: tuple[str, str], placement: Placement) -> Need:
+        path, _ = self.folder.find(kind, name, digest=key[0])
+        size = weights_bytes(self.folder.files(kind, path), placement)
+        return Need(key=key, kind=kind, name=name, size_bytes=size, drop=lambda: self.drop(key))
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Forget it, and what was read with it; jobs that are led by it keep it."""
+        with self.lock:
+            self.loaded.pop(key, None)
+            for read in [read for read in self.read if key[0] in read]:
+                del self.read[read]
 
     def lead(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Led:
         """All that the spec names, in memory; its picture prompts read."""
@@ -156,11 +179,8 @@ class ControlShelf:
         positive, negative = (Tokens(adapter, adapter.projection(some)[0]) for some in states)
         return positive, negative
 
-    def kept(self, key: Hashable, load: Callable[[], T]) -> T:
+    def kept(self, key: tuple[str, str], load: Callable[[], T]) -> T:
         if key not in self.loaded:
             self.loaded[key] = load()
-        self.loaded.move_to_end(key)
         found: T = self.loaded[key]
-        while len(self.loaded) > 1 and sum(kept.size_bytes for kept in self.loaded.values()) > self.limit_bytes:
-            self.loaded.popitem(last=False)
         return found

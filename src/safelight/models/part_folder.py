@@ -96,6 +96,11 @@ class PartFolder:
             )
         return source
 
+    def files(self, part: PartName, source: PartSource) -> list[Path]:
+        """What is read of it."""
+        about = source.checkpoint
+        return [*(alone(source.path, part) if about is None else within(about, part)).values()]
+
     def sum(self, files: Mapping[str, Path]) -> str:
         return digest_files(files, cache=self.catalogue.sums)
 

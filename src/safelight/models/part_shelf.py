@@ -5,8 +5,7 @@ parts share their calls of the network.
 """
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -17,18 +16,24 @@ from safelight.models.latents import VAE
 from safelight.models.ldm_names import vae_modules
 from safelight.models.ldm_weights import beginning, vae_from_ldm
 from safelight.models.load import Model, build
+from safelight.models.memory import Need
 from safelight.models.networks import network_classes
 from safelight.models.part_folder import PartFolder, PartSource
 from safelight.models.parts import Weights, load_weights, open_parts
+from safelight.models.placement import Placement
+from safelight.models.room import weights_bytes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER
 from safelight.models.single_file import Lacking, Shapes, clip_configuration, vae_configuration
 from safelight.models.tensor_file import TensorFile
-from safelight.spec import Denoised, PartName
+from safelight.spec import Denoised, PartName, PinnedPart
 
 UNSEEN = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
 """What a file of weights alone cannot say of an autoencoder: as in the model's own."""
-KEPT = 8
-"""Parts in memory beside those in use."""
+BEGINNINGS: Mapping[PartName, Sequence[str]] = {
+    "vae": ("first_stage_model.",),
+    "text_encoder": ("cond_stage_model.", "conditioner."),
+}
+"""Of the part's tensors in a single-file checkpoint."""
 Config = Mapping[str, Any]
 Encoders = tuple[TextEncoder, ...]
 T = TypeVar("T")
@@ -37,7 +42,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class PartShelf:
     folder: PartFolder
-    loaded: OrderedDict[tuple[str, ...], Any] = field(default_factory=OrderedDict[tuple[str, ...], Any])
+    loaded: dict[tuple[str, ...], Any] = field(default_factory=dict[tuple[str, ...], Any])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def dress(self, model: Model, spec: Denoised) -> Model:
@@ -58,15 +63,25 @@ class PartShelf:
             model = replace(model, text_encoders=encoders, text_digest=source.digest)
         return model
 
+    def needs(self, spec: Denoised, placement: Placement) -> list[Need]:
+        """What these take of the memory for weights."""
+        wanted: dict[PartName, PinnedPart | None] = {"vae": spec.vae, "text_encoder": spec.text_encoder}
+        return [self.need(part, pin, spec.model_digest, placement) for part, pin in wanted.items() if pin is not None]
+
+    def need(self, part: PartName, pin: PinnedPart, model_digest: str, placement: Placement) -> Need:
+        source = self.folder.pinned(part, pin)
+        key = (part, source.digest, model_digest)
+        in_file = source.checkpoint is not None and source.checkpoint.is_file
+        size = weights_bytes(self.folder.files(part, source), placement, BEGINNINGS[part] if in_file else ("",))
+        return Need(key=key, kind=part, name=pin.name, size_bytes=size, drop=lambda: self.loaded.pop(key, None))
+
     def kept(self, part: PartName, source: PartSource, model: Model, load: Callable[[], T]) -> T:
         with self.lock:
             key = (part, source.digest, model.digest)
             if key not in self.loaded:
                 self.loaded[key] = load()
-            self.loaded.move_to_end(key)
-            while len(self.loaded) > KEPT:
-                self.loaded.popitem(last=False)
-            return self.loaded[key]
+            found: T = self.loaded[key]
+            return found
 
 
 def load_vae(source: PartSource, model: Model) -> VAE:

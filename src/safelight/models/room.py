@@ -1,7 +1,7 @@
 """How much memory there is for weights, and how much a checkpoint or a LoRA will take of it, before it is loaded."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -83,6 +83,12 @@ def model_size(about: "Description", placement: "Placement") -> ModelSize:
 def lora_bytes(path: Path, placement: "Placement") -> int:
     """Of a LoRA that is at work: its own tensors, and what is stacked of them for a call."""
     return 2 * sum(counts(read_header(path))) * placement.dtype.itemsize
+
+
+def weights_bytes(files: Iterable[Path], placement: "Placement", prefixes: Sequence[str] = ("",)) -> int:
+    """Of the tensors in safetensors files, or of those of them whose names begin so; other files hold none."""
+    headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
+    return sum(sum(counts(header, prefix)) for header in headers for prefix in prefixes) * placement.dtype.itemsize
 
 
 def counts(header: Header, prefix: str = "") -> Iterator[int]:
