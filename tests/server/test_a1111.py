@@ -222,7 +222,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"prompt": "<lora:thing:0.8> a cat"}, 404, "no LoRA named 'thing'"),
         ({"prompt": "<hypernet:thing:0.8> a cat"}, 400, "<hypernet:thing:0.8>"),
         ({"negative_prompt": "<lora:thing:0.8>"}, 400, "belongs in the prompt"),
-        ({"refiner_checkpoint": "refiner"}, 400, "refiner_checkpoint"),
+        ({"refiner_checkpoint": "refiner"}, 404, "refiner"),
         ({"enable_hr": True, "hr_upscaler": "SwinIR 4x"}, 400, "hr_upscaler"),
         ({"enable_hr": True, "hr_prompt": "another"}, 400, "hr_prompt"),
         ({"steps": 0}, 422, "steps"),
