@@ -43,7 +43,7 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
     assert moved.exit_code == 0, moved.output
     assert "overridden: ticket 512" in moved.output
     assert "learnt@production -> learnt@1" in moved.output
-    assert len(list((home / "reports").glob("*.json"))) == 1, "what was measured is not measured again"
+    assert len(list((home / "reports").glob("*.html"))) == 1, "what was measured is not measured again"
     back = safelight("models", "rollback", "learnt")
     assert back.exit_code != 0
     assert "never pointed elsewhere" in back.output
