@@ -208,7 +208,7 @@ def convert(
 
 
 def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":
-    """The version of that name, where neither the embedded model nor a folder of ours has it; the turns of its aliases."""
+    """The version of that name, where neither the embedded model nor a folder of ours has it, and its aliases' turns."""
     from safelight.errors import UnknownVersion
     from safelight.registry.catalogue import has_any
     from safelight.registry.registry import open_registry

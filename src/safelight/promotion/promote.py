@@ -1,8 +1,8 @@
 """An alias moves to a version that passed, or that somebody answers for; and back again.
 
 Every move is a turn in the alias's history (`registry/aliases.py`) with who, when and why: `passed`, `overridden` with
-the reasons against it, `rolled back`. With the first two, the turn keeps the whole report and the policy: the verdict can
-be looked up and repeated after the report's files are gone.
+the reasons against it, `rolled back`. With the first two, the turn keeps the whole report and the policy: the
+verdict can be looked up and repeated after the report's files are gone.
 """
 
 from typing import TYPE_CHECKING
