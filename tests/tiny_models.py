@@ -201,6 +201,35 @@ def write_sdxl(folder: Path, *, channels: int = 4) -> Path:
     return folder
 
 
+def write_sdxl_refiner(folder: Path) -> Path:
+    """One text encoder, the second; told a score in the place of the size that the picture has."""
+    unet = {
+        **UNET,
+        "attention_head_dim": (2, 4),
+        "cross_attention_dim": 24,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16 + 5 * 8,
+        "use_linear_projection": True,
+    }
+    vae = {**VAE, "scaling_factor": 0.13025}
+    write_checkpoint(folder, "StableDiffusionXLImg2ImgPipeline", unet=unet, scheduler=SDXL_SCHEDULER, vae=vae)
+    for name in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / name)
+    write_text_encoder(folder / "text_encoder_2", sd2(folder / "tokenizer_2"), width=24, projection=16, seed=44)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def write_sdxl_inpaint(folder: Path) -> Path:
     return write_sdxl(folder, channels=9)
 
@@ -347,6 +376,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "zero_snr": write_zero_snr,
     "sdxl": write_sdxl,
     "inpaint": write_inpaint,
+    "sdxl_refiner": write_sdxl_refiner,
     "sdxl_inpaint": write_sdxl_inpaint,
     "edit": write_edit,
     "sdxl_edit": write_sdxl_edit,

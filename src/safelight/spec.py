@@ -58,6 +58,7 @@ ControlMode = Literal["balanced", "prompt", "control"]
 what guidance leads away from (the guess mode of ControlNet's authors)."""
 MOST_CONTROLS = 10
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
+Switch = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 Reads = Literal["words", "instructions", "picture"]
 """What a model is told. words: what to draw; instructions: what to change; picture: one to draw others like."""
@@ -295,9 +296,19 @@ class Picture(Frozen):
         return digest_of(self)
 
 
+class RefinerUse(Frozen):
+    """Another model that draws the rest of the walk, pinned to its weights."""
+
+    model: ModelName
+    digest: Digest
+    switch: Switch = 0.8
+    """From this share of the noise levels on."""
+
+
 class TextToImage(Picture):
     task: Literal["text-to-image"] = "text-to-image"
     highres: HighresFix | None = None
+    refiner: RefinerUse | None = None
 
 
 class ImageToImage(Picture):
@@ -306,6 +317,7 @@ class ImageToImage(Picture):
     strength: Strength
     fit: Fit
     tiles: Tiles | None = None
+    refiner: RefinerUse | None = None
 
 
 class Inpaint(Picture):
@@ -390,6 +402,10 @@ class Draft(Frozen):
     """Another autoencoder than the model's own: a name, a path, or a model whose autoencoder it is."""
     text_encoder: ModelName | None = None
     """Another text encoder, likewise."""
+    refiner: ModelName | None = None
+    """A model that takes over before the end: SDXL's refiner, or any other of the same latents."""
+    refiner_switch: Switch | None = None
+    """When it does, as a share of the noise levels; 0.8 if nothing else is said."""
     highres: HighresFix | None = None
     init: Digest | None = None
     strength: Strength | None = None
@@ -426,6 +442,12 @@ class Draft(Frozen):
             raise ValueError("scale takes the place of width and height: give one or the other")
         if self.tiles is not None and (self.mask is not None or self.extend is not None or self.replace_background):
             raise ValueError("tiles draw a whole picture over: leave out mask, extend and replace_background")
+        if self.refiner is None and self.refiner_switch is not None:
+            raise ValueError("refiner_switch is for a refiner: name one")
+        if self.refiner is not None:
+            for name in ("highres", "tiles", "mask", "extend", "replace_background"):
+                if getattr(self, name) not in (None, False):
+                    raise ValueError(f"refiner and {name} do not go together")
         if self.tiles is not None and self.controls:
             raise ValueError("tiles are not led by controls: leave out one or the other")
         if self.mask is not None and self.extend is not None:
@@ -456,6 +478,7 @@ def complete(
     model_digest: str,
     embeddings: tuple[PinnedEmbedding, ...] = (),
     parts: Mapping[PartName, PinnedPart] | None = None,
+    refiner: RefinerUse | None = None,
     random_seed: int | None = None,
     reads: Reads = "words",
 ) -> Denoised:
@@ -467,9 +490,10 @@ def complete(
     if draft.extend is not None or draft.replace_background:
         raise ValueError("the canvas must be drawn into init and mask first")
     require_readable(draft, reads)
-    chosen = draft.model_dump(exclude_none=True, exclude={"extend", "highres", "replace_background", "scale", "tiles"})
+    elsewhere = {"extend", "highres", "replace_background", "scale", "tiles", "refiner", "refiner_switch"}
+    chosen = draft.model_dump(exclude_none=True, exclude=elsewhere)
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
-    filled |= {"model_digest": model_digest, "embeddings": embeddings} | dict(parts or {})
+    filled |= {"model_digest": model_digest, "embeddings": embeddings, "refiner": refiner} | dict(parts or {})
     if reads == "instructions":
         return Edit(**only_fields(Edit, filled | {"strength": draft.strength or 1.0}))
     if reads == "picture":
@@ -484,7 +508,7 @@ def complete(
     return ImageToImage(**only_fields(ImageToImage, filled), tiles=tiles)
 
 
-PICTURE_UNREAD = ("mask", "tiles", "strength", "image_guidance", "prompt", "negative_prompt")
+PICTURE_UNREAD = ("refiner", "mask", "tiles", "strength", "image_guidance", "prompt", "negative_prompt")
 
 
 def require_readable(draft: Draft, reads: Reads) -> None:
@@ -499,7 +523,7 @@ def require_readable(draft: Draft, reads: Reads) -> None:
     }[reads]
     if draft.init is None:
         raise UnsupportedOption("model", f"{draft.model} {does}: give it an init picture")
-    unread = {"instructions": ("mask", "tiles"), "picture": PICTURE_UNREAD}
+    unread = {"instructions": ("refiner", "mask", "tiles"), "picture": PICTURE_UNREAD}
     for name in unread[reads]:
         if getattr(draft, name):
             raise UnsupportedOption(name, f"{draft.model} {does}; leave it out")

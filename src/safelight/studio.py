@@ -23,7 +23,7 @@ from safelight.errors import InvalidRequest
 from safelight.models.catalogue import Catalogue
 from safelight.models.control_folder import ControlFolder
 from safelight.models.control_shelf import ControlShelf
-from safelight.models.families import require_sides, text_widths
+from safelight.models.families import require_sides, require_successor, text_widths
 from safelight.models.lora_shelf import LoraShelf
 from safelight.models.lora_tags import take_loras
 from safelight.models.memory import Lease, Memory, Need
@@ -51,6 +51,7 @@ from safelight.spec import (
     PicturePromptUse,
     PinnedEmbedding,
     PinnedPart,
+    RefinerUse,
     TextToImage,
     Tiles,
     Upscale,
@@ -91,6 +92,7 @@ class Studio:
         draft = await asyncio.to_thread(self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
+        refiner = await asyncio.to_thread(self.pin_refiner, draft, found)
         about = found.description
         spec = complete(
             draft,
@@ -98,6 +100,7 @@ class Studio:
             model_digest=found.digest,
             embeddings=embeddings,
             parts=parts,
+            refiner=refiner,
             reads=about.reads,
         )
         require_sides(about, spec.width, spec.height)
@@ -115,6 +118,19 @@ class Studio:
         """What stands in for parts of the model, with the digests of what these names stand for."""
         wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
         return {part: self.parts.folder.pin(part, name) for part, name in wanted.items() if name is not None}
+
+    def pin_refiner(self, draft: Draft, found: Found) -> RefinerUse | None:
+        """The model that takes over, with its digest.
+
+        Raises:
+            UnsupportedOption: it cannot go on with the latents of the first.
+        """
+        if draft.refiner is None:
+            return None
+        refiner = self.models.find(draft.refiner)
+        require_successor(found.description, refiner.description, names=(draft.model, draft.refiner))
+        said = {} if draft.refiner_switch is None else {"switch": draft.refiner_switch}
+        return RefinerUse(model=draft.refiner, digest=refiner.digest, **said)
 
     def pin_loras(self, draft: Draft) -> Draft:
         """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
@@ -298,7 +314,11 @@ def open_studio(settings: Settings | None = None) -> Studio:
         model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))
         enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
         worn = [loras.need(use, spec.model_digest, placement) for use in spec.loras]
-        return [model, *enlarging, *worn, *controls.needs(spec, placement), *parts.needs(spec, placement)]
+        more = [
+            models.need(use.model, use.digest, extra=lambda size: packed_bytes(size.unet, placement))
+            for use in refiners_of(spec)
+        ]
+        return [model, *more, *enlarging, *worn, *controls.needs(spec, placement), *parts.needs(spec, placement)]
 
     async def room_for(spec: Denoised) -> Lease:
         return await memory.take(await asyncio.to_thread(needs_of, spec))
@@ -308,6 +328,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         loras_for=lambda spec, model: loras.wear(spec.loras, model),
         led_by=controls.lead,
         room_for=room_for,
+        refiner_for=lambda spec: next((models.get(use.model, use.digest) for use in refiners_of(spec)), None),
         embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),
@@ -330,6 +351,11 @@ def open_studio(settings: Settings | None = None) -> Studio:
         memory,
         upscalers,
     )
+
+
+def refiners_of(spec: Denoised) -> list[RefinerUse]:
+    """The one that takes over, if any does."""
+    return [spec.refiner] if isinstance(spec, TextToImage | ImageToImage) and spec.refiner else []
 
 
 def upscalers_of(spec: Denoised) -> list[str]:

@@ -12,6 +12,7 @@ from safelight.spec import (
     ImageToImage,
     Inpaint,
     PinnedPart,
+    RefinerUse,
     TextToImage,
     Tiles,
     Variation,
@@ -99,9 +100,15 @@ masked: dict[str, Any] = started | {
     "padding": st.integers(0, 1024),
     "soft_mask": st.booleans(),
 }
+refiners = st.none() | st.builds(
+    RefinerUse,
+    model=st.text(min_size=1),
+    digest=st.just(DIGEST),
+    switch=st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
 specs = st.one_of(
-    st.builds(TextToImage, **common, highres=st.none() | highres),
-    st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256))),
+    st.builds(TextToImage, **common, highres=st.none() | highres, refiner=refiners),
+    st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256)), refiner=refiners),
     st.builds(Inpaint, **masked),
     st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
     st.builds(Variation, **common, init=st.just(DIGEST)),

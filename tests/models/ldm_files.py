@@ -51,6 +51,15 @@ KINDS: dict[str, Ldm] = {
         clip=("conditioner.embedders.0.transformer.", 64),
         open_clip=("conditioner.embedders.1.model.", 128),
     ),
+    "sdxl-refiner": Ldm(
+        channels=(64, 128, 128, 128),
+        depths=(0, 1, 1, 0),
+        context=128,
+        linear=True,
+        label=128 + 5 * 256,
+        vae=(32, 32, 64),
+        open_clip=("conditioner.embedders.0.model.", 128),
+    ),
     "inpaint": Ldm(in_channels=9, clip=("cond_stage_model.transformer.", 64)),
     "edit": Ldm(in_channels=8, clip=("cond_stage_model.transformer.", 64)),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fakes import draw, psnr, spec_for
+from tests.fakes import Desk, draw, psnr, spec_for
 from tests.models.ldm_files import KINDS, Ldm, checkpoint, write
 from tests.tiny_models import INIT, load, start_picture
 from torch import Tensor
@@ -21,6 +21,7 @@ from safelight.models.load import Model
 from safelight.models.recognise import Recognised
 from safelight.models.safetensors_file import Entry, Header
 from safelight.models.single_file import derive
+from safelight.spec import RefinerUse
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 
@@ -52,7 +53,7 @@ def test_the_autoencoder_has_the_tensors_that_diffusers_converts(single: Files, 
     assert_same(ours.vae.network.state_dict(), theirs)
 
 
-@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd2", "sdxl", "sdxl-refiner"])
 def test_open_clip_has_the_tensors_that_diffusers_converts(single: Files, kind: str) -> None:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
@@ -114,9 +115,21 @@ REAL = {
         open_clip=("conditioner.embedders.1.model.", 1280),
         text_layers=32,
     ),
+    "sdxl-refiner": Ldm(
+        channels=(384, 768, 1536, 1536),
+        depths=(0, 4, 4, 0),
+        middle=4,
+        context=1280,
+        layers=2,
+        linear=True,
+        label=2560,
+        vae=(128, 256, 512, 512),
+        open_clip=("conditioner.embedders.0.model.", 1280),
+        text_layers=32,
+    ),
 }
 """The original code's configurations of the published checkpoints (v1-inference.yaml, v2-inference-v.yaml,
-sd_xl_base.yaml). SDXL's two encoders have 12 and 32 layers; here both have 32."""
+sd_xl_base.yaml, sd_xl_refiner.yaml). SDXL's two encoders have 12 and 32 layers; here both have 32."""
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "sd1": {
         "unet": {
@@ -164,6 +177,20 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
             "projection_dim": 1280,
             "num_hidden_layers": 32,
         },
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
+    },
+    "sdxl-refiner": {
+        "unet": {
+            "block_out_channels": [384, 768, 1536, 1536],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            "transformer_layers_per_block": [1, 4, 4, 4],
+            "attention_head_dim": [6, 12, 24, 24],
+            "cross_attention_dim": 1280,
+            "projection_class_embeddings_input_dim": 2560,
+            "sample_size": 128,
+        },
+        "vae": {"scaling_factor": 0.13025},
+        "text_encoder_2": {"hidden_size": 1280, "projection_dim": 1280, "num_hidden_layers": 32},
         "scheduler": {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
     },
 }
@@ -316,10 +343,13 @@ def test_what_is_wrong_with_a_file_is_said(
     assert "broken.safetensors" in str(caught.value)
 
 
-def test_a_refiner_is_recognised_and_refused(tmp_path: Path) -> None:
-    def refine(tensors: dict[str, Tensor]) -> None:
-        drop("cond_stage_model.")(tensors)
-        put("conditioner.embedders.0.model.token_embedding.weight", 3, 3)(tensors)
-
-    with pytest.raises(UnsupportedOption, match=r"checkpoint of SDXL refiner; single files are drawn of"):
-        describe(write(tmp_path / "refiner.safetensors", "sd1", change=refine))
+def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files) -> None:
+    base, refiner = load(single("sdxl")), load(single("sdxl-refiner"))
+    assert refiner.description.family.told_score
+    spec = spec_for(base, width=64, height=64, steps=5)
+    use = RefinerUse(model="refiner", digest=refiner.digest)
+    with Desk() as desk:
+        alone = desk.add(spec, base)
+        refined = desk.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
+        desk.finish()
+        assert psnr(desk.image(alone), desk.image(refined)) < 40

@@ -130,6 +130,9 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
+    if isinstance(spec, TextToImage | ImageToImage) and spec.refiner:
+        pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
+        pairs["Refiner switch at"] = number(spec.refiner.switch)
     if spec.pag_scale:
         pairs["PAG scale"] = number(spec.pag_scale)
     if spec.freeu:
@@ -168,6 +171,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("Steps", "steps", int),
         ("CFG scale", "guidance", finite),
         ("CFG rescale", "guidance_rescale", finite),
+        ("Refiner", "refiner", without_hash),
+        ("Refiner switch at", "refiner_switch", finite),
         ("PAG scale", "pag_scale", finite),
         ("FreeU", "freeu", factors),
         ("Seed", "seed", int),
@@ -205,6 +210,10 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         # There, 0 means "as many as the first pass".
         settings["highres"] = {name: value for name, value in highres.items() if value}
     return settings
+
+
+def without_hash(title: str) -> str:
+    return re.sub(r" \[[0-9a-f]{10}\]$", "", title)
 
 
 def factors(text: str) -> dict[str, float]:

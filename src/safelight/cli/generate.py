@@ -126,6 +126,19 @@ def generate(
             rich_help_panel=DRAWING,
         ),
     ] = None,
+    refiner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model draws the end: SDXL's refiner, or any with the same latents.",
+            show_default="none",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    refiner_switch: Annotated[
+        float | None,
+        typer.Option(help="From this share of the noise levels on.", show_default="0.8", rich_help_panel=DRAWING),
+    ] = None,
     clip_skip: Annotated[
         int | None,
         typer.Option(
@@ -313,6 +326,8 @@ def generate(
         "guidance": guidance,
         "guidance_rescale": guidance_rescale,
         "guidance_interval": interval(guidance_interval),
+        "refiner": refiner,
+        "refiner_switch": refiner_switch,
         "pag_scale": pag,
         "freeu": factors(freeu),
         "clip_skip": clip_skip,
@@ -425,6 +440,8 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
             parts.find(part, name)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
         model = describe(catalogue.find(draft.model))
+    if draft.refiner is not None and not HUB_ID.match(draft.refiner):
+        catalogue.find(draft.refiner)
     if draft.controls or draft.picture_prompts:
         leads.require_leads(draft, settings, model)
 

@@ -139,7 +139,7 @@ def show(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show a model: its kind, its defaults, its size and digest, its licence, where it came from, and which aliases led to it."""
+    """Show a model: its kind, its defaults, its size, digest and licence, where it came from, which aliases led to it."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.digest import digest_model
     from safelight.models.families import describe
@@ -208,7 +208,7 @@ def convert(
 
 
 def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":
-    """The version of that name, where neither the embedded model nor a folder of ours has it, and its aliases' turns."""
+    """The version of that name, where neither the embedded model nor a folder of ours has it; its aliases' turns."""
     from safelight.errors import UnknownVersion
     from safelight.registry.catalogue import has_any
     from safelight.registry.registry import open_registry

@@ -15,7 +15,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -111,6 +111,14 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def first(self, steps: int) -> "Schedule":
+        """The walk's beginning: it ends where the step of that number would have begun."""
+        rows = int((self.step_of < steps).sum())
+        columns = ("timesteps", "input_scale", "x", "m", "noise", "draws", "denoised_x", "denoised_m", "step_of")
+        ends: dict[str, Any] = {name: getattr(self, name)[:rows] for name in columns}
+        ends |= {name: getattr(self, name)[: rows + 1] for name in ("signal", "sigma")}
+        return replace(self, steps=steps, **ends)
 
 
 def schedule_for(

@@ -87,7 +87,7 @@ def strands_of(job: Job) -> list[Strand]:
     if job.num_parts > 1 or (job.spec.guidance > 1 and contrasts):
         words.append(job.spec.negative_prompt)
     first = job.now.schedule.steps
-    walks = [first] if job.highres is None else [first, job.total_steps - first]
+    walks = [job.total_steps] if job.highres is None else [first, job.total_steps - first]
     # A LoRA changes what all words mean, those of the negative prompt too.
     loras = tuple((worn.lora.digest, worn.text_weight) for worn in job.loras if any(worn.on_text()))
     strands = [tuple((prompt_of(job, text), loras) for text in unroll(one, walks)) for one in words]

@@ -16,7 +16,7 @@ from safelight.diffusion.advance import Rows
 from safelight.engine.conditioning import Conditionings
 from safelight.engine.decoder import Decoder
 from safelight.engine.job import Job
-from safelight.engine.prepare import next_walk, prepare
+from safelight.engine.prepare import next_walk, prepare, refine
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import JobFailed, OutOfMemory, SafelightError
@@ -124,7 +124,9 @@ class Engine:
         for job in batch:
             if job.state != "running" or not job.now.finished:
                 continue
-            if job.highres is not None and not job.enlarged:
+            if job.refiner is not None:
+                self.isolate([job], self.refine)
+            elif job.highres is not None and not job.enlarged:
                 self.isolate([job], self.walk_again)
             else:
                 self.isolate([job], self.hand_over)
@@ -140,6 +142,11 @@ class Engine:
             else:
                 # Nobody's step would wait, and a second thread at work slows this one's kernels from then on.
                 self.decoder.decode_together([job])
+
+    def refine(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            refine(job, self.cache)
+        self.conditionings.fill(jobs)
 
     def walk_again(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

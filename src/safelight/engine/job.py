@@ -124,6 +124,8 @@ class Job:
     """The textual inversions that the spec pins."""
     led: Led = NOTHING
     """The controls and picture prompts of the spec, in memory."""
+    refiner: Model | None = None
+    """What will draw the rest, in memory; None once it does."""
     enlarge: Enlarge = by_lanczos
     """What makes a picture larger before it is drawn over, by name."""
     tenant: str = ""
@@ -191,7 +193,9 @@ class Job:
 
     @property
     def progress(self) -> float:
-        """The share of its walk that lies behind it."""
+        """The share of its walk that lies behind it; a refiner goes on with the walk that it takes over."""
+        if isinstance(self.spec, TextToImage | ImageToImage) and self.spec.refiner:
+            return self.step / self.total_steps
         return self.now.step / self.now.schedule.steps
 
     @property

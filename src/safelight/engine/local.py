@@ -36,6 +36,7 @@ class LocalBackend:
         model_for: Callable[[Denoised], Model],
         *,
         denoiser_for: Callable[[Model], Denoiser],
+        refiner_for: Callable[[Denoised], Model | None] = lambda _spec: None,
         embedding_for: Callable[[PinnedEmbedding], Embedding] | None = None,
         budget_megapixels: Callable[[Model], float],
         loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
@@ -51,6 +52,7 @@ class LocalBackend:
         self.enlarge = enlarge
         self.leases: dict[str, Lease] = {}
         """By job, until its last event."""
+        self.refiner_for = refiner_for
         self.embedding_for = embedding_for
         self.loras_for = loras_for
         self.led_by = led_by
@@ -108,6 +110,7 @@ class LocalBackend:
     async def job_for(self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str, priority: int) -> Job:
         """With all that it needs in memory."""
         model = await asyncio.to_thread(self.model_for, spec)
+        refiner = await asyncio.to_thread(self.refiner_for, spec)
         loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
         embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
         leads = spec.controls or spec.picture_prompts
@@ -116,6 +119,7 @@ class LocalBackend:
             id=uuid.uuid4().hex,
             spec=spec,
             model=model,
+            refiner=refiner,
             pictures=pictures,
             loras=loras,
             embeddings=embeddings,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
@@ -19,6 +20,7 @@ from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.control import Features
+from safelight.models.control_shelf import NOTHING
 from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.models.perturbed import self_attentions
@@ -54,6 +56,10 @@ def prepare(job: Job, *, cache: Path | None) -> None:
         case Variation():
             job.walk = from_noise(job, cache)
     job.now.features = features_of(job)
+    if job.refiner is not None:
+        job.total_steps = job.now.schedule.steps
+        job.now.schedule = job.now.schedule.first(steps_before_refiner(job))
+        return
     later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
     job.total_steps = job.now.schedule.steps + later
 
@@ -188,6 +194,32 @@ def next_walk(job: Job, cache: Path | None) -> None:
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
     job.walk.features = features_of(job)
+
+
+def steps_before_refiner(job: Job) -> int:
+    """Those at noise levels above the switch, as diffusers' `denoising_end` counts; at least one for each model."""
+    assert isinstance(job.spec, TextToImage | ImageToImage)
+    assert job.spec.refiner is not None
+    schedule = job.now.schedule
+    levels = int(job.model.description.scheduler.get("num_train_timesteps", 1000))
+    first_rows = np.searchsorted(schedule.step_of, np.arange(schedule.steps))
+    above = int((schedule.timesteps[first_rows] >= round(levels * (1 - job.spec.refiner.switch))).sum())
+    return min(max(above, 1), schedule.steps - 1)
+
+
+def refine(job: Job, cache: Path | None) -> None:
+    """The refiner takes over at the noise level that the base left; what was made for the base stays behind."""
+    assert job.refiner is not None
+    before = job.now
+    job.steps_before = before.schedule.steps
+    job.model, job.refiner = job.refiner, None
+    widths = [encoder.width for encoder in job.model.text_encoders]
+    job.embeddings = tuple(one for one in job.embeddings if [*one.widths] == widths)
+    job.loras, job.led, job.told = (), NOTHING, None
+    left = job.total_steps - job.steps_before
+    # A thousandth of a step more, or the share could round to a step fewer.
+    schedule = plan(job, cache, steps=job.spec.steps, strength=(left + 0.001) / job.spec.steps)
+    job.walk = walk_from(schedule, before.latents[0])
 
 
 def features_of(job: Job) -> tuple[Features, ...]:

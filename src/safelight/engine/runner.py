@@ -17,6 +17,8 @@ from safelight.models.encode import Conditioning
 from safelight.models.load import Model
 from safelight.spec import Edit
 
+HIGH_SCORE, LOW_SCORE = 6.0, 2.5
+"""How beautiful SDXL's refiner is told that the picture is, and what guidance leads away from: its authors' numbers."""
 MOST_TILES = 128
 """In one call of the network."""
 
@@ -164,16 +166,20 @@ def conditions_for(
 ) -> Conditions:
     """Of the rows that are asked about prompts, of those about negative prompts, and of the perturbed ones."""
     network_rows = [*asked, *contrasted, *perturbed]
+    negatives = [False] * len(asked) + [True] * len(contrasted) + [False] * len(perturbed)
+    rows = [(batch[i], negative) for i, negative in zip(network_rows, negatives, strict=True)]
     context, mask, pooled = stack(told)
     time_ids = guidance = None
     if batch[0].model.description.family.told_size:
         assert pooled is not None
-        sizes = [batch[i].size for i in network_rows]
-        time_ids = torch.tensor([[h, w, 0, 0, h, w] for w, h in sizes], device=context.device, dtype=pooled.dtype)
+        told_score = batch[0].model.description.family.told_score
+        ids = [
+            [h, w, 0, 0, *((LOW_SCORE if negative else HIGH_SCORE,) if told_score else (h, w))]
+            for (w, h), negative in zip((job.size for job, _ in rows), negatives, strict=True)
+        ]
+        time_ids = torch.tensor(ids, device=context.device, dtype=pooled.dtype)
     if batch[0].model.description.takes_guidance:
         guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    negatives = [False] * len(asked) + [True] * len(contrasted) + [False] * len(perturbed)
-    rows = [(batch[i], negative) for i, negative in zip(network_rows, negatives, strict=True)]
     adapters = controls = pictures = freeu = None
     if any(job.loras for job in batch):
         adapters = [job.adapted for job, _ in rows]

@@ -20,7 +20,12 @@ from safelight.models.safetensors_file import Entry, Header
 from safelight.models.single_file import TEXT_PARTS, Lacking, derive
 from safelight.models.tensor_file import NAMES, Plan, write_tensors
 
-ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2", "sdxl": "stable-diffusion-xl-v1-base"}
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
+}
 """Names of the Stability AI model metadata standard, which the `modelspec.` keys belong to."""
 ASSUMED: Mapping[str, Mapping[str, Any]] = {
     "unet": {
@@ -125,7 +130,7 @@ def metadata_for(about: Description, *, title: str) -> dict[str, str]:
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": kind + task_of(about),
-        "modelspec.implementation": "sgm" if about.family.name == "sdxl" else "ldm",
+        "modelspec.implementation": "sgm" if about.family.told_size else "ldm",
         "modelspec.title": title,
         "modelspec.resolution": f"{about.defaults.width}x{about.defaults.height}",
         "modelspec.prediction_type": "v" if about.prediction == "v_prediction" else about.prediction,

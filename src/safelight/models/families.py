@@ -130,7 +130,7 @@ def describe(path: Path) -> Description:
     own = read_own_settings(path)
     index, vae = parts["model_index"], parts["vae"]
     unet = parts[network_of(index, path)]
-    family = FAMILIES[index.get("family") or recognise(str(index["_class_name"]), unet)]
+    family = FAMILIES[index.get("family") or recognise(index, unet)]
     scheduler = as_pipelines_read_it(parts["scheduler"], family)
     try:
         if path.is_file():
@@ -204,6 +204,25 @@ def require_sides(about: Description, width: int, height: int) -> None:
             raise InvalidRequest(f"{name}: this model draws sides of at most {about.most_side} pixels, not {side}")
 
 
+def require_successor(first: Description, second: Description, *, names: tuple[str, str]) -> None:
+    """
+    Raises:
+        UnsupportedOption: the second model reads other latents than the first one makes, or is no plain UNet.
+    """
+    for about, name in zip((first, second), names, strict=True):
+        if about.family.network != "unet" or about.reads != "words" or about.inpaints_natively:
+            raise UnsupportedOption("refiner", f"{name} neither hands over nor takes over: it is no plain UNet")
+    told = [
+        (about.latent_channels, about.vae_scale, about.vae.get("scaling_factor", 0.18215)) for about in (first, second)
+    ]
+    if told[0] != told[1]:
+        raise UnsupportedOption(
+            "refiner",
+            f"{names[1]} reads other latents than {names[0]} makes: {told[1][0]} channels scaled by {told[1][2]:g}, "
+            f"not {told[0][0]} by {told[0][2]:g}",
+        )
+
+
 def own_settings(path: Path) -> Path:
     """Where safelight's own word on a checkpoint is: inside a folder, or beside a single file."""
     return path.with_suffix(".safelight.json") if path.is_file() else path / "safelight.json"
@@ -232,11 +251,14 @@ def tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
-def recognise(pipeline: str, unet: Mapping[str, Any]) -> FamilyName:
-    """SD 2 differs from SD 1 by its text encoder, which shows in the width of the cross-attention."""
-    candidates = PIPELINES[pipeline]
+def recognise(index: Mapping[str, Any], unet: Mapping[str, Any]) -> FamilyName:
+    """SD 2 differs from SD 1 by its text encoder, which shows in the width of the cross-attention; SDXL's refiner says
+    that it is told a score."""
+    candidates = PIPELINES[str(index["_class_name"])]
     if len(candidates) == 1:
         return candidates[0]
+    if "sdxl" in candidates:
+        return "sdxl-refiner" if index.get("requires_aesthetics_score") else "sdxl"
     return "sd2" if unet.get("cross_attention_dim") == 1024 else "sd1"
 
 

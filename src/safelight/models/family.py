@@ -5,6 +5,7 @@
 | sd1  | CLIP ViT-L              | epsilon        | 512 |
 | sd2  | OpenCLIP ViT-H          | epsilon or v   | 512, 768 |
 | sdxl | CLIP ViT-L + OpenCLIP G | epsilon        | 1024 |
+| sdxl-refiner | OpenCLIP G      | epsilon        | 1024, from pictures or from where SDXL left off |
 | sd3  | both of SDXL's, and T5  | flow           | 1024 |
 | flux | CLIP ViT-L and T5       | flow           | 1024 |
 
@@ -20,7 +21,7 @@ from typing import Literal
 
 from safelight.diffusion.schedule import Pace
 
-FamilyName = Literal["sd1", "sd2", "sdxl", "variation", "sd3", "flux"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "variation", "sd3", "flux"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Family:
     """Prompts are read from the layer before the last, without the final norm."""
     told_size: bool = False
     """The network is told the picture's size."""
+    told_score: bool = False
+    """In place of a part of that, how beautiful the picture is."""
     default_side: int
     network: Literal["unet", "transformer"] = "unet"
     """The folder of what denoises."""
@@ -54,6 +57,14 @@ FAMILIES: dict[FamilyName, Family] = {
         text_encoders=("text_encoder", "text_encoder_2"),
         penultimate=True,
         told_size=True,
+        default_side=1024,
+    ),
+    "sdxl-refiner": Family(
+        name="sdxl-refiner",
+        text_encoders=("text_encoder_2",),
+        penultimate=True,
+        told_size=True,
+        told_score=True,
         default_side=1024,
     ),
     "variation": Family(name="variation", text_encoders=(), default_side=512, reads_picture=True),
@@ -87,7 +98,7 @@ PIPELINES: dict[str, tuple[FamilyName, ...]] = {
     "StableDiffusionInstructPix2PixPipeline": ("sd1", "sd2"),
     "StableDiffusionImageVariationPipeline": ("variation",),
     "StableDiffusionXLPipeline": ("sdxl",),
-    "StableDiffusionXLImg2ImgPipeline": ("sdxl",),
+    "StableDiffusionXLImg2ImgPipeline": ("sdxl", "sdxl-refiner"),
     "StableDiffusionXLInpaintPipeline": ("sdxl",),
     "StableDiffusionXLInstructPix2PixPipeline": ("sdxl",),
     "StableDiffusion3Pipeline": ("sd3",),

@@ -34,15 +34,18 @@ BETAS: Configuration = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
+EULER: Configuration = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS}
 SCHEDULERS: Mapping[str, Configuration] = {
     "sd1": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **BETAS},
     "sd2": {"_class_name": "DDIMScheduler", **BETAS},
-    "sdxl": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS},
+    "sdxl": EULER,
+    "sdxl-refiner": EULER,
 }
-SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl-refiner": 0.13025}
 """What latents are multiplied by, so that their standard deviation is about 1."""
 SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
 XL_SAMPLE_SIZE = 128
+TOLD_SIZE = ("sdxl", "sdxl-refiner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,16 @@ TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
         "text_encoder": TextPart("conditioner.embedders.0.transformer.", open_clip=False),
         "text_encoder_2": TextPart("conditioner.embedders.1.model.", open_clip=True, projects=True),
     },
+    "sdxl-refiner": {
+        "text_encoder_2": TextPart("conditioner.embedders.0.model.", open_clip=True, projects=True),
+    },
 }
-PIPELINES = {"sd1": "StableDiffusion", "sd2": "StableDiffusion", "sdxl": "StableDiffusionXL"}
+PIPELINES = {
+    "sd1": "StableDiffusion",
+    "sd2": "StableDiffusion",
+    "sdxl": "StableDiffusionXL",
+    "sdxl-refiner": "StableDiffusionXLImg2Img",
+}
 """How the names of diffusers' pipelines begin."""
 
 
@@ -116,7 +127,7 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
 
 
 def sample_size(family: Base, prediction: str) -> int:
-    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family == "sdxl" else 64)
+    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in TOLD_SIZE else 64)
 
 
 class Shapes:
@@ -186,7 +197,7 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
     }
     if family == "sd2":
         configuration["upcast_attention"] = True
-    if family == "sdxl":
+    if family in TOLD_SIZE:
         width = shapes("label_emb.0.0.weight", dims=(2,))[1]
         configuration |= {
             "addition_embed_type": "text_time",

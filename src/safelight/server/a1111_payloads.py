@@ -132,7 +132,14 @@ class Drawing(Loose):
             "guidance": self.cfg_scale,
             "clip_skip": options.CLIP_stop_at_last_layers,
             "vae": options.vae,
-        }
+        } | self.refining()
+
+    def refining(self) -> dict[str, Any]:
+        """At 1 it never takes over; 0, which clients send when they mean nothing by it, is our own default."""
+        if self.refiner_checkpoint.lower() in ("", "none") or self.refiner_switch_at >= 1:
+            return {}
+        name = re.sub(r" \[[0-9a-f]{1,64}\]$", "", self.refiner_checkpoint)
+        return {"refiner": name, "refiner_switch": self.refiner_switch_at or None}
 
     @property
     def expand(self) -> Expand | None:
@@ -158,8 +165,6 @@ class Drawing(Loose):
         for name in ("seed_resize_from_h", "seed_resize_from_w"):
             if getattr(self, name) > 0:
                 raise UnsupportedOption(name, "seeds are not resized here; leave it at -1")
-        if self.refiner_checkpoint not in ("", "None"):
-            raise UnsupportedOption("refiner_checkpoint", "no refiner is supported here; leave it out")
         if sampler.name == "DDIM" and self.eta not in (0, 1):
             raise UnsupportedOption("eta", f"DDIM is drawn with 0, not {self.eta}")
         if sampler.stochastic:

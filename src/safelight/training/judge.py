@@ -1,6 +1,7 @@
 """Trains the judge (`evaluation/judge.py`) on real artwork, and says how good it is on artwork it has not seen.
 
-    python -m safelight.training.judge --out RUN --minutes 12
+    python -m safelight.training.judge --out RUN --minutes 24
+    python -m safelight.training.judge --out RUN --minutes 10 --only style
 
 Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
 learnt without any concept of which a style is held out, and measured on those: of two styles that a concept was seen
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safelight.evaluation.judge import FOLDER, JudgeNetwork
@@ -29,7 +30,7 @@ from safelight.training.drawings import Drawings
 from safelight.training.optimizer import new_optimizers, set_rates
 from safelight.training.seeds import seed_of
 
-SIDE = 64
+SIDE = 128
 """Pixels; a question may be answered at fewer."""
 
 
@@ -61,7 +62,7 @@ class JudgeRecipe:
             "concept": QuestionRecipe(
                 side=64,
                 channels=(32, 64, 128, 256),
-                share=0.7,
+                share=0.5,
                 popular=0.6,
                 how=Augmentation(
                     shift=0.15, turn=0.25, zoom=0.25, stretch=0.12, mirrored=0.4, rehued=0.4, greyed=0.1,
@@ -69,9 +70,9 @@ class JudgeRecipe:
                 ),
             ),
             "style": QuestionRecipe(
-                side=64,
-                channels=(16, 32, 64, 128),
-                share=0.2,
+                side=128,
+                channels=(16, 32, 64, 128, 128),
+                share=0.4,
                 shading=True,
                 how=Augmentation(
                     shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.5, blurred=0.5, background=0.1, shade=0.1,
@@ -121,14 +122,24 @@ class Lessons:
         )
 
 
-def train_judge(recipe: JudgeRecipe, artwork: Path, folder: Path, *, minutes: float) -> dict[str, float]:
-    """Train, write `judge.safetensors` and `judge.json` to `folder`, and return the held-out accuracies."""
+def train_judge(
+    recipe: JudgeRecipe, artwork: Path, folder: Path, *, minutes: float, only: str | None = None
+) -> dict[str, float]:
+    """Train, write `judge.safetensors` and `judge.json` to `folder`, and return the held-out accuracies.
+
+    With `only`, one question is learnt anew and the networks of the others stay as they are in the folder.
+    """
     data = Lessons(artwork)
-    weights: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
-    about: dict[str, Any] = {}
+    weights: dict[str, Tensor] = load_file(folder / "judge.safetensors") if only else {}
+    known = json.loads((folder / "judge.json").read_text("utf-8")) if only else {"accuracy": {}, "questions": {}}
+    numbers: dict[str, float] = known["accuracy"]
+    about: dict[str, Any] = known["questions"]
     for question, asked in recipe.questions.items():
-        network, steps = train_question(recipe, question, data, seconds=60 * minutes * asked.share)
+        if only not in (None, question):
+            continue
+        share = 1 if only else asked.share
+        network, steps = train_question(recipe, question, data, seconds=60 * minutes * share)
+        weights = {name: each for name, each in weights.items() if not name.startswith(f"{question}.")}
         numbers |= accuracy(network, question, asked, data)
         print(question, {name: round(number, 4) for name, number in numbers.items()}, flush=True)
         weights |= {f"{question}.{name}": each.half().contiguous() for name, each in network.state_dict().items()}
@@ -202,9 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, where artwork/ lies")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the judge is written")
-    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--only", choices=list(JudgeRecipe().questions), help="learn this question anew")
     arguments = parser.parse_args()
-    print(train_judge(JudgeRecipe(), arguments.out / "artwork", arguments.folder, minutes=arguments.minutes))
+    artwork, folder = arguments.out / "artwork", arguments.folder
+    print(train_judge(JudgeRecipe(), artwork, folder, minutes=arguments.minutes, only=arguments.only))
 
 
 if __name__ == "__main__":
