@@ -139,7 +139,7 @@ def show(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show a model: its kind, its defaults, its size, digest and licence, where it came from, which aliases led to it."""
+    """Show a model: its kind, its defaults, size, digest, licence, where it came from, and its aliases' turns."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.digest import digest_model
     from safelight.models.families import describe
