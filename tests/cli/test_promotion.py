@@ -43,7 +43,13 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
     assert moved.exit_code == 0, moved.output
     assert "overridden: ticket 512" in moved.output
     assert "learnt@production -> learnt@1" in moved.output
-    assert len(list((home / "reports").glob("*.json"))) == 1, "what was measured is not measured again"
+    assert len(list((home / "reports").glob("*.html"))) == 1, "what was measured is not measured again"
+    [page] = (home / "reports").glob("*.html")
+    assert "must be at least 1000" in page.read_text(), "the page says what the last policy says"
+    [turn] = json.loads(safelight("models", "show", learnt, "--json").stdout)["history"]
+    assert turn["gate"]["policy"] == {"diversity_ratio": {"min": 1000.0}}
+    assert turn["gate"]["numbers"] == report["numbers"]
+    assert "overridden: ticket 512" in " ".join(safelight("models", "show", learnt).stdout.split())
     back = safelight("models", "rollback", "learnt")
     assert back.exit_code != 0
     assert "never pointed elsewhere" in back.output
@@ -54,9 +60,11 @@ def checkpoint_of(reference: str, safelight: Call) -> str:
     return shown["lineage"]["parents"][0]["name"]
 
 
-def test_an_audit_says_what_was_found_in_words(safelight: Call, learnt: str) -> None:
+def test_an_audit_says_what_was_found_in_words(safelight: Call, learnt: str, home: Path) -> None:
     said = safelight("audit", learnt, *QUICK)
     assert said.exit_code == 0, said.output
+    [page] = (home / "reports").glob("*.html")
+    assert "Samples beside the training pictures they are most like" in page.read_text()
     assert "samples are nearer to a training picture" in " ".join(said.stdout.split())
     assert "Area under the curve" in " ".join(said.stdout.split())
 

@@ -120,7 +120,7 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
     from safelight.promotion.compare import compare
-    from safelight.promotion.report import kept_report, report_of, write_report
+    from safelight.promotion.report import kept_report, report_of, shown_of, write_report
     from safelight.registry.registry import open_registry
     from safelight.settings import Settings
     from safelight.studio import open_studio
@@ -130,7 +130,8 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
     with open_registry(settings) as registry, open_studio(settings) as studio:
         asked, eyes = ask(before, after, wishes, registry, studio)
         if not again and (kept := kept_report(folder, asked.digest())):
-            return kept, folder / f"{kept.digest[:16]}.html"
+            # The page says what this policy says, whatever the one before said.
+            return kept[0], write_report(folder, *kept, policy)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
@@ -141,7 +142,7 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
 
             findings = compare(asked, eyes, studio, heard=heard)
     report = report_of(findings)
-    return report, write_report(folder, report, findings, policy)[1]
+    return report, write_report(folder, report, shown_of(findings), policy)
 
 
 def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from safelight.cli import folders, options, promotion, versions
 
 if TYPE_CHECKING:
     from safelight.models.families import Description
-    from safelight.registry.version import Version
+    from safelight.registry.version import Pointing, Version
     from safelight.settings import Settings
 
 EXAMPLES = """\
@@ -139,7 +139,7 @@ def show(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show a model: its kind, its defaults, its size and digest, its licence, and where it came from."""
+    """Show a model: its kind, its defaults, size, digest, licence, where it came from, and its aliases' turns."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.digest import digest_model
     from safelight.models.families import describe
@@ -147,13 +147,13 @@ def show(
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    version = registered(name, settings)
+    version, turns = registered(name, settings)
     model: dict[str, Any] = {}
     if version is None or (version.kind == "checkpoint" and version.removed is None):
         about = describe(open_catalogue(settings).find(name) if version is None else version.path)
         model = summary(name, about) | {"digest": digest_model(about, cache=settings.cache / "sums.json")}
     if version is not None:
-        model |= versions.facts(version)
+        model |= versions.facts(version) | {"history": [versions.told(turn) for turn in turns]}
     if as_json:
         typer.echo(json.dumps(model))
         return
@@ -167,6 +167,8 @@ def show(
     rows = rows_of(model) | (versions.rows(version) if version else {})
     for key, value in rows.items():
         table.add_row(key.replace("_", " "), Text(str(value)))
+    if turns:
+        table.add_row("history", Text("\n".join(map(versions.told_line, turns))))
     Console(highlight=False).print(table)
 
 
@@ -205,22 +207,23 @@ def convert(
     typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
 
 
-def registered(name: str, settings: "Settings") -> "Version | None":
-    """The version of that name, where neither the embedded model nor a folder of ours has it."""
+def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":
+    """The version of that name, where neither the embedded model nor a folder of ours has it; its aliases' turns."""
     from safelight.errors import UnknownVersion
     from safelight.registry.catalogue import has_any
     from safelight.registry.registry import open_registry
     from safelight.registry.version import Reference
 
     if not Reference.says(name) or not has_any(settings.database):
-        return None
+        return None, []
     with open_registry(settings) as registry:
         try:
-            return registry.resolve(name)
+            version = registry.resolve(name)
+            return version, registry.turns_of(version.name)
         except UnknownVersion:
             if "@" in name and registry.versions(name.partition("@")[0], removed=True):
                 raise
-            return None
+            return None, []
 
 
 def rows_of(model: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def promote(
         version = registry.resolve(name)
         report, page = compare.judged(against, version.reference, wishes, policy, again=False)
         compare.tell(report, page, policy, as_json=False)
-        turn = move(registry, version, to, report.verdict(policy), report=report.digest[:16], override=override)
+        turn = move(registry, version, to, report, policy, override=override)
     typer.echo(told_line(turn))
 
 

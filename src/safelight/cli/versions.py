@@ -245,6 +245,7 @@ def told(turn: "Pointing") -> dict[str, Any]:
         "at": moment(turn.at),
         "by": turn.by,
         "reason": turn.reason,
+        "gate": turn.gate,
     }
 
 

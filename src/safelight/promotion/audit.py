@@ -7,6 +7,7 @@ losses of training pictures, of held-out ones -> can one be told from the other?
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -41,11 +42,17 @@ Heard = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """A sample that is nearer to a training picture than pictures that were never seen are."""
+class Nearest:
+    """A sample, and the training picture that is most like it by the image encoder."""
 
     sample: int
     training: int
+    distance: float
+    """By the image encoder: between unit vectors, 0 to 2."""
+    pixel_distance: float
+    """From the nearest training picture by pixels, which may be another one."""
+    is_copy: bool
+    """Nearer by both than pictures that were never seen are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +60,34 @@ class Audit:
     num_training: int
     num_held_out: int
     num_samples: int
-    nearest: tuple[int, ...]
-    """Of each sample, the training picture that is most like it."""
-    copied: tuple[Copy, ...]
+    nearest: tuple[Nearest, ...]
+    """Of each sample."""
+    too_near: float
+    too_near_in_pixels: float
+    """What only one in twenty held-out pictures is below."""
     membership_auc: float | None = None
     """None where hardly a picture was held out."""
     auc_low: float | None = None
     auc_high: float | None = None
 
     @property
+    def copied(self) -> list[Nearest]:
+        return [one for one in self.nearest if one.is_copy]
+
+    @property
     def numbers(self) -> dict[str, float]:
         """What a policy may bound."""
-        found = {"copies": len(self.copied) / self.num_samples}
-        return found | ({} if self.membership_auc is None else {"membership_auc": self.membership_auc})
+        found = {
+            "copies": len(self.copied) / self.num_samples,
+            "nearest_by_encoder": median(one.distance for one in self.nearest),
+            "too_near_by_encoder": self.too_near,
+            "nearest_by_pixels": median(one.pixel_distance for one in self.nearest),
+            "too_near_by_pixels": self.too_near_in_pixels,
+        }
+        if self.membership_auc is None or self.auc_low is None or self.auc_high is None:
+            return found
+        interval = {"membership_auc_low": self.auc_low, "membership_auc_high": self.auc_high}
+        return found | {"membership_auc": self.membership_auc} | interval
 
     @property
     def words(self) -> list[str]:
@@ -114,13 +136,23 @@ def audit(
     """
     own, held = pictures(material.own), pictures(material.held)
     by_eye, by_pixel = (neighbours(embed, samples, own, held) for embed in (eyes.embed_images, coarse_pixels))
-    both = sorted({*by_eye.copies} & {*by_pixel.copies})
+    copies = {*by_eye.copies} & {*by_pixel.copies}
     found = Audit(
         num_training=len(own),
         num_held_out=len(held),
         num_samples=len(samples),
-        nearest=tuple(by_eye.nearest),
-        copied=tuple(Copy(sample=place, training=by_eye.nearest[place]) for place in both),
+        nearest=tuple(
+            Nearest(
+                sample=sample,
+                training=by_eye.nearest[sample],
+                distance=by_eye.distances[sample],
+                pixel_distance=by_pixel.distances[sample],
+                is_copy=sample in copies,
+            )
+            for sample in range(len(samples))
+        ),
+        too_near=by_eye.threshold,
+        too_near_in_pixels=by_pixel.threshold,
     )
     if len(held) < 2:
         return found

@@ -18,15 +18,17 @@ from safelight.evaluation.comparison import compare_pictures
 from safelight.events import Decoded, Event
 from safelight.models.load import Model
 from safelight.pictures import draw_all, unwrapped
-from safelight.promotion.audit import Audit, Eyes, Heard, audit, open_whole
+from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, open_whole
 from safelight.promotion.material import Material, pictures
 from safelight.promotion.questions import Question
 from safelight.promotion.side import Side
 from safelight.studio import Studio
 from safelight.training.recipe import EmbeddingRecipe
 
-METHOD = 2
+METHOD = 3
 """Of the numbers: what was measured by another is measured again."""
+SHOWN = 12
+"""Pairs of a sample and its nearest training picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,21 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    sample: Image.Image
+    training: Image.Image
+    nearest: Nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     asked: Comparison
     numbers: dict[str, float]
     audit: Audit | None
     drawn: tuple[list[Image.Image], list[Image.Image]]
     """Of the side before and the one after: each question with each seed, question by question."""
-    shown: tuple[tuple[Image.Image, Image.Image], ...]
-    """Copies, if there are any, each beside the training picture that it is near to."""
+    pairs: tuple[Pair, ...]
+    """Samples beside the training pictures that they are most like: copies first, then the nearest."""
 
 
 def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> Findings:
@@ -78,7 +87,7 @@ def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> F
         judged=tensor([bool(one.judged_as) for one in asked.questions]),
         training=eyes.embed_images(own) if own else None,
     )
-    found = None
+    found, pairs = None, ()
     if asked.material is not None:
         base = open_whole(asked.after.model, asked.after.model_digest, studio)
         samples = learnt(asked, after)
@@ -86,8 +95,15 @@ def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> F
             asked.after, base, model_before(asked, base, studio), samples, asked.material, eyes, studio, heard=heard
         )
         numbers |= found.numbers
-    copies = tuple((learnt(asked, after)[one.sample], own[one.training]) for one in found.copied) if found else ()
-    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before, after), shown=copies)
+        pairs = nearest_pairs(found, samples, own)
+    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before, after), pairs=pairs)
+
+
+def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Image.Image]) -> tuple[Pair, ...]:
+    """All copies, and others up to `SHOWN`."""
+    ordered = sorted(found.nearest, key=lambda one: (not one.is_copy, one.distance))
+    shown = ordered[: max(SHOWN, len(found.copied))]
+    return tuple(Pair(sample=samples[one.sample], training=own[one.training], nearest=one) for one in shown)
 
 
 def draw(side: Side, asked: Comparison, studio: Studio, *, heard: Heard) -> list[Image.Image]:

@@ -1,39 +1,45 @@
 """An alias moves to a version that passed, or that somebody answers for; and back again.
 
 Every move is a turn in the alias's history (`registry/aliases.py`) with who, when and why: `passed`, `overridden` with
-the reasons against it, `rolled back`.
+the reasons against it, `rolled back`. With the first two, the turn keeps the whole report and the policy: the
+verdict can be looked up and repeated after the report's files are gone.
 """
 
+from typing import TYPE_CHECKING
+
 from safelight.errors import InvalidRequest
-from safelight.evaluation.gate import Verdict
+from safelight.evaluation.gate import Policy
 from safelight.registry.registry import Registry
 from safelight.registry.version import Pointing, Version
+
+if TYPE_CHECKING:
+    from safelight.promotion.report import Report  # its pictures need more than a rollback does
 
 ROLLED_BACK = "rolled back from "
 
 
 def promote(
-    registry: Registry, version: Version, alias: str, verdict: Verdict, *, report: str, override: str = ""
+    registry: Registry, version: Version, alias: str, report: "Report", policy: Policy, *, override: str = ""
 ) -> Pointing:
     """Let `NAME@alias` point to the version.
 
     Args:
-        report: which report the verdict is of, for the history.
         override: why it may go there although it did not pass; empty: it may not.
 
     Raises:
         InvalidRequest: it did not pass; the message says why.
     """
+    verdict, named = report.verdict(policy), report.digest[:16]
     if verdict.passed:
-        reason = f"passed; report {report}"
+        reason = f"passed; report {named}"
     elif override:
-        reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {report}"
+        reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {named}"
     else:
         raise InvalidRequest(
             f"{version.reference} does not become {version.name}@{alias}: {'; '.join(verdict.reasons)}. "
             '--override "WHY" moves it all the same, and is recorded'
         )
-    return registry.point(version.name, alias, version, reason=reason)
+    return registry.point(version.name, alias, version, reason=reason, gate=report.as_dict(policy))
 
 
 def roll_back(registry: Registry, name: str, alias: str, *, why: str = "") -> Pointing:

@@ -17,6 +17,8 @@ from safelight.evaluation.gate import Policy, Verdict, judge_report
 from safelight.promotion.compare import Findings
 from safelight.training.grid import paste
 
+Shown = dict[str, Any]
+"""What the page shows beside the numbers, as JSON: rows of pictures, pairs with training pictures, how many seeds."""
 WIDEST = 160
 """Pixels, of a picture on the page."""
 MEANINGS = {
@@ -78,32 +80,36 @@ NOTHING_KNOWN = (
 )
 
 
-def kept_report(folder: Path, digest: str) -> Report | None:
-    """One that was made of the same question before."""
+def kept_report(folder: Path, digest: str) -> tuple[Report, Shown] | None:
+    """One that was made of the same question before, and its pictures."""
     try:
         known = json.loads((folder / f"{digest[:16]}.json").read_text("utf-8"))
-        return Report(**{name: known[name] for name in Report.__dataclass_fields__})
+        shown = json.loads((folder / f"{digest[:16]}.pictures").read_text("utf-8"))
+        return Report(**{name: known[name] for name in Report.__dataclass_fields__}), shown
     except (OSError, ValueError, KeyError):
         return None
 
 
-def write_report(folder: Path, report: Report, findings: Findings, policy: Policy) -> tuple[Path, Path]:
-    """DIGEST.json and DIGEST.html in the folder.
+def write_report(folder: Path, report: Report, shown: Shown, policy: Policy) -> Path:
+    """DIGEST.html, which it returns, and DIGEST.json: numbers, and the verdict of this policy on them.
+
+    DIGEST.pictures is kept for the same numbers under another policy.
 
     Raises:
         StorageFailed: there is no room, or no right to write.
     """
-    data, page = (folder / f"{report.digest[:16]}.{ending}" for ending in ("json", "html"))
+    data, page, pictures = (folder / f"{report.digest[:16]}.{ending}" for ending in ("json", "html", "pictures"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page.write_text(as_page(report, findings, policy), "utf-8")
+        pictures.write_text(json.dumps(shown), "utf-8")
+        page.write_text(as_page(report, shown, policy), "utf-8")
         data.write_text(json.dumps(report.as_dict(policy), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise StorageFailed(f"the report could not be written to {folder}: {error.strerror}") from None
-    return data, page
+    return page
 
 
-def as_page(report: Report, findings: Findings, policy: Policy) -> str:
+def shown_of(findings: Findings) -> Shown:
     asked = findings.asked
     rows = [
         {
@@ -113,15 +119,26 @@ def as_page(report: Report, findings: Findings, policy: Policy) -> str:
         }
         for number, question in enumerate(asked.questions)
     ]
+    pairs = [
+        {
+            "images": [as_url(smaller(image)) for image in (pair.sample, pair.training)],
+            "distance": pair.nearest.distance,
+            "pixel_distance": pair.nearest.pixel_distance,
+            "is_copy": pair.nearest.is_copy,
+        }
+        for pair in findings.pairs
+    ]
+    return {"rows": rows, "pairs": pairs, "seeds": asked.seeds}
+
+
+def as_page(report: Report, shown: Shown, policy: Policy) -> str:
     gates = [gate(name, report.numbers.get(name), policy) for name in policy.metrics]
     environment = Environment(loader=PackageLoader("safelight.promotion", "."), autoescape=True)
     return environment.get_template("report.html").render(
         report=report,
         verdict=report.verdict(policy),
         gates=gates,
-        rows=rows,
-        copies=[[as_url(smaller(image)) for image in pair] for pair in findings.shown],
-        seeds=asked.seeds,
+        **shown,
     )
 
 

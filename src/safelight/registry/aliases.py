@@ -4,7 +4,8 @@ An alias points to a version, or follows another alias. Its rows are its history
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
@@ -65,7 +66,15 @@ def current(session: Session) -> list[PointingRow]:
     return [row for row in rows if row.version_id is not None or row.follows]
 
 
-def turn(session: Session, alias: Reference, to: VersionRow | Reference | None, *, by: str, reason: str) -> PointingRow:
+def turn(
+    session: Session,
+    alias: Reference,
+    to: VersionRow | Reference | None,
+    *,
+    by: str,
+    reason: str,
+    gate: Mapping[str, Any] | None = None,
+) -> PointingRow:
     """Add a turn to the alias: to a version, to follow another alias, or to be no more.
 
     Raises:
@@ -85,6 +94,7 @@ def turn(session: Session, alias: Reference, to: VersionRow | Reference | None, 
         at=time.time(),
         by=by[:128],
         reason=reason[:2000],
+        gate=dict(gate) if gate is not None else None,
     )
     session.add(row)
     session.flush()
@@ -115,9 +125,19 @@ def history(session: Session, alias: Reference) -> list[Pointing]:
     previous: str | None = None
     for row in rows:
         to = target_of(session, row)
-        found.append(Pointing(alias=str(alias), to=to, previous=previous, at=row.at, by=row.by, reason=row.reason))
+        turned = Pointing(
+            alias=str(alias), to=to, previous=previous, at=row.at, by=row.by, reason=row.reason, gate=row.gate
+        )
+        found.append(turned)
         previous = to
     return found[::-1]
+
+
+def turns_of(session: Session, name: str) -> list[Pointing]:
+    """Of all aliases that a name ever had, the newest turn first."""
+    labels = session.scalars(select(PointingRow.label).where(PointingRow.name == name).distinct())
+    found = [each for label in labels for each in history(session, Reference(name, label))]
+    return sorted(found, key=lambda each: each.at, reverse=True)
 
 
 def target_of(session: Session, row: PointingRow) -> str | None:

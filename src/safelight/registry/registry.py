@@ -9,10 +9,11 @@ a process that is killed leaves nothing that is half a version.
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -197,11 +198,13 @@ class Registry:
         reason: str = "",
         by: str | None = None,
         follow: bool = False,
+        gate: Mapping[str, Any] | None = None,
     ) -> Pointing:
         """Let `name@alias` stand for a version from now on; `to` is a number, a reference or a version.
 
         With `follow` it goes along with the alias `to`, wherever that points. An empty `alias` makes the name itself
-        stand for something else. Who, when, why and what it was before is kept (`history`).
+        stand for something else. Who, when, why and what it was before is kept (`history`), and so is the `gate`: the
+        measurement that it was decided by.
 
         Raises:
             UnknownVersion: there is no such version. InvalidRequest: it would follow itself.
@@ -218,7 +221,7 @@ class Registry:
             target = asked if follow and asked.number is None else aliases.resolve(session, asked)
             if isinstance(target, VersionRow) and target.removed is not None:
                 raise InvalidRequest(f"{target.name}@{target.number} was removed")
-            aliases.turn(session, moved, target, by=by or whoever(), reason=reason)
+            aliases.turn(session, moved, target, by=by or whoever(), reason=reason, gate=gate)
             return aliases.history(session, moved)[0]
 
         return self.database.write(work)
@@ -239,6 +242,10 @@ class Registry:
     def history(self, name: str, alias: str) -> list[Pointing]:
         """Every turn of an alias, the newest first; the one before is where a rollback goes."""
         return self.database.read(lambda session: aliases.history(session, alias_of(name, alias)))
+
+    def turns_of(self, name: str) -> list[Pointing]:
+        """Every turn of all aliases that a name ever had, the newest first."""
+        return self.database.read(lambda session: aliases.turns_of(session, name))
 
     def aliases(self) -> dict[str, str]:
         """What each alias points to or follows now."""

@@ -55,3 +55,5 @@ class PointingRow(Base):
     at: Mapped[float]
     by: Mapped[str] = mapped_column(String(128))
     reason: Mapped[str] = mapped_column(String(2000), default="")
+    gate: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """The report and the policy that decided (`promotion/`); None where nobody measured."""

@@ -135,3 +135,5 @@ class Pointing:
     at: float
     by: str
     reason: str
+    gate: Mapping[str, Any] | None = None
+    """The numbers, the policy and the verdict that it was decided by; None where nobody measured."""
