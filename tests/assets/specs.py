@@ -51,7 +51,6 @@ pieces = st.sampled_from(
 prompts = st.lists(st.one_of(st.text(max_size=12), pieces), max_size=8).map("".join).map(str.strip)
 fractions = st.floats(0, 1)
 strengths = st.floats(0, 1, exclude_min=True)
-switches = st.floats(0, 1, exclude_min=True, exclude_max=True)
 factors = st.floats(0, 4)
 samplers = st.one_of(
     st.sampled_from(
@@ -67,9 +66,6 @@ highres = st.builds(
     steps=st.none() | st.integers(1, 1000),
     upscaler=st.sampled_from(["latent", "latent-bilinear", "lanczos", "realesrgan-x4plus"]),
 )
-refined: dict[str, Any] = {
-    "refiner": st.none() | st.builds(RefinerUse, model=st.text(min_size=1), digest=st.just(DIGEST), switch=switches)
-}
 parts = st.none() | st.builds(PinnedPart, name=st.text(min_size=1), digest=st.just(DIGEST))
 common: dict[str, Any] = {
     "model": st.text(min_size=1),
@@ -104,9 +100,15 @@ masked: dict[str, Any] = started | {
     "padding": st.integers(0, 1024),
     "soft_mask": st.booleans(),
 }
+refiners = st.none() | st.builds(
+    RefinerUse,
+    model=st.text(min_size=1),
+    digest=st.just(DIGEST),
+    switch=st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
 specs = st.one_of(
-    st.builds(TextToImage, **common, **refined, highres=st.none() | highres),
-    st.builds(ImageToImage, **started, **refined, tiles=st.none() | st.just(Tiles(side=256))),
+    st.builds(TextToImage, **common, highres=st.none() | highres, refiner=refiners),
+    st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256)), refiner=refiners),
     st.builds(Inpaint, **masked),
     st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
     st.builds(Variation, **common, init=st.just(DIGEST)),

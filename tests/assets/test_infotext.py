@@ -56,11 +56,11 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
         settings.pop("padding", None)
     if settings.get("highres", {}).get("steps", 0) is None:
         del settings["highres"]["steps"]
+    if refiner := settings.pop("refiner", None):
+        settings |= {"refiner": storable(refiner["model"]), "refiner_switch": refiner["switch"]}
     for name in ("vae", "text_encoder"):
         if pinned := settings.pop(name):
             settings[name] = storable(pinned["name"])
-    if refiner := settings.get("refiner"):
-        settings |= {"refiner": storable(refiner["model"]), "refiner_switch": refiner["switch"]}
     for name in ("model", "sampler"):
         settings[name] = storable(settings[name])
     return settings

@@ -112,6 +112,17 @@ def test_a_second_pass_makes_it_larger(api: webuiapi.WebUIApi) -> None:
     assert resized.image.size == (96, 96)
 
 
+def test_another_model_draws_the_end(client: httpx.Client) -> None:
+    def said(**refining: Any) -> dict[str, str]:
+        answer = client.post("/txt2img", json=SMALL | refining).raise_for_status().json()
+        return json.loads(answer["info"])["extra_generation_params"]
+
+    drawn = said(refiner_checkpoint="mini [0123456789]", refiner_switch_at=0.5)
+    assert drawn["Refiner"].startswith("mini [")
+    assert drawn["Refiner switch at"] == "0.5"
+    assert "Refiner" not in said(refiner_checkpoint="mini", refiner_switch_at=1)
+
+
 def test_pictures_become_pictures(api: webuiapi.WebUIApi) -> None:
     result = api.img2img(images=[picture(size=(96, 64))], denoising_strength=0.5, resize_mode=1, **SMALL)
     assert result.image.size == (64, 64)
