@@ -65,6 +65,74 @@ KINDS: dict[str, Ldm] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mmdit:
+    """Stable Diffusion 3: heads as many as layers, each 64 wide, as in Stability's code."""
+
+    layers: int = 2
+    twice: int = 1
+    """Blocks from the first that attend to the picture a second time."""
+    norms: bool = True
+    joint: int = 192
+    widths: tuple[int, int] = (64, 128)
+    """Of CLIP's two text encoders."""
+    text_layers: int = 2
+    positions: int = 12
+    patch: int = 2
+    channels: int = 16
+    projected: bool = True
+    """The smaller one has its projection in the file."""
+
+
+def write_sd3(path: Path, about: Mmdit = Mmdit(), *, change: Callable[[dict[str, Tensor]], object] = len) -> Path:
+    generator = torch.Generator().manual_seed(6)
+    tensors = {name: random(name, shape, generator) for name, shape in sd3_checkpoint(about)}
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+def sd3_checkpoint(about: Mmdit) -> Shapes:
+    yield from under("model.diffusion_model.", mmdit(about))
+    yield from under("first_stage_model.", autoencoder((32, 32, 64), latents=about.channels, quantised=False))
+    for name, width in zip(("clip_l", "clip_g"), about.widths, strict=True):
+        yield from under(f"text_encoders.{name}.transformer.", clip(width, about.text_layers))
+        if name == "clip_g" or about.projected:
+            yield f"text_encoders.{name}.transformer.text_projection.weight", (width, width)
+
+
+def mmdit(about: Mmdit) -> Shapes:
+    width = 64 * about.layers
+    yield "pos_embed", (1, about.positions**2, width)
+    yield "x_embedder.proj.weight", (width, about.channels, about.patch, about.patch)
+    yield "x_embedder.proj.bias", (width,)
+    for name, inner in (("t_embedder", 256), ("y_embedder", sum(about.widths))):
+        yield from layer(f"{name}.mlp.0", width, inner)
+        yield from layer(f"{name}.mlp.2", width, width)
+    yield from layer("context_embedder", width, about.joint)
+    for number in range(about.layers):
+        last, twice = number == about.layers - 1, number < about.twice
+        yield from under(f"joint_blocks.{number}.context_block.", mmdit_block(width, about, bare=last))
+        yield from under(f"joint_blocks.{number}.x_block.", mmdit_block(width, about, twice=twice))
+    yield from layer("final_layer.linear", about.patch**2 * about.channels, width)
+    yield from layer("final_layer.adaLN_modulation.1", 2 * width, width)
+
+
+def mmdit_block(width: int, about: Mmdit, *, bare: bool = False, twice: bool = False) -> Shapes:
+    """`bare`: nothing is read of what it would put out."""
+    for attention in ("attn", "attn2")[: 1 + twice]:
+        yield from layer(f"{attention}.qkv", 3 * width, width)
+        if about.norms:
+            yield f"{attention}.ln_q.weight", (64,)
+            yield f"{attention}.ln_k.weight", (64,)
+        if not bare:
+            yield from layer(f"{attention}.proj", width, width)
+    yield from layer("adaLN_modulation.1", (2 if bare else 9 if twice else 6) * width, width)
+    if not bare:
+        yield from layer("mlp.fc1", 4 * width, width)
+        yield from layer("mlp.fc2", width, 4 * width)
+
+
 def write(
     path: Path, kind: str, *, dtype: torch.dtype = torch.float32, change: Callable[[dict[str, Tensor]], object] = len
 ) -> Path:
@@ -174,7 +242,7 @@ def transformer(name: str, width: int, depth: int, about: Ldm) -> Shapes:
     yield from layer(f"{name}.proj_out", *projection)
 
 
-def autoencoder(levels: tuple[int, ...]) -> Shapes:
+def autoencoder(levels: tuple[int, ...], *, latents: int = 4, quantised: bool = True) -> Shapes:
     yield from layer("encoder.conv_in", levels[0], 3, 3, 3)
     width = levels[0]
     for level, channels in enumerate(levels):
@@ -185,8 +253,8 @@ def autoencoder(levels: tuple[int, ...]) -> Shapes:
             yield from layer(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
     yield from bottleneck("encoder", width)
     yield from norm("encoder.norm_out", width)
-    yield from layer("encoder.conv_out", 8, width, 3, 3)
-    yield from layer("decoder.conv_in", width, 4, 3, 3)
+    yield from layer("encoder.conv_out", 2 * latents, width, 3, 3)
+    yield from layer("decoder.conv_in", width, latents, 3, 3)
     yield from bottleneck("decoder", width)
     for level, channels in reversed(list(enumerate(levels))):
         for number in range(3):
@@ -196,8 +264,9 @@ def autoencoder(levels: tuple[int, ...]) -> Shapes:
             yield from layer(f"decoder.up.{level}.upsample.conv", width, width, 3, 3)
     yield from norm("decoder.norm_out", width)
     yield from layer("decoder.conv_out", 3, width, 3, 3)
-    yield from layer("quant_conv", 8, 8, 1, 1)
-    yield from layer("post_quant_conv", 4, 4, 1, 1)
+    if quantised:
+        yield from layer("quant_conv", 2 * latents, 2 * latents, 1, 1)
+        yield from layer("post_quant_conv", latents, latents, 1, 1)
 
 
 def bottleneck(half: str, width: int) -> Shapes:

@@ -7,10 +7,12 @@ several of ours below each other (OpenCLIP's fused attention input), so that the
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from safelight.errors import CorruptModel
 from safelight.models.ldm_names import IN_PROJ, Modules, open_clip_modules, rename, turned, unet_modules, vae_modules
+from safelight.models.sd3_names import transformer_from_original
 from safelight.models.single_file import TEXT_PARTS, UNET, VAE
 
 Tensors = Mapping[str, Tensor]
@@ -31,12 +33,17 @@ def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dic
     match part:
         case "unet":
             return unet_from_ldm(beginning(tensors, UNET), unet_modules(config))
+        case "transformer":
+            return transformer_from_original(beginning(tensors, UNET), config["num_layers"])
         case "vae":
             return vae_from_ldm(beginning(tensors, VAE), vae_modules(config))
         case _:
             about = TEXT_PARTS[family][part]
             inner = beginning(tensors, about.prefix)
-            return open_clip_from_ldm(inner, config) if about.open_clip else inner
+            if about.says_open_clip:
+                return open_clip_from_ldm(inner, config)
+            # What Stable Diffusion 3 has of ViT-L may come without its projection, which then changes nothing.
+            return {PROJECTION: torch.eye(config["hidden_size"])} | inner if about.projects else inner
 
 
 def beginning(tensors: Tensors, prefix: str) -> dict[str, Tensor]:

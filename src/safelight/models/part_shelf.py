@@ -23,7 +23,7 @@ from safelight.models.parts import Weights, load_weights, open_parts
 from safelight.models.placement import Placement
 from safelight.models.room import weights_bytes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER
-from safelight.models.single_file import Lacking, Shapes, clip_configuration, vae_configuration
+from safelight.models.single_file import Lacking, Shapes, TextPart, clip_configuration, vae_configuration
 from safelight.models.tensor_file import TensorFile
 from safelight.spec import Denoised, PartName, PinnedPart
 
@@ -145,7 +145,7 @@ def lone_encoder(source: PartSource, model: Model) -> tuple[str, TextEncoder]:
     else:
         file = TensorFile(source.path)
         try:
-            config = clip_configuration(Shapes(file.header, ""))
+            config = clip_configuration(Shapes(file.header, ""), TextPart("", open_clip=False))
         except Lacking:
             raise UnsupportedOption("text_encoder", f"{source.path} holds no CLIP text encoder") from None
         weights = Weights(source.path, {name: file[name] for name in file}, (file,))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, Header, read_header, weight_files
-from safelight.models.single_file import EMA, UNET
+from safelight.models.single_file import EMA, T5_IN_FILE, UNET
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,8 @@ def model_size(about: "Description", placement: "Placement") -> ModelSize:
     """
     if about.is_file:
         header = read_header(about.path)
-        whole = sum(counts(header)) - sum(counts(header, EMA))
+        unread = sum(sum(counts(header, prefix)) for prefix in (EMA, T5_IN_FILE))
+        whole = sum(counts(header)) - unread
         unet = sum(counts(header, UNET))
     else:
         stems = dict.fromkeys(DENOISERS, NETWORK) | {"vae": NETWORK} | dict.fromkeys(ENCODERS, TEXT_ENCODER)

@@ -7,6 +7,7 @@ stands in the tables below. Weights of an exponential moving average (`model_ema
 do: checkpoints that were merged carry those of one parent, and so stale ones.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from safelight.models.safetensors_file import Header, read_header
 
 VAE = "first_stage_model."
 EMA = "model_ema."
+T5_IN_FILE = "text_encoders.t5xxl."
+"""Left alone: its words are in a tokenizer that no such file has. Stable Diffusion 3 draws without it."""
 HEAD_WIDTH = 64
 """Of every attention but Stable Diffusion 1's network, which has eight heads whatever their width."""
 SD1_HEADS = 8
@@ -40,11 +43,14 @@ SCHEDULERS: Mapping[str, Configuration] = {
     "sd2": {"_class_name": "DDIMScheduler", **BETAS},
     "sdxl": EULER,
     "sdxl-refiner": EULER,
+    "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
 }
-SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl-refiner": 0.13025}
+SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl-refiner": 0.13025, "sd3": 1.5305}
 """What latents are multiplied by, so that their standard deviation is about 1."""
 SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
 XL_SAMPLE_SIZE = 128
+SD3_SHIFT = 0.0609
+"""What is taken off latents before they are scaled."""
 TOLD_SIZE = ("sdxl", "sdxl-refiner")
 
 
@@ -56,6 +62,13 @@ class TextPart:
     projects: bool = False
     unread_layers: int = 0
     """Layers at the end that the family never reads."""
+    renamed: bool = False
+    """OpenCLIP's network under the names of transformers."""
+
+    @property
+    def says_open_clip(self) -> bool:
+        """Its tensors have OpenCLIP's names."""
+        return self.open_clip and not self.renamed
 
 
 TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
@@ -68,12 +81,17 @@ TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
     "sdxl-refiner": {
         "text_encoder_2": TextPart("conditioner.embedders.0.model.", open_clip=True, projects=True),
     },
+    "sd3": {
+        "text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False, projects=True),
+        "text_encoder_2": TextPart("text_encoders.clip_g.transformer.", open_clip=True, projects=True, renamed=True),
+    },
 }
 PIPELINES = {
     "sd1": "StableDiffusion",
     "sd2": "StableDiffusion",
     "sdxl": "StableDiffusionXL",
     "sdxl-refiner": "StableDiffusionXLImg2Img",
+    "sd3": "StableDiffusion3",
 }
 """How the names of diffusers' pipelines begin."""
 
@@ -115,15 +133,23 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
     family, prediction = what.base, what.prediction
     task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
     yield "model_index", {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
-    yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": sample_size(family, prediction)}
-    yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family]}
-    scheduler = SCHEDULERS[family] | {"prediction_type": prediction}
+    if family == "sd3":
+        yield "transformer", transformer_configuration(Shapes(header, UNET))
+    else:
+        size = sample_size(family, prediction)
+        yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": size}
+    shift = {"shift_factor": SD3_SHIFT} if family == "sd3" else {}
+    yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family], **shift}
+    scheduler = SCHEDULERS[family] | ({"prediction_type": prediction} if prediction else {})
     if "ztsnr" in header.tensors:  # an empty tensor that says so, by the custom of ComfyUI
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     yield "scheduler", scheduler
     for name, part in TEXT_PARTS[family].items():
         shapes = Shapes(header, part.prefix)
-        yield name, open_clip_configuration(shapes, part) if part.open_clip else clip_configuration(shapes)
+        if not shapes.shapes:
+            raise Lacking(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
+        made = open_clip_configuration if part.says_open_clip else clip_configuration
+        yield name, made(shapes, part)
 
 
 def sample_size(family: Base, prediction: str) -> int:
@@ -227,18 +253,45 @@ def vae_configuration(shapes: Shapes) -> Configuration:
     }
 
 
-def clip_configuration(shapes: Shapes) -> Configuration:
+def transformer_configuration(shapes: Shapes) -> Configuration:
+    """Of Stable Diffusion 3: its heads are as wide as the norms of their queries, where it has such norms."""
+    width, channels = shapes("x_embedder.proj.weight", dims=(4,))[:2]
+    layers = shapes.count(r"joint_blocks\.(\d+)\.")
+    norm = "joint_blocks.0.x_block.attn.ln_q.weight"
+    head_width = shapes(norm, dims=(1,))[0] if norm in shapes else HEAD_WIDTH
+    context, joint = shapes("context_embedder.weight", dims=(2,))
+    patch = shapes("x_embedder.proj.weight", dims=(4,))[-1]
+    twice = [layer for layer in range(layers) if f"joint_blocks.{layer}.x_block.attn2.qkv.weight" in shapes]
+    return {
+        "sample_size": XL_SAMPLE_SIZE,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": shapes("final_layer.linear.weight", dims=(2,))[0] // patch**2,
+        "num_layers": layers,
+        "attention_head_dim": head_width,
+        "num_attention_heads": width // head_width,
+        "joint_attention_dim": joint,
+        "caption_projection_dim": context,
+        "pooled_projection_dim": shapes("y_embedder.mlp.0.weight", dims=(2,))[1],
+        "pos_embed_max_size": math.isqrt(shapes("pos_embed", dims=(3,))[1]),
+        "dual_attention_layers": twice,
+        "qk_norm": "rms_norm" if norm in shapes else None,
+    }
+
+
+def clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
     """Some early checkpoints leave out `text_model.`."""
     inner = "text_model." if "text_model.final_layer_norm.weight" in shapes else ""
     width = shapes(f"{inner}final_layer_norm.weight", dims=(1,))[0]
+    projected = shapes("text_projection.weight", dims=(2,))[0] if "text_projection.weight" in shapes else width
     return {
-        "architectures": ["CLIPTextModel"],
-        "hidden_act": "quick_gelu",
+        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
+        "hidden_act": "gelu" if part.open_clip else "quick_gelu",
         "vocab_size": shapes(f"{inner}embeddings.token_embedding.weight", dims=(2,))[0],
         "max_position_embeddings": shapes(f"{inner}embeddings.position_embedding.weight", dims=(2,))[0],
         "num_hidden_layers": shapes.count(rf"{re.escape(inner)}encoder\.layers\.(\d+)\."),
         "intermediate_size": shapes(f"{inner}encoder.layers.0.mlp.fc1.weight", dims=(2,))[0],
-        "projection_dim": width,
+        "projection_dim": projected,
         **width_and_ends(width),
     }
 
