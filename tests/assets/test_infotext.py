@@ -9,7 +9,7 @@ from tests.assets.specs import APPLE, FROM_MASK, PLAIN, prompts, specs
 from safelight.assets import sampler_names
 from safelight.assets.infotext import from_pairs, parse_infotext, quote, storable, unquote, write_infotext
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.spec import ControlUse, Denoised, HighresFix, Inpaint, PinnedEmbedding, TextToImage
+from safelight.spec import ControlUse, Denoised, HighresFix, Inpaint, PinnedEmbedding, RefinerUse, TextToImage
 
 NOT_IN_TEXT = {
     "task",
@@ -41,6 +41,7 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
         "guidance_rescale": 0,
         "pag_scale": 0,
         "freeu": None,
+        "refiner": None,
         "mask_invert": False,
         "only_masked": False,
         "soft_mask": False,
@@ -83,6 +84,13 @@ def test_a_second_pass_and_a_mask_have_automatic1111s_names() -> None:
     pairs = parse_infotext(write_infotext(mask, version="1")).pairs
     assert (pairs["Mask blur"], pairs["Mask mode"], pairs["Clip skip"]) == ("4", "Inpaint not masked", "2")
     assert (pairs["Inpaint area"], pairs["Masked area padding"]) == ("Only masked", "32")
+
+
+def test_a_refiner_has_automatic1111s_names() -> None:
+    refined = APPLE.model_copy(update={"refiner": RefinerUse(model="fine", digest="ab" * 32, switch=0.75)})
+    pairs = parse_infotext(write_infotext(refined, version="1")).pairs
+    assert (pairs["Refiner"], pairs["Refiner switch at"]) == ("fine [ababababab]", "0.75")
+    assert from_pairs({"Refiner": "sd_xl_refiner_1.0 [7440042bbd]"})["refiner"] == "sd_xl_refiner_1.0"
 
 
 def test_embeddings_are_named_with_their_hashes() -> None:

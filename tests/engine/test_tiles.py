@@ -136,3 +136,21 @@ def test_a_network_that_is_not_there_is_said(model: Models) -> None:
         last = desk.last(job)
     assert isinstance(last, Failed)
     assert isinstance(last.error, UnsupportedOption)
+
+
+def test_a_refiner_is_told_its_score_in_every_tile(model: Models) -> None:
+    told: list[list[float]] = []
+
+    def hear(_latents: Tensor, conditions: Conditions) -> None:
+        assert conditions.time_ids is not None
+        told.extend(conditions.time_ids.tolist())
+
+    refiner = model("sdxl_refiner")
+    with Desk(heard_by(hear)) as desk:
+        job = desk.add(large(refiner), refiner, PICTURES)
+        desk.finish()
+        desk.image(job)
+    assert {len(ids) for ids in told} == {5}
+    assert {ids[4] for ids in told} == {6.0, 2.5}
+    assert {tuple(ids[:2]) for ids in told} == {(96.0, 160.0)}
+    assert len({tuple(ids[2:4]) for ids in told}) > 1

@@ -1,22 +1,23 @@
 """SDXL's refiner against diffusers' "ensemble of expert denoisers": one pipeline until the switch, another after it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import Desk, psnr, spec_for
+from tests.fakes import Desk, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, is_telling
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.errors import UnsupportedOption
-from safelight.events import Started, Stepped
+from safelight.events import Failed, Started, Stepped
 from safelight.models.families import describe, require_successor
 from safelight.models.load import Model
-from safelight.spec import RefinerUse, TextToImage
+from safelight.spec import Denoised, FreeU, RefinerUse, TextToImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 
@@ -92,7 +93,72 @@ def test_the_refiner_draws_over_pictures_by_itself(model: Models, reference: Ref
     assert psnr(draw(spec, ours, PICTURES), expected) >= LEAST_PSNR
 
 
-@pytest.mark.parametrize(("first", "second"), [("sd1", "sdxl"), ("sd1", "flux"), ("sd1", "inpaint")])
+def test_jobs_meet_in_the_calls_of_both_models(model: Models) -> None:
+    base, refiner = model("sdxl"), model("sdxl_refiner")
+    wishes: list[dict[str, Any]] = [
+        {"refiner": use(refiner, 0.6)},
+        {"refiner": use(refiner, 0.3), "pag_scale": 2.0},
+        {"refiner": use(base, 0.6), "freeu": FreeU()},
+        {},
+    ]
+    specs = [spec_for(base, steps=6, seed=seed).model_copy(update=wish) for seed, wish in enumerate(wishes)]
+    heirs = [refiner, refiner, base, None]
+    own = spec_for(refiner, steps=6)
+    with Desk() as desk:
+        jobs = [desk.add(spec, base, refiner=heir) for spec, heir in zip(specs, heirs, strict=True)]
+        other = desk.add(own, refiner)
+        desk.finish()
+        together = [desk.image(job) for job in [*jobs, other]]
+    for spec, heir, image in zip(specs, heirs, together, strict=False):
+        assert psnr(image, lone(spec, base, heir)) >= LEAST_PSNR
+    assert psnr(together[-1], lone(own, refiner, None)) >= LEAST_PSNR
+
+
+def use(refiner: Model, switch: float = 0.6) -> RefinerUse:
+    return RefinerUse(model=refiner.name, digest=refiner.digest, switch=switch)
+
+
+def lone(spec: Denoised, base: Model, refiner: Model | None) -> Image.Image:
+    with Desk() as desk:
+        job = desk.add(spec, base, refiner=refiner)
+        desk.finish()
+        return desk.image(job)
+
+
+def test_the_autoencoder_that_was_chosen_decodes(model: Models) -> None:
+    refiner = model("sdxl_refiner")
+    other = replace(model("sdxl"), vae=model("sd1").vae, vae_digest="other")
+    spec = spec_for(other, steps=4).model_copy(update={"refiner": use(refiner)})
+    with Desk() as desk:
+        job = desk.add(spec, other, refiner=refiner)
+        desk.finish()
+        assert job.model.vae is other.vae
+        assert job.model.vae_digest == "other"
+
+
+def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) -> None:
+    """Of a refiner whose configuration spaces its timesteps otherwise, none is left out or taken twice."""
+    base = model("sd1")
+    trailing = with_scheduler(base, {**base.description.scheduler, "timestep_spacing": "trailing"})
+    spec = spec_for(base, steps=6, sampler="DDIM").model_copy(update={"refiner": use(base)})
+    assert psnr(lone(spec, base, trailing), lone(spec, base, base)) >= LEAST_PSNR
+    predicts_v = with_scheduler(base, {**base.description.scheduler, "prediction_type": "v_prediction"})
+    assert psnr(lone(spec, base, predicts_v), lone(spec, base, base)) < 50
+
+
+def test_one_step_is_too_few_for_two_models(model: Models) -> None:
+    base = model("sd1")
+    with Desk() as desk:
+        job = desk.add(spec_for(base, steps=1).model_copy(update={"refiner": use(base)}), base, refiner=base)
+        desk.finish()
+        last = desk.last(job)
+    assert isinstance(last, Failed)
+    assert "two steps" in str(last.error)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("sd1", "sdxl"), ("sd1", "flux"), ("sd1", "inpaint"), ("sd2", "zero_snr")]
+)
 def test_a_model_that_cannot_take_over_is_refused(first: str, second: str, checkpoint: Callable[[str], Any]) -> None:
     about = [describe(checkpoint(kind)) for kind in (first, second)]
     with pytest.raises(UnsupportedOption, match="refiner"):

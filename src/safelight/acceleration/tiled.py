@@ -47,13 +47,19 @@ def of_tiles(
         h, w = tiling.size(*size)
         times = taken["time_ids"].clone()
         times[:, 2:4] = scale * corners.repeat(len(rows) // len(corners), 1).to(times)
-        times[:, 4], times[:, 5] = scale * h, scale * w
+        if not told_score(times):
+            times[:, 4], times[:, 5] = scale * h, scale * w
         taken["time_ids"] = times
     assert told.controls is None, "a spec with tiles has no controls"
     for name in PER_ROW:
         if (value := getattr(told, name)) is not None:
             taken[name] = [value[row] for row in rows.tolist()]
     return replace(told, **taken)
+
+
+def told_score(times: torch.Tensor) -> bool:
+    """SDXL's refiner is told a score in place of the size that the picture is cropped to."""
+    return times.shape[1] == 5
 
 
 def part(conditions: Conditions, rows: slice) -> Conditions:

@@ -8,6 +8,7 @@ whatever the sampler wants step by step.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
 from safelight.models.control import Features
 from safelight.models.control_shelf import NOTHING
+from safelight.models.families import Description
 from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.models.perturbed import self_attentions
@@ -197,10 +199,16 @@ def next_walk(job: Job, cache: Path | None) -> None:
 
 
 def steps_before_refiner(job: Job) -> int:
-    """Those at noise levels above the switch, as diffusers' `denoising_end` counts; at least one for each model."""
+    """Those at noise levels above the switch, as diffusers' `denoising_end` counts; at least one for each model.
+
+    Raises:
+        UnsupportedOption: there is but one step.
+    """
     assert isinstance(job.spec, TextToImage | ImageToImage)
     assert job.spec.refiner is not None
     schedule = job.now.schedule
+    if schedule.steps < 2:
+        raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
     levels = int(job.model.description.scheduler.get("num_train_timesteps", 1000))
     first_rows = np.searchsorted(schedule.step_of, np.arange(schedule.steps))
     above = int((schedule.timesteps[first_rows] >= round(levels * (1 - job.spec.refiner.switch))).sum())
@@ -210,16 +218,30 @@ def steps_before_refiner(job: Job) -> int:
 def refine(job: Job, cache: Path | None) -> None:
     """The refiner takes over at the noise level that the base left; what was made for the base stays behind."""
     assert job.refiner is not None
-    before = job.now
+    before, base = job.now, job.model
     job.steps_before = before.schedule.steps
-    job.model, job.refiner = job.refiner, None
+    # The picture is decoded by the autoencoder that was chosen for it.
+    vae_digest = base.vae_digest or base.digest
+    job.model = replace(job.refiner, vae=base.vae, vae_lock=base.vae_lock, vae_digest=vae_digest)
+    job.refiner = None
     widths = [encoder.width for encoder in job.model.text_encoders]
     job.embeddings = tuple(one for one in job.embeddings if [*one.widths] == widths)
     job.loras, job.led, job.told = (), NOTHING, None
     left = job.total_steps - job.steps_before
+    # The base's own steps: where two configurations space them differently, one would be left out or taken twice.
+    about = steps_of(base.description, job.model.description)
     # A thousandth of a step more, or the share could round to a step fewer.
-    schedule = plan(job, cache, steps=job.spec.steps, strength=(left + 0.001) / job.spec.steps)
+    strength = (left + 0.001) / job.spec.steps
+    schedule = schedule_for(job.spec.sampler, about, steps=job.spec.steps, strength=strength, cache=cache)
     job.walk = walk_from(schedule, before.latents[0])
+
+
+def steps_of(base: Description, refiner: Description) -> Mapping[str, Any]:
+    """The base's scheduler, over what the refiner's network predicts."""
+    if base.prediction == refiner.prediction:
+        return base.scheduler
+    unchosen = [name for name in base.scheduler.get("_use_default_values", ()) if name != "prediction_type"]
+    return {**base.scheduler, "prediction_type": refiner.prediction, "_use_default_values": unchosen}
 
 
 def features_of(job: Job) -> tuple[Features, ...]:

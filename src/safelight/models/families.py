@@ -17,6 +17,15 @@ SIDE_STEP = 8
 FLUX_PATCH = 2
 """Flux's network reads latents two by two; the other transformers say in their configuration what they do."""
 
+NOISE: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+}
+
 IMAGE_ENCODER, PREPROCESSOR = "image_encoder", "feature_extractor/preprocessor_config.json"
 """Of variations: the folder of what reads the picture, and how the picture is made ready for it."""
 
@@ -212,6 +221,8 @@ def require_successor(first: Description, second: Description, *, names: tuple[s
     for about, name in zip((first, second), names, strict=True):
         if about.family.network != "unet" or about.reads != "words" or about.inpaints_natively:
             raise UnsupportedOption("refiner", f"{name} neither hands over nor takes over: it is no plain UNet")
+    if noise_of(first) != noise_of(second):
+        raise UnsupportedOption("refiner", f"{names[1]} was trained on other noise levels than {names[0]}")
     told = [
         (about.latent_channels, about.vae_scale, about.vae.get("scaling_factor", 0.18215)) for about in (first, second)
     ]
@@ -221,6 +232,11 @@ def require_successor(first: Description, second: Description, *, names: tuple[s
             f"{names[1]} reads other latents than {names[0]} makes: {told[1][0]} channels scaled by {told[1][2]:g}, "
             f"not {told[0][0]} by {told[0][2]:g}",
         )
+
+
+def noise_of(about: Description) -> tuple[Any, ...]:
+    """Which timestep is how noisy; where a configuration is silent, as diffusers' schedulers have it."""
+    return tuple(about.scheduler.get(name, silent) for name, silent in NOISE.items())
 
 
 def own_settings(path: Path) -> Path:

@@ -21,12 +21,14 @@ from safelight.spec import (
     Guidance,
     ImageGuidance,
     LoraWish,
+    ModelName,
     PagScale,
     PicturePromptWish,
     Prompt,
     Seed,
     Steps,
     Strength,
+    Switch,
     parse_draft,
 )
 
@@ -50,6 +52,8 @@ class Extras(BaseModel):
     guidance_rescale: Fraction | None = None
     freeu: FreeU | None = None
     pag_scale: PagScale | None = None
+    refiner: ModelName | None = None
+    refiner_switch: Switch | None = None
     negative_prompt: Prompt = ""
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
