@@ -46,7 +46,8 @@ def test_a_picture_is_drawn_of_its_own_text_encoders_and_without_t5(tmp_path: Pa
     assert model_size(about, CPU).whole == sum(
         tensor.nbytes for network in networks for tensor in network.state_dict().values()
     )
-    images = [draw(spec_for(ours, prompt=words, sampler="Default", width=64, height=64, steps=2), ours) for words in ("a cat", "a dog")]
+    wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
+    images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()
 
 
