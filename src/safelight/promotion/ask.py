@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safelight.errors import InvalidRequest
+from safelight.models.catalogue import MINI
 from safelight.models.clip_similarity import open_clip
-from safelight.models.similarity import open_similarity
+from safelight.models.digest import sums_of
+from safelight.models.similarity import FOLDER, open_similarity
 from safelight.promotion.audit import Eyes
 from safelight.promotion.compare import Comparison
 from safelight.promotion.material import find_material, recipe_of
@@ -37,6 +39,7 @@ def ask(before: str | None, after: str, wishes: Wishes, registry: Registry, stud
     Raises:
         SafelightError: something that was named is not there, or says too little.
     """
+    eyes = open_similarity() if wishes.encoder is None else open_clip(wishes.encoder)
     second = open_side(after, registry, studio)
     first = open_side(before, registry, studio) if before is not None else origin(second, registry, studio)
     recipe = recipe_of(second.version)
@@ -54,8 +57,9 @@ def ask(before: str | None, after: str, wishes: Wishes, registry: Registry, stud
         steps=wishes.steps,
         material=material,
         eyes_name=MINIS_EYES if wishes.encoder is None else f"the CLIP in {wishes.encoder}",
+        eyes_digest=" ".join(sums_of(sorted((wishes.encoder or MINI / FOLDER).glob("*.safetensors")))),
     )
-    return asked, open_similarity() if wishes.encoder is None else open_clip(wishes.encoder)
+    return asked, eyes
 
 
 def origin(side: Side, registry: Registry, studio: Studio) -> Side:

@@ -42,12 +42,13 @@ class Comparison:
     steps: int | None
     material: Material | None
     eyes_name: str
+    eyes_digest: str
 
     def digest(self) -> str:
         """sha256 over all that the numbers depend on: the same question need not be asked twice."""
         asked = [[one.prompt, one.neutral, one.judged_as] for one in self.questions]
         digests = [self.before.digests, self.after.digests]
-        rest = [self.seeds, self.steps, self.material.digest if self.material else "", self.eyes_name, METHOD]
+        rest = [self.seeds, self.steps, self.material.digest if self.material else "", self.eyes_digest, METHOD]
         return hashlib.sha256(json.dumps([digests, asked, rest]).encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Trains the judge (`evaluation/judge.py`) on real artwork, and says how good it is on artwork it has not seen.
 
-    python -m safelight.training.judge --out RUN --minutes 24
+    python -m safelight.training.judge --out RUN --minutes 12
     python -m safelight.training.judge --out RUN --minutes 10 --only style
 
 Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
@@ -30,7 +30,7 @@ from safelight.training.drawings import Drawings
 from safelight.training.optimizer import new_optimizers, set_rates
 from safelight.training.seeds import seed_of
 
-SIDE = 128
+SIDE = 64
 """Pixels; a question may be answered at fewer."""
 
 
@@ -62,7 +62,7 @@ class JudgeRecipe:
             "concept": QuestionRecipe(
                 side=64,
                 channels=(32, 64, 128, 256),
-                share=0.5,
+                share=0.7,
                 popular=0.6,
                 how=Augmentation(
                     shift=0.15, turn=0.25, zoom=0.25, stretch=0.12, mirrored=0.4, rehued=0.4, greyed=0.1,
@@ -70,9 +70,9 @@ class JudgeRecipe:
                 ),
             ),
             "style": QuestionRecipe(
-                side=128,
-                channels=(16, 32, 64, 128, 128),
-                share=0.4,
+                side=64,
+                channels=(16, 32, 64, 128),
+                share=0.2,
                 shading=True,
                 how=Augmentation(
                     shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.5, blurred=0.5, background=0.1, shade=0.1,
@@ -213,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, where artwork/ lies")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the judge is written")
-    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--only", choices=list(JudgeRecipe().questions), help="learn this question anew")
     arguments = parser.parse_args()
     artwork, folder = arguments.out / "artwork", arguments.folder

@@ -155,7 +155,7 @@ class MiniRecipe:
     denoiser: DenoiserRecipe = DenoiserRecipe()
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     defaults: Mapping[str, str | float] = field(
-        default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 4.0, "guidance_rescale": 0.0}
+        default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 3.0, "guidance_rescale": 0.7}
     )
     """How the model is sampled where the caller does not choose."""
 

@@ -55,7 +55,8 @@ def draw_grid(
     prompts: tuple[str, ...] = GRID,
     styles: tuple[str, ...] = STYLES,
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float = 3.0,
+    guidance_rescale: float = 0.7,
     seed: int = 0,
 ) -> Image.Image:
     """One column a prompt, one row a style, one seed a cell."""
@@ -66,6 +67,12 @@ def draw_grid(
             torch.Generator().manual_seed(seed + len(prompts) * row + column) for column in range(len(prompts))
         ]
         asked = [prompt + style for prompt in prompts]
-        made = pipeline(asked, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        made = pipeline(
+            asked,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            guidance_rescale=guidance_rescale,
+            generator=generators,
+        )
         rows.append(made.images)  # pyright: ignore
     return paste(rows)
