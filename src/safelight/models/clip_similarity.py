@@ -58,7 +58,11 @@ def open_clip(folder: Path) -> ClipSimilarity:
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        network = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        network, found = CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if missing := sorted(found["missing_keys"]):  # transformers would make these up
+            raise ValueError(f"its weights lack {missing[0]}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CorruptModel(f"{folder} is no CLIP model of transformers: {str(error).splitlines()[0]}") from None
