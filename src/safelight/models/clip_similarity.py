@@ -58,9 +58,10 @@ def open_clip(folder: Path) -> ClipSimilarity:
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        network, found = CLIPModel.from_pretrained(
+        opened: Any = CLIPModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
+        network, found = opened
         if missing := sorted(found["missing_keys"]):  # transformers would make these up
             raise ValueError(f"its weights lack {missing[0]}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
