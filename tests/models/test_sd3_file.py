@@ -11,7 +11,7 @@ from tests.models.ldm_files import Mmdit, mmdit, sd3_checkpoint, write_sd3
 from tests.tiny_models import CPU, load
 from torch import Tensor
 
-from safelight.errors import CorruptModel
+from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.families import describe
 from safelight.models.recognise import Recognised
 from safelight.models.room import model_size
@@ -78,6 +78,17 @@ def test_a_file_without_text_encoders_says_what_to_get(tmp_path: Path) -> None:
 
     with pytest.raises(CorruptModel, match="get the file that has its text encoders baked in"):
         describe(write_sd3(tmp_path / "bare.safetensors", change=drop))
+
+
+def test_a_network_alone_says_what_to_get(tmp_path: Path) -> None:
+    def strip(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if name.startswith("model.diffusion_model."):
+                tensors[name.removeprefix("model.diffusion_model.")] = tensor
+
+    with pytest.raises(UnsupportedOption, match="holds the network alone"):
+        describe(write_sd3(tmp_path / "bare.safetensors", change=strip))
 
 
 def test_a_tensor_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise UnsupportedOption(
             "model", f"{path} is a {what}; single files are drawn of {', '.join(map(title, SCHEDULERS))}"
         )
+    if not any(name.startswith(UNET) for name in header.tensors):
+        raise UnsupportedOption(
+            "model",
+            f"{path} holds the network alone, without an autoencoder and text encoders: get the file that has them",
+        )
     if "edm_mean" in header.tensors:
         raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
     try:
