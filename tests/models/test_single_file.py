@@ -347,7 +347,7 @@ def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files)
     base, refiner = load(single("sdxl")), load(single("sdxl-refiner"))
     assert refiner.description.family.told_score
     spec = spec_for(base, width=64, height=64, steps=5)
-    use = RefinerUse(model="refiner", digest=refiner.digest)
+    use = RefinerUse(model="refiner", digest=refiner.digest, switch=0.3)
     with Desk() as desk:
         alone = desk.add(spec, base)
         refined = desk.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
