@@ -44,7 +44,7 @@ def test_a_path_and_a_seed_are_said_to_people_and_hints_on_request(safelight: Ca
 def test_a_picture_drawn_again_is_replaced_by_nothing(safelight: Call, tmp_path: Path) -> None:
     safelight("generate", "a red apple", *QUICK)
     safelight("generate", "a red apple", *QUICK)
-    safelight("generate", "a red apple", *QUICK, "--guidance", 3)
+    safelight("generate", "a red apple", *QUICK, "--guidance", 5)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "a-red-apple-7-2.png",
         "a-red-apple-7.png",
