@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def ready_for(data: Path, model: Model, recipe: Recipe) -> list[Ready]:
-    return make_ready(check(find_examples(str(data)), data=str(data), min_side=16).good, model, recipe)
+    return make_ready(check(find_examples(str(data)), data=str(data), min_side=16).good, model.description, recipe)
 
 
 @pytest.fixture
