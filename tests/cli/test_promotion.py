@@ -1,10 +1,12 @@
 """From a trained LoRA to `learnt@production` and back, as a team would do it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Call
+from tests.test_several_models import change
 from tests.tiny_models import checkpoint
 from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 
@@ -58,6 +60,17 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
 def checkpoint_of(reference: str, safelight: Call) -> str:
     shown = json.loads(safelight("models", "show", reference, "--json").stdout)
     return shown["lineage"]["parents"][0]["name"]
+
+
+def test_a_version_that_is_drawn_on_another_model_than_its_own_says_so(
+    safelight: Call, learnt: str, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    said = json.loads(safelight("eval", "compare", checkpoint("sd1"), learnt, *QUICK, "--json").stdout)
+    assert not any("was made from" in line for line in said["words"])
+    other = shutil.copytree(checkpoint("sd1"), tmp_path / "other")
+    change(other, 1)
+    said = json.loads(safelight("eval", "compare", other, f"{other}+{learnt}", *QUICK, "--json").stdout)
+    assert any("learnt@1 was made from" in line for line in said["words"])
 
 
 def test_an_audit_says_what_was_found_in_words(safelight: Call, learnt: str, home: Path) -> None:

@@ -70,7 +70,7 @@ def report_of(findings: Findings) -> Report:
         eyes=asked.eyes_name,
         made=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         numbers={name: round(number, 4) for name, number in findings.numbers.items()},
-        words=findings.audit.words if findings.audit else [NOTHING_KNOWN],
+        words=[*asked.after.doubts, *(findings.audit.words if findings.audit else [NOTHING_KNOWN])],
     )
 
 

@@ -38,6 +38,20 @@ class Side:
         """All that its pictures depend on."""
         return [self.model_digest, *([self.version.digest] if self.version is not None else [])]
 
+    @property
+    def doubts(self) -> list[str]:
+        """What whoever reads its numbers must know: it may be drawn on another model than it was made for."""
+        version = self.version
+        if version is None or version.kind == "checkpoint":
+            return []
+        made_from = [parent for parent in version.lineage.parents if parent.digest]
+        if not made_from or any(parent.digest == self.model_digest for parent in made_from):
+            return []
+        return [
+            f"{version.reference} was made from {made_from[0].name} {made_from[0].digest[:10]}, and is drawn here on "
+            f"{self.model} {self.model_digest[:10]}."
+        ]
+
     def draft(self, prompt: str, *, seed: int, steps: int | None) -> Draft:
         loras: tuple[LoraWish, ...] = ()
         if self.version is not None and self.version.kind == "lora":
