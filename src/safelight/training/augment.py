@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SLOW = 12
+"""Along a side, the bumps of what changes slowly."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
@@ -28,7 +31,8 @@ class Augmentation:
     shade: float = 0.0
     """Brightness and contrast either way."""
     noise: float = 0.0
-    """Standard deviation of the most noise."""
+    """Standard deviation of the most noise; likewise `uneven`, of slow changes, such as an autoencoder leaves."""
+    uneven: float = 0.0
 
 
 def augmented(
@@ -59,6 +63,10 @@ def augmented(
     if how.noise:
         noise = torch.randn(flat.shape, generator=generator)
         flat = flat + noise * (how.noise * torch.rand(count, 1, 1, 1, generator=generator))
+    if how.uneven:
+        slow = torch.randn(count, 3, SLOW, SLOW, generator=generator)
+        slow = F.interpolate(slow, flat.shape[-1], mode="bicubic")
+        flat = flat + slow * (how.uneven * torch.rand(count, 1, 1, 1, generator=generator))
     return (flat.clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -76,7 +76,7 @@ class JudgeRecipe:
                 shading=True,
                 how=Augmentation(
                     shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.5, blurred=0.5, background=0.1, shade=0.1,
-                    noise=0.01,
+                    noise=0.03, uneven=0.04,
                 ),
             ),
             "colour": QuestionRecipe(
