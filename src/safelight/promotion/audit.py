@@ -22,12 +22,11 @@ from safelight.models.load import Model, load_model
 from safelight.models.lora_merge import merge
 from safelight.models.placement import Placement
 from safelight.models.textual_inversion import load_embedding
-from safelight.promotion.material import Material, pictures
+from safelight.promotion.material import Material, in_known_words, pictures
 from safelight.promotion.side import Side
 from safelight.spec import LoraUse
 from safelight.studio import Studio
 from safelight.training.membership import denoising_losses
-from safelight.training.recipe import EmbeddingRecipe
 
 
 class Eyes(Protocol):
@@ -184,10 +183,7 @@ def known_better(
     """
     model, words = trained(side, base, studio)
     shown = [(one, material.caption(one)) for one in (*material.own, *material.held)]
-    known = shown
-    if isinstance(material.recipe, EmbeddingRecipe):  # the model before has never heard the word
-        init = "thing" if material.recipe.init == "*" else material.recipe.init
-        known = [(one, caption.replace(material.recipe.name, init)) for one, caption in shown]
+    known = [(one, in_known_words(caption, material.recipe)) for one, caption in shown]
     done, total = count(1), len(shown) * (1 if before is None else 2)
 
     def hear() -> None:

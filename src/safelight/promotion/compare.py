@@ -19,11 +19,10 @@ from safelight.events import Decoded, Event
 from safelight.models.load import Model
 from safelight.pictures import draw_all, unwrapped
 from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, open_whole
-from safelight.promotion.material import Material, pictures
+from safelight.promotion.material import Material, in_known_words, pictures
 from safelight.promotion.questions import Question
 from safelight.promotion.side import Side
 from safelight.studio import Studio
-from safelight.training.recipe import EmbeddingRecipe
 
 METHOD = 3
 """Of the numbers: what was measured by another is measured again."""
@@ -123,11 +122,9 @@ def draw(side: Side, asked: Comparison, studio: Studio, *, heard: Heard) -> list
 
 
 def spoken(prompt: str, side: Side, asked: Comparison) -> str:
-    """The prompt without a new word that the side has never heard: what the word began with stands in for it."""
+    """The prompt, as the side can read it."""
     recipe = asked.material.recipe if asked.material else None
-    if side.word or not isinstance(recipe, EmbeddingRecipe):
-        return prompt
-    return prompt.replace(recipe.name, "thing" if recipe.init == "*" else recipe.init)
+    return prompt if side.word else in_known_words(prompt, recipe)
 
 
 def learnt(asked: Comparison, drawn: Sequence[Image.Image]) -> list[Image.Image]:

@@ -36,6 +36,13 @@ class Material:
                 return ready.example.caption or ""
 
 
+def in_known_words(text: str, recipe: AnyRecipe | None) -> str:
+    """Without a new word that the model before has never heard: what the word began with stands in for it."""
+    if not isinstance(recipe, EmbeddingRecipe):
+        return text
+    return text.replace(recipe.name, "thing" if recipe.init == "*" else recipe.init)
+
+
 def recipe_of(version: Version | None) -> AnyRecipe | None:
     """How it was trained, if safelight trained it and says so."""
     said = version.lineage.recipe if version is not None else {}
