@@ -25,6 +25,7 @@ EXAMPLES = """\
   safelight models show ~/Downloads/checkpoint.safetensors
   safelight models export my-model --single-file my-model.safetensors
   safelight models convert old.ckpt new.safetensors
+  safelight models join flux-brand.safetensors ./FLUX.1-dev
 """
 TOLD = {
     "words": "what to draw",
@@ -205,6 +206,34 @@ def convert(
 
     header = convert_pickle(given, out)
     typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
+
+
+@app.command(epilog=EXAMPLES)
+def join(
+    given: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors with the network alone, or with more.")],
+    base: Annotated[str, typer.Argument(metavar="NAME|FOLDER|HUB_ID", help="Where all else is taken from.")],
+    name: Annotated[str, typer.Option(help="What the model is called; default: as the file.")] = "",
+) -> None:
+    """Make a model of a file without text encoders and autoencoder, such as most files of Flux.
+
+    The result is a diffusers folder under SAFELIGHT_HOME/models. Its network is written there under diffusers' names,
+    eight-bit weights that were scaled as bfloat16; the base's other files are linked where the disk allows it.
+    """
+    from safelight.errors import InvalidRequest
+    from safelight.models.families import describe
+    from safelight.models.join import join as join_files
+    from safelight.registry.catalogue import open_catalogue
+    from safelight.settings import Settings
+
+    settings = Settings.from_environment()
+    name = name or given.stem
+    if name in ("", ".", "..", "mini") or Path(name).name != name:
+        raise InvalidRequest(f"--name: {name!r} cannot be a model's name")
+    out = settings.models / name
+    join_files(given, describe(open_catalogue(settings).find(base)), out)
+    about = describe(out)
+    size = summary(name, about)["size_bytes"]
+    typer.echo(f"{name}  {megabytes(size)}  {about.family.name}  {out}")
 
 
 def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":

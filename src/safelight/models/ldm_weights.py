@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safelight.errors import CorruptModel
 from safelight.models.ldm_names import IN_PROJ, Modules, open_clip_modules, rename, turned, unet_modules, vae_modules
-from safelight.models.sd3_names import transformer_from_original
+from safelight.models.mmdit_names import LAYOUTS, from_original
 from safelight.models.single_file import TEXT_PARTS, UNET, VAE
 
 Tensors = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dic
         case "unet":
             return unet_from_ldm(beginning(tensors, UNET), unet_modules(config))
         case "transformer":
-            return transformer_from_original(beginning(tensors, UNET), config["num_layers"])
+            return from_original(beginning(tensors, UNET), LAYOUTS[family](config))
         case "vae":
             return vae_from_ldm(beginning(tensors, VAE), vae_modules(config))
         case _:

@@ -10,6 +10,7 @@ from safelight.models.clip_vocabulary import END, NUM_WORDS, clip_tokenizer
 from safelight.models.families import Description, tokenizer_of
 from safelight.models.ldm_weights import from_ldm
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
+from safelight.models.scaled import Unscaled
 from safelight.models.single_file import TEXT_PARTS
 from safelight.models.tensor_file import TensorFile
 from safelight.models.tokenize import Tokenizer
@@ -64,7 +65,7 @@ class FileParts:
     def weights(self, part: str) -> Weights:
         about = self.about
         try:
-            tensors = from_ldm(self.file, part, family=about.family.name, config=about.configuration(part))
+            tensors = from_ldm(Unscaled(self.file), part, family=about.family.name, config=about.configuration(part))
         except CorruptModel as error:
             raise CorruptModel(f"{about.path}: {error}") from None
         return Weights(about.path, tensors, (self.file,))

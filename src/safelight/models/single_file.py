@@ -9,6 +9,7 @@ do: checkpoints that were merged carry those of one parent, and so stale ones.
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,14 +110,17 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
     if what.kind != "checkpoint":
         raise UnsupportedOption("model", f"{path} is a {what}; a model is a whole checkpoint")
-    if what.base not in SCHEDULERS:
-        raise UnsupportedOption(
-            "model", f"{path} is a {what}; single files are drawn of {', '.join(map(title, SCHEDULERS))}"
+    alone = not any(name.startswith(UNET) for name in header.tensors)
+    if what.base not in SCHEDULERS or alone:
+        why = (
+            "it holds the network alone, without an autoencoder and text encoders"
+            if alone
+            else f"single files are drawn of {', '.join(map(title, SCHEDULERS))}"
         )
-    if not any(name.startswith(UNET) for name in header.tensors):
         raise UnsupportedOption(
             "model",
-            f"{path} holds the network alone, without an autoencoder and text encoders: get the file that has them",
+            f"{path} is a {what}, and {why}. Get the file that has them, or lend it the other parts of a diffusers "
+            f"folder of its family: `safelight models join {shlex.quote(str(path))} FOLDER`",
         )
     if "edm_mean" in header.tensors:
         raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
