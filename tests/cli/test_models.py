@@ -1,6 +1,7 @@
 """`safelight models`: versions on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_a_folder_is_linked_listed_and_forgotten(safelight: Call, tmp_path: Path
     assert said(safelight, "list", "--kind", "lora") == []
 
 
+def test_a_network_in_a_file_of_its_own_becomes_a_model_that_draws(safelight: Call, tmp_path: Path) -> None:
+    shutil.copyfile(MINI / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "brand.safetensors")
+    assert "safelight models join brand.safetensors FOLDER" in refusal(safelight, "show", "./brand.safetensors")
+    assert "brand  " in safelight("models", "join", "brand.safetensors", "mini").stdout
+    small = ("--model", "brand", "--steps", 1, "--width", 64, "--height", 64, "--json")
+    assert safelight("generate", "an apple", *small).exit_code == 0
+    assert "is there already" in refusal(safelight, "join", "brand.safetensors", "mini")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -107,6 +117,8 @@ def test_a_folder_is_linked_listed_and_forgotten(safelight: Call, tmp_path: Path
         (("rm", "ink"), "no version 'ink' is registered"),
         (("alias", "ink@production", "ink@1"), "no version 'ink@1' is registered"),
         (("link", "nowhere"), "is not a folder"),
+        (("join", "nowhere.safetensors", "mini"), "cannot be read"),
+        (("join", "x.safetensors", "mini", "--name", "../x"), "cannot be a model's name"),
     ],
 )
 def test_what_cannot_be_says_why(safelight: Call, words: tuple[str, ...], why: str) -> None:

@@ -142,6 +142,14 @@ def test_a_unet_alone_is_joined_too(prefix: str, checkpoint: Checkpoint, tmp_pat
     assert same(network_of(tmp_path / "out", "unet"), network)
 
 
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
+def test_a_network_alone_is_told_from_its_header_and_what_to_do(kind: str, checkpoint: Checkpoint) -> None:
+    about = describe(checkpoint(kind))
+    path = about.path / about.family.network / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(UnsupportedOption, match=r"holds the network alone.*safelight models join .* FOLDER"):
+        describe(path)
+
+
 @pytest.mark.parametrize("ending", ["scale_weight", "weight_scale"])
 @pytest.mark.parametrize("per_row", [False, True], ids=["one scale", "a scale a row"])
 def test_scaled_eight_bit_weights_are_multiplied_back(

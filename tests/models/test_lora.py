@@ -340,12 +340,73 @@ def test_text_layers_are_all_that_kohya_trains(model: Models) -> None:
     assert len(layers(model("sd1").text_encoders[0].network, TEXT)) == 18
 
 
-def test_a_transformers_lora_in_the_original_codes_names_is_refused_with_the_reason(
-    model: Models, tmp_path: Path
+ATTENTION, ADDED = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+FUSED = {
+    ("flux", "double_blocks.1.img_attn.qkv"): [f"transformer_blocks.1.attn.{name}" for name in ATTENTION],
+    ("flux", "double_blocks.0.txt_attn.qkv"): [f"transformer_blocks.0.attn.{name}" for name in ADDED],
+    ("flux", "single_blocks.1.linear1"): [
+        *(f"single_transformer_blocks.1.attn.{name}" for name in ATTENTION),
+        "single_transformer_blocks.1.proj_mlp",
+    ],
+    ("flux", "single_blocks.0.linear2"): ["single_transformer_blocks.0.proj_out"],
+    ("sd3", "joint_blocks.0.x_block.attn.qkv"): [f"transformer_blocks.0.attn.{name}" for name in ATTENTION],
+    ("sd3", "joint_blocks.0.context_block.mlp.fc1"): ["transformer_blocks.0.ff_context.net.0.proj"],
+}
+"""The original code's layers of transformers, and those of diffusers that are one there."""
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "diffusion_model."], ids=["kohya", "ComfyUI"])
+@pytest.mark.parametrize("algorithm", ["LoRA", "LoHa", "LoHa of large rank", "LoKr", "LoKr, cut", "DoRA", "full"])
+@pytest.mark.parametrize(("kind", "theirs"), FUSED)
+def test_what_is_one_layer_in_the_original_code_changes_each_of_its_parts(
+    kind: str, theirs: str, algorithm: str, prefix: str, model: Models, tmp_path: Path
 ) -> None:
-    """One layer there (img_attn.qkv) is three of diffusers', so no low-rank term of ours says the same."""
-    tensors = {"lora_down.weight": torch.zeros(4, 32), "lora_up.weight": torch.zeros(96, 4)}
-    file = {f"lora_unet_double_blocks_0_img_attn_qkv.{name}": tensor for name, tensor in tensors.items()}
+    ours, paths = model(kind), FUSED[kind, theirs]
+    weights = [ours.unet.get_submodule(path).weight.data for path in paths]
+    layer = nn.Linear(weights[0].shape[1], sum(map(len, weights))).requires_grad_(False)
+    layer.weight.data = torch.cat(weights)
+    makes: dict[str, Make] = {
+        **ALGORITHMS,
+        "LoKr, cut": partial(lokr, factor=2),
+        "DoRA": dora,
+        "full": lambda layer, dice: {"diff": dice.roll(*layer.weight.shape)},
+    }
+    tensors = makes[algorithm](layer, Dice(3))
+    name = prefix + (theirs.replace(".", "_") if prefix == "lora_unet_" else theirs)
+    path = write(tmp_path / "lora.safetensors", {f"{name}.{key}": tensor for key, tensor in tensors.items()})
+    if algorithm == "full":
+        expected = tensors["diff"]
+    elif algorithm == "DoRA":
+        changed = layer.weight.data + by_paper(tensors, layer.weight.data)
+        expected = changed * tensors["dora_scale"] / changed.norm(dim=1, keepdim=True) - layer.weight.data
+    else:
+        expected = by_paper(tensors, layer.weight.data)
+    found = worn(path, ours).lora
+    assert found.unmatched == ()
+    assert set(found.unet.terms) == set(paths)
+    added = torch.cat(
+        [
+            sum((term.delta(weight) for term in found.unet.terms[path]), torch.zeros_like(weight))
+            for path, weight in zip(paths, weights, strict=True)
+        ]
+    )
+    torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_whose_rows_diffusers_keeps_in_another_order_are_reported(model: Models, tmp_path: Path) -> None:
+    dice = Dice(1)
+    file = {
+        f"lora_unet_{name}.lora_{side}.weight": dice.roll(*shape)
+        for name, rows in (("double_blocks_0_img_attn_qkv", 96), ("final_layer_adaLN_modulation_1", 64))
+        for side, shape in (("down", (4, 32)), ("up", (rows, 4)))
+    }
     path = write(tmp_path / "kohya.safetensors", file)
-    with pytest.raises(IncompatibleLora, match="names of the original code, and of transformers only diffusers'"):
-        worn(path, model("flux"))
+    unmatched = worn(path, model("flux")).lora.unmatched
+    assert {key.split(".")[0] for key in unmatched} == {"lora_unet_final_layer_adaLN_modulation_1"}
+
+
+def test_a_fused_layer_of_another_width_is_refused_by_its_names(model: Models, tmp_path: Path) -> None:
+    tensors = {"lora_down.weight": torch.zeros(4, 48), "lora_up.weight": torch.zeros(144, 4)}
+    file = {f"lora_unet_double_blocks_0_img_attn_qkv.{name}": tensor for name, tensor in tensors.items()}
+    with pytest.raises(IncompatibleLora, match=r"attn\.to_q and unet\..*to_v is \(96, 32\) here and \(144, 48\)"):
+        worn(write(tmp_path / "kohya.safetensors", file), model("flux"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from safelight.models.lora_names import block_names, flat, layers_of, text_names, unet_names
+from safelight.models.lora_names import block_names, denoiser_names, flat, layers_of, text_names
 
 SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL: dict[str, Any] = {
@@ -75,7 +75,7 @@ def unet(kind: str) -> nn.Module:
     ],
 )
 def test_a_published_key_leads_to_its_layer(kind: str, name: str, path: str) -> None:
-    assert unet_names(unet(kind))[name] == path
+    assert denoiser_names(unet(kind))[name] == (path,)
 
 
 @pytest.mark.parametrize(("kind", "modules"), [("sd15", 192), ("sdxl", 722)])
@@ -87,9 +87,9 @@ def test_as_many_attention_layers_as_kohya_trains(kind: str, modules: int) -> No
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_flat_names_stand_for_one_layer_each_and_every_layer_has_its_own(kind: str) -> None:
-    names, layers = unet_names(unet(kind)), layers_of(unet(kind))
-    assert all(names[flat(path)] == path for path in layers)
-    assert set(names.values()) == set(layers)
+    names, layers = denoiser_names(unet(kind)), layers_of(unet(kind))
+    assert all(names[flat(path)] == (path,) for path in layers)
+    assert set(names.values()) == {(path,) for path in layers}
 
 
 def test_blocks_are_those_of_the_block_weight_extension() -> None:
@@ -106,4 +106,4 @@ def test_the_text_encoder_goes_by_old_and_new_names() -> None:
     encoder.encoder.q_proj = nn.Linear(1, 1)
     names = text_names(encoder)
     for name in ("text_model_encoder_q_proj", "encoder_q_proj", "text_model_encoder_to_q"):
-        assert names[name] == "encoder.q_proj"
+        assert names[name] == ("encoder.q_proj",)

@@ -23,6 +23,7 @@ from tests.lora_files import (
     lokr,
     lora,
     worn,
+    write,
     write_kohya,
     write_peft,
 )
@@ -102,6 +103,38 @@ def test_a_transformer_wears_what_peft_writes(
     assert psnr(with_lora, without) < 30
 
 
+def test_flux_wears_what_kohya_writes(model: Models, checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """In its double blocks: of the single ones, diffusers' converter knows the published width alone."""
+    import diffusers
+    from torch import nn
+
+    ours, dice = model("flux"), Dice(4)
+    blocks = layers(ours.unet, ["attn.to_q", "to_out.0", "ff.net.0.proj", "ff_context.net.2", "norm1.linear"])
+    named = {"attn.to_q": "img_attn_qkv", "attn.to_out.0": "img_attn_proj", "ff.net.0.proj": "img_mlp_0"}
+    named |= {"ff_context.net.2": "txt_mlp_2", "norm1.linear": "img_mod_lin"}
+    file: dict[str, Any] = {}
+    for path, layer in blocks.items():
+        kind, number, rest = path.split(".", 2)
+        if kind == "transformer_blocks":
+            if rest == "attn.to_q":
+                layer = nn.Linear(layer.in_features, 3 * layer.out_features).requires_grad_(False)
+            name = f"lora_unet_double_blocks_{number}_{named[rest]}"
+            file |= {f"{name}.{key}": tensor for key, tensor in lora(layer, dice, alpha=8.0).items()}
+    path = write(tmp_path / "lora.safetensors", file)
+    theirs, pipeline_class = Reference(checkpoint("flux")), getattr(diffusers, "FluxPipeline")  # noqa: B009
+    with warnings.catch_warnings(action="ignore"):
+        loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
+        loaded.load_lora_weights(tmp_path, weight_name=path.name)
+    one, usual = worn(path, ours), USUAL | {"sampler": "Default"}
+    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
+    with Desk() as desk:
+        job = desk.add(spec, ours, loras=(one,))
+        desk.finish()
+        picture = desk.image(job)
+    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(picture, draw(spec_for(ours, **usual), ours)) < 30
+
+
 @pytest.mark.parametrize("algorithm", LYCORIS)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_a_file_draws_what_diffusers_draws_with_weights_by_the_papers_formula(
@@ -125,7 +158,6 @@ def test_a_file_draws_what_diffusers_draws_with_weights_by_the_papers_formula(
 def test_dora_of_kohya_is_dora_of_peft(model: Models, tmp_path: Path) -> None:
     """diffusers drops `dora_scale` on its way to peft, so its word is taken for peft's spelling of the same numbers."""
     from safetensors.torch import load_file
-    from tests.lora_files import write
 
     ours = model("sd1")
     kohya = write_kohya(tmp_path / "kohya.safetensors", ours, dora, text=False)

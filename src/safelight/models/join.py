@@ -21,13 +21,11 @@ from safelight.models.ldm_names import unet_modules
 from safelight.models.ldm_weights import unet_from_ldm
 from safelight.models.mmdit_names import LAYOUTS, from_original
 from safelight.models.networks import denoiser_class
-from safelight.models.recognise import TITLES, UNET, recognise
+from safelight.models.recognise import ORIGINAL, TITLES, UNET, recognise
 from safelight.models.safetensors_file import NETWORK
 from safelight.models.scaled import Unscaled
 from safelight.models.tensor_file import TensorFile, write_tensors
 
-ORIGINAL = ("double_blocks.", "joint_blocks.", "input_blocks.")
-"""How some names begin where the original code has named them."""
 Tensors = Mapping[str, Tensor]
 
 

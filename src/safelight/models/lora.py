@@ -19,9 +19,9 @@ from safelight.errors import CorruptModel, IncompatibleLora
 from safelight.models.adapters import Adapter
 from safelight.models.families import Description
 from safelight.models.load import Model
-from safelight.models.lora_arithmetic import DoesNotFit, terms_of
+from safelight.models.lora_arithmetic import DoesNotFit, apart, fused, terms_of
 from safelight.models.lora_file import LoraFile, Part, Target, read_lora
-from safelight.models.lora_names import flat, layers_of, text_names, unet_names
+from safelight.models.lora_names import Names, denoiser_names, flat, layers_of, text_names
 from safelight.models.lora_terms import Dense, Gain, Kronecker, LowRank, Term
 from safelight.models.networks import denoiser_class, network_classes
 from safelight.models.placement import Placement
@@ -36,10 +36,6 @@ OTHER_NETWORKS = {
     "joint_attn": "Stable Diffusion 3",
     "transformer_blocks_0_attn_add": "Stable Diffusion 3",
 }
-
-
-ORIGINAL_NAMES = ("double_blocks_", "single_blocks_", "joint_blocks_")
-"""How layers of transformers are called where one holds what diffusers has in three (kohya, ComfyUI)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,30 +82,30 @@ Fitted = dict[Part, dict[str, tuple[Term, ...]]]
 
 def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model: str) -> tuple[Fitted, tuple[str, ...]]:
     """The terms by network and path, and the keys that no network has a layer for."""
-    names = {part: (unet_names if part == "unet" else text_names)(network) for part, network in networks.items()}
+    names = {part: (denoiser_names if part == "unet" else text_names)(network) for part, network in networks.items()}
     layers = {part: layers_of(network) for part, network in networks.items()}
     fitted: Fitted = {part: {} for part in networks}
     unmatched = list(file.strange)
     for target, tensors in file.layers.items():
-        part, path = find_layer(target, names)
-        if path is None:
+        part, paths = find_layers(target, names)
+        if not paths:
             unmatched += file.keys[target]
             continue
         scale = None if "alpha" in tensors else file.scale(target)
+        meant = [layers[part][path] for path in paths]
         try:
-            terms = terms_of(tensors, layers[part][path], scale=scale)
+            terms = terms_of(tensors, fused(meant), scale=scale)
         except DoesNotFit as error:
-            raise IncompatibleLora(name, f"{part}.{path} is {error}", model=model, made_for=family_of(file)) from None
+            where = " and ".join(f"{part}.{path}" for path in paths)
+            raise IncompatibleLora(name, f"{where} is {error}", model=model, made_for=family_of(file)) from None
         except CorruptModel as error:
             raise CorruptModel(f"LoRA {name}: {target.name}: {error}") from None
-        fitted[part][path] = (*fitted[part].get(path, ()), *terms)
+        for path, own in zip(paths, apart(terms, meant), strict=True):
+            fitted[part][path] = (*fitted[part].get(path, ()), *own)
     # A family's text encoder is also another's, so a file is only as good as its part for the UNet.
     for_unet = any(target.part == "unet" for target in file.layers)
     if not any(fitted.values()) or (for_unet and not fitted["unet"]):
         what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
-        originals = any(flat(target.name).startswith(ORIGINAL_NAMES) for target in file.layers)
-        if originals and not hasattr(networks["unet"], "down_blocks"):
-            what = "its layers have the names of the original code, and of transformers only diffusers' names are read"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)
 
@@ -123,11 +119,11 @@ def outlines(description: Description) -> dict[Part, nn.Module]:
     return networks
 
 
-def find_layer(target: Target, names: Mapping[Part, Mapping[str, str]]) -> tuple[Part, str | None]:
+def find_layers(target: Target, names: Mapping[Part, Names]) -> tuple[Part, tuple[str, ...]]:
     for part in [target.part] if target.part else names:
-        if path := names.get(part, {}).get(flat(target.name)):
-            return part, path
-    return target.part, None
+        if paths := names.get(part, {}).get(flat(target.name)):
+            return part, paths
+    return target.part, ()
 
 
 def family_of(file: LoraFile) -> str | None:

@@ -12,7 +12,7 @@ A weight w multiplies the whole difference, DoRA's too, so that 0 is the base mo
 weight of a DoRA scales D inside of the norm; at 1 all agree).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,38 @@ def terms_of(tensors: Tensors, layer: Layer, *, scale: float | None) -> tuple[Te
     except (RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise CorruptModel(f"shapes that do not go together: {shapes}") from error
+
+
+def fused(layers: Sequence[Layer]) -> Layer:
+    """Layers that read the same, as one layer with their outputs below each other; of one, that one."""
+    if len(layers) == 1:
+        return layers[0]
+    weight = torch.cat([layer.weight for layer in layers])
+    one = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    one.weight = nn.Parameter(weight, requires_grad=False)
+    return one
+
+
+def apart(terms: Sequence[Term], layers: Sequence[Layer]) -> list[tuple[Term, ...]]:
+    """What is for each of the layers, of terms for all of them fused."""
+    if len(layers) == 1:
+        return [tuple(terms)]
+    sizes = [len(layer.weight) for layer in layers]
+    return [*zip(*(rows_of(term, sizes) for term in terms), strict=True)]
+
+
+def rows_of(term: Term, sizes: Sequence[int]) -> Sequence[Term]:
+    match term:
+        case LowRank(down=down, up=up):
+            return [LowRank(down, rows) for rows in up.split(sizes)]
+        case Kronecker(left=left, right=right) if all(size % len(right) == 0 for size in sizes):
+            return [Kronecker(rows, right) for rows in left.split([size // len(right) for size in sizes])]
+        case Kronecker(left=left, right=right):  # a cut goes through a copy of the right matrix
+            return [Dense(rows) for rows in torch.kron(left, right).split(sizes)]
+        case Gain(gain=gain):
+            return [Gain(rows) for rows in gain.split(sizes)]
+        case Dense(weight=weight):
+            return [Dense(rows) for rows in weight.split(sizes)]
 
 
 def plain_term(tensors: Tensors, layer: Layer, *, scale: float | None) -> Term:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from safelight.models.lora_terms import Layer
+from safelight.models.mmdit_names import LAYOUTS
 
 RESNET = {
     "conv1": "in_layers.2",
@@ -39,24 +40,39 @@ def flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def unet_names(unet: nn.Module) -> dict[str, str]:
-    """Path by flat name: diffusers' own, for a UNet ldm's, and the old `to_out` for `to_out.0`."""
-    layers, ldm = layers_of(unet), ldm_paths(unet)
-    names = {flat(path): path for path in layers}
-    names |= {flat(ldm[path]): path for path in layers if path in ldm}
-    names |= {flat(path.removesuffix(".0")): path for path in layers if path.endswith(".to_out.0")}
-    return names
+Names = dict[str, tuple[str, ...]]
+"""By flat name, the paths of the layers that are one there."""
 
 
-def text_names(encoder: nn.Module) -> dict[str, str]:
-    """Path by flat name; files have transformers 4's prefix `text_model`, which its newer networks lack in part."""
-    names: dict[str, str] = {}
+def denoiser_names(network: nn.Module) -> Names:
+    """diffusers' own, the original code's, and the old `to_out` for `to_out.0`."""
+    layers = layers_of(network)
+    names: Names = {flat(path): (path,) for path in layers}
+    names |= {flat(path.removesuffix(".0")): (path,) for path in layers if path.endswith(".to_out.0")}
+    original = transformer_paths(network)
+    original |= {theirs: (ours,) for ours, theirs in ldm_paths(network).items()}
+    return names | {flat(theirs): ours for theirs, ours in original.items() if layers.keys() >= {*ours}}
+
+
+def text_names(encoder: nn.Module) -> Names:
+    """Files have transformers 4's prefix `text_model`, which its newer networks lack in part."""
+    names: Names = {}
     for path in layers_of(encoder):
         bare = path.removeprefix("text_model.")
         owner, _, last = bare.rpartition(".")
         for name in (bare, f"{owner}.{OLD_ATTENTION.get(last, last)}"):
-            names |= {flat(name): path, flat(f"text_model.{name}"): path}
+            names |= {flat(name): (path,), flat(f"text_model.{name}"): (path,)}
     return names
+
+
+def transformer_paths(network: Any) -> Names:
+    """diffusers' paths by the original code's, for a transformer; not of layers whose rows are in another order."""
+    if not hasattr(network, "transformer_blocks"):
+        return {}
+    family = "flux" if hasattr(network, "single_transformer_blocks") else "sd3"
+    layout = LAYOUTS[family](network.config)
+    plain = {theirs: (ours,) for ours, theirs in layout.modules.items() if ours not in layout.swapped}
+    return plain | layout.fused
 
 
 def ldm_paths(unet: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 | kind       | told by                                                              |
 |------------|----------------------------------------------------------------------|
-| checkpoint | `model.diffusion_model.` beside other parts                          |
+| checkpoint | `model.diffusion_model.` beside other parts, or such a network alone |
 | lora       | `lora_down`, `lora_A`, `hada_w1`, `lokr_w1`, ...                     |
 | controlnet | `control_model.`, `controlnet_cond_embedding.`                       |
 | t2i-adapter| `adapter.conv_in`, or `body.0.` with `conv_in`                       |
@@ -39,6 +39,10 @@ LORA = re.compile(
     r"\.(lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up|lora_mid)\.|\.(hada_w1|lokr_w1|oft_|dora_scale)"
 )
 CONTROL = ("control_model.", "controlnet_cond_embedding.", "input_hint_block.", "lllite_")
+ORIGINAL = ("double_blocks.", "joint_blocks.", "input_blocks.")
+"""How names begin in a network alone, as the original code and ComfyUI write it."""
+BLOCKS, ENDS = ("transformer_blocks.", "single_transformer_blocks.", "down_blocks."), ("proj_out.bias", "conv_out.bias")
+"""And as diffusers does."""
 UPSCALER = re.compile(
     r"^(params(_ema)?\.)?(model\.1\.sub\.|conv_first\.|body\.\d+\.rdb\d|RRDB_trunk\.|layers\.\d+\.residual_group)"
 )
@@ -100,7 +104,9 @@ def kind_of(header: Header) -> Kind | None:
         return "ip-adapter"
     if "adapter.conv_in.weight" in names or ("conv_in.weight" in names and any(map(T2I.match, names))):
         return "t2i-adapter"
-    if any(name.startswith((UNET, "double_blocks.", "joint_blocks.")) for name in names):
+    if any(name.startswith((UNET, *ORIGINAL)) for name in names):
+        return "checkpoint"
+    if not names.isdisjoint(ENDS) and any(name.startswith(BLOCKS) for name in names):
         return "checkpoint"
     stems = {name.removeprefix("first_stage_model.").split(".")[0] for name in names}
     if {"encoder", "decoder"} <= stems and any(name.endswith("decoder.conv_in.weight") for name in names):
@@ -128,10 +134,14 @@ def base_of(header: Header, kind: Kind) -> Base:
         return any(name.startswith(starts) for name in names)
 
     if has(
-        "double_blocks.", f"{UNET}double_blocks.", "lora_unet_double_blocks", "transformer.single_transformer_blocks"
+        "double_blocks.",
+        "single_transformer_blocks.",
+        f"{UNET}double_blocks.",
+        "lora_unet_double_blocks",
+        "transformer.single_transformer_blocks",
     ):
         return "flux"
-    if has("joint_blocks.", f"{UNET}joint_blocks.", "lora_unet_joint_blocks"):
+    if has("joint_blocks.", "pos_embed.", f"{UNET}joint_blocks.", "lora_unet_joint_blocks"):
         return "sd3"
     if has("conditioner.embedders.1.", "lora_te2_", "text_encoder_2."):
         return "sdxl"
