@@ -6,6 +6,7 @@ encode_pictures    every picture on white, some on a coloured background -> out/
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,30 +48,22 @@ def train_autoencoder(
     *,
     until: Until,
     start: AutoencoderKL | None = None,
-    decoder_only: bool = False,
 ) -> None:
-    """Train, resuming from `out`, else from `start`, and write the whitened average as the diffusers folder `out`/vae.
-
-    With `decoder_only` the latents stay what they are, because a denoiser knows them already.
-    """
+    """Train, resuming from `out`, else from `start`; write the whitened average as the diffusers folder `out`/vae."""
     auto = recipe.autoencoder
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out))
-    accelerator.init_trackers("decoder" if decoder_only else "autoencoder")
+    accelerator.init_trackers("autoencoder")
     torch.manual_seed(auto.seed)
     pictures: NDArray[np.uint8] = np.load(artwork / "pictures.npy", mmap_mode="r")
     rows = training_rows(artwork)
     network = start or new_autoencoder(recipe)
-    if decoder_only:
-        for part in (network.encoder, network.quant_conv, network.post_quant_conv):
-            assert part is not None
-            part.requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = new_optimizers(
         network, muon_rate=auto.muon_rate, adam_rate=auto.adam_rate, weight_decay=0, is_matrix=is_inner_convolution
     )
     average = Average(network, auto.ema)
     model = accelerator.prepare(Reconstruction(network, auto.latent_noise))
-    path = out / ("decoder.pt" if decoder_only else "autoencoder.pt")
+    path = out / "autoencoder.pt"
     step, seconds = 0, 0.0
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
@@ -82,9 +75,9 @@ def train_autoencoder(
         images = draw_images(pictures, rows, auto, step=step, side=side)
         generator = torch.Generator().manual_seed(seed_of(auto.seed, step, accelerator.process_index))
         mine = images[accelerator.process_index :: accelerator.num_processes]
-        parts = losses(mine, *model(mine, generator))
-        loss = parts["l1"] + parts["mse"] + auto.gradient_weight * parts["gradient"]
-        loss = loss + auto.colour_weight * parts["colour"]
+        outputs, latents = model(mine, generator)
+        parts = picture_losses(mine, outputs) | latent_losses(latents)
+        loss = picture_loss(parts, auto)
         loss = loss + auto.spread_weight * parts["spread"] + auto.roughness_weight * parts["roughness"]
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -104,8 +97,7 @@ def train_autoencoder(
     if accelerator.is_main_process:
         save_checkpoint(path, snapshot(step, seconds + time.time() - began, network, average, optimizers))
         with average.applied():
-            if not decoder_only:
-                fold_whitening(network, *latent_statistics(network, pictures, rows))
+            fold_whitening(network, *latent_statistics(network, pictures, rows))
             network.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")  # pyright: ignore[reportCallIssue]
     # The others read what this one is writing.
     accelerator.wait_for_everyone()
@@ -134,17 +126,27 @@ class Reconstruction(nn.Module):
         return self.network.decode(noisy).sample, latents  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def losses(images: Tensor, outputs: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means; of the latents, how
-    far the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in what
-    is easy to denoise.
-    """
+def picture_losses(images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means."""
     return {
         "l1": (outputs - images).abs().mean(),
         "gradient": (outputs.diff(dim=-1) - images.diff(dim=-1)).abs().mean()
         + (outputs.diff(dim=-2) - images.diff(dim=-2)).abs().mean(),
         "mse": F.mse_loss(outputs, images),
         "colour": F.avg_pool2d(outputs - images, 8).abs().mean(),
+    }
+
+
+def picture_loss(parts: Mapping[str, Tensor], auto: AutoencoderRecipe) -> Tensor:
+    edges, colour = auto.gradient_weight * parts["gradient"], auto.colour_weight * parts["colour"]
+    return parts["l1"] + parts["mse"] + edges + colour
+
+
+def latent_losses(latents: Tensor) -> dict[str, Tensor]:
+    """How far the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in
+    what is easy to denoise.
+    """
+    return {
         "roughness": (latents.diff(dim=-1).square().mean() + latents.diff(dim=-2).square().mean()) / 4,
         "spread": (latents.mean((0, 2, 3)).square() + (latents.var((0, 2, 3)) - 1).square()).mean(),
     }

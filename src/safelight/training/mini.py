@@ -105,6 +105,24 @@ class DenoiserRecipe:
     seed: int = 11
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderRecipe:
+    """After the denoiser: the decoder learns what to make of its latents."""
+
+    levels: tuple[int, int] = (120, 650)
+    """Timesteps that latents are noised to; from beyond, another picture would come back."""
+    steps: int = 4
+    """In which they are walked back."""
+    real_share: float = 0.3
+    """Of latents that are real ones with noise instead."""
+    batch: int = 8
+    muon_rate: float = 0.003
+    adam_rate: float = 3e-4
+    ema: float = 0.995
+    cooldown: float = 0.8
+    seed: int = 17
+
+
 IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
 IMAGE_ENCODER_AUGMENTATION = Augmentation(
     shift=0.08,
@@ -153,6 +171,7 @@ class MiniRecipe:
     text: TextRecipe = TextRecipe()
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    decoder: DecoderRecipe = DecoderRecipe()
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     defaults: Mapping[str, str | float] = field(
         default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 3.0, "guidance_rescale": 0.7}

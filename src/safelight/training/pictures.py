@@ -55,6 +55,12 @@ class Pictures:
     def draw(self, seed: int, count: int) -> Drawn:
         """A batch that depends on the seed alone."""
         draw = random.Random(seed)
+        views = self.choose(draw, count)
+        captions = [caption(self.subject(view), self.recipe.captions, draw) for view in views]
+        return Drawn(self.latents[views].float(), captions)
+
+    def choose(self, draw: random.Random, count: int) -> list[int]:
+        """Views: by concept first, then style, then colour."""
         denoiser = self.recipe.denoiser
         views: list[int] = []
         for _ in range(count):
@@ -64,14 +70,19 @@ class Pictures:
             row = draw.choice(copies if copied else own)
             on_colour = row in self.coloured and draw.random() < denoiser.background_share
             views.append(draw.choice(self.coloured[row]) if on_colour else self.plain[row])
-        captions = [caption(self.subject(view), self.recipe.captions, draw) for view in views]
-        return Drawn(self.latents[views].float(), captions)
+        return views
 
     def full_caption(self, row: int) -> str:
-        """The plain caption that names colour, thing and style: what a held-out combination is asked for with."""
-        subject = self.subject(self.plain[row])
+        """The plain caption of a picture on white: what a held-out combination is asked for with."""
+        return self.plain_caption(self.plain[row])
+
+    def plain_caption(self, view: int) -> str:
+        """Names colour, thing, style and background, once each."""
+        subject = self.subject(view)
         colour = "" if subject.own_colour else subject.colour + " "
-        return f"{colour}{without_colours(subject.names[0]) if colour else subject.names[0]}, {subject.style} style"
+        name = without_colours(subject.names[0]) if colour else subject.names[0]
+        background = f" on a {subject.background} background" if subject.background else ""
+        return f"{colour}{name}{background}, {subject.style} style"
 
     def subject(self, view: int) -> Subject:
         row, background = self.views[view]

@@ -1,6 +1,6 @@
 """From nothing to a model that draws: the stages of the embedded model, each resumable.
 
-    artwork -> tokenizer -> autoencoder -> denoiser -> export -> image encoder
+    artwork -> tokenizer -> autoencoder -> denoiser -> decoder -> export -> image encoder
 
 `safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
 weights alone: artwork, then `adopt`, then `denoiser` with those weights.
@@ -26,7 +26,8 @@ from safelight.training.autoencoder import BACKGROUNDS, encode_pictures
 from safelight.training.autoencoder import train_autoencoder as run_autoencoder
 from safelight.training.captions import COLOURS, FILLERS, OPENINGS, STYLE_WORDS, names_of, read_aliases
 from safelight.training.curve import draw_curve, read
-from safelight.training.denoiser import load_averaged
+from safelight.training.decoder import train_decoder as run_decoder
+from safelight.training.denoiser import load_averaged, new_denoiser
 from safelight.training.denoiser import train_denoiser as run_denoiser
 from safelight.training.export import export as export_folder
 from safelight.training.image_encoder import train_image_encoder as run_image_encoder
@@ -35,12 +36,13 @@ from safelight.training.rates import Until
 from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
 
-Stage = Literal["artwork", "autoencoder", "denoiser", "export", "image-encoder", "adopt", "decoder"]
-ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "export", "image-encoder")
+Stage = Literal["artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder", "adopt"]
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder")
 SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
 """Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
+DECODER_MINUTES = 20.0
 IMAGE_ENCODER_MINUTES = 12.0
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run need not do the stage again."""
@@ -79,6 +81,8 @@ def train_all(orders: Orders, *, processes: int) -> None:
             own = orders
             if stage == "autoencoder":
                 own = replace(orders, minutes=AUTOENCODER_MINUTES)
+            elif stage == "decoder":
+                own = replace(orders, minutes=DECODER_MINUTES, steps=None, weights=None)
             elif stage == "image-encoder":
                 own = replace(orders, minutes=IMAGE_ENCODER_MINUTES, steps=None, weights=None)
             train_stage(stage, own, processes=processes)
@@ -97,7 +101,7 @@ def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
         case "autoencoder":
             train_autoencoder(orders.out, until=orders.until, start=orders.weights)
         case "decoder":
-            train_decoder(orders.out, until=orders.until)
+            train_decoder(orders.out, until=orders.until, start=orders.weights)
         case "adopt":
             adopt(orders.out, needed(orders.folder, stage))
         case "denoiser":
@@ -135,10 +139,10 @@ def train_autoencoder(out: Path, *, until: Until, start: Path | None = None) -> 
     encode_pictures(MINI, out / "artwork", out)
 
 
-def train_decoder(out: Path, *, until: Until) -> None:
-    """Train the autoencoder's decoder alone: the latents stay what they were."""
-    weights = AutoencoderKL.from_pretrained(out / "vae")
-    run_autoencoder(MINI, out / "artwork", out, until=until, start=weights, decoder_only=True)
+def train_decoder(out: Path, *, until: Until, start: Path | None = None) -> None:
+    """Train the autoencoder's decoder on what the denoiser makes of latents: the run's, or the one in `start`."""
+    denoiser = new_denoiser(MINI, start) if start else load_averaged(MINI, out)[0]
+    run_decoder(MINI, out / "artwork", out, denoiser, until=until)
 
 
 def adopt(out: Path, folder: Path) -> None:
