@@ -102,7 +102,8 @@ def test_a_folder_is_linked_listed_and_forgotten(safelight: Call, tmp_path: Path
 def test_a_network_in_a_file_of_its_own_becomes_a_model_that_draws(safelight: Call, tmp_path: Path) -> None:
     shutil.copyfile(MINI / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "brand.safetensors")
     told = refusal(safelight, "show", "./brand.safetensors")
-    assert "safelight models join" in told and "brand.safetensors FOLDER" in told
+    assert "safelight models join" in told
+    assert "brand.safetensors FOLDER" in told
     assert "brand  " in safelight("models", "join", "brand.safetensors", "mini").stdout
     small = ("--model", "brand", "--steps", 1, "--width", 64, "--height", 64, "--json")
     assert safelight("generate", "an apple", *small).exit_code == 0
