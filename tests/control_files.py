@@ -4,6 +4,7 @@ The names of the authors' code are written out here, from that code and not from
 table shows.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,6 +82,23 @@ def controlnet(model: Model, *, seed: int = 11, **config: Any) -> Any:
     # As random as the rest, it would hardly show.
     for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
         layer.weight.data *= 2.0
+    return network.eval()
+
+
+def union(model: Model, *, kinds: int = 6, seed: int = 15) -> Any:
+    """A ControlNet Union; diffusers makes none from a UNet with another number of kinds than six."""
+    from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
+
+    config = dict(model.unet.config)
+    shared = inspect.signature(ControlNetUnionModel.__init__).parameters.keys() & config.keys()
+    own = {"num_control_type": kinds, "num_trans_channel": 8, "num_proj_channel": 8, "num_trans_layer": 2}
+    own |= {"conditioning_embedding_out_channels": HINTS, "addition_time_embed_dim": config["addition_time_embed_dim"]}
+    network = seeded(seed, lambda: ControlNetUnionModel(**({name: config[name] for name in shared} | own)))
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+        layer.weight.data *= 2.0
+    # As the kinds of hints should show.
+    network.spatial_ch_projs.weight.data = torch.randn(network.spatial_ch_projs.weight.shape, generator=generator)
     return network.eval()
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -220,6 +220,11 @@ class Span(Frozen):
         return self.start <= step / steps and (step + 1) / steps <= self.end
 
 
+HintKind = Literal["pose", "depth", "soft-edge", "hard-edge", "normal", "segmentation", "tile", "repaint"]
+HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
+"""As ControlNet Union numbers them; the first six are all that its first edition has."""
+
+
 class ControlWish(Span):
     """A picture that says what goes where, and the network that reads it: a ControlNet or a T2I-Adapter."""
 
@@ -233,6 +238,8 @@ class ControlWish(Span):
     """Of `canny`: from how much contrast a line goes on, and from how much it begins."""
     hint: Digest | None = None
     """What the network is shown; None has the preprocessor make it."""
+    hint_kind: HintKind | None = None
+    """What the hint shows, for a ControlNet Union, which must be told; None: what the preprocessor makes."""
     fit: Fit = "crop"
     weight: ControlWeight = 1.0
     mode: ControlMode = "balanced"

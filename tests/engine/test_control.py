@@ -21,6 +21,7 @@ from tests.control_files import (
     picture_led,
     shelf_in,
     t2i_adapter,
+    union,
     write_encoder,
     write_folder,
     write_ip_adapter,
@@ -45,7 +46,7 @@ EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 
 @pytest.fixture(scope="module")
 def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
-    """What leads a picture, by name: `net`, `other`, `ldm`, `t2i`, `ip`, `plus`."""
+    """What leads a picture, by name: `net`, `other`, `ldm`, `t2i`, `union`, `base`, `plus`."""
     home = tmp_path_factory.mktemp("leads")
 
     @cache
@@ -53,6 +54,8 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
         ours, folder = model(kind), home / f"{kind} {name}"
         if name == "t2i":
             return control(write_folder(folder, t2i_adapter(ours)), ours)
+        if name == "union":
+            return control(write_folder(folder, union(ours)), ours)
         made = controlnet(ours, seed=len(name))
         if name == "ldm":
             return control(write_ldm(folder.with_suffix(".safetensors"), made), ours)
@@ -101,7 +104,13 @@ def company(leads: Leads, kind: str) -> list[Led]:
         Led(),
     ]
     # An adapter needs the blocks of its family's UNet; that of the tiny SDXL has them.
-    return sets if kind == "sd1" else [*sets[:-1], leads(kind, "t2i", weight=2.0), leads(kind, "net", "t2i"), Led()]
+    if kind == "sd1":
+        return sets
+    # A union needs what only SDXL is told; here with two kinds of hints in one call, and twice in one row.
+    unions = [leads(kind, "union", hint_kind=hint, weight=0.7) for hint in ("depth", "hard-edge")]
+    twice = replace(unions[0], controls=unions[0].controls + unions[1].controls)
+    more = [leads(kind, "t2i", weight=2.0), leads(kind, "net", "t2i"), *unions, twice]
+    return [*sets[:-1], *more, Led()]
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])

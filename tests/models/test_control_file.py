@@ -14,6 +14,7 @@ from tests.control_files import (
     controlnet,
     shelf_in,
     t2i_adapter,
+    union,
     write_diffusers,
     write_encoder,
     write_folder,
@@ -149,7 +150,6 @@ def test_an_adapter_for_another_family_is_refused_from_its_header(model: Models,
 OTHERS = {
     "lora_controlnet": "Control-LoRA",
     "lllite_unet_input_blocks_1_1.down.0.weight": "LLLite",
-    "control_model.task_embedding": "Union",
     "transformer_blocks.0.attn.to_q.weight": "transformer",
     "conv1.weight": "none of the tensors",
 }
@@ -249,6 +249,29 @@ def test_what_is_not_there_is_an_error_with_the_nearest_name(model: Models, tmp_
     )
     with pytest.raises(InvalidRequest, match="may have been made for any of image_encoder, other"):
         folder.encoder_for(other, None)
+
+
+def test_a_union_is_told_what_its_hint_shows(model: Models, tmp_path: Path) -> None:
+    ours = model("sdxl")
+    (tmp_path / "controlnets").mkdir()
+    write_diffusers(tmp_path / "controlnets" / "union.safetensors", union(ours))
+    write_folder(tmp_path / "controlnets" / "plain", controlnet(ours))
+    shelf = shelf_in(tmp_path)
+
+    def pinned(name: str = "union", **said: Any) -> Any:
+        wish = ControlWish(model=name, image="0" * 64, **said)
+        return shelf.pin(wish, ours.description, model_name="tiny")["hint_kind"]
+
+    assert pinned(preprocessor="canny") == "hard-edge"
+    assert pinned(preprocessor="depth/dpt") == "depth"
+    assert pinned(preprocessor="canny", hint_kind="pose") == "pose"
+    assert pinned("plain", preprocessor="canny") is None
+    with pytest.raises(InvalidRequest, match=r"must be told what its hint shows.*pose, depth, .*segmentation$"):
+        pinned()
+    with pytest.raises(InvalidRequest, match="does not know hints of the kind 'tile'"):
+        pinned(preprocessor="tile")
+    with pytest.raises(InvalidRequest, match="cannot be told"):
+        pinned("plain", hint_kind="pose")
 
 
 def test_nets_stay_in_memory_until_others_need_the_room(model: Models, tmp_path: Path) -> None:

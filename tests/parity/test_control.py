@@ -18,6 +18,7 @@ from tests.control_files import (
     picture_led,
     shelf_in,
     t2i_adapter,
+    union,
     write_diffusers,
     write_encoder,
     write_folder,
@@ -34,7 +35,7 @@ from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, w
 from safelight.diffusion.samplers import find_sampler
 from safelight.models.control_shelf import Led
 from safelight.models.load import Model
-from safelight.spec import Denoised
+from safelight.spec import HINT_KINDS, Denoised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 
@@ -100,6 +101,25 @@ def test_a_controlnet_draws_what_diffusers_draws_with_it(
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30, (
         "a net that does nothing shows nothing"
     )
+
+
+@pytest.mark.parametrize("kinds", [6, 8], ids=["six kinds", "eight kinds"])
+@pytest.mark.parametrize("dialect", ["folder", "diffusers"])
+def test_a_controlnet_union_draws_what_diffusers_draws_with_it(
+    dialect: str, kinds: int, model: Models, reference: References, tmp_path: Path
+) -> None:
+    net = union(model("sdxl"), kinds=kinds)
+    path = WRITERS[dialect](tmp_path / "net", net)
+    made = {}
+    for kind in ("hard-edge", "depth"):
+        one = control(path, model("sdxl"), weight=0.8, hint_kind=kind)
+        spec, made[kind] = ours(model("sdxl"), Led(controls=(one,)))
+        expected = theirs(
+            reference("sdxl"), "ControlNetUnionPipeline", spec, {"controlnet": net},
+            control_image=[PICTURES[HINT]], control_mode=[HINT_KINDS.index(kind)], controlnet_conditioning_scale=0.8,
+        )  # fmt: skip
+        assert psnr(made[kind], expected) >= LEAST_PSNR
+    assert psnr(made["hard-edge"], made["depth"]) < 50, "a kind that does nothing shows nothing"
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])

@@ -155,6 +155,8 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"mask": UNIT["image"]}, "mask"),
         ({"weight": 3}, "weight"),
         ({"control_mode": "mine"}, "control_mode"),
+        ({"union_control_type": "Sideways"}, "union_control_type"),
+        ({"union_control_type": "OpenPose"}, "cannot be told that it is shown 'pose'"),
         ({"guidance_start": 0.8}, "start 0.8 must be below end 0.5"),
     ],
 )

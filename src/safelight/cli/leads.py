@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NUMBER = r"-?\d*\.?\d+"
 SPAN = re.compile(rf"({NUMBER})-({NUMBER})")
-CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:WEIGHT][:FROM-TO]"
+CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:as-KIND][:WEIGHT][:FROM-TO]"
 PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
 
 
@@ -86,6 +86,8 @@ def number_or_span(text: str) -> dict[str, Any] | None:
 def named(text: str, preprocessors: Sequence[str]) -> dict[str, Any] | None:
     if text in get_args(ControlMode):
         return {"mode": text}
+    if text.startswith("as-"):
+        return {"hint_kind": text.removeprefix("as-")}
     return {"preprocessor": text} if text in preprocessors or text.startswith("depth/") else None
 
 
@@ -102,7 +104,7 @@ def only_adapter(settings: "Settings") -> str:
 
 def require_leads(draft: "Draft", settings: "Settings", model: "Description | None") -> None:
     """What is named exists, and is for the model, where that is known before anything is loaded."""
-    from safelight.models.control_file import describe_control
+    from safelight.models.control_file import describe_control, hint_kind
     from safelight.models.control_folder import ControlFolder
     from safelight.models.ip_file import require_adapter
     from safelight.models.preprocessors import require_preprocessor
@@ -113,7 +115,7 @@ def require_leads(draft: "Draft", settings: "Settings", model: "Description | No
         require_preprocessor(control.preprocessor)
         path = folder.path("control", control.model)
         if model is not None:
-            describe_control(path, model, name=control.model, model_name=draft.model)
+            hint_kind(control, describe_control(path, model, name=control.model, model_name=draft.model))
     for prompt in draft.picture_prompts:
         path = folder.path("ip-adapter", prompt.model)
         folder.path("image-encoder", folder.encoder_for(path, prompt.encoder))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.errors import CorruptModel
@@ -26,6 +27,7 @@ from safelight.models.networks import control_classes
 from safelight.models.parts import Weights
 from safelight.models.placement import Placement
 from safelight.models.tensor_file import TensorFile
+from safelight.spec import HintKind
 
 Features = tuple[Tensor, ...]
 """What a network makes of its hint, apart from noise and prompt."""
@@ -46,22 +48,33 @@ class ControlNet:
     """It was trained on pictures in the order blue, green, red."""
     pools: bool
     """It says the same for all places (shuffle), and nothing of what guidance leads away from."""
+    hint_kinds: tuple[HintKind, ...]
+    """That it is told apart by; none but for a ControlNet Union."""
     size_bytes: int
 
     def read(self, hint: Image.Image) -> Features:
         pixels = to_pixels(hint, self.hint_channels, self.placement)
         return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
 
-    def __call__(self, features: Tensor, told: "Told") -> list[Tensor]:
+    def __call__(self, features: Tensor, told: "Told", kinds: Sequence[HintKind | None]) -> list[Tensor]:
         """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
+        shown: dict[str, Any] = {"controlnet_cond": features}
+        if self.hint_kinds:
+            numbers = torch.tensor([self.hint_kinds.index(kind) for kind in kinds if kind], device=features.device)
+            # One entry of each list is one hint of every row; what kind it is may differ from row to row.
+            shown = {
+                "controlnet_cond": [features],
+                "control_type": one_hot(numbers, len(self.hint_kinds)),
+                "control_type_idx": [numbers],
+            }
         down, middle = unwrap(type(self.network).forward)(
             self.network,
             told.latents[:, : self.network.config.in_channels],
             told.timesteps,
             encoder_hidden_states=told.context,
-            controlnet_cond=features,
             added_cond_kwargs=told.added,
             return_dict=False,
+            **shown,
         )
         residuals = [*down, middle]
         if self.pools:
@@ -97,6 +110,8 @@ class Steer:
     weight: float
     soft: bool = False
     """Less the finer a layer is."""
+    kind: HintKind | None = None
+    """Of its hint, for a net that tells several apart."""
 
 
 Row = tuple[Steer, ...]
@@ -149,7 +164,7 @@ def steer(rows: Sequence[Row] | None, told: Told) -> dict[str, Any]:
         features = [torch.stack(level) for level in zip(*(steer.features for _, steer in members), strict=True)]
         match net:
             case ControlNet():
-                parts = net(features[0], told.rows(index, length))
+                parts = net(features[0], told.rows(index, length), [steer.kind for _, steer in members])
                 residuals.add(index, parts, weights_of([steer for _, steer in members], len(parts)))
             case T2IAdapter():
                 shifts.add(index, features, weights_of([steer for _, steer in members], len(features)))
@@ -188,6 +203,19 @@ def to_pixels(hint: Image.Image, channels: int, placement: Placement) -> Tensor:
     return pixels.to(placement.device, placement.dtype)
 
 
+class EachRowAlone(nn.Module):
+    """A layer of ControlNet Union that attends over the first dimension of (b, n, c), which is the batch's, as if each
+    row were called alone: what stands beside a picture would change it. Rows of one picture are all alike there.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
+
+
 def load_control(about: ControlFile, placement: Placement) -> Net:
     """Read the weights, on the device and in the number format of the model.
 
@@ -197,17 +225,23 @@ def load_control(about: ControlFile, placement: Placement) -> Net:
     files = tuple(TensorFile(path) for path in about.files)
     tensors = {about.names[name]: file[name] for file in files for name in file}
     classes = control_classes()
-    make = classes.controlnet if about.kind == "controlnet" else classes.t2i_adapter
+    make = {
+        "controlnet": classes.controlnet,
+        "controlnet-union": classes.controlnet_union,
+        "t2i-adapter": classes.t2i_adapter,
+    }
     # Pooled by us, and in the order of our own pictures.
     ours = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
-    config = {**about.config, **(ours if about.kind == "controlnet" else {})}
-    network = build(make, config, Weights(about.path, tensors, files), placement)
+    config = {**about.config, **({} if about.kind == "t2i-adapter" else ours)}
+    network = build(make[about.kind], config, Weights(about.path, tensors, files), placement)
     if strange := tensors.keys() - network.state_dict().keys():
         raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
     size = sum(param.nbytes for param in network.parameters())
     if about.kind == "t2i-adapter":
         channels, downscale = int(network.config.in_channels), int(network.config.downscale_factor)
         return T2IAdapter(network, placement, channels, downscale, size)
+    if about.hint_kinds:
+        network.transformer_layes = nn.ModuleList(map(EachRowAlone, network.transformer_layes))
     embedding = network.controlnet_cond_embedding
     network.controlnet_cond_embedding = nn.Identity()
     return ControlNet(
@@ -217,5 +251,6 @@ def load_control(about: ControlFile, placement: Placement) -> Net:
         hint_channels=int(network.config.conditioning_channels),
         flips=about.config.get("controlnet_conditioning_channel_order") == "bgr",
         pools=bool(about.config.get("global_pool_conditions")),
+        hint_kinds=about.hint_kinds,
         size_bytes=size,
     )

@@ -16,20 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safelight.errors import CorruptModel, IncompatibleControl, UnsupportedOption
+from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
 from safelight.models.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.families import Description, read_config
+from safelight.models.preprocessors import SHOWS
 from safelight.models.safetensors_file import NETWORK, read_header, weight_files
+from safelight.spec import HINT_KINDS, ControlWish, HintKind
 
-Kind = Literal["controlnet", "t2i-adapter"]
+Kind = Literal["controlnet", "controlnet-union", "t2i-adapter"]
 Shapes = Mapping[str, tuple[int, ...]]
-CLASSES: dict[str, Kind] = {"ControlNetModel": "controlnet", "T2IAdapter": "t2i-adapter"}
+CLASSES: dict[str, Kind] = {
+    "ControlNetModel": "controlnet",
+    "ControlNetUnionModel": "controlnet-union",
+    "T2IAdapter": "t2i-adapter",
+}
 CONTEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 OTHERS = {
     "lora_controlnet": "a Control-LoRA",
     "lllite_": "a ControlNet-LLLite",
-    "task_embedding": "a ControlNet Union",
-    "control_add_embedding": "a ControlNet Union",
     "difference": "the difference of a ControlNet to its model",
     "controlnet_x_embedder": "a ControlNet for Flux",
     "controlnet_blocks.": "a ControlNet for a transformer",
@@ -55,6 +59,12 @@ class ControlFile:
     files: Sequence[Path]
     names: Mapping[str, str]
     """The tensors' names in the files, and in diffusers' network."""
+
+    @property
+    def hint_kinds(self) -> tuple[HintKind, ...]:
+        """That it tells apart, in the order of its own numbers; none where it was trained for one kind alone."""
+        known: int = self.config.get("num_control_type", 6) if self.kind == "controlnet-union" else 0
+        return HINT_KINDS[:known]
 
 
 def describe_control(path: Path, model: Description, *, name: str, model_name: str) -> ControlFile:
@@ -110,8 +120,12 @@ def describe_file(path: Path, model: Description) -> ControlFile:
         why = f"it has {len(unknown)} tensors that no ControlNet for this model has, the first is {unknown[0]}"
         raise IncompatibleControl(path.name, why, model=model.path.name, made_for=made_for(shapes))
     known = {name: ours for name, ours in names.items() if ours is not None}
-    config = controlnet_config({known[name]: shapes[name] for name in known}, model, path)
-    return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=known)
+    ours = {known[name]: shapes[name] for name in known}
+    config = controlnet_config(ours, model, path)
+    if "task_embedding" not in ours:
+        return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=known)
+    config |= union_config(ours, path)
+    return ControlFile(path=path, kind="controlnet-union", config=config, files=[path], names=known)
 
 
 def controlnet_config(shapes: Shapes, model: Description, path: Path) -> dict[str, Any]:
@@ -139,6 +153,22 @@ def controlnet_config(shapes: Shapes, model: Description, path: Path) -> dict[st
     except (KeyError, IndexError, StopIteration) as error:
         raise CorruptModel(f"{path} is a ControlNet that lacks {error or 'its attention'}") from None
     return config
+
+
+def union_config(shapes: Shapes, path: Path) -> dict[str, Any]:
+    """What a ControlNet has more that tells several kinds of hints apart."""
+    try:
+        kinds, width = shapes["task_embedding"]
+        return {
+            "_class_name": "ControlNetUnionModel",
+            "num_control_type": kinds,
+            "num_trans_channel": width,
+            "num_trans_layer": len({name.split(".")[1] for name in shapes if name.startswith("transformer_layes.")}),
+            "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
+            "addition_time_embed_dim": shapes["control_add_embedding.linear_1.weight"][1] // kinds,
+        }
+    except (KeyError, ValueError) as error:
+        raise CorruptModel(f"{path} is a ControlNet Union that lacks {error}") from None
 
 
 def widths_of_blocks(shapes: Shapes) -> list[int]:
@@ -240,3 +270,25 @@ def made_for(shapes: Shapes) -> str | None:
     """By the width of the prompt it reads."""
     widths = (shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight"))
     return next((CONTEXT_WIDTHS[width] for width in widths if width in CONTEXT_WIDTHS), None)
+
+
+def hint_kind(wish: ControlWish, about: ControlFile) -> HintKind | None:
+    """What the hint shows, where the net must be told: as the wish says, else what its preprocessor makes.
+
+    Raises:
+        InvalidRequest: neither says so, or the net does not know that kind.
+    """
+    known, named = about.hint_kinds, wish.hint_kind
+    if not known:
+        if named:
+            raise InvalidRequest(f"{wish.model} takes hints of one kind, and cannot be told that it is shown {named!r}")
+        return None
+    kind = named or SHOWS.get(wish.preprocessor.partition("/")[0])
+    if kind is None:
+        raise InvalidRequest(
+            f"{wish.model} must be told what its hint shows, with hint_kind (as-... on the command line): "
+            + ", ".join(known)
+        )
+    if kind not in known:
+        raise InvalidRequest(f"{wish.model} does not know hints of the kind {kind!r}; it knows {', '.join(known)}")
+    return kind

@@ -15,7 +15,7 @@ from PIL import Image
 from safelight.errors import IncompatibleControl
 from safelight.models import picture_prompts
 from safelight.models.control import Features, Net, Row, Steer, load_control
-from safelight.models.control_file import describe_control
+from safelight.models.control_file import describe_control, hint_kind
 from safelight.models.control_folder import ControlFolder, Kind
 from safelight.models.families import Description
 from safelight.models.ip_adapter import ImageEncoder, load_adapter, load_encoder
@@ -49,7 +49,8 @@ class Control:
         told_apart = self.use.mode == "control" or getattr(self.net, "pools", False)
         if not self.use.holds(step, steps) or not self.use.weight or (negative and told_apart):
             return ()
-        return (Steer(self.net, features, self.use.weight, soft=self.use.mode != "balanced"),)
+        soft = self.use.mode != "balanced"
+        return (Steer(self.net, features, self.use.weight, soft=soft, kind=self.use.hint_kind),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +90,17 @@ class ControlShelf:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def pin(self, wish: ControlWish, model: Description, *, model_name: str) -> dict[str, Any]:
-        """The digest of what the wish names; reads no weights.
+        """The digest of what the wish names, and the kind of its hint where the net must be told; reads no weights.
 
         Raises:
-            UnknownControl, InvalidRequest: it is not here, or another one by now.
+            UnknownControl, InvalidRequest: it is not here, or another one by now; nothing says what its hint shows.
             IncompatibleControl: it is for another family.
             UnsafeFile, CorruptModel, UnsupportedOption: it is no ControlNet or T2I-Adapter.
         """
         path = self.folder.path("control", wish.model)
-        describe_control(path, model, name=wish.model, model_name=model_name)
-        return {"digest": self.folder.find("control", wish.model, digest=wish.digest)[1]}
+        about = describe_control(path, model, name=wish.model, model_name=model_name)
+        digest = self.folder.find("control", wish.model, digest=wish.digest)[1]
+        return {"digest": digest, "hint_kind": hint_kind(wish, about)}
 
     def pin_picture(self, wish: PicturePromptWish, model: Description, *, model_name: str) -> dict[str, Any]:
         """The same for an IP-Adapter and its image encoder."""

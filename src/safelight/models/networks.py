@@ -65,6 +65,7 @@ class ControlClasses:
     """The same for what leads a picture beside its prompt."""
 
     controlnet: Callable[[Mapping[str, Any]], nn.Module]
+    controlnet_union: Callable[[Mapping[str, Any]], nn.Module]
     t2i_adapter: Callable[[Mapping[str, Any]], nn.Module]
     image_encoder: Callable[[Mapping[str, Any]], nn.Module]
     projections: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]
@@ -73,7 +74,7 @@ class ControlClasses:
 
 @cache
 def control_classes() -> ControlClasses:
-    """ControlNetModel, T2IAdapter, CLIP's image encoder, and the projections of IP-Adapters."""
+    """ControlNetModel, ControlNetUnionModel, T2IAdapter, CLIP's image encoder, and the projections of IP-Adapters."""
     return quickly(import_control_classes)
 
 
@@ -125,6 +126,7 @@ def import_classes() -> NetworkClasses:
 def import_control_classes() -> ControlClasses:
     from diffusers.models.adapter import T2IAdapter
     from diffusers.models.controlnets.controlnet import ControlNetModel
+    from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
     from diffusers.models.embeddings import (
         ImageProjection,
         IPAdapterFullImageProjection,
@@ -136,6 +138,7 @@ def import_control_classes() -> ControlClasses:
     projections = {"base": ImageProjection, "plus": IPAdapterPlusImageProjection, "full": IPAdapterFullImageProjection}
     return ControlClasses(
         controlnet=without_memory(ControlNetModel.from_config),
+        controlnet_union=without_memory(ControlNetUnionModel.from_config),
         t2i_adapter=without_memory(T2IAdapter.from_config),
         image_encoder=without_memory(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config))),
         projections={

@@ -11,6 +11,7 @@ from PIL import Image
 from safelight.diffusion import outlines
 from safelight.errors import InvalidRequest, nearest
 from safelight.models.control_folder import ControlFolder
+from safelight.spec import HintKind
 
 if TYPE_CHECKING:
     from safelight.models.depth import DepthModel
@@ -34,6 +35,17 @@ PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "tile": lambda image: image,
     "invert": outlines.invert,
 }
+
+SHOWS: Mapping[str, HintKind] = {
+    "canny": "hard-edge",
+    "lineart": "hard-edge",
+    "invert": "hard-edge",
+    "soft-edge": "soft-edge",
+    "scribble": "soft-edge",
+    "tile": "tile",
+    "depth": "depth",
+}
+"""What their hints are to a net that tells several kinds apart."""
 
 
 def require_preprocessor(name: str) -> None:

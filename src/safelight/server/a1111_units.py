@@ -17,7 +17,7 @@ from safelight.models.preprocessors import PREPROCESSORS
 from safelight.server.a1111_payloads import FITS, Drawing, Loose, TextToImageBody, is_idle
 from safelight.server.auth import parts_of
 from safelight.server.fetch import fetch_picture
-from safelight.spec import ControlMode, Fit, Fraction, explain
+from safelight.spec import ControlMode, Fit, Fraction, HintKind, explain
 from safelight.studio import Studio
 
 SCRIPT = "controlnet"
@@ -48,6 +48,17 @@ RESIZE_MODES: Mapping[str, Fit] = {
     "envelope (outer fit)": "pad",
     "outer fit (shrink to fit)": "pad",
 }
+UNION_TYPES: Mapping[str, HintKind | None] = {
+    "openpose": "pose",
+    "depth": "depth",
+    "soft edge": "soft-edge",
+    "hard edge": "hard-edge",
+    "normal map": "normal",
+    "segmentation": "segmentation",
+    "tile": "tile",
+    "inpaint": "repaint",
+    "unknown": None,
+}
 OLD_NAMES = {"guidance": "guidance_end", "lowvram": "low_vram", "input_image": "image", "guessmode": "control_mode"}
 WHITES_FIRST = re.compile(r" \(.*\)$")
 """`invert (from white bg & black line)`."""
@@ -70,6 +81,7 @@ class Unit(Loose):
     guidance_start: Fraction = 0.0
     guidance_end: Fraction = 1.0
     control_mode: str | int = "Balanced"
+    union_control_type: str = "Unknown"
     pixel_perfect: bool = False
     hr_option: str | int = "Both"
     save_detected_map: bool = True
@@ -122,6 +134,7 @@ class Unit(Loose):
             "thresholds": (self.threshold_a, self.threshold_b) if given else None,
             "fit": one_of("resize_mode", self.resize_mode, RESIZE_MODES),
             "mode": one_of("control_mode", self.control_mode, MODES),
+            "hint_kind": one_of("union_control_type", self.union_control_type, UNION_TYPES),
         }
 
 
@@ -188,9 +201,9 @@ def find(model: str, studio: Studio, *, picture: bool) -> str:
 
 
 def one_of(name: str, said: str | int, known: Mapping[str, Any]) -> Any:
-    if (found := known.get(str(said).lower())) is None:
+    if str(said).lower() not in known:
         raise refused(f"{name} {said!r}; known are {', '.join(known)}")
-    return found
+    return known[str(said).lower()]
 
 
 def refused(why: str) -> InvalidRequest:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Decoding(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.network.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
+        return self.network.decode(latents).sample  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
 def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: Denoiser, *, until: Until) -> None:
@@ -78,8 +79,9 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: Denois
         views = pictures.choose(random.Random(seed), how.batch // accelerator.num_processes)
         latents = maker(pictures, views, seed=seed)
         images = torch.stack([picture_of(pictures, artworks, view) for view in views])
-        parts = picture_losses(images, model(latents))
-        accelerator.backward(picture_loss(parts, recipe.autoencoder))
+        outputs = model(latents)
+        parts = picture_losses(images, outputs) | {"slope": slope_loss(images, outputs)}
+        accelerator.backward(picture_loss(parts, recipe.autoencoder) + how.slope_weight * parts["slope"])
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -146,6 +148,12 @@ class Maker:
         v = without + guidance * (told - without)
         ratio = told.std((1, 2, 3), keepdim=True) / v.std((1, 2, 3), keepdim=True)
         return rescale * ratio * v + (1 - rescale) * v
+
+
+def slope_loss(images: Tensor, outputs: Tensor) -> Tensor:
+    """Absolute error of what neighbouring 4x4 means differ by: an area that should be even rises and falls."""
+    errors = F.avg_pool2d(outputs - images, 4)
+    return errors.diff(dim=-1).abs().mean() + errors.diff(dim=-2).abs().mean()
 
 
 def at(levels: Tensor, timesteps: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class DecoderRecipe:
     """In which they are walked back."""
     real_share: float = 0.3
     """Of latents that are real ones with noise instead."""
+    slope_weight: float = 2.0
     batch: int = 8
     muon_rate: float = 0.003
     adam_rate: float = 3e-4
