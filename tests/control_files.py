@@ -139,6 +139,26 @@ def write_ldm(path: Path, network: Any, *, prefix: str = "control_model.", dtype
     return path
 
 
+def write_control_lora(path: Path, network: Any, model: Model, *, rank: int = 4) -> Path:
+    """As Stability AI's files are; the weights of `network` become what the file says."""
+    theirs, ours = model.unet.state_dict(), network.state_dict()
+    generator = torch.Generator().manual_seed(16)
+    tensors = {"lora_controlnet": torch.tensor([])}
+    for name, tensor in ours.items():
+        module = max((known for known in LDM if name.startswith(f"{known}.")), key=len)
+        stored = LDM[module] + name.removeprefix(module)
+        if name not in theirs or tensor.ndim < 2:
+            tensors[stored] = tensor.contiguous()
+            continue
+        up = torch.randn(tensor.shape[0], rank, generator=generator) / rank
+        down = torch.randn(rank, tensor[0].numel(), generator=generator) * 0.1
+        tensor.copy_(theirs[name] + (up @ down).reshape(tensor.shape))
+        tensors[stored.removesuffix("weight") + "up"] = up.reshape(-1, rank, *(1,) * (tensor.ndim - 2))
+        tensors[stored.removesuffix("weight") + "down"] = down.reshape(rank, *tensor.shape[1:])
+    save_file(tensors, path)
+    return path
+
+
 def write_tencent(path: Path, network: Any) -> Path:
     """A T2I-Adapter as TencentARC's files are: the blocks of all levels in one row."""
     light = network.config.adapter_type == "light_adapter"
@@ -266,7 +286,8 @@ PICTURES = {
 
 def control(path: Path, model: Model, **use: Any) -> Control:
     """Loaded for the model, and how a spec uses it."""
-    net = load_control(describe_control(path, model.description, name=path.stem, model_name=model.name), CPU)
+    about = describe_control(path, model.description, name=path.stem, model_name=model.name)
+    net = load_control(about, CPU, model.unet)
     return Control(net, control_use(path, **use))
 
 

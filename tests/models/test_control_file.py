@@ -15,6 +15,7 @@ from tests.control_files import (
     shelf_in,
     t2i_adapter,
     union,
+    write_control_lora,
     write_diffusers,
     write_encoder,
     write_folder,
@@ -42,6 +43,7 @@ from safelight.models.control_folder import ControlFolder
 from safelight.models.families import describe
 from safelight.models.ip_file import require_adapter
 from safelight.models.load import Model
+from safelight.models.room import control_bytes
 from safelight.spec import ControlUse, ControlWish, PicturePromptWish
 
 Models = Callable[[str], Model]
@@ -148,7 +150,6 @@ def test_an_adapter_for_another_family_is_refused_from_its_header(model: Models,
 
 
 OTHERS = {
-    "lora_controlnet": "Control-LoRA",
     "lllite_unet_input_blocks_1_1.down.0.weight": "LLLite",
     "transformer_blocks.0.attn.to_q.weight": "transformer",
     "conv1.weight": "none of the tensors",
@@ -160,6 +161,17 @@ def test_other_things_of_that_name_are_called_by_their_own(key: str, model: Mode
     save_file({key: torch.zeros(4)}, tmp_path / "other.safetensors")
     with pytest.raises(UnsupportedOption, match=OTHERS[key]):
         seen(tmp_path / "other.safetensors", model("sd1"))
+
+
+def test_a_control_lora_takes_the_room_of_the_net_it_becomes(model: Models, tmp_path: Path) -> None:
+    net, ours = controlnet(model("sd1")), model("sd1")
+    path = write_control_lora(tmp_path / "lora.safetensors", net, ours)
+    assert control_bytes([path], CPU) == sum(tensor.nbytes for tensor in net.state_dict().values())
+    tensors = load_file(path)
+    [wide] = [name for name in tensors if name.endswith("input_blocks.0.0.down")]
+    save_file(tensors | {wide: tensors[wide][:2].contiguous()}, tmp_path / "garbled.safetensors")
+    with pytest.raises(CorruptModel, match="Control-LoRA for another model"):
+        control(tmp_path / "garbled.safetensors", ours)
 
 
 def test_damaged_files_are_errors_that_say_so(model: Models, tmp_path: Path) -> None:

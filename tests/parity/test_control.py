@@ -19,6 +19,7 @@ from tests.control_files import (
     shelf_in,
     t2i_adapter,
     union,
+    write_control_lora,
     write_diffusers,
     write_encoder,
     write_folder,
@@ -101,6 +102,18 @@ def test_a_controlnet_draws_what_diffusers_draws_with_it(
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30, (
         "a net that does nothing shows nothing"
     )
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_control_lora_is_the_controlnet_that_it_was_cut_out_of(
+    kind: str, model: Models, reference: References, tmp_path: Path
+) -> None:
+    net = controlnet(model(kind))
+    path = write_control_lora(tmp_path / "canny.safetensors", net, model(kind))
+    spec, picture = ours(model(kind), Led(controls=(control(path, model(kind)),)))
+    expected = theirs(reference(kind), "ControlNetPipeline", spec, {"controlnet": net}, image=PICTURES[HINT])
+    assert psnr(picture, expected) >= LEAST_PSNR
+    assert path.stat().st_size < write_ldm(tmp_path / "whole.safetensors", net).stat().st_size
 
 
 @pytest.mark.parametrize("kinds", [6, 8], ids=["six kinds", "eight kinds"])

@@ -22,6 +22,7 @@ from torch.nn.functional import one_hot
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.errors import CorruptModel
 from safelight.models.control_file import ControlFile
+from safelight.models.control_lora import restored
 from safelight.models.load import build
 from safelight.models.networks import control_classes
 from safelight.models.parts import Weights
@@ -203,6 +204,18 @@ def to_pixels(hint: Image.Image, channels: int, placement: Placement) -> Tensor:
     return pixels.to(placement.device, placement.dtype)
 
 
+def restored_weights(about: ControlFile, file: TensorFile, unet: nn.Module) -> dict[str, Tensor]:
+    """Those of a Control-LoRA: the model's, with what the file says is to be added."""
+    theirs = unet.state_dict()
+    try:
+        return {
+            name: restored(theirs[name], file[f"{module}.up"], file[f"{module}.down"])
+            for module, name in about.changes.items()
+        }
+    except (KeyError, RuntimeError) as error:
+        raise CorruptModel(f"{about.path} is a Control-LoRA for another model: {error}") from None
+
+
 class EachRowAlone(nn.Module):
     """A layer of ControlNet Union that attends over the first dimension of (b, n, c), which is the batch's, as if each
     row were called alone: what stands beside a picture would change it. Rows of one picture are all alike there.
@@ -216,14 +229,16 @@ class EachRowAlone(nn.Module):
         return self.layer(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
 
 
-def load_control(about: ControlFile, placement: Placement) -> Net:
-    """Read the weights, on the device and in the number format of the model.
+def load_control(about: ControlFile, placement: Placement, unet: nn.Module) -> Net:
+    """Read the weights, on the device and in the number format of the model, whose network is `unet`.
 
     Raises:
         CorruptModel: tensors are missing, or are not as the configuration has them.
     """
     files = tuple(TensorFile(path) for path in about.files)
-    tensors = {about.names[name]: file[name] for file in files for name in file}
+    tensors = {about.names[name]: file[name] for file in files for name in file if name in about.names}
+    if about.changes:
+        tensors |= restored_weights(about, files[0], unet)
     classes = control_classes()
     make = {
         "controlnet": classes.controlnet,

@@ -5,6 +5,7 @@
 | a diffusers folder                      | `config.json`                                               |
 | a single file in diffusers' names       | `controlnet_cond_embedding.`, `adapter.conv_in.`            |
 | a single file as the authors wrote it   | `control_model.input_hint_block.`, `body.0.block1.`         |
+| a Control-LoRA                          | `lora_controlnet`                                           |
 
 A single file has no configuration. A ControlNet is a copy of half of its model's network, so it takes the model's, with
 what its own shapes say otherwise. Imports no torch: a network of another family is refused before anything is loaded.
@@ -12,11 +13,12 @@ what its own shapes say otherwise. Imports no torch: a network of another family
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
+from safelight.models.control_lora import MARK, products, whole_shapes
 from safelight.models.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.families import Description, read_config
 from safelight.models.preprocessors import SHOWS
@@ -32,7 +34,6 @@ CLASSES: dict[str, Kind] = {
 }
 CONTEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 OTHERS = {
-    "lora_controlnet": "a Control-LoRA",
     "lllite_": "a ControlNet-LLLite",
     "difference": "the difference of a ControlNet to its model",
     "controlnet_x_embedder": "a ControlNet for Flux",
@@ -59,6 +60,8 @@ class ControlFile:
     files: Sequence[Path]
     names: Mapping[str, str]
     """The tensors' names in the files, and in diffusers' network."""
+    changes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of a Control-LoRA: the modules whose factors the file holds, and the weights that they are added to."""
 
     @property
     def hint_kinds(self) -> tuple[HintKind, ...]:
@@ -101,7 +104,8 @@ def describe_folder(folder: Path) -> ControlFile:
 
 
 def describe_file(path: Path, model: Description) -> ControlFile:
-    shapes = {name: entry.shape for name, entry in read_header(path).tensors.items()}
+    stored = {name: entry.shape for name, entry in read_header(path).tensors.items()}
+    shapes = whole_shapes(stored)
     bare = {name: name.removeprefix(LDM_PREFIX) for name in shapes}
     for start, what in OTHERS.items():
         if any(name.startswith(start) for name in bare.values()):
@@ -123,7 +127,9 @@ def describe_file(path: Path, model: Description) -> ControlFile:
     ours = {known[name]: shapes[name] for name in known}
     config = controlnet_config(ours, model, path)
     if "task_embedding" not in ours:
-        return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=known)
+        changes = {module: known[f"{module}.weight"] for module in products(stored)} if MARK in stored else {}
+        whole = {name: here for name, here in known.items() if name in stored}
+        return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=whole, changes=changes)
     config |= union_config(ours, path)
     return ControlFile(path=path, kind="controlnet-union", config=config, files=[path], names=known)
 

@@ -24,7 +24,7 @@ from safelight.models.load import Model
 from safelight.models.memory import Need
 from safelight.models.picture_prompts import Seen, Tokens, cross_attentions
 from safelight.models.placement import Placement
-from safelight.models.room import weights_bytes
+from safelight.models.room import control_bytes
 from safelight.spec import (
     ControlUse,
     ControlWish,
@@ -125,7 +125,7 @@ class ControlShelf:
 
     def need(self, kind: Kind, name: str, key: tuple[str, str], placement: Placement) -> Need:
         path, _ = self.folder.find(kind, name, digest=key[0])
-        size = weights_bytes(self.folder.files(kind, path), placement)
+        size = control_bytes(self.folder.files(kind, path), placement)
         return Need(key=key, kind=kind, name=name, size_bytes=size, drop=lambda: self.drop(key))
 
     def drop(self, key: tuple[str, str]) -> None:
@@ -147,7 +147,7 @@ class ControlShelf:
         def load() -> Net:
             path, _ = self.folder.find("control", use.model, digest=use.digest)
             about = describe_control(path, model.description, name=use.model, model_name=model.name)
-            return load_control(about, model.placement)
+            return load_control(about, model.placement, model.unet)
 
         return self.kept((use.digest, model.digest), load)
 

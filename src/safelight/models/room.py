@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safelight.models.control_lora import whole_shapes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, Header, read_header, weight_files
 from safelight.models.single_file import EMA, T5_IN_FILE, UNET
 
@@ -90,6 +91,13 @@ def weights_bytes(files: Iterable[Path], placement: "Placement", prefixes: Seque
     """Of the tensors in safetensors files, or of those of them whose names begin so; other files hold none."""
     headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
     return sum(sum(counts(header, prefix)) for header in headers for prefix in prefixes) * placement.dtype.itemsize
+
+
+def control_bytes(files: Iterable[Path], placement: "Placement") -> int:
+    """Of a ControlNet or an adapter; of a Control-LoRA, what it becomes."""
+    headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
+    shapes = [whole_shapes({name: entry.shape for name, entry in header.tensors.items()}) for header in headers]
+    return sum(prod(shape) for one in shapes for shape in one.values()) * placement.dtype.itemsize
 
 
 def counts(header: Header, prefix: str = "") -> Iterator[int]:
