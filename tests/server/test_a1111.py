@@ -134,6 +134,20 @@ def test_pictures_become_pictures(api: webuiapi.WebUIApi) -> None:
     assert first[0] > second[0]
 
 
+@pytest.mark.parametrize(("args", "side"), [(["", 16, "lanczos", 2], 192), (["", 16, 1, 1.5], 144)])
+def test_the_script_sd_upscale_draws_a_picture_over_in_tiles(
+    api: webuiapi.WebUIApi, args: list[Any], side: int
+) -> None:
+    result = api.img2img(
+        images=[picture(size=(96, 96))],
+        denoising_strength=0.5,
+        script_name="SD upscale",
+        script_args=args,
+        **SMALL,
+    )
+    assert result.image.size == (side, side)
+
+
 @pytest.mark.parametrize("fill", [0, 1])
 def test_only_what_the_mask_covers_is_drawn_anew(api: webuiapi.WebUIApi, fill: int) -> None:
     result = api.img2img(
@@ -222,6 +236,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"override_settings": {"sd_vae": "other.safetensors"}}, 404, "vae: nothing is named 'other.safetensors'"),
         ({"override_settings": {"eta_noise_seed_delta": 31337}}, 400, "eta_noise_seed_delta"),
         ({"script_name": "x/y/z plot"}, 422, "x/y/z plot"),
+        ({"script_name": "SD upscale", "script_args": ["", 16, "Lanczos", 2]}, 422, "for img2img"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"enabled": True}]}}}, 422, "ControlNet"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, True, {"ad_model": "face"}]}}}, 422, "ADetailer"),
         ({"restore_faces": True}, 400, "restore_faces"),
@@ -284,6 +299,8 @@ def test_what_changes_nothing_is_accepted(client: httpx.Client) -> None:
         ({"init_images": ["http://127.0.0.1:1/apple.png"]}, "private network"),
         ({"init_images": ["http://169.254.169.254/latest/meta-data"]}, "private network"),
         ({"resize_mode": 3}, "resize_mode"),
+        ({"script_name": "SD upscale", "script_args": ["", 16, "SwinIR 4x", 2]}, "no upscaler 'SwinIR 4x'"),
+        ({"script_name": "SD upscale", "script_args": ["", 16, "None", 2]}, "no upscaler 'None'"),
         ({"mask": "", "inpainting_fill": 2, "initial_noise_multiplier": 0.5}, "initial_noise_multiplier"),
     ],
 )
@@ -308,7 +325,7 @@ def test_the_lists_are_as_clients_read_them(api: webuiapi.WebUIApi) -> None:
     assert [upscaler["name"] for upscaler in api.get_upscalers()][:2] == ["None", "Lanczos"]
     assert api.get_latent_upscale_modes()[0] == {"name": "Latent"}
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
-    assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
+    assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet", "sd upscale"]}
     for empty in (
         api.get_sd_vae,
         api.get_loras,

@@ -23,6 +23,7 @@ from safelight.server.a1111_info import info_of
 from safelight.server.a1111_options import Options, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
 from safelight.server.a1111_pictures import keep, mask_from
+from safelight.server.a1111_sd_upscale import enlarged
 from safelight.server.a1111_sittings import Sittings
 from safelight.server.a1111_units import led_by, units_of
 from safelight.server.auth import Who, parts_of
@@ -93,6 +94,10 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
     if found.description.reads == "instructions":
         wishes["image_guidance"] = body.image_cfg_scale
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
+    if body.drawn_over:
+        wishes |= await asyncio.to_thread(
+            enlarged, body.script_args, studio.upscalers, width=body.width, height=body.height
+        )
     marked = None
     if body.mask:
         marked = await asyncio.to_thread(mask_from, await fetch_picture(body.mask, max_bytes=most), studio)

@@ -248,8 +248,8 @@ async def prompt_styles(caller: Who) -> list[PromptStyle]:
 
 @router.get("/scripts")
 async def scripts(caller: Who) -> Scripts:
-    """The one that is honoured; a request that names another is refused."""
-    return Scripts(txt2img=["controlnet"], img2img=["controlnet"])
+    """Those that are honoured; a request that names another is refused."""
+    return Scripts(txt2img=["controlnet"], img2img=["controlnet", "sd upscale"])
 
 
 @router.get("/script-info")

@@ -16,6 +16,7 @@ from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.lora_tags import take_loras
 from safelight.models.several import MOST_PICTURES, Expand
 from safelight.server.a1111_options import Options
+from safelight.server.a1111_sd_upscale import SD_UPSCALE
 from safelight.server.a1111_upscalers import HIGHRES
 from safelight.spec import Blur, Fit, Fraction, Guidance, ImageGuidance, Padding, Prompt, Steps, Strength
 
@@ -142,6 +143,11 @@ class Drawing(Loose):
         return {"refiner": name, "refiner_switch": self.refiner_switch_at or None}
 
     @property
+    def drawn_over(self) -> bool:
+        """By the script SD upscale."""
+        return False
+
+    @property
     def expand(self) -> Expand | None:
         """The extension Dynamic Prompts: its first argument turns it on, its second draws every combination."""
         for name, said in self.alwayson_scripts.items():
@@ -177,7 +183,7 @@ class Drawing(Loose):
             for name in ("prompt", "negative_prompt"):
                 if found := HYPERNETWORK.search(getattr(self, name)):
                     raise UnsupportedOption(name, f"{found[0]} names a hypernetwork, and none are loaded here")
-        if self.script_name not in ("", "None"):
+        if self.script_name not in ("", "None") and not self.drawn_over:
             raise no_script("script_name", self.script_name)
         for name, said in self.alwayson_scripts.items():
             read = name.casefold() == "controlnet" or name.casefold().startswith(DYNAMIC_PROMPTS)
@@ -258,6 +264,10 @@ class ImageToImageBody(Drawing):
     include_init_images: bool = False
 
     @property
+    def drawn_over(self) -> bool:
+        return self.script_name.casefold() == SD_UPSCALE
+
+    @property
     def blur(self) -> float:
         return self.mask_blur_x if self.mask_blur is None else self.mask_blur
 
@@ -336,6 +346,6 @@ def is_idle(script: object) -> bool:
 
 
 def no_script(where: str, name: str) -> InvalidRequest:
-    error = UnsupportedOption(where, f"no script {name!r}; ControlNet is the only one here")
+    error = UnsupportedOption(where, f"no script {name!r}; there are ControlNet and, for img2img, SD upscale")
     error.status = 422
     return error
