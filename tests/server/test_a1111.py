@@ -148,6 +148,23 @@ def test_the_script_sd_upscale_draws_a_picture_over_in_tiles(
     assert result.image.size == (side, side)
 
 
+@pytest.mark.parametrize(
+    "args", [[], [64], ["", "wide", "Lanczos", 2], ["", 16, -1, 2], ["", 16, 99, 2], ["", 10**400, 1, "x"]]
+)
+def test_other_arguments_of_sd_upscale_are_answered_with_its_own(client: httpx.Client, args: list[Any]) -> None:
+    body = SMALL | {"init_images": [in_base64(picture())], "script_name": "SD upscale", "script_args": args}
+    status, detail = refused(client, "/img2img", body)
+    assert status == 422
+    assert "an overlap, an upscaler and a factor" in detail
+
+
+def test_an_endless_overlap_is_refused(client: httpx.Client) -> None:
+    said = json.dumps(SMALL | {"init_images": [in_base64(picture())], "script_name": "SD upscale"})
+    body = said[:-1] + ', "script_args": ["", 1e400, "Lanczos", 2]}'
+    answer = client.post("/img2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
 @pytest.mark.parametrize("fill", [0, 1])
 def test_only_what_the_mask_covers_is_drawn_anew(api: webuiapi.WebUIApi, fill: int) -> None:
     result = api.img2img(
@@ -301,6 +318,7 @@ def test_what_changes_nothing_is_accepted(client: httpx.Client) -> None:
         ({"resize_mode": 3}, "resize_mode"),
         ({"script_name": "SD upscale", "script_args": ["", 16, "SwinIR 4x", 2]}, "no upscaler 'SwinIR 4x'"),
         ({"script_name": "SD upscale", "script_args": ["", 16, "None", 2]}, "no upscaler 'None'"),
+        ({"script_name": "SD upscale", "script_args": ["", 16, 0, 2]}, "no upscaler 'None'"),
         ({"mask": "", "inpainting_fill": 2, "initial_noise_multiplier": 0.5}, "initial_noise_multiplier"),
     ],
 )

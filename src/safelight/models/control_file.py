@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
-from safelight.models.control_lora import MARK, products, whole_shapes
+from safelight.models.control_lora import products, whole_shapes
 from safelight.models.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.families import Description, read_config
 from safelight.models.preprocessors import SHOWS
@@ -127,7 +127,7 @@ def describe_file(path: Path, model: Description) -> ControlFile:
     ours = {known[name]: shapes[name] for name in known}
     config = controlnet_config(ours, model, path)
     if "task_embedding" not in ours:
-        changes = {module: known[f"{module}.weight"] for module in products(stored)} if MARK in stored else {}
+        changes = {module: known[f"{module}.weight"] for module in products(stored)}
         whole = {name: here for name, here in known.items() if name in stored}
         return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=whole, changes=changes)
     config |= union_config(ours, path)

@@ -19,15 +19,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def whole_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Of the tensors that the net will have; of any other file, what it has."""
-    if MARK not in shapes:
-        return dict(shapes)
-    made = {f"{module}.weight": (up[0], *down[1:]) for module, (up, down) in products(shapes).items()}
-    parts = {f"{module}.{half}" for module in products(shapes) for half in ("up", "down")}
+    factors = products(shapes)
+    made = {f"{module}.weight": (up[0], *down[1:]) for module, (up, down) in factors.items()}
+    parts = {f"{module}.{half}" for module in factors for half in ("up", "down")}
     return {name: shape for name, shape in shapes.items() if name not in parts and name != MARK} | made
 
 
 def products(shapes: Shapes) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The shapes of both factors, by the module whose weight they change."""
+    """The shapes of both factors, by the module whose weight they change; none in any other file."""
+    if MARK not in shapes:
+        return {}
     modules = [name.removesuffix(".up") for name in shapes if name.endswith(".up")]
     pairs = {module: (shapes[f"{module}.up"], shapes.get(f"{module}.down", ())) for module in modules}
     return {module: (up, down) for module, (up, down) in pairs.items() if up and down}

@@ -6,7 +6,7 @@ There each tile is a picture of its own, laid over its neighbours; here they are
 from collections.abc import Sequence
 from typing import Any
 
-from safelight.errors import InvalidRequest
+from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.upscalers import Upscalers
 from safelight.server.a1111_upscalers import NONE, ours_for, upscalers_by_name
 
@@ -21,17 +21,20 @@ def enlarged(args: Sequence[Any], upscalers: Upscalers, *, width: int, height: i
         InvalidRequest: 422, they are others.
         UnsupportedOption: nothing enlarges pictures by that name here; None enlarges nothing.
     """
+    names = [NONE, *upscalers_by_name(upscalers)]
     try:
         *_, overlap, named, scale = args
-        name = [NONE, *upscalers_by_name(upscalers)][named] if isinstance(named, int) else str(named)
+        name = dict(enumerate(names))[named] if isinstance(named, int) else str(named)
         overlap, scale = int(overlap), float(scale)
-    except (IndexError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         error = InvalidRequest(
             'script_args: SD upscale takes a heading, an overlap, an upscaler and a factor, as ["", 64, "Lanczos", 2]'
         )
         error.status = 422
         raise error from None
-    known = {theirs.casefold(): theirs for theirs in upscalers_by_name(upscalers)}
-    ours = ours_for("script_args", known.get(name.casefold(), name), upscalers)
+    name = {theirs.casefold(): theirs for theirs in names}.get(name.casefold(), name)
+    if name == NONE:
+        raise UnsupportedOption("script_args", f"no upscaler {NONE!r}: SD upscale needs one that enlarges, as Lanczos")
+    ours = ours_for("script_args", name, upscalers)
     tiles = {"side": min(width, height), "overlap": overlap, "upscaler": ours}
     return {"width": None, "height": None, "scale": scale, "tiles": tiles}
