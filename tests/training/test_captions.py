@@ -5,7 +5,16 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.training.captions import STYLE_WORDS, Aliases, Subject, caption, names_of, read_aliases, without_colours
+from safelight.training.captions import (
+    STYLE_WORDS,
+    Aliases,
+    Subject,
+    caption,
+    caption_pair,
+    names_of,
+    read_aliases,
+    without_colours,
+)
 from safelight.training.mini import CaptionRecipe
 
 APPLE = Subject(
@@ -28,6 +37,15 @@ def test_only_the_pictures_own_style_is_named(seed: int) -> None:
     words = caption(APPLE, CaptionRecipe(style=1, empty=0), random.Random(seed))
     assert any(style in words for style in STYLE_WORDS["flat"])
     assert not any(style in words for other in ("noto", "glossy") for style in STYLE_WORDS[other])
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_a_caption_has_a_twin_without_its_style(seed: int, named: bool) -> None:
+    said, bare = caption_pair(APPLE, CaptionRecipe(style=float(named)), random.Random(seed))
+    assert not any(style in bare for style in STYLE_WORDS["flat"])
+    words = iter(said.replace(",", "").split())
+    assert all(word in words for word in bare.replace(",", "").split())
+    assert (said == bare) is (said == "" or not named)
 
 
 def test_one_caption_in_ten_is_empty() -> None:

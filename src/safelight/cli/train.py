@@ -32,7 +32,7 @@ tune.add_commands(app)
 @app.command(epilog=EXAMPLES)
 def scratch(
     stage: Annotated[
-        Literal["all", "artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder", "adopt"],
+        Literal["all", "artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"],
         typer.Argument(help="One stage alone. `adopt` takes over what --folder has of an autoencoder and a tokenizer."),
     ] = "all",
     out: Annotated[Path, typer.Option(help="Folder of the run: data, checkpoints, logs.")] = Path("mini-run"),

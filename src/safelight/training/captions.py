@@ -65,8 +65,13 @@ class Subject:
 
 def caption(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -> str:
     """One caption: a name or keywords, then perhaps colour, style, background; sometimes nothing."""
+    return caption_pair(subject, recipe, draw)[0]
+
+
+def caption_pair(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -> tuple[str, str]:
+    """One caption, and the same without its words for the style."""
     if draw.random() < recipe.empty:
-        return ""
+        return "", ""
     # The everyday name comes first in the list and is drawn half of the time.
     name = subject.names[0] if draw.random() < 0.5 else draw.choice(subject.names)
     keywords = draw.sample(list(subject.keywords), min(len(subject.keywords), draw.randint(1, 3)))
@@ -83,13 +88,19 @@ def caption(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -> str
     if draw.random() < recipe.filler:
         words = f"{draw.choice(FILLERS)} {words}"
     style = draw.choice(STYLE_WORDS[subject.style]) if draw.random() < recipe.style else ""
-    if style and draw.random() < 0.3:
-        words, style = f"{style} {words}", ""
-    if draw.random() < recipe.opening:
-        words = draw.choice(OPENINGS).format(words)
-    if subject.background and draw.random() < recipe.background:
-        words += f" on a {subject.background} background"
-    return words + (f", {style}" if style else "") + more
+    style_first = bool(style) and draw.random() < 0.3
+    opening = draw.choice(OPENINGS) if draw.random() < recipe.opening else "{}"
+    behind = subject.background and draw.random() < recipe.background
+    place = f" on a {subject.background} background" if behind else ""
+
+    def said(style: str) -> str:
+        if not style:
+            return opening.format(words) + place + more
+        if style_first:
+            return opening.format(f"{style} {words}") + place + more
+        return opening.format(words) + f"{place}, {style}" + more
+
+    return said(style), said("")
 
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")

@@ -27,6 +27,9 @@ from safelight.training.rates import Until, agreed_progress, rate_factor
 from safelight.training.sampling import assemble, draw_grid
 from safelight.training.seeds import seed_of
 
+DENOISER, STYLED = "denoiser.pt", "styled.pt"
+"""Training states in the folder of a run: of the denoiser, and of its lesson in styles, which comes after."""
+
 
 class Denoiser(nn.Module):
     """Text encoder and UNet as one network: token ids, noisy latents and timesteps in, v out."""
@@ -53,15 +56,18 @@ def new_denoiser(recipe: MiniRecipe, start: Path | None) -> Denoiser:
     return Denoiser(text_encoder.train(), unet.train()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until, start: Path | None = None) -> None:
-    """Train, resuming from `out`/denoiser.pt, else from the folder `start`, else from nothing."""
+def train_denoiser(
+    recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until, start: Denoiser | None = None, state: str = DENOISER
+) -> None:
+    """Train, resuming from the file `state` in `out`, else from `start`, else from nothing."""
     denoiser = recipe.denoiser
     sharing = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out), kwargs_handlers=[sharing])
     accelerator.init_trackers("denoiser")
     pictures = Pictures(recipe, artwork, out)
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    network = new_denoiser(recipe, start)
+    network = start or new_denoiser(recipe, None)
+    network.text_encoder.requires_grad_(denoiser.learns_text)
     optimizers = new_optimizers(
         network,
         muon_rate=denoiser.muon_rate,
@@ -72,10 +78,10 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
     average = Average(network, denoiser.ema)
     model = accelerator.prepare(network)
     noise_levels = NoiseLevels(denoiser.snr_gamma)
-    path = out / "denoiser.pt"
+    path = out / state
     step, seconds = 0, 0.0
-    if state := load_checkpoint(path):
-        step, seconds = restore(state, network, average, optimizers)
+    if saved_state := load_checkpoint(path):
+        step, seconds = restore(saved_state, network, average, optimizers)
     began = saved = time.time()
 
     def spent() -> float:
@@ -87,7 +93,15 @@ def train_denoiser(recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until
         set_rates(optimizers, factor)
         drawn = pictures.draw(seed_of(denoiser.seed, step), denoiser.batch)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        loss = denoising_loss(model, tokenizer, noise_levels, drawn, seed=seed_of(denoiser.seed, step, 1), part=mine)
+        loss = denoising_loss(
+            model,
+            tokenizer,
+            noise_levels,
+            drawn,
+            seed=seed_of(denoiser.seed, step, 1),
+            part=mine,
+            style_lead=denoiser.style_lead,
+        )
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), denoiser.max_grad_norm)
         for optimizer in optimizers:
@@ -134,32 +148,55 @@ def denoising_loss(
     *,
     seed: int,
     part: slice = slice(None),
+    style_lead: float = 0.0,
 ) -> Tensor:
-    """The weighted error of v on this process's part of the batch."""
+    """The weighted error of v on this process's part of the batch; with `style_lead`, of a v that leads to styles."""
     generator = torch.Generator().manual_seed(seed)
     count = len(drawn.captions)
     # One timestep from each of `count` equal slices: less variance than independent draws.
     places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
     timesteps = (places * len(levels.weight)).long()[part]
     noise = torch.randn(drawn.latents.shape, generator=generator)[part]
-    errors = squared_errors(model, tokenizer, levels, drawn.latents[part], drawn.captions[part], noise, timesteps)
-    return (levels.weight[timesteps] * errors).mean()
+    noisy, v = noised(levels, drawn.latents[part], noise, timesteps)
+    told = model(ids_of(tokenizer, drawn.captions[part]), noisy, timesteps)
+    if style_lead:
+        v = v + style_lead * style_change(model, tokenizer, drawn, part, told=told, noisy=noisy, timesteps=timesteps)
+    return (levels.weight[timesteps] * (told - v).square().mean(dim=(1, 2, 3))).mean()
 
 
-def squared_errors(
+@torch.no_grad()
+def style_change(
     model: nn.Module,
     tokenizer: CLIPTokenizer,
-    levels: NoiseLevels,
-    latents: Tensor,
-    captions: list[str],
-    noise: Tensor,
+    drawn: Drawn,
+    part: slice,
+    *,
+    told: Tensor,
+    noisy: Tensor,
     timesteps: Tensor,
 ) -> Tensor:
-    """Mean squared error of v = signal * noise - noise level * latents, per picture."""
-    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    """What the words for a style change in v, by the network itself; zero where a caption has none.
+
+    Learning this on top of the truth is guidance without a second call (arXiv:2502.12154), for one part of a caption.
+    """
+    captions, unstyled = drawn.captions[part], drawn.unstyled[part]
+    rows = [row for row, pair in enumerate(zip(captions, unstyled, strict=True)) if pair[0] != pair[1]]
+    change = torch.zeros_like(told)
+    if rows:
+        bare = model(ids_of(tokenizer, [unstyled[row] for row in rows]), noisy[rows], timesteps[rows])
+        change[rows] = told[rows] - bare
+    return change
+
+
+def noised(levels: NoiseLevels, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents, and v = signal * noise - noise level * latents."""
     signal, sigma = (level[timesteps].view(-1, 1, 1, 1) for level in (levels.signal, levels.noise))
     noisy = (signal * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
-    return (model(ids, noisy, timesteps) - (signal * noise - sigma * latents)).square().mean(dim=(1, 2, 3))
+    return noisy, signal * noise - sigma * latents
+
+
+def ids_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 @torch.no_grad()
@@ -169,13 +206,14 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
     held = pictures.held[:: max(1, len(pictures.held) // 96)][:96]
     generator = torch.Generator().manual_seed(3)
     asked = [pictures.full_caption(row) for row in held]
-    sets = {"known": drawn, "held": Drawn(pictures.latents[[pictures.plain[row] for row in held]].float(), asked)}
+    known = (drawn.latents, drawn.captions)
+    sets = {"known": known, "held": (pictures.latents[[pictures.plain[row] for row in held]].float(), asked)}
     errors: dict[str, float] = {}
-    for name, chosen in sets.items():
-        timesteps = (torch.arange(len(chosen.captions)) * 1000) // len(chosen.captions)
+    for name, (latents, captions) in sets.items():
+        timesteps = (torch.arange(len(captions)) * 1000) // len(captions)
         timesteps = timesteps[torch.randperm(len(timesteps), generator=generator)]
-        noise = torch.randn(chosen.latents.shape, generator=generator)
-        each = squared_errors(network, tokenizer, levels, chosen.latents, chosen.captions, noise, timesteps)
+        noisy, v = noised(levels, latents, torch.randn(latents.shape, generator=generator), timesteps)
+        each = (network(ids_of(tokenizer, captions), noisy, timesteps) - v).square().mean(dim=(1, 2, 3))
         errors[name] = each.mean().item()
         errors[name + "_half"] = each[timesteps < 500].mean().item()
     return errors
@@ -201,9 +239,9 @@ def is_unet_matrix(name: str, param: Tensor) -> bool:
 
 
 def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[Denoiser, int]:
-    """The averaged networks of the run in `out`, and its step."""
+    """The averaged networks of the run in `out`, and the step of its last stage."""
     network = new_denoiser(recipe, None)
-    state: dict[str, Any] | None = load_checkpoint(out / "denoiser.pt")
+    state: dict[str, Any] | None = load_checkpoint(out / STYLED) or load_checkpoint(out / DENOISER)
     if state is None:
         return network.eval(), 0
     for param, shadow in zip(network.parameters(), state["average"]["shadow"], strict=True):

@@ -102,6 +102,11 @@ class DenoiserRecipe:
     save_every_s: float = 120
     grid_every: int = 1000
     """Steps between sample grids."""
+    learns_text: bool = True
+    """The text encoder is trained too."""
+    style_lead: float = 0.0
+    """How far words for a style lead beyond the picture, as guidance does: of what they change, so much is added to
+    what is learnt. What is learnt then changes more, and settles at 1 / (1 - style_lead) times what it was."""
     seed: int = 11
 
 
@@ -115,7 +120,9 @@ class DecoderRecipe:
     """In which they are walked back."""
     real_share: float = 0.3
     """Of latents that are real ones with noise instead."""
-    slope_weight: float = 2.0
+    slope_weight: float = 1.0
+    even_weight: float = 3.0
+    """Of errors of slope where the artwork has none."""
     batch: int = 8
     muon_rate: float = 0.003
     adam_rate: float = 3e-4
@@ -124,6 +131,9 @@ class DecoderRecipe:
     seed: int = 17
 
 
+STYLING = DenoiserRecipe(muon_rate=0.003, adam_rate=3e-4, learns_text=False, style_lead=0.6, seed=19)
+STYLED_CAPTIONS = CaptionRecipe(style=0.75)
+"""After the denoiser: the UNet alone learns to tell styles apart, which are little of a picture's error."""
 IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
 IMAGE_ENCODER_AUGMENTATION = Augmentation(
     shift=0.08,
@@ -172,6 +182,8 @@ class MiniRecipe:
     text: TextRecipe = TextRecipe()
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    styling: DenoiserRecipe = STYLING
+    styled_captions: CaptionRecipe = STYLED_CAPTIONS
     decoder: DecoderRecipe = DecoderRecipe()
     image_encoder: ImageEncoderRecipe = ImageEncoderRecipe()
     defaults: Mapping[str, str | float] = field(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safelight.training.captions import Subject, caption, names_of, read_aliases, without_colours
+from safelight.training.captions import Subject, caption_pair, names_of, read_aliases, without_colours
 from safelight.training.mini import MiniRecipe
 
 
@@ -21,6 +21,8 @@ class Drawn:
 
     latents: Tensor
     captions: list[str]
+    unstyled: list[str]
+    """The same captions without their words for the style."""
 
 
 class Pictures:
@@ -56,8 +58,8 @@ class Pictures:
         """A batch that depends on the seed alone."""
         draw = random.Random(seed)
         views = self.choose(draw, count)
-        captions = [caption(self.subject(view), self.recipe.captions, draw) for view in views]
-        return Drawn(self.latents[views].float(), captions)
+        pairs = [caption_pair(self.subject(view), self.recipe.captions, draw) for view in views]
+        return Drawn(self.latents[views].float(), [said for said, _ in pairs], [bare for _, bare in pairs])
 
     def choose(self, draw: random.Random, count: int) -> list[int]:
         """Views: by concept first, then style, then colour."""

@@ -1,6 +1,6 @@
 """From nothing to a model that draws: the stages of the embedded model, each resumable.
 
-    artwork -> tokenizer -> autoencoder -> denoiser -> decoder -> export -> image encoder
+    artwork -> tokenizer -> autoencoder -> denoiser -> styling -> decoder -> export -> image encoder
 
 `safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
 weights alone: artwork, then `adopt`, then `denoiser` with those weights.
@@ -27,7 +27,7 @@ from safelight.training.autoencoder import train_autoencoder as run_autoencoder
 from safelight.training.captions import COLOURS, FILLERS, OPENINGS, STYLE_WORDS, names_of, read_aliases
 from safelight.training.curve import draw_curve, read
 from safelight.training.decoder import train_decoder as run_decoder
-from safelight.training.denoiser import load_averaged, new_denoiser
+from safelight.training.denoiser import STYLED, load_averaged, new_denoiser
 from safelight.training.denoiser import train_denoiser as run_denoiser
 from safelight.training.export import export as export_folder
 from safelight.training.image_encoder import train_image_encoder as run_image_encoder
@@ -36,14 +36,13 @@ from safelight.training.rates import Until
 from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
 
-Stage = Literal["artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder", "adopt"]
-ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder")
-SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "decoder", "image-encoder")
+Stage = Literal["artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"]
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder")
+SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "styling", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
 """Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
-DECODER_MINUTES = 20.0
-IMAGE_ENCODER_MINUTES = 12.0
+LAST_MINUTES: dict[Stage, float] = {"styling": 60, "decoder": 20, "image-encoder": 12}
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run need not do the stage again."""
 
@@ -81,10 +80,8 @@ def train_all(orders: Orders, *, processes: int) -> None:
             own = orders
             if stage == "autoencoder":
                 own = replace(orders, minutes=AUTOENCODER_MINUTES)
-            elif stage == "decoder":
-                own = replace(orders, minutes=DECODER_MINUTES, steps=None, weights=None)
-            elif stage == "image-encoder":
-                own = replace(orders, minutes=IMAGE_ENCODER_MINUTES, steps=None, weights=None)
+            elif stage in LAST_MINUTES:
+                own = replace(orders, minutes=LAST_MINUTES[stage], steps=None, weights=None)
             train_stage(stage, own, processes=processes)
 
 
@@ -100,6 +97,8 @@ def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
             train_artwork(orders.out)
         case "autoencoder":
             train_autoencoder(orders.out, until=orders.until, start=orders.weights)
+        case "styling":
+            train_styling(orders.out, until=orders.until, start=orders.weights)
         case "decoder":
             train_decoder(orders.out, until=orders.until, start=orders.weights)
         case "adopt":
@@ -154,7 +153,14 @@ def adopt(out: Path, folder: Path) -> None:
 
 def train_denoiser(out: Path, *, until: Until, start: Path | None = None) -> None:
     """Train text encoder and UNet on the cached latents."""
-    run_denoiser(MINI, out / "artwork", out, until=until, start=start)
+    run_denoiser(MINI, out / "artwork", out, until=until, start=new_denoiser(MINI, start))
+
+
+def train_styling(out: Path, *, until: Until, start: Path | None = None) -> None:
+    """Train the UNet alone to tell styles apart: the run's, or the one in `start`."""
+    recipe = replace(MINI, denoiser=MINI.styling, captions=MINI.styled_captions)
+    denoiser = new_denoiser(MINI, start) if start else load_averaged(MINI, out)[0].train()
+    run_denoiser(recipe, out / "artwork", out, until=until, start=denoiser, state=STYLED)
 
 
 def export(out: Path, folder: Path, *, grid: Path | None, curve: Path | None) -> None:
