@@ -80,6 +80,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str, str]] = {
         "refiner and highres do not go together",
     ),
     "a switch without a refiner": (("--refiner-switch", "0.5"), "invalid_request", "name one"),
+    "layers of no guidance": (("--pag-layers", "down"), "invalid_request", "give a pag_scale too"),
     "three factors": (("--freeu", "1,1,1"), "invalid_request", "four numbers"),
     "a factor too large": (("--freeu", "1,1,1,9"), "invalid_request", "freeu.s2"),
     "half an interval": (("--guidance-interval", "0.8"), "invalid_request", "two fractions"),

@@ -43,6 +43,7 @@ def eager_denoiser(model: Model) -> "Denoiser":
             model.looking.on(conditions.pictures),
             model.freeu.on(conditions.freeu),
             model.perturbed.on(conditions.perturbed),
+            model.salience.on(conditions.salience, *latents.shape[-2:]),
         ):
             output = forward(
                 unet,

@@ -9,5 +9,6 @@ from torch import Tensor
 Latents = Float[Tensor, "b c h w"]
 Latent = Float[Tensor, "c h w"]
 History = Float[Tensor, "b k c h w"]
+Masks = Float[Tensor, "b 1 h w"]
 PerRow = Float[Tensor, " b"]
 PerRowHistory = Float[Tensor, "b k"]

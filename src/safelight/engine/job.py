@@ -238,9 +238,14 @@ class Job:
         return self.spec.pag_scale > 0
 
     @property
+    def degraded(self) -> bool:
+        """After the coming call, the network is asked once more: about the latent with a blur on what it looked at."""
+        return self.spec.sag_scale > 0
+
+    @property
     def rows(self) -> int:
-        """Network rows in the coming call."""
-        return self.num_parts + self.contrasted + self.blinded + self.perturbed
+        """Network rows in the coming call, and in the one that follows from it."""
+        return self.num_parts + self.contrasted + self.blinded + self.perturbed + self.degraded
 
     @property
     def size(self) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from safelight.models.families import Description
 from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.models.perturbed import self_attentions
+from safelight.models.salience import middle_of
 from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {
@@ -69,14 +70,19 @@ def prepare(job: Job, *, cache: Path | None) -> None:
 def require_guidable(job: Job) -> None:
     """
     Raises:
-        UnsupportedOption: FreeU or perturbed attention for a network that has no place for it, or with AND.
+        UnsupportedOption: guidance for which a network has no place, or perturbed attention with AND.
     """
-    if job.spec.freeu is not None:
-        levels_of(job.model.unet)
-    if job.perturbed:
-        self_attentions(job.model.unet)
-        if job.num_parts > 1:
-            raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
+    for model in (job.model, job.refiner):
+        if model is None:
+            continue
+        if job.spec.freeu is not None:
+            levels_of(model.unet)
+        if job.perturbed:
+            self_attentions(model.unet, job.spec.pag_layers)
+        if job.degraded:
+            middle_of(model.unet)
+    if job.perturbed and job.num_parts > 1:
+        raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
 
 def from_noise(job: Job, cache: Path | None) -> Walk:
