@@ -352,6 +352,7 @@ class Inpaint(Picture):
     """Pixels of surroundings the box of `only_masked` takes in."""
     soft_mask: bool = False
     """Grey in the mask mixes, and what is black keeps its very pixels: the mask is laid on as it is, without blur."""
+    refiner: RefinerUse | None = None
 
 
 class Edit(Picture):
@@ -386,6 +387,8 @@ class Upscale(Frozen):
 
 Denoised = TextToImage | ImageToImage | Inpaint | Edit | Variation
 """The specs that a network draws."""
+Refined = TextToImage | ImageToImage | Inpaint
+"""Those whose end another model may draw."""
 Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
 _SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
 
@@ -464,10 +467,6 @@ class Draft(Frozen):
             raise ValueError("pag_layers is for perturbed attention: give a pag_scale too, such as 3")
         if self.refiner is None and self.refiner_switch is not None:
             raise ValueError("refiner_switch is for a refiner: name one")
-        if self.refiner is not None:
-            for name in ("highres", "tiles", "mask", "extend", "replace_background"):
-                if getattr(self, name) not in (None, False):
-                    raise ValueError(f"refiner and {name} do not go together")
         if self.tiles is not None and self.controls:
             raise ValueError("tiles are not led by controls: leave out one or the other")
         if self.mask is not None and self.extend is not None:

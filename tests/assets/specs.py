@@ -110,7 +110,7 @@ refiners = st.none() | st.builds(
 specs = st.one_of(
     st.builds(TextToImage, **common, highres=st.none() | highres, refiner=refiners),
     st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256)), refiner=refiners),
-    st.builds(Inpaint, **masked),
+    st.builds(Inpaint, **masked, refiner=refiners),
     st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
     st.builds(Variation, **common, init=st.just(DIGEST)),
 )

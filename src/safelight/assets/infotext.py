@@ -19,7 +19,7 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.models.lora_tags import with_tags
-from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, TextToImage
+from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
@@ -130,7 +130,7 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
-    if isinstance(spec, TextToImage | ImageToImage) and spec.refiner:
+    if isinstance(spec, Refined) and spec.refiner:
         pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
         pairs["Refiner switch at"] = number(spec.refiner.switch)
     if spec.pag_scale:
