@@ -59,7 +59,7 @@ def test_a_network_that_looks_at_single_pixels_cannot_tell_tiles_from_the_whole(
 
 
 def test_what_tiles_look_at_is_joined_for_the_rows_that_are_asked_about() -> None:
-    def looks_at_what_is_bright(latents: Tensor, _timesteps: Tensor, conditions: Conditions) -> Tensor:
+    def looks_at_what_is_bright(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
         assert conditions.salience is not None
         asked = latents[torch.tensor(conditions.salience.rows)]
         if len(asked):
