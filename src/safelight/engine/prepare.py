@@ -25,7 +25,6 @@ from safelight.models.control_shelf import NOTHING
 from safelight.models.families import Description
 from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
-from safelight.models.perturbed import self_attentions
 from safelight.models.salience import middle_of
 from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 
@@ -80,7 +79,7 @@ def require_guidable(job: Job) -> None:
         if job.spec.freeu is not None:
             levels_of(model.unet)
         if job.perturbed:
-            self_attentions(model.unet, job.spec.pag_layers)
+            model.perturbed.paths_of(job.spec.pag_layers)
         if job.degraded:
             middle_of(model.unet)
     if job.perturbed and job.num_parts > 1:

@@ -10,7 +10,7 @@ draws lacks structure, and guidance leads away from it (`diffusion/guidance.py`)
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Perturbations:
             return
         now: dict[str, list[int]] = {}
         for place, names in enumerate(rows):
-            for path in self_attentions(self.network, names) if names else ():
+            for path in self.paths_of(names) if names else ():
                 now.setdefault(path, []).append(place)
         for path in now.keys() - self.hooked:
             self.hook(path)
@@ -54,6 +54,31 @@ class Perturbations:
             yield
         finally:
             self.now, self.values = {}, None
+
+    def paths_of(self, names: Row) -> list[str]:
+        """Of the self-attentions in the named layers: `down`, `mid` and `up`, or part of a path as diffusers has it.
+
+        Raises:
+            UnsupportedOption: the network is no UNet, or has none there.
+        """
+        if not self.paths:
+            raise UnsupportedOption("pag_scale", "this model is no UNet with self-attention")
+        chosen: dict[str, None] = {}
+        for name in names:
+            found = [path for path in self.paths if path.startswith(f"{SIDES.get(name, name)}.")]
+            if not found:
+                known = layers_of(self.paths)
+                close = nearest(name, known)
+                why = f"no self-attention in {name!r}{close}; known: {', '.join(known)}"
+                raise UnsupportedOption("pag_layers", why)
+            chosen |= dict.fromkeys(found)
+        return list(chosen)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Of all self-attentions of a UNet; none where the network is something else."""
+        sides = tuple(f"{side}." for side in SIDES.values())
+        return [path for path, _ in self.network.named_modules() if path.endswith(".attn1") and path.startswith(sides)]
 
     def hook(self, path: str) -> None:
         attention: Any = self.network.get_submodule(path)
@@ -71,28 +96,6 @@ class Perturbations:
             assert self.values is not None
             index = torch.tensor(self.now[path], device=inputs[0].device)
             inputs[0].index_copy_(0, index, self.values.index_select(0, index).to(inputs[0]))
-
-
-def self_attentions(network: nn.Module, names: Sequence[str]) -> list[str]:
-    """The paths of those in the named layers: `down`, `mid` and `up`, or part of a path as diffusers has it.
-
-    Raises:
-        UnsupportedOption: the network is no UNet, or has none there.
-    """
-    paths = [
-        path for path, _ in network.named_modules() if path.endswith(".attn1") and path.startswith((*SIDES.values(),))
-    ]
-    if not paths:
-        raise UnsupportedOption("pag_scale", "this model is no UNet with self-attention")
-    chosen: dict[str, None] = {}
-    for name in names:
-        found = [path for path in paths if path.startswith(f"{SIDES.get(name, name)}.")]
-        if not found:
-            known = layers_of(paths)
-            close = nearest(name, known)
-            raise UnsupportedOption("pag_layers", f"no self-attention in {name!r}{close}; known: {', '.join(known)}")
-        chosen |= dict.fromkeys(found)
-    return list(chosen)
 
 
 def layers_of(paths: Sequence[str]) -> list[str]:
