@@ -1,5 +1,7 @@
 """SDXL's refiner against diffusers' "ensemble of expert denoisers": one pipeline until the switch, another after it."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ from tests.diffusion.checkpoints import diffusers_scheduler
 from tests.fakes import Desk, draw, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, PICTURES, is_telling
-from tests.tiny_models import INIT, MASK, SIDE
+from tests.tiny_models import INIT, MASK, SIDE, load
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.errors import UnsupportedOption
@@ -235,6 +237,21 @@ def test_the_autoencoder_that_was_chosen_decodes(model: Models) -> None:
         desk.finish()
         assert job.model.vae is other.vae
         assert job.model.vae_digest == "other"
+
+
+def test_a_refiner_keeps_nothing_of_a_base_that_has_left(checkpoint: Callable[[str], Any]) -> None:
+    """What runs its network is made once, for the first job, and stays: it must not hold that job's autoencoder."""
+    base, refiner = load(checkpoint("sdxl")), load(checkpoint("sdxl_refiner"))
+    autoencoder = weakref.ref(base.vae.network)
+    spec = spec_for(base, steps=3).model_copy(update={"refiner": use(refiner)})
+    with Desk() as desk:
+        job = desk.add(spec, base, refiner=refiner)
+        desk.finish()
+        assert desk.image(job)
+        desk.jobs.clear()
+        del base, job
+        gc.collect()
+        assert autoencoder() is None
 
 
 def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) -> None:
