@@ -28,8 +28,13 @@ Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """How far the picture departs from the one it starts from: 1 keeps nothing."""
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-PagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
+PagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
+PagLayers = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(min_length=1, max_length=20)
+]
+"""Where attention is perturbed: `mid`, `down`, `up`, or parts of these such as `up_blocks.1.attentions.0`."""
+SagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
 ImageGuidance = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
 """How strictly an edit keeps to its picture: the second scale of models that follow instructions (arXiv:2211.09800)."""
 ClipSkip = Annotated[int, Field(ge=1, le=12)]
@@ -296,6 +301,9 @@ class Picture(Frozen):
     freeu: FreeU | None = None
     pag_scale: PagScale = 0.0
     """Perturbed-attention guidance: how far away from a picture without structure; 0 is not at all, 3 is usual."""
+    pag_layers: PagLayers = ("mid",)
+    sag_scale: SagScale = 0.0
+    """Self-attention guidance: how far away from a picture blurred where the network looks; 0.75 is usual."""
     vae: PinnedPart | None = None
     text_encoder: PinnedPart | None = None
 
@@ -344,6 +352,7 @@ class Inpaint(Picture):
     """Pixels of surroundings the box of `only_masked` takes in."""
     soft_mask: bool = False
     """Grey in the mask mixes, and what is black keeps its very pixels: the mask is laid on as it is, without blur."""
+    refiner: RefinerUse | None = None
 
 
 class Edit(Picture):
@@ -378,6 +387,8 @@ class Upscale(Frozen):
 
 Denoised = TextToImage | ImageToImage | Inpaint | Edit | Variation
 """The specs that a network draws."""
+Refined = TextToImage | ImageToImage | Inpaint
+"""Those whose end another model may draw."""
 Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
 _SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
 
@@ -405,6 +416,9 @@ class Draft(Frozen):
     freeu: FreeU | None = None
     pag_scale: PagScale | None = None
     """Perturbed-attention guidance, 3 say: more structure for another row in every call of the network."""
+    pag_layers: PagLayers = ("mid",)
+    sag_scale: SagScale | None = None
+    """Self-attention guidance, 0.75 say: more detail for another call of the network after each."""
     vae: ModelName | None = None
     """Another autoencoder than the model's own: a name, a path, or a model whose autoencoder it is."""
     text_encoder: ModelName | None = None
@@ -449,12 +463,10 @@ class Draft(Frozen):
             raise ValueError("scale takes the place of width and height: give one or the other")
         if self.tiles is not None and (self.mask is not None or self.extend is not None or self.replace_background):
             raise ValueError("tiles draw a whole picture over: leave out mask, extend and replace_background")
+        if self.pag_layers != ("mid",) and not self.pag_scale:
+            raise ValueError("pag_layers is for perturbed attention: give a pag_scale too, such as 3")
         if self.refiner is None and self.refiner_switch is not None:
             raise ValueError("refiner_switch is for a refiner: name one")
-        if self.refiner is not None:
-            for name in ("highres", "tiles", "mask", "extend", "replace_background"):
-                if getattr(self, name) not in (None, False):
-                    raise ValueError(f"refiner and {name} do not go together")
         if self.tiles is not None and self.controls:
             raise ValueError("tiles are not led by controls: leave out one or the other")
         if self.mask is not None and self.extend is not None:

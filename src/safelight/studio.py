@@ -51,6 +51,7 @@ from safelight.spec import (
     PicturePromptUse,
     PinnedEmbedding,
     PinnedPart,
+    Refined,
     RefinerUse,
     TextToImage,
     Tiles,
@@ -128,7 +129,8 @@ class Studio:
         if draft.refiner is None:
             return None
         refiner = self.models.find(draft.refiner)
-        require_successor(found.description, refiner.description, names=(draft.model, draft.refiner))
+        names = draft.model, draft.refiner
+        require_successor(found.description, refiner.description, names=names, masked=draft.mask is not None)
         said = {} if draft.refiner_switch is None else {"switch": draft.refiner_switch}
         return RefinerUse(model=draft.refiner, digest=refiner.digest, **said)
 
@@ -355,7 +357,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
 
 def refiners_of(spec: Denoised) -> list[RefinerUse]:
     """The one that takes over, if any does."""
-    return [spec.refiner] if isinstance(spec, TextToImage | ImageToImage) and spec.refiner else []
+    return [spec.refiner] if isinstance(spec, Refined) and spec.refiner else []
 
 
 def upscalers_of(spec: Denoised) -> list[str]:

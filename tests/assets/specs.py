@@ -80,6 +80,7 @@ common: dict[str, Any] = {
     "guidance": st.floats(0, 100),
     "guidance_rescale": fractions,
     "pag_scale": st.floats(0, 30),
+    "sag_scale": st.floats(0, 30),
     "freeu": st.none() | st.builds(FreeU, b1=factors, b2=factors, s1=factors, s2=factors),
     "guidance_interval": intervals.map(lambda ends: GuidanceInterval(start=ends[0], end=ends[1])),
     "clip_skip": st.integers(1, 12),
@@ -109,7 +110,7 @@ refiners = st.none() | st.builds(
 specs = st.one_of(
     st.builds(TextToImage, **common, highres=st.none() | highres, refiner=refiners),
     st.builds(ImageToImage, **started, tiles=st.none() | st.just(Tiles(side=256)), refiner=refiners),
-    st.builds(Inpaint, **masked),
+    st.builds(Inpaint, **masked, refiner=refiners),
     st.builds(Edit, **started, image_guidance=st.floats(1, 100)),
     st.builds(Variation, **common, init=st.just(DIGEST)),
 )

@@ -40,6 +40,8 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
     plain = {
         "guidance_rescale": 0,
         "pag_scale": 0,
+        "pag_layers": ("mid",),
+        "sag_scale": 0,
         "freeu": None,
         "refiner": None,
         "mask_invert": False,
@@ -91,6 +93,13 @@ def test_a_refiner_has_automatic1111s_names() -> None:
     pairs = parse_infotext(write_infotext(refined, version="1")).pairs
     assert (pairs["Refiner"], pairs["Refiner switch at"]) == ("fine [ababababab]", "0.75")
     assert from_pairs({"Refiner": "sd_xl_refiner_1.0 [7440042bbd]"})["refiner"] == "sd_xl_refiner_1.0"
+
+
+def test_perturbed_layers_are_named_beside_their_scale() -> None:
+    layers = ("mid", "up_blocks.0.attentions.1")
+    text = write_infotext(APPLE.model_copy(update={"pag_scale": 3.0, "pag_layers": layers}), version="1")
+    assert 'PAG scale: 3, PAG layers: "mid, up_blocks.0.attentions.1"' in text
+    assert from_pairs(parse_infotext(text).pairs)["pag_layers"] == layers
 
 
 def test_embeddings_are_named_with_their_hashes() -> None:

@@ -74,12 +74,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str, str]] = {
     "no number": (("--steps", "ten"), "invalid_request", "Invalid value for '--steps'"),
     "no such option": (("--stepz", 3), "invalid_request", "--steps"),
     "interval": (("--guidance-interval", "0.8,0.2"), "invalid_request", "start 0.8 must be below end 0.2"),
-    "a refiner and a second pass": (
-        ("--refiner", "mini", "--highres", "2"),
-        "invalid_request",
-        "refiner and highres do not go together",
-    ),
     "a switch without a refiner": (("--refiner-switch", "0.5"), "invalid_request", "name one"),
+    "layers of no guidance": (("--pag-layers", "down"), "invalid_request", "give a pag_scale too"),
     "three factors": (("--freeu", "1,1,1"), "invalid_request", "four numbers"),
     "a factor too large": (("--freeu", "1,1,1,9"), "invalid_request", "freeu.s2"),
     "half an interval": (("--guidance-interval", "0.8"), "invalid_request", "two fractions"),

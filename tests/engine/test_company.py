@@ -48,6 +48,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
         wish["freeu"] = draw(st.sampled_from([{}, {"b1": 1.1, "s2": 0.5}]))
     if wish["prompt"] != TWO:
         wish["pag_scale"] = draw(st.sampled_from([0.0, 2.0]))
+    wish["sag_scale"] = draw(st.sampled_from([0.0, 0.75]))
     if draw(st.booleans()):
         return wish
     wish |= {"init": INIT, "strength": draw(st.sampled_from([0.7, 1.0]))}
@@ -115,7 +116,7 @@ def test_a_strict_picture_in_company_is_the_picture_alone_to_the_bit(
 ) -> None:
     spec = spec_for(model("sd1"), **wish, determinism="strict")
     together, rows = draw_in_company(spec, model("sd1"), company)
-    own_rows = len(parts_of(spec.prompt)) + 1 + (spec.pag_scale > 0)
+    own_rows = len(parts_of(spec.prompt)) + 1 + (spec.pag_scale > 0) + (spec.sag_scale > 0)
     assert rows <= own_rows, "a strict job shares its calls with nobody"
     assert together.tobytes() == draw(spec, model("sd1"), PICTURES).tobytes()
 

@@ -18,6 +18,7 @@ from safelight.diffusion.tiling import Tiling
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Stepped
 from safelight.models.load import Model
+from safelight.models.salience import Salience
 from safelight.spec import Denoised, Tiles
 
 Models = Callable[[str], Model]
@@ -57,6 +58,27 @@ def test_a_network_that_looks_at_single_pixels_cannot_tell_tiles_from_the_whole(
         torch.testing.assert_close(over(latents, timesteps, conditions), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_tiles_look_at_is_joined_for_the_rows_that_are_asked_about() -> None:
+    def looks_at_what_is_bright(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        assert conditions.salience is not None
+        asked = latents[torch.tensor(conditions.salience.rows)]
+        if len(asked):
+            conditions.salience.masks = (asked[:, :1] > 0).float()
+        return latents
+
+    latents, salience = torch.randn(3, 4, 20, 33), Salience([True, False, True])
+    conditions = Conditions(
+        context=torch.randn(3, 7, 5), mask=None, pooled=None, time_ids=None, guidance=None, salience=salience
+    )
+    for most_rows in (1, 5, 1000):
+        tiled(looks_at_what_is_bright, Tiling(side=8, overlap=3), most_rows=most_rows, scale=8)(
+            latents, torch.zeros(3), conditions
+        )
+        assert salience.masks is not None
+        torch.testing.assert_close(salience.masks, (latents[[0, 2], :1] > 0).float())
+        salience.masks = None
+
+
 def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> None:
     ours = model("sd1")
     plain = spec_for(ours, **LARGE)
@@ -77,6 +99,20 @@ def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models
     # Three by two tiles, each with and without its prompt; then five at once.
     assert rows == [12] * 2 + [5, 5, 2] * 2
     assert psnr(*images) >= 60
+
+
+def test_what_tiles_looked_at_is_blurred_in_as_many_calls_as_it_takes(model: Models) -> None:
+    ours, spec = model("sd1"), large(model("sd1"), sag_scale=2.0)
+    few, many = (drawn_within(spec, ours, budget) for budget in (5 * 64 * 64 / 1e6, 1e9))
+    assert psnr(few, many) >= 60
+    assert psnr(many, draw(large(ours), ours, PICTURES)) < 50
+
+
+def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Image.Image:
+    with Desk(budget_megapixels=budget_megapixels) as desk:
+        job = desk.add(spec, model, PICTURES)
+        desk.finish()
+        return desk.image(job)
 
 
 def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Models) -> None:

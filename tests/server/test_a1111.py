@@ -121,6 +121,9 @@ def test_another_model_draws_the_end(client: httpx.Client) -> None:
     assert drawn["Refiner"].startswith("mini [")
     assert drawn["Refiner switch at"] == "0.5"
     assert "Refiner" not in said(refiner_checkpoint="mini", refiner_switch_at=1)
+    twice = {"enable_hr": True, "hr_upscaler": "Latent", "hr_second_pass_steps": 4}
+    drawn = said(refiner_checkpoint="mini", refiner_switch_at=0.5, **twice)
+    assert (drawn["Refiner switch at"], drawn["Hires upscale"]) == ("0.5", "2")
 
 
 def test_pictures_become_pictures(api: webuiapi.WebUIApi) -> None:

@@ -11,6 +11,7 @@ from safelight.diffusion.shapes import Latents, PerRow
 from safelight.models import control, picture_prompts
 from safelight.models.adapters import Row
 from safelight.models.encode import Conditioning
+from safelight.models.salience import Salience
 from safelight.spec import FreeU
 
 
@@ -36,8 +37,10 @@ class Conditions:
     """What rows look at beside their words, likewise."""
     freeu: Sequence[FreeU | None] | None = None
     """Factors of FreeU, likewise."""
-    perturbed: Sequence[bool] | None = None
-    """Rows whose self-attention in the middle is switched off, likewise."""
+    perturbed: Sequence[tuple[str, ...]] | None = None
+    """Layers whose self-attention is switched off, likewise."""
+    salience: Salience | None = None
+    """To be filled in, for the rows it asks about. A back end that cannot say it must refuse."""
 
     def rows(self, chosen: Sequence[int]) -> "Conditions":
         """Those of some rows, whose prompts are equally long, without what pads them for longer neighbours."""

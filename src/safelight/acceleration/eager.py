@@ -25,6 +25,10 @@ def eager_denoiser(model: Model) -> "Denoiser":
     dtype = model.placement.dtype
     guidance_width = model.description.unet.get("time_cond_proj_dim")
 
+    # By name, and not through the model: this lives as long as the network, and a model may have another's autoencoder.
+    adapters, looking = model.adapters, model.looking
+    freeu, perturbed, salience = model.freeu, model.perturbed, model.salience
+
     # Around it is a wrapper that imports peft, a good part of a cold start, to scale LoRA layers by 1.
     forward = inspect.unwrap(type(unet).forward)
 
@@ -39,10 +43,11 @@ def eager_denoiser(model: Model) -> "Denoiser":
         told = Told(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
         residuals = steer(conditions.controls, told)
         with (
-            model.adapters.on(conditions.adapters),
-            model.looking.on(conditions.pictures),
-            model.freeu.on(conditions.freeu),
-            model.perturbed.on(conditions.perturbed),
+            adapters.on(conditions.adapters),
+            looking.on(conditions.pictures),
+            freeu.on(conditions.freeu),
+            perturbed.on(conditions.perturbed),
+            salience.on(conditions.salience, *latents.shape[-2:]),
         ):
             output = forward(
                 unet,

@@ -47,12 +47,12 @@ def by_length(mask: Tensor) -> list[list[int]]:
 
 def sd3_call(model: Model) -> Call:
     network: Any = model.unet
-    dtype = model.placement.dtype
+    dtype, adapters = model.placement.dtype, model.adapters
     forward = inspect.unwrap(type(network).forward)  # past a wrapper that imports peft
 
     def call(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         assert conditions.pooled is not None
-        with model.adapters.on(conditions.adapters):
+        with adapters.on(conditions.adapters):
             return forward(
                 network,
                 hidden_states=latents.to(dtype),
@@ -67,14 +67,14 @@ def sd3_call(model: Model) -> Call:
 
 def flux_call(model: Model) -> Call:
     network: Any = model.unet
-    dtype = model.placement.dtype
+    dtype, adapters = model.placement.dtype, model.adapters
     forward = inspect.unwrap(type(network).forward)
 
     def call(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         assert conditions.pooled is not None
         height, width = (side // FLUX_PATCH for side in latents.shape[-2:])
         device = latents.device
-        with model.adapters.on(conditions.adapters):
+        with adapters.on(conditions.adapters):
             output = forward(
                 network,
                 hidden_states=packed(latents).to(dtype),

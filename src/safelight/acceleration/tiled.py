@@ -8,6 +8,7 @@ import torch
 from safelight.acceleration.denoiser import Conditions, Denoiser
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.diffusion.tiling import Tiling
+from safelight.models.salience import Salience
 
 
 def tiled(denoise: Denoiser, tiling: Tiling, *, most_rows: int, scale: int) -> Denoiser:
@@ -19,12 +20,14 @@ def tiled(denoise: Denoiser, tiling: Tiling, *, most_rows: int, scale: int) -> D
         rows = torch.arange(len(latents), device=latents.device).repeat_interleave(len(corners))
         tiles = tiling.cut(latents)
         told = of_tiles(conditions, rows, tiling, size=(height, width), scale=scale)
-        parts = [
-            denoise(tiles[first : first + most_rows], timesteps[rows[first : first + most_rows]], some)
-            for first in range(0, len(tiles), most_rows)
-            for some in [part(told, slice(first, first + most_rows))]
-        ]
-        return tiling.join(torch.cat(parts), height, width)
+        calls = [slice(first, first + most_rows) for first in range(0, len(tiles), most_rows)]
+        parts = [part(told, call) for call in calls]
+        outputs = [denoise(tiles[call], timesteps[rows[call]], some) for call, some in zip(calls, parts, strict=True)]
+        if conditions.salience is not None:
+            # Where tiles overlap, what one looked at and another did not is blurred by half.
+            seen = [some.salience.masks for some in parts if some.salience and some.salience.masks is not None]
+            conditions.salience.masks = tiling.join(torch.cat(seen), height, width)
+        return tiling.join(torch.cat(outputs), height, width)
 
     return over_canvas
 
@@ -54,6 +57,8 @@ def of_tiles(
     for name in PER_ROW:
         if (value := getattr(told, name)) is not None:
             taken[name] = [value[row] for row in rows.tolist()]
+    if told.salience is not None:
+        taken["salience"] = Salience([told.salience.rows[row] for row in rows.tolist()])
     return replace(told, **taken)
 
 
@@ -64,7 +69,9 @@ def told_score(times: torch.Tensor) -> bool:
 
 def part(conditions: Conditions, rows: slice) -> Conditions:
     names = ("context", "mask", "pooled", "time_ids", "guidance", *PER_ROW)
+    salience = conditions.salience and Salience(conditions.salience.rows[rows])
     return replace(
         conditions,
+        salience=salience,
         **{name: value[rows] for name in names if (value := getattr(conditions, name)) is not None},
     )

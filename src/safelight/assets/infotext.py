@@ -19,7 +19,7 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.models.lora_tags import with_tags
-from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, TextToImage
+from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
@@ -130,11 +130,15 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
         pairs["CFG rescale"] = number(spec.guidance_rescale)
-    if isinstance(spec, TextToImage | ImageToImage) and spec.refiner:
+    if isinstance(spec, Refined) and spec.refiner:
         pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
         pairs["Refiner switch at"] = number(spec.refiner.switch)
     if spec.pag_scale:
         pairs["PAG scale"] = number(spec.pag_scale)
+        if spec.pag_layers != ("mid",):
+            pairs["PAG layers"] = ", ".join(spec.pag_layers)
+    if spec.sag_scale:
+        pairs["SAG scale"] = number(spec.sag_scale)
     if spec.freeu:
         pairs["FreeU"] = ", ".join(map(number, spec.freeu.model_dump().values()))
     if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
@@ -174,6 +178,8 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("Refiner", "refiner", without_hash),
         ("Refiner switch at", "refiner_switch", finite),
         ("PAG scale", "pag_scale", finite),
+        ("PAG layers", "pag_layers", listed),
+        ("SAG scale", "sag_scale", finite),
         ("FreeU", "freeu", factors),
         ("Seed", "seed", int),
         ("Model", "model", str),
@@ -214,6 +220,10 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
 
 def without_hash(title: str) -> str:
     return re.sub(r" \[[0-9a-f]{10}\]$", "", title)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
 
 
 def factors(text: str) -> dict[str, float]:

@@ -117,6 +117,24 @@ def generate(
             rich_help_panel=DRAWING,
         ),
     ] = None,
+    pag_layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Where attention is perturbed: down, mid, up, or parts of these such as up_blocks.1.attentions.0.",
+            show_default="mid",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    sag: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCALE",
+            help="Self-attention guidance, 0.75 say: more detail, for half as much time again.",
+            show_default="off",
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
     freeu: Annotated[
         str | None,
         typer.Option(
@@ -329,6 +347,8 @@ def generate(
         "refiner": refiner,
         "refiner_switch": refiner_switch,
         "pag_scale": pag,
+        "pag_layers": pag_layers and pag_layers.split(","),
+        "sag_scale": sag,
         "freeu": factors(freeu),
         "clip_skip": clip_skip,
         "determinism": determinism,

@@ -25,6 +25,10 @@ class Rows:
         packed = np.stack([schedule.packed[i] for schedule, i in places])
         return cls(torch.from_numpy(packed), max(int(schedule.depth[i]) for schedule, i in places))
 
+    def of(self, pictures: Sequence[int]) -> "Rows":
+        """Those of some pictures of the batch."""
+        return Rows(self.packed[list(pictures)], self.depth)
+
     def to(self, device: torch.device | str) -> "Rows":
         return Rows(self.packed.to(device, non_blocking=True), self.depth)
 

@@ -1,6 +1,14 @@
 """Guidance: how far to go from what the network says of anything towards what it says of the prompt."""
 
-from safelight.diffusion.shapes import Latent, Latents, PerRow
+import torch
+from torch.nn.functional import conv2d, pad
+
+from safelight.diffusion.shapes import Latent, Latents, Masks, PerRow
+
+BLUR = 1.0
+"""Standard deviation in latent pixels."""
+REACH = 4
+"""Latent pixels, of the blur to each side."""
 
 
 def guide(cond: Latents, uncond: Latents, scale: PerRow) -> Latents:
@@ -16,9 +24,30 @@ def look(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Lat
     return guided + (scale.view(-1, 1, 1, 1) - 1) * (seeing - blind)
 
 
-def perturb(guided: Latents, cond: Latents, perturbed: Latents, scale: PerRow) -> Latents:
-    """Perturbed-attention guidance (arXiv:2403.17377): away from what the network draws without structure."""
-    return guided + scale.view(-1, 1, 1, 1) * (cond - perturbed)
+def lead_away(guided: Latents, good: Latents, worse: Latents, scale: PerRow) -> Latents:
+    """Away from what the network says with a handicap, towards and past what it says without one.
+
+    The handicap is perturbed attention (arXiv:2403.17377), or a latent that is blurred in part (arXiv:2210.00939).
+    """
+    return guided + scale.view(-1, 1, 1, 1) * (good - worse)
+
+
+def degrade(latents: Latents, clean: Latents, masks: Masks, signal: PerRow) -> Latents:
+    """The latents as they would be if the clean estimate were blurred where the mask is 1, under the noise they have.
+
+    Self-attention guidance (arXiv:2210.00939) takes the estimate out, blurs it, and puts the same noise back: what
+    changes is what the blur changes, times the share that a clean latent has at this noise level.
+    """
+    return latents + signal.view(-1, 1, 1, 1) * masks * (blurred(clean) - clean)
+
+
+def blurred(latents: Latents) -> Latents:
+    """By a Gaussian, mirrored at the edges."""
+    channels = latents.shape[1]
+    weights = torch.exp(-0.5 * (torch.arange(-REACH, REACH + 1, device=latents.device) / BLUR) ** 2)
+    weights = weights / weights.sum()
+    kernel = torch.outer(weights, weights).expand(channels, 1, -1, -1)
+    return conv2d(pad(latents, (REACH,) * 4, mode="reflect"), kernel, groups=channels)
 
 
 def compose(conds: Latents, uncond: Latent, weights: PerRow) -> Latent:

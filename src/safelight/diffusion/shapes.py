@@ -9,5 +9,8 @@ from torch import Tensor
 Latents = Float[Tensor, "b c h w"]
 Latent = Float[Tensor, "c h w"]
 History = Float[Tensor, "b k c h w"]
+Tiles = Float[Tensor, "n c y x"]
+"""Cut from latents, those of one row after those of another."""
+Masks = Float[Tensor, "b 1 h w"]
 PerRow = Float[Tensor, " b"]
 PerRowHistory = Float[Tensor, "b k"]

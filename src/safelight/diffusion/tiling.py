@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from safelight.diffusion.shapes import Latents
+from safelight.diffusion.shapes import Latents, Tiles
 
 Corner = tuple[int, int]
 """Top and left."""
@@ -43,22 +43,22 @@ class Tiling:
         tile_height, tile_width = self.size(height, width)
         return len(self.corners(height, width)) * tile_height * tile_width
 
-    def cut(self, canvas: Latents) -> Latents:
+    def cut(self, canvas: Latents) -> Tiles:
         """(b, c, H, W) as (b n, c, h, w): the n tiles of each row follow each other."""
         height, width = canvas.shape[-2:]
         h, w = self.size(height, width)
         tiles = [canvas[..., y : y + h, x : x + w] for y, x in self.corners(height, width)]
         return torch.stack(tiles, dim=1).flatten(0, 1)
 
-    def join(self, tiles: Latents, height: int, width: int) -> Latents:
+    def join(self, tiles: Tiles, height: int, width: int) -> Latents:
         """What `cut` took apart; of equal tiles, exactly the canvas that they were cut from but for rounding."""
         corners, (h, w) = self.corners(height, width), self.size(height, width)
-        tiles = tiles.unflatten(0, (-1, len(corners)))
+        by_row = tiles.unflatten(0, (-1, len(corners)))
         mask = ramp(h, self.overlap, tiles)[:, None] * ramp(w, self.overlap, tiles)[None, :]
-        total = tiles.new_zeros(tiles.shape[0], tiles.shape[2], height, width)
+        total = tiles.new_zeros(len(by_row), tiles.shape[1], height, width)
         weight = tiles.new_zeros(height, width)
         for number, (y, x) in enumerate(corners):
-            total[..., y : y + h, x : x + w] += tiles[:, number] * mask
+            total[..., y : y + h, x : x + w] += by_row[:, number] * mask
             weight[y : y + h, x : x + w] += mask
         return total / weight
 

@@ -86,11 +86,9 @@ def strands_of(job: Job) -> list[Strand]:
         )
     if job.num_parts > 1 or (job.spec.guidance > 1 and contrasts):
         words.append(job.spec.negative_prompt)
-    first = job.now.schedule.steps
-    walks = [job.total_steps] if job.highres is None else [first, job.total_steps - first]
     # A LoRA changes what all words mean, those of the negative prompt too.
     loras = tuple((worn.lora.digest, worn.text_weight) for worn in job.loras if any(worn.on_text()))
-    strands = [tuple((prompt_of(job, text), loras) for text in unroll(one, walks)) for one in words]
+    strands = [tuple((prompt_of(job, text), loras) for text in unroll(one, job.passes)) for one in words]
     require_bounded(job, strands)
     return strands
 

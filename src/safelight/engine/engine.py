@@ -120,14 +120,14 @@ class Engine:
         return self.preview_factors[key]
 
     def retire(self, batch: Sequence[Job]) -> None:
-        """Have finished latents decoded, or send them on their second walk."""
+        """Have finished latents decoded, or send them on their next walk."""
         for job in batch:
             if job.state != "running" or not job.now.finished:
                 continue
-            if job.refiner is not None:
-                self.isolate([job], self.refine)
-            elif job.highres is not None and not job.enlarged:
+            if job.highres is not None and not job.enlarged:
                 self.isolate([job], self.walk_again)
+            elif job.refiner is not None:
+                self.isolate([job], self.refine)
             else:
                 self.isolate([job], self.hand_over)
 

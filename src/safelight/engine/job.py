@@ -144,7 +144,9 @@ class Job:
     enlarged: bool = False
     """In the second walk of highres."""
     steps_before: int = 0
-    total_steps: int = 0
+    """Finished in earlier walks."""
+    passes: tuple[int, ...] = ()
+    """Steps of each pass: highres makes two, and a refiner's walk belongs to the pass that it ends."""
     overlay: Overlay | None = None
     compute_s: float = 0.0
     """This job's share of the calls it took part in."""
@@ -193,10 +195,9 @@ class Job:
 
     @property
     def progress(self) -> float:
-        """The share of its walk that lies behind it; a refiner goes on with the walk that it takes over."""
-        if isinstance(self.spec, TextToImage | ImageToImage) and self.spec.refiner:
-            return self.step / self.total_steps
-        return self.now.step / self.now.schedule.steps
+        """The share of its pass that lies behind it."""
+        first, *_ = self.passes
+        return (self.step - first) / self.passes[1] if self.enlarged else self.step / first
 
     @property
     def adapted(self) -> Row:
@@ -238,9 +239,14 @@ class Job:
         return self.spec.pag_scale > 0
 
     @property
+    def degraded(self) -> bool:
+        """After the coming call, the network is asked once more: about the latent with a blur on what it looked at."""
+        return self.spec.sag_scale > 0
+
+    @property
     def rows(self) -> int:
-        """Network rows in the coming call."""
-        return self.num_parts + self.contrasted + self.blinded + self.perturbed
+        """Network rows in the coming call, and in the one that follows from it."""
+        return self.num_parts + self.contrasted + self.blinded + self.perturbed + self.degraded
 
     @property
     def size(self) -> tuple[int, int]:
@@ -265,6 +271,10 @@ class Job:
     def step(self) -> int:
         """Steps finished, those of an earlier walk included."""
         return self.steps_before + (0 if self.walk is None else self.walk.step)
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.passes)
 
 
 def scaled_side(side: int, scale: float, step: int) -> int:

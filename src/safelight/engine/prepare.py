@@ -25,8 +25,8 @@ from safelight.models.control_shelf import NOTHING
 from safelight.models.families import Description
 from safelight.models.freeu import levels_of
 from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
-from safelight.models.perturbed import self_attentions
-from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, TextToImage, Variation
+from safelight.models.salience import middle_of
+from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {
     "latent": ("bicubic", False),
@@ -58,25 +58,32 @@ def prepare(job: Job, *, cache: Path | None) -> None:
         case Variation():
             job.walk = from_noise(job, cache)
     job.now.features = features_of(job)
-    if job.refiner is not None:
-        job.total_steps = job.now.schedule.steps
-        job.now.schedule = job.now.schedule.first(steps_before_refiner(job))
-        return
-    later = 0 if job.highres is None else second_schedule(job, job.highres, cache).steps
-    job.total_steps = job.now.schedule.steps + later
+    first = job.now.schedule
+    if job.highres is None:
+        job.passes = (first.steps,)
+        job.now.schedule = until_refined(job, first)
+    else:
+        second = second_schedule(job, job.highres, cache)
+        job.passes = (first.steps, second.steps)
+        until_refined(job, second)  # what cannot be is said now, and not after the first pass
 
 
 def require_guidable(job: Job) -> None:
     """
     Raises:
-        UnsupportedOption: FreeU or perturbed attention for a network that has no place for it, or with AND.
+        UnsupportedOption: guidance for which a network has no place, or perturbed attention with AND.
     """
-    if job.spec.freeu is not None:
-        levels_of(job.model.unet)
-    if job.perturbed:
-        self_attentions(job.model.unet)
-        if job.num_parts > 1:
-            raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
+    for model in (job.model, job.refiner):
+        if model is None:
+            continue
+        if job.spec.freeu is not None:
+            levels_of(model.unet)
+        if job.perturbed:
+            model.perturbed.paths_of(job.spec.pag_layers)
+        if job.degraded:
+            middle_of(model.unet)
+    if job.perturbed and job.num_parts > 1:
+        raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
 
 def from_noise(job: Job, cache: Path | None) -> Walk:
@@ -134,16 +141,19 @@ def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:
         start = noised(schedule, init, noise)
     walk = walk_from(schedule, start)
 
-    latent_mask = latent_sized(mask, job)
     if native:
-        kept = from_pil(image) * (from_pil(mask.convert("RGB")) < 0)
-        extra = torch.cat([latent_mask, to_latent(job, kept)])
-        walk.extra_channels = extra.to(job.model.placement.device)
+        walk.extra_channels = mask_channels(job, image, mask)
     else:
         assert init is not None
         fresh(job)  # diffusers encodes the masked picture here too; its draw keeps our generator in step
-        walk.blend = Blend(mask=latent_mask, init=init, noise=noise)
+        walk.blend = Blend(mask=latent_sized(mask, job), init=init, noise=noise)
     return walk
+
+
+def mask_channels(job: Job, image: Image.Image, mask: Image.Image) -> torch.Tensor:
+    """What a network that takes the mask sees beside the latent."""
+    kept = from_pil(image) * (from_pil(mask.convert("RGB")) < 0)
+    return torch.cat([latent_sized(mask, job), to_latent(job, kept)]).to(job.model.placement.device)
 
 
 def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
@@ -181,7 +191,7 @@ def next_walk(job: Job, cache: Path | None) -> None:
     """The second pass of highres: the first result, enlarged, walked down again from part of the noise."""
     highres, first = job.highres, job.now
     assert highres is not None
-    schedule = second_schedule(job, highres, cache)
+    schedule = until_refined(job, second_schedule(job, highres, cache))
     job.steps_before = first.schedule.steps
     job.enlarged = True
     if highres.upscaler in LATENT_MODES:
@@ -198,28 +208,29 @@ def next_walk(job: Job, cache: Path | None) -> None:
     job.walk.features = features_of(job)
 
 
-def steps_before_refiner(job: Job) -> int:
-    """Those at noise levels above the switch, as diffusers' `denoising_end` counts; at least one for each model.
+def until_refined(job: Job, schedule: Schedule) -> Schedule:
+    """The steps at noise levels above the switch, as diffusers' `denoising_end` counts; at least one for each model.
 
     Raises:
         UnsupportedOption: there is but one step.
     """
-    assert isinstance(job.spec, TextToImage | ImageToImage)
+    if job.refiner is None:
+        return schedule
+    assert isinstance(job.spec, Refined)
     assert job.spec.refiner is not None
-    schedule = job.now.schedule
     if schedule.steps < 2:
         raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
     levels = int(job.model.description.scheduler.get("num_train_timesteps", 1000))
     first_rows = np.searchsorted(schedule.step_of, np.arange(schedule.steps))
     above = int((schedule.timesteps[first_rows] >= round(levels * (1 - job.spec.refiner.switch))).sum())
-    return min(max(above, 1), schedule.steps - 1)
+    return schedule.first(min(max(above, 1), schedule.steps - 1))
 
 
 def refine(job: Job, cache: Path | None) -> None:
     """The refiner takes over at the noise level that the base left; what was made for the base stays behind."""
     assert job.refiner is not None
     before, base = job.now, job.model
-    job.steps_before = before.schedule.steps
+    job.steps_before += before.schedule.steps
     # The picture is decoded by the autoencoder that was chosen for it.
     vae_digest = base.vae_digest or base.digest
     job.model = replace(job.refiner, vae=base.vae, vae_lock=base.vae_lock, vae_digest=vae_digest)
@@ -227,13 +238,28 @@ def refine(job: Job, cache: Path | None) -> None:
     widths = [encoder.width for encoder in job.model.text_encoders]
     job.embeddings = tuple(one for one in job.embeddings if [*one.widths] == widths)
     job.loras, job.led, job.told = (), NOTHING, None
-    left = job.total_steps - job.steps_before
+    left, steps = job.total_steps - job.steps_before, (job.highres and job.highres.steps) or job.spec.steps
     # The base's own steps: where two configurations space them differently, one would be left out or taken twice.
     about = steps_of(base.description, job.model.description)
     # A thousandth of a step more, or the share could round to a step fewer.
-    strength = (left + 0.001) / job.spec.steps
-    schedule = schedule_for(job.spec.sampler, about, steps=job.spec.steps, strength=strength, cache=cache)
+    strength = (left + 0.001) / steps
+    schedule = schedule_for(job.spec.sampler, about, steps=steps, strength=strength, cache=cache)
     job.walk = walk_from(schedule, before.latents[0])
+    if isinstance(job.spec, Inpaint):
+        go_on_masked(job, job.spec, before)
+
+
+def go_on_masked(job: Job, spec: Inpaint, before: Walk) -> None:
+    """As the model before, or where one of the two takes masks and the other blends, in the way of the one at hand."""
+    native = job.model.description.inpaints_natively
+    if native == (before.blend is None):
+        job.now.blend, job.now.extra_channels = before.blend, before.extra_channels
+        return
+    image, mask = masked_canvas(job, spec)
+    if native:
+        job.now.extra_channels = mask_channels(job, image, mask)
+    else:
+        job.now.blend = Blend(mask=latent_sized(mask, job), init=to_latent(job, image), noise=fresh(job))
 
 
 def steps_of(base: Description, refiner: Description) -> Mapping[str, Any]:

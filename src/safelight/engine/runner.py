@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from typing import get_args
 
 import torch
 
-from safelight.acceleration.denoiser import Conditions, Denoiser, stack
+from safelight.acceleration.denoiser import Denoiser
 from safelight.acceleration.tiled import tiled
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, guide, look, perturb, rescale
+from safelight.diffusion.guidance import compose, degrade, guide, lead_away, look, rescale
 from safelight.diffusion.noise import draw
-from safelight.diffusion.shapes import Latent, Latents
+from safelight.diffusion.shapes import Latent, Latents, Masks
+from safelight.engine.asks import About, Ask, asks_of, conditions_for, follow_ups
 from safelight.engine.job import Job, Walk
-from safelight.models.encode import Conditioning
 from safelight.models.load import Model
+from safelight.models.salience import Salience
 from safelight.spec import Edit
 
-HIGH_SCORE, LOW_SCORE = 6.0, 2.5
-"""How beautiful SDXL's refiner is told that the picture is, and what guidance leads away from: its authors' numbers."""
 MOST_TILES = 128
 """In one call of the network."""
 
@@ -32,37 +31,22 @@ class Runner:
     def denoise(self, batch: Sequence[Job], rows: Rows, *, budget_megapixels: float = math.inf) -> Latents:
         """What the network predicts for each job, guidance applied; (b, c, h, w) float32.
 
-        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls.
+        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls. What
+        some jobs ask next depends on what they were told: these share a second call.
         """
-        asked = [i for i, job in enumerate(batch) for _ in range(job.num_parts)]
-        contrasted = [i for i, job in enumerate(batch) if job.contrasted]
-        blinded = [i for i, job in enumerate(batch) if job.blinded]
-        perturbed = [i for i, job in enumerate(batch) if job.perturbed]
-        network_rows = [*asked, *contrasted, *blinded, *perturbed]
-
-        latents = torch.stack([job.now.latents[0] for job in batch]) * rows.input_scale.view(-1, 1, 1, 1)
-        extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
-        if extra:
-            latents = torch.cat([latents, torch.stack(extra)], dim=1)
-        told = [now for job in batch for now in positives_of(job)]
-        told += [negative_of(batch[i]) for i in [*contrasted, *blinded]]
-        told += [positives_of(batch[i])[0] for i in perturbed]
-
-        inputs = latents[network_rows]
-        ends = list(accumulate(map(len, (asked, contrasted, blinded, perturbed))))
-        inputs[ends[1] : ends[2], batch[0].now.latents[0].shape[0] :] = 0
-        outputs = self.denoiser_over(batch[0], budget_megapixels)(
-            inputs, rows.timesteps[network_rows], conditions_for(batch, asked, [*contrasted, *blinded], perturbed, told)
-        )
-        cond = outputs[: ends[0]]
-        uncond, blind, lost = (
-            dict(zip(some, outputs[start:end], strict=True))
-            for some, (start, end) in zip((contrasted, blinded, perturbed), pairwise(ends), strict=True)
-        )
-        if len(asked) > len(batch):
-            cond = composed(batch, cond, uncond)
-        guided = [i for i in contrasted if batch[i].guided]
-        return with_guidance(batch, guided, cond, uncond, blind, lost) if guided or lost else cond
+        denoise = self.denoiser_over(batch[0], budget_megapixels)
+        latents = torch.stack([job.now.latents[0] for job in batch])
+        asks = asks_of(batch)
+        after = follow_ups(batch, asks)
+        salience = Salience([place in after for place in range(len(asks))]) if after else None
+        outputs = answers(denoise, batch, rows, asks, latents, salience=salience)
+        if salience is not None:
+            assert salience.masks is not None
+            again = [*after.values()]
+            latents = degraded(batch, rows, again, latents, outputs[[*after]], salience.masks)
+            outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents)])
+            asks += again
+        return with_guidance(batch, asks, outputs)
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -116,6 +100,39 @@ def stacked(histories: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return flat.view(len(histories), -1, *flat.shape[1:])
 
 
+def answers(
+    denoise: Denoiser,
+    batch: Sequence[Job],
+    rows: Rows,
+    asks: Sequence[Ask],
+    latents: Latents,
+    *,
+    salience: Salience | None = None,
+) -> Latents:
+    """One call of the network about the batch's latents."""
+    jobs, channels = [ask.job for ask in asks], latents.shape[1]
+    inputs = latents * rows.input_scale.view(-1, 1, 1, 1)
+    extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
+    if extra:
+        inputs = torch.cat([inputs, torch.stack(extra)], dim=1)
+    inputs = inputs[jobs]
+    inputs[[place for place, ask in enumerate(asks) if ask.about == "blind"], channels:] = 0
+    return denoise(inputs, rows.timesteps[jobs], conditions_for(batch, asks, salience))
+
+
+def degraded(
+    batch: Sequence[Job], rows: Rows, asks: Sequence[Ask], latents: Latents, outputs: Latents, masks: Masks
+) -> Latents:
+    """The batch's latents, those of `asks` with a blur on what the network looked at when it said `outputs`."""
+    jobs = [ask.job for ask in asks]
+    walks = [batch[i].now for i in jobs]
+    signal = [walk.schedule.signal[walk.row] for walk in walks]
+    clean = denoised(latents[jobs], outputs, rows.of(jobs))
+    latents = latents.clone()
+    latents[jobs] = degrade(latents[jobs], clean, masks, torch.tensor(signal).to(latents))
+    return latents
+
+
 def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) -> Latents:
     """One output for each job, of the one or several that it asked for; a lone one keeps its very bits."""
     outputs: list[Latent] = []
@@ -125,18 +142,19 @@ def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) 
     return torch.stack(outputs)
 
 
-def with_guidance(
-    batch: Sequence[Job],
-    guided: list[int],
-    cond: Latents,
-    uncond: Mapping[int, Latent],
-    blind: Mapping[int, Latent],
-    lost: Mapping[int, Latent],
-) -> Latents:
-    """`uncond` and `blind` are what the network makes of the negative prompt, the latter without seeing a picture;
-    `lost` is what it makes of the prompt where it has no sense of structure."""
-    outputs = cond.clone()
+def with_guidance(batch: Sequence[Job], asks: Sequence[Ask], outputs: Latents) -> Latents:
+    """Where each job is led, by all that the network said."""
+    said: dict[About, dict[int, Latent]] = {about: {} for about in get_args(About)}
+    for ask, output in zip(asks, outputs, strict=True):
+        said[ask.about][ask.job] = output
+    uncond, blind, lost, dulled = (said[about] for about in ("contrast", "blind", "perturbed", "degraded"))
+    cond = outputs[: sum(job.num_parts for job in batch)]
+    if len(cond) > len(batch):
+        cond = composed(batch, cond, uncond)
+    guided = [i for i in uncond if batch[i].guided]
     specs = [batch[i].spec for i in guided]
+
+    led = cond.clone()
     if guided:
         chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
         mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
@@ -144,63 +162,20 @@ def with_guidance(
             scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
             unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
             mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
-        outputs[guided] = mixed
+        led[guided] = mixed
     if lost:
-        led = [*lost]
-        scales = torch.tensor([batch[i].spec.pag_scale for i in led], device=cond.device)
-        outputs[led] = perturb(outputs[led], cond[led], torch.stack([*lost.values()]), scales)
+        scales = torch.tensor([batch[i].spec.pag_scale for i in lost], device=cond.device)
+        led[[*lost]] = lead_away(led[[*lost]], cond[[*lost]], torch.stack([*lost.values()]), scales)
+    if dulled:
+        scales = torch.tensor([batch[i].spec.sag_scale for i in dulled], device=cond.device)
+        sharp = torch.stack([uncond.get(i, cond[i]) for i in dulled])
+        led[[*dulled]] = lead_away(led[[*dulled]], sharp, torch.stack([*dulled.values()]), scales)
     if any(spec.guidance_rescale for spec in specs):
         phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
-        mixed = outputs[guided]
+        mixed = led[guided]
         # where(), because a row that asks for none must keep its very bits.
-        outputs[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
-    return outputs
-
-
-def conditions_for(
-    batch: Sequence[Job],
-    asked: list[int],
-    contrasted: list[int],
-    perturbed: list[int],
-    told: Sequence[Conditioning],
-) -> Conditions:
-    """Of the rows that are asked about prompts, of those about negative prompts, and of the perturbed ones."""
-    network_rows = [*asked, *contrasted, *perturbed]
-    negatives = [False] * len(asked) + [True] * len(contrasted) + [False] * len(perturbed)
-    rows = [(batch[i], negative) for i, negative in zip(network_rows, negatives, strict=True)]
-    context, mask, pooled = stack(told)
-    time_ids = guidance = None
-    if batch[0].model.description.family.told_size:
-        assert pooled is not None
-        told_score = batch[0].model.description.family.told_score
-        ids = [
-            [h, w, 0, 0, *((LOW_SCORE if negative else HIGH_SCORE,) if told_score else (h, w))]
-            for (w, h), negative in zip((job.size for job, _ in rows), negatives, strict=True)
-        ]
-        time_ids = torch.tensor(ids, device=context.device, dtype=pooled.dtype)
-    if batch[0].model.description.takes_guidance:
-        guidance = torch.tensor([batch[i].spec.guidance for i in network_rows], device=context.device)
-    adapters = controls = pictures = freeu = None
-    if any(job.loras for job in batch):
-        adapters = [job.adapted for job, _ in rows]
-    if any(job.led.controls for job in batch):
-        controls = [job.steered(negative=negative) for job, negative in rows]
-    if any(job.led.pictures for job in batch):
-        pictures = [job.looked_at(negative=negative) for job, negative in rows]
-    if any(job.spec.freeu for job in batch):
-        freeu = [job.spec.freeu for job, _ in rows]
-    return Conditions(
-        context=context,
-        mask=mask,
-        pooled=pooled,
-        time_ids=time_ids,
-        guidance=guidance,
-        adapters=adapters,
-        controls=controls,
-        pictures=pictures,
-        freeu=freeu,
-        perturbed=[False] * (len(rows) - len(perturbed)) + [True] * len(perturbed) if perturbed else None,
-    )
+        led[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
+    return led
 
 
 def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:
@@ -212,18 +187,6 @@ def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:
     return (1 - blend.mask) * kept + blend.mask * latent
 
 
-def positives_of(job: Job) -> list[Conditioning]:
-    """What the coming call is told of the job's prompt: of each of its parts, where AND joins several."""
-    assert job.told is not None
-    return [steps[job.step] for steps in job.told.positive]
-
-
 def weights_of(job: Job) -> tuple[float, ...]:
     assert job.told is not None
     return job.told.weights
-
-
-def negative_of(job: Job) -> Conditioning:
-    assert job.told is not None
-    assert job.told.negative is not None
-    return job.told.negative[job.step]

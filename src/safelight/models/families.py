@@ -213,14 +213,17 @@ def require_sides(about: Description, width: int, height: int) -> None:
             raise InvalidRequest(f"{name}: this model draws sides of at most {about.most_side} pixels, not {side}")
 
 
-def require_successor(first: Description, second: Description, *, names: tuple[str, str]) -> None:
+def require_successor(first: Description, second: Description, *, names: tuple[str, str], masked: bool) -> None:
     """
     Raises:
-        UnsupportedOption: the second model reads other latents than the first one makes, or is no plain UNet.
+        UnsupportedOption: the second model reads other latents than the first one makes, or one of them is no plain
+            UNet; with a mask, a UNet made for inpainting is one too.
     """
     for about, name in zip((first, second), names, strict=True):
-        if about.family.network != "unet" or about.reads != "words" or about.inpaints_natively:
+        if about.family.network != "unet" or about.reads != "words":
             raise UnsupportedOption("refiner", f"{name} neither hands over nor takes over: it is no plain UNet")
+        if about.inpaints_natively and not masked:
+            raise UnsupportedOption("refiner", f"{name} is made for inpainting: give it an init picture and a mask")
     if noise_of(first) != noise_of(second):
         raise UnsupportedOption("refiner", f"{names[1]} was trained on other noise levels than {names[0]}")
     told = [

@@ -27,6 +27,7 @@ from safelight.models.perturbed import Perturbations
 from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
 from safelight.models.safetensors_file import TEXT_ENCODER
+from safelight.models.salience import Saliences
 from safelight.models.t5 import T5, T5Tokenizer
 
 if TYPE_CHECKING:
@@ -70,12 +71,15 @@ class Model:
     freeu: FreeUs = field(init=False, repr=False, compare=False)
     perturbed: Perturbations = field(init=False, repr=False, compare=False)
     """Rows whose self-attention is switched off, while it is called."""
+    salience: Saliences = field(init=False, repr=False, compare=False)
+    """What the middle of it looks at, while it is called."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
         object.__setattr__(self, "looking", PicturePrompts(self.unet))
         object.__setattr__(self, "freeu", FreeUs(self.unet))
         object.__setattr__(self, "perturbed", Perturbations(self.unet))
+        object.__setattr__(self, "salience", Saliences(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:

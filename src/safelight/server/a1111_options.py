@@ -25,6 +25,7 @@ NEUTRAL: dict[str, object] = {
     "eta_ddim": 0.0,
     "eta_noise_seed_delta": 0,
     "face_restoration": False,
+    "hires_fix_refiner_pass": "second pass",
     "img2img_color_correction": False,
     "img2img_extra_noise": 0.0,
     "img2img_fix_steps": False,

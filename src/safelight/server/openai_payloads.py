@@ -22,9 +22,11 @@ from safelight.spec import (
     ImageGuidance,
     LoraWish,
     ModelName,
+    PagLayers,
     PagScale,
     PicturePromptWish,
     Prompt,
+    SagScale,
     Seed,
     Steps,
     Strength,
@@ -52,6 +54,8 @@ class Extras(BaseModel):
     guidance_rescale: Fraction | None = None
     freeu: FreeU | None = None
     pag_scale: PagScale | None = None
+    pag_layers: PagLayers | None = None
+    sag_scale: SagScale | None = None
     refiner: ModelName | None = None
     refiner_switch: Switch | None = None
     negative_prompt: Prompt = ""
