@@ -71,6 +71,11 @@ class Model:
     perturbed: Perturbations = field(init=False, repr=False, compare=False)
     """Rows whose self-attention is switched off, while it is called."""
 
+    @property
+    def readers(self) -> tuple[TextEncoder | T5, ...]:
+        """All that read the prompt, as its description names them."""
+        return (*self.text_encoders, *([self.t5] if self.t5 else []))
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
         object.__setattr__(self, "looking", PicturePrompts(self.unet))
