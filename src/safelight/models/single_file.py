@@ -1,4 +1,4 @@
-"""A single-file checkpoint in the original ldm layout: what its configuration files would say, and where its parts are.
+"""A single-file checkpoint in the original layout: what its configuration files would say, and where its parts are.
 
     header -> recognise -> configurations of each part, from shapes -> tensors by their diffusers names
 
@@ -10,7 +10,7 @@ do: checkpoints that were merged carry those of one parent, and so stale ones.
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.recognise import TITLES, UNET, Base, Recognised, recognise
 from safelight.models.safetensors_file import Header, read_header
 
-VAE = "first_stage_model."
+VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
 EMA = "model_ema."
-T5_IN_FILE = "text_encoders.t5xxl."
-"""Left alone: its words are in a tokenizer that no such file has. Stable Diffusion 3 draws without it."""
+T5 = "text_encoders.t5xxl.transformer."
+"""Some files of Stable Diffusion 3 leave it out, and are drawn without it."""
 HEAD_WIDTH = 64
 """Of every attention but Stable Diffusion 1's network, which has eight heads whatever their width."""
 SD1_HEADS = 8
@@ -38,20 +38,43 @@ BETAS: Configuration = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
+FLOW: Configuration = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 EULER: Configuration = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS}
 SCHEDULERS: Mapping[str, Configuration] = {
     "sd1": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **BETAS},
     "sd2": {"_class_name": "DDIMScheduler", **BETAS},
     "sdxl": EULER,
     "sdxl-refiner": EULER,
-    "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+    "sd3": {**FLOW, "shift": 3.0},
+    "flux": {**FLOW, "shift": 1.0},
 }
-SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl-refiner": 0.13025, "sd3": 1.5305}
+SHIFTING: Configuration = {
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+"""Of Flux where it is told its guidance (dev); where it is not (schnell), noise levels are as they are."""
+SCALING_FACTORS = {
+    "sd1": 0.18215,
+    "sd2": 0.18215,
+    "sdxl": 0.13025,
+    "sdxl-refiner": 0.13025,
+    "sd3": 1.5305,
+    "flux": 0.3611,
+}
 """What latents are multiplied by, so that their standard deviation is about 1."""
+SHIFT_FACTORS = {"sd3": 0.0609, "flux": 0.1159}
+"""What is taken off latents before they are scaled."""
 SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
 XL_SAMPLE_SIZE = 128
-SD3_SHIFT = 0.0609
-"""What is taken off latents before they are scaled."""
+FLUX_AXES = (16, 56, 56)
+"""How Flux shares out the width of a head among where a token is: in no picture, its row, its column."""
+FLUX_GUIDANCE = "guidance_in.in_layer.weight"
+T5_WORDS = 32_128
+"""That T5 has rows for: those of its tokenizer, and a few more."""
 TOLD_SIZE = ("sdxl", "sdxl-refiner")
 
 
@@ -86,13 +109,16 @@ TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
         "text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False, projects=True),
         "text_encoder_2": TextPart("text_encoders.clip_g.transformer.", open_clip=True, projects=True, renamed=True),
     },
+    "flux": {"text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False)},
 }
+T5_PARTS = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
 PIPELINES = {
     "sd1": "StableDiffusion",
     "sd2": "StableDiffusion",
     "sdxl": "StableDiffusionXL",
     "sdxl-refiner": "StableDiffusionXLImg2Img",
     "sd3": "StableDiffusion3",
+    "flux": "Flux",
 }
 """How the names of diffusers' pipelines begin."""
 
@@ -110,7 +136,8 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
     if what.kind != "checkpoint":
         raise UnsupportedOption("model", f"{path} is a {what}; a model is a whole checkpoint")
-    alone = not any(name.startswith(UNET) for name in header.tensors)
+    of_network = [name.startswith(UNET) for name in header.tensors]
+    alone = not any(of_network) or all(of_network)
     if what.base not in SCHEDULERS or alone:
         why = (
             "it holds the network alone, without an autoencoder and text encoders"
@@ -141,15 +168,27 @@ def title(base: str) -> str:
 def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuration]]:
     family, prediction = what.base, what.prediction
     task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
-    yield "model_index", {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
-    if family == "sd3":
-        yield "transformer", transformer_configuration(Shapes(header, UNET))
-    else:
-        size = sample_size(family, prediction)
-        yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": size}
-    shift = {"shift_factor": SD3_SHIFT} if family == "sd3" else {}
-    yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family], **shift}
+    t5, network = Shapes(header, T5), Shapes(header, UNET)
+    index = {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
+    if t5.shapes:
+        index[T5_PARTS[family]] = ["transformers", "T5EncoderModel"]
+        yield T5_PARTS[family], t5_configuration(t5)
+    elif family == "flux":
+        raise Lacking(f"T5 ({T5}), and Flux reads nothing else: get the file that has its text encoders baked in")
+    yield "model_index", index
+    match family:
+        case "sd3":
+            yield "transformer", sd3_configuration(network)
+        case "flux":
+            yield "transformer", flux_configuration(network)
+        case _:
+            yield "unet", unet_configuration(network, family) | {"sample_size": sample_size(family, prediction)}
+    shift = {"shift_factor": SHIFT_FACTORS[family]} if family in SHIFT_FACTORS else {}
+    vae = Shapes(header, vae_prefix(header.tensors))
+    yield "vae", vae_configuration(vae) | {"scaling_factor": SCALING_FACTORS[family], **shift}
     scheduler = SCHEDULERS[family] | ({"prediction_type": prediction} if prediction else {})
+    if family == "flux" and FLUX_GUIDANCE in network:
+        scheduler |= SHIFTING
     if "ztsnr" in header.tensors:  # an empty tensor that says so, by the custom of ComfyUI
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     yield "scheduler", scheduler
@@ -159,6 +198,16 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
             raise Lacking(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
         made = open_clip_configuration if part.says_open_clip else clip_configuration
         yield name, made(shapes, part)
+
+
+def vae_prefix(names: Iterable[str]) -> str:
+    """How the names of the autoencoder's tensors begin."""
+    return VAE_OF_FLUX if any(name.startswith(f"{VAE_OF_FLUX}decoder.") for name in names) else VAE
+
+
+def text_prefixes(family: str, *, t5: bool) -> list[str]:
+    """How the names of what reads the prompt begin."""
+    return [*(part.prefix for part in TEXT_PARTS[family].values()), *([T5] if t5 else [])]
 
 
 def sample_size(family: Base, prediction: str) -> int:
@@ -262,7 +311,7 @@ def vae_configuration(shapes: Shapes) -> Configuration:
     }
 
 
-def transformer_configuration(shapes: Shapes) -> Configuration:
+def sd3_configuration(shapes: Shapes) -> Configuration:
     """Of Stable Diffusion 3: its heads are as wide as the norms of their queries, where it has such norms."""
     width, channels = shapes("x_embedder.proj.weight", dims=(4,))[:2]
     layers = shapes.count(r"joint_blocks\.(\d+)\.")
@@ -285,6 +334,44 @@ def transformer_configuration(shapes: Shapes) -> Configuration:
         "pos_embed_max_size": math.isqrt(shapes("pos_embed", dims=(3,))[1]),
         "dual_attention_layers": twice,
         "qk_norm": "rms_norm" if norm in shapes else None,
+    }
+
+
+def flux_configuration(shapes: Shapes) -> Configuration:
+    width, channels = shapes("img_in.weight", dims=(2,))
+    [head_width] = shapes("double_blocks.0.img_attn.norm.query_norm.scale", dims=(1,))
+    if head_width != sum(FLUX_AXES):
+        raise Lacking(f"heads of {sum(FLUX_AXES)}: they are {head_width} wide")
+    return {
+        "patch_size": 1,
+        "in_channels": channels,
+        "num_layers": shapes.count(r"double_blocks\.(\d+)\."),
+        "num_single_layers": shapes.count(r"single_blocks\.(\d+)\."),
+        "attention_head_dim": head_width,
+        "num_attention_heads": width // head_width,
+        "joint_attention_dim": shapes("txt_in.weight", dims=(2,))[1],
+        "pooled_projection_dim": shapes("vector_in.in_layer.weight", dims=(2,))[1],
+        "guidance_embeds": FLUX_GUIDANCE in shapes,
+        "axes_dims_rope": list(FLUX_AXES),
+    }
+
+
+def t5_configuration(shapes: Shapes) -> Configuration:
+    words, width = shapes("shared.weight", dims=(2,))
+    buckets, heads = shapes("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", dims=(2,))
+    inner = "encoder.block.0.layer.1.DenseReluDense"
+    gated = f"{inner}.wi_0.weight" in shapes
+    return {
+        "architectures": ["T5EncoderModel"],
+        "vocab_size": words,
+        "d_model": width,
+        "d_kv": shapes("encoder.block.0.layer.0.SelfAttention.q.weight", dims=(2,))[0] // heads,
+        "d_ff": shapes(f"{inner}.{'wi_0' if gated else 'wi'}.weight", dims=(2,))[0],
+        "num_layers": shapes.count(r"encoder\.block\.(\d+)\."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "is_encoder_decoder": False,
     }
 
 
