@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from safelight.errors import UnsupportedOption
+from safelight.models.configurations import Lacking, Shapes, TextPart, clip_configuration, vae_configuration
 from safelight.models.encode import TextEncoder
 from safelight.models.families import read_config
 from safelight.models.latents import VAE
@@ -23,7 +24,6 @@ from safelight.models.parts import Weights, load_weights, open_parts
 from safelight.models.placement import Placement
 from safelight.models.room import weights_bytes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER
-from safelight.models.single_file import Lacking, Shapes, TextPart, clip_configuration, vae_configuration
 from safelight.models.tensor_file import TensorFile
 from safelight.spec import Denoised, PartName, PinnedPart
 
