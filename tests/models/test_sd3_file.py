@@ -40,7 +40,7 @@ def test_a_picture_is_drawn_of_its_own_text_encoders(t5: bool, tmp_path: Path) -
     about = ours.description
     assert (about.family.name, about.t5, about.defaults.sampler) == ("sd3", "text_encoder_3" if t5 else "", "Default")
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (1.5305, 0.0609, 16)
-    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers)]
+    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
     assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values())
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}

@@ -72,9 +72,11 @@ class Model:
     """Rows whose self-attention is switched off, while it is called."""
 
     @property
-    def readers(self) -> tuple[TextEncoder | T5, ...]:
-        """All that read the prompt, as its description names them."""
-        return (*self.text_encoders, *([self.t5] if self.t5 else []))
+    def readers(self) -> dict[str, TextEncoder | T5]:
+        """All that read the prompt, by the folders they would be in; T5 is the last."""
+        family = self.description.family
+        clips = dict(zip(family.text_encoders, self.text_encoders, strict=True))
+        return clips | ({family.t5: self.t5} if self.t5 else {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))

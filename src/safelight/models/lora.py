@@ -62,8 +62,7 @@ def load_lora(path: Path, model: Model, *, name: str, digest: str) -> Lora:
     """
     file = read_lora(path)
     networks: dict[Part, nn.Module] = {"unet": model.unet}
-    for part, reader in zip(model.description.readers, model.readers, strict=True):
-        networks[part] = reader.network
+    networks |= {part: reader.network for part, reader in model.readers.items()}
     fitted, unmatched = fit(file, networks, name=name, model=f"{model.name} ({model.description.family.name})")
     if unmatched:
         log.warning(

@@ -31,7 +31,8 @@ from safelight.models.configurations import (
 from safelight.models.recognise import TITLES, UNET, Base, Recognised, recognise
 from safelight.models.safetensors_file import Header, read_header
 
-VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
+VAES = VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
+"""How the names of the autoencoder's tensors begin."""
 EMA = "model_ema."
 T5 = "text_encoders.t5xxl.transformer."
 """Some files of Stable Diffusion 3 leave it out, and are drawn without it."""
