@@ -22,6 +22,7 @@ ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm1.linear",
 """Of transformers: what reads the prompt, and layers that see one vector a row."""
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "mlp.fc1", "mlp.fc2")
+OF_T5 = (*(f"SelfAttention.{name}" for name in "qkvo"), "wi_0", "wi_1", "wo")
 KOHYA_PREFIXES = {1: ("lora_te_",), 2: ("lora_te1_", "lora_te2_")}
 STRENGTH = 0.5
 """Of the difference against the weights: enough to make another picture, too little to make noise of it."""

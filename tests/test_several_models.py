@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.control_files import colours_picture, controlnet, write_encoder, write_folder, write_ip_adapter
 from tests.fakes import psnr
 from tests.lora_files import write_kohya
+from tests.models.test_preprocessors import write_dpt
 from tests.tiny_models import checkpoint, load, model, one_thread
 
-from safelight.errors import CorruptModel, OutOfMemory
+from safelight.errors import CorruptModel, OutOfMemory, UnsupportedOption
 from safelight.events import Event, Started, Stepped
 from safelight.generate import generate
 from safelight.models import pool as module
+from safelight.models.control import ControlNet
+from safelight.models.ip_adapter import ImageEncoder
 from safelight.models.load import Model
-from safelight.models.memory import Memory
+from safelight.models.memory import Memory, Need
+from safelight.models.picture_prompts import IpAdapter
 from safelight.pictures import Drawn, draw_all, run
 from safelight.settings import Settings
-from safelight.spec import Draft, LoraWish
+from safelight.spec import ControlWish, Draft, LoraWish, PicturePromptWish
 from safelight.studio import Studio, open_studio
 
 __all__ = ["checkpoint", "model", "one_thread"]
@@ -95,13 +100,17 @@ def test_a_model_that_left_is_gone_and_comes_back_to_the_same_picture(studio: St
     [first] = drawn(studio, draft("one"))
     gone = weakref.ref(studio.models.loaded[first.spec.model_digest].unet)
     drawn(studio, draft("two"), draft("three"))
-    deadline = time.monotonic() + 30
-    while gone() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.05)
-    assert gone() is None, "something still holds the networks of a model that left"
+    assert_gone(gone)
     [again] = drawn(studio, draft("one"))
     assert psnr(first.image, again.image) >= 60
+
+
+def assert_gone(network: "weakref.ref[Any]") -> None:
+    deadline = time.monotonic() + 30
+    while network() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert network() is None, "something still holds a network that left"
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder"])
@@ -114,17 +123,91 @@ def test_a_part_that_stands_in_counts_and_is_gone_when_it_left(studio: Studio, p
     real = [two.vae.network] if part == "vae" else [encoder.network for encoder in two.text_encoders]
     assert held.size_bytes == sum(p.nbytes for network in real for p in network.parameters())
     [loaded] = studio.parts.loaded.values()
-    gone = weakref.ref(loaded[0].network)
+    gone = weakref.ref((loaded[0] if part == "vae" else loaded.clips["text_encoder"]).network)
     del loaded
     drawn(studio, draft("two"), draft("three"))
-    deadline = time.monotonic() + 30
-    while gone() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.05)
     assert not studio.parts.loaded
-    assert gone() is None, "something still holds a part that left"
+    assert_gone(gone)
     [again] = drawn(studio, draft("one", **{part: "two"}))
     assert psnr(first.image, again.image) >= 60
+
+
+LEADING: dict[str, tuple[type, str]] = {
+    "control": (ControlNet, "network"),
+    "ip-adapter": (IpAdapter, "projection"),
+    "image-encoder": (ImageEncoder, "network"),
+}
+"""What is in memory of each kind, and its network."""
+
+
+def led_by(kind: str, picture: str) -> dict[str, Any]:
+    """The fields of a draft that bring such a network into memory."""
+    if kind == "control":
+        return {"controls": (ControlWish(model="net", image=picture),)}
+    return {"picture_prompts": (PicturePromptWish(model="ip", image=picture),)}
+
+
+@pytest.mark.parametrize("kind", ["control", "ip-adapter", "image-encoder"])
+def test_what_leads_counts_and_is_gone_when_it_left(studio: Studio, kind: str, tmp_path: Path) -> None:
+    one = load(studio.models.find("one").path)
+    write_folder(tmp_path / "controlnets" / "net", controlnet(one))
+    encoder = write_encoder(tmp_path / "ip-adapters" / "image_encoder")
+    write_ip_adapter(tmp_path / "ip-adapters" / "ip.safetensors", one, encoder=encoder)
+    picture = studio.keep(colours_picture(1))
+    [first] = drawn(studio, draft("one", **led_by(kind, picture)))
+    loaded_kind, network = LEADING[kind]
+    [loaded] = [one for one in studio.controls.loaded.values() if isinstance(one, loaded_kind)]
+    [held] = [one for one in studio.memory.held() if one.kind == kind]
+    assert held.size_bytes == loaded.size_bytes
+    gone = weakref.ref(getattr(loaded, network))
+    del loaded
+    studio.memory.budget_bytes = size_of(studio, "one")
+    drawn(studio, draft("two"), draft("three"))
+    assert not studio.controls.loaded
+    assert not studio.controls.read
+    assert_gone(gone)
+    [again] = drawn(studio, draft("one", **led_by(kind, picture)))
+    assert psnr(first.image, again.image) >= 60
+
+
+def test_a_depth_model_counts_and_is_gone_when_it_left(studio: Studio, tmp_path: Path) -> None:
+    write_dpt(tmp_path / "depth-models" / "near")
+    write_folder(tmp_path / "controlnets" / "net", controlnet(load(studio.models.find("one").path)))
+    picture = studio.keep(colours_picture(1))
+    wish = ControlWish(model="net", image=picture, preprocessor="depth")
+    [first] = drawn(studio, draft("one", controls=(wish,)))
+    [held] = [one for one in studio.memory.held() if one.kind == "depth"]
+    [loaded] = studio.preprocessors.depths.values()
+    assert (held.size_bytes, held.in_use) == (sum(p.nbytes for p in loaded.network.parameters()), False)
+    gone = weakref.ref(loaded.network)
+    del loaded
+    studio.memory.budget_bytes = size_of(studio, "one")
+    drawn(studio, draft("two"))
+    assert not studio.preprocessors.depths
+    assert_gone(gone)
+    studio.hints.clear()
+    [again] = drawn(studio, draft("one", controls=(wish,)))
+    assert again.spec.controls[0].hint == first.spec.controls[0].hint
+
+
+def test_a_depth_model_waits_for_room_and_one_that_is_damaged_holds_none(studio: Studio, tmp_path: Path) -> None:
+    folder = write_dpt(tmp_path / "depth-models" / "near")
+
+    async def work() -> None:
+        lease = await studio.memory.take([Need(key="busy", kind="model", name="busy", size_bytes=9, drop=lambda: None)])
+        studio.memory.budget_bytes = 10
+        waiting = asyncio.create_task(studio.make_hint("depth", colours_picture(1)))
+        await asyncio.wait([waiting], timeout=0.3)
+        assert not waiting.done()
+        lease.end()
+        assert (await waiting).size == colours_picture(1).size
+
+    run(work())
+    studio.memory.drop_idle()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UnsupportedOption, match="is a bert"):
+        run(studio.make_hint("depth", colours_picture(1)))
+    assert studio.memory.held() == []
 
 
 def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:

@@ -344,7 +344,7 @@ def write_rest(folder: Path, pipeline: str, parts: dict[str, Any], *, scheduler:
     return folder
 
 
-def write_t5(folder: Path, tokenizer: Path, *, width: int) -> None:
+def write_t5(folder: Path, tokenizer: Path, *, width: int, seed: int = 6) -> None:
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     # A few whole words, and letters for all others.
@@ -363,7 +363,7 @@ def write_t5(folder: Path, tokenizer: Path, *, width: int) -> None:
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
     )
-    seeded(6, lambda: T5EncoderModel(config)).save_pretrained(folder)
+    seeded(seed, lambda: T5EncoderModel(config)).save_pretrained(folder)
 
 
 def write_sdxl_edit(folder: Path) -> Path:

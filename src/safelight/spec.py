@@ -42,6 +42,7 @@ ClipSkip = Annotated[int, Field(ge=1, le=12)]
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
 Scale = Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)]
+OrOwnSize = Annotated[float, Field(ge=1, le=8, allow_inf_nan=False)]
 Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
 
 LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -431,8 +432,8 @@ class Draft(Frozen):
     init: Digest | None = None
     strength: Strength | None = None
     fit: Fit = "crop"
-    scale: Scale | None = None
-    """So many times as large as `init`, in place of width and height."""
+    scale: OrOwnSize | None = None
+    """So many times as large as `init`, in place of width and height; 1 draws it over at its own size."""
     tiles: Tiles | None = None
     image_guidance: ImageGuidance | None = None
     """Only for models that follow instructions."""

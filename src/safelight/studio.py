@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from safelight.diffusion.samplers import find_sampler
 from safelight.diffusion.subject import background_mask
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
-from safelight.errors import InvalidRequest
+from safelight.errors import InvalidRequest, SafelightError
 from safelight.models.catalogue import Catalogue
 from safelight.models.control_folder import ControlFolder
 from safelight.models.control_shelf import ControlShelf
@@ -90,7 +91,8 @@ class Studio:
             draft = await asyncio.to_thread(self.find_background, draft, found)
         elif draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
-        draft = await asyncio.to_thread(self.pin_controls, draft, found)
+        async with self.room(await asyncio.to_thread(self.needs_of_hints, draft)):
+            draft = await asyncio.to_thread(self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
         refiner = await asyncio.to_thread(self.pin_refiner, draft, found)
@@ -170,6 +172,12 @@ class Studio:
             }
         )
 
+    def needs_of_hints(self, draft: Draft) -> list[Need]:
+        """What those that are still to be made take of the memory for weights."""
+        return [
+            need for wish in draft.controls if not wish.hint for need in self.preprocessors.needs(wish.preprocessor)
+        ]
+
     def hint(self, wish: ControlWish, draft: Draft, defaults: Defaults) -> str:
         """What the network will be shown, drawn at the size of the picture; returns its digest."""
         image = self.picture(wish.image)
@@ -220,9 +228,28 @@ class Studio:
     async def upscaled(self, spec: Upscale, image: Image.Image) -> Image.Image:
         """The picture made larger; what enlarges it counts among the weights in memory."""
         pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
-        lease = await self.memory.take(self.upscalers.needs(pinned))
-        try:
+        async with self.room(self.upscalers.needs(pinned)):
             return await asyncio.to_thread(self.upscalers.enlarge, image, spec.scale, pinned)
+
+    async def make_hint(
+        self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None
+    ) -> Image.Image:
+        """As a preprocessor makes it; a network that it runs counts among the weights in memory."""
+        async with self.room(await asyncio.to_thread(self.preprocessors.needs, name)):
+            return await asyncio.to_thread(self.preprocessors.make_hint, name, image, thresholds=thresholds)
+
+    @asynccontextmanager
+    async def room(self, needs: Sequence[Need]) -> AsyncGenerator[None]:
+        """Inside of the block, what is needed may be in memory."""
+        if not needs:  # or it would stand in line with those who wait for room
+            yield
+            return
+        lease = await self.memory.take(needs)
+        try:
+            yield
+        except SafelightError:
+            lease.end(forget=True)
+            raise
         finally:
             lease.end()
 

@@ -7,13 +7,14 @@ tables, so that a mistake in a table shows.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-WORDS = 49_408
+WORDS, T5_WORDS = 49_408, 32_128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Mmdit:
     channels: int = 16
     projected: bool = True
     """The smaller one has its projection in the file."""
+    t5: bool = False
 
 
 def write_sd3(path: Path, about: Mmdit = Mmdit(), *, change: Callable[[dict[str, Tensor]], object] = len) -> Path:
@@ -99,6 +101,8 @@ def sd3_checkpoint(about: Mmdit) -> Shapes:
         yield from under(f"text_encoders.{name}.transformer.", clip(width, about.text_layers))
         if name == "clip_g" or about.projected:
             yield f"text_encoders.{name}.transformer.text_projection.weight", (width, width)
+    if about.t5:
+        yield from under("text_encoders.t5xxl.transformer.", t5(about.joint))
 
 
 def mmdit(about: Mmdit) -> Shapes:
@@ -299,6 +303,24 @@ def clip(width: int, layers: int) -> Shapes:
     yield from norm("text_model.final_layer_norm", width)
 
 
+def t5(width: int, *, layers: int = 2, heads: int = 2, words: int = T5_WORDS) -> Shapes:
+    """The encoder of T5 v1.1, as transformers names it; heads are 64 wide."""
+    yield "shared.weight", (words, width)
+    for number in range(layers):
+        attention, dense = (f"encoder.block.{number}.layer.{place}" for place in (0, 1))
+        for name in "qkv":
+            yield f"{attention}.SelfAttention.{name}.weight", (64 * heads, width)
+        yield f"{attention}.SelfAttention.o.weight", (width, 64 * heads)
+        if number == 0:
+            yield f"{attention}.SelfAttention.relative_attention_bias.weight", (32, heads)
+        yield f"{attention}.layer_norm.weight", (width,)
+        for name in ("wi_0", "wi_1"):
+            yield f"{dense}.DenseReluDense.{name}.weight", (3 * width, width)
+        yield f"{dense}.DenseReluDense.wo.weight", (width, 3 * width)
+        yield f"{dense}.layer_norm.weight", (width,)
+    yield "encoder.final_layer_norm.weight", (width,)
+
+
 def open_clip(width: int, layers: int) -> Shapes:
     yield "positional_embedding", (77, width)
     yield "text_projection", (width, width)
@@ -313,3 +335,62 @@ def open_clip(width: int, layers: int) -> Shapes:
         yield from layer(f"{block}.mlp.c_fc", 4 * width, width)
         yield from layer(f"{block}.mlp.c_proj", width, 4 * width)
     yield from norm("ln_final", width)
+
+
+def flux(
+    *, width: int, joint: int, pooled: int, head: int, blocks: int = 2, guidance: bool = True, columns: int = 0
+) -> Shapes:
+    """Names and shapes of the original code (model.py, modules/layers.py); `columns`: of every matrix, to save room."""
+
+    def linear(name: str, rows: int, inner: int) -> Shapes:
+        yield from layer(name, rows, columns or inner)
+
+    def norms(name: str) -> Shapes:
+        yield f"{name}.norm.query_norm.scale", (head,)
+        yield f"{name}.norm.key_norm.scale", (head,)
+
+    yield from linear("img_in", width, 64)
+    yield from linear("txt_in", width, joint)
+    for name, inner in [("time_in", 256), ("vector_in", pooled), *([("guidance_in", 256)] if guidance else [])]:
+        yield from linear(f"{name}.in_layer", width, inner)
+        yield from linear(f"{name}.out_layer", width, width)
+    for number in range(blocks):
+        for side in ("img", "txt"):
+            inside = f"double_blocks.{number}.{side}"
+            yield from linear(f"{inside}_mod.lin", 6 * width, width)
+            yield from linear(f"{inside}_attn.qkv", 3 * width, width)
+            yield from norms(f"{inside}_attn")
+            yield from linear(f"{inside}_attn.proj", width, width)
+            yield from linear(f"{inside}_mlp.0", 4 * width, width)
+            yield from linear(f"{inside}_mlp.2", width, 4 * width)
+    for number in range(blocks):
+        inside = f"single_blocks.{number}"
+        yield from linear(f"{inside}.linear1", 7 * width, width)
+        yield from linear(f"{inside}.linear2", width, 5 * width)
+        yield from norms(inside)
+        yield from linear(f"{inside}.modulation.lin", 3 * width, width)
+    yield from linear("final_layer.linear", 64, width)
+    yield from linear("final_layer.adaLN_modulation.1", 2 * width, width)
+
+
+def filled(shapes: Shapes) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(8)
+    return {name: random(name, shape, generator) for name, shape in shapes}
+
+
+def write_flux(path: Path, *, change: Callable[[dict[str, Tensor]], object] = len, **about: Any) -> Path:
+    tensors = filled(flux_checkpoint(**about))
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+def flux_checkpoint(*, guidance: bool = True, blocks: int = 2) -> Shapes:
+    """With all its parts, as ComfyUI writes it; heads are 128 wide, as in every Flux."""
+    network = flux(width=128, joint=64, pooled=64, head=128, blocks=blocks, guidance=guidance)
+    yield from under("model.diffusion_model.", network)
+    yield from under("vae.", autoencoder((32, 32, 64), latents=16, quantised=False))
+    yield from under("text_encoders.clip_l.transformer.", clip(64, 2))
+    yield "text_encoders.clip_l.transformer.text_projection.weight", (64, 64)
+    yield "text_encoders.clip_l.logit_scale", ()
+    yield from under("text_encoders.t5xxl.transformer.", t5(64))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.fakes import draw, spec_for
-from tests.models.ldm_files import Shapes, layer, random, under, write, write_sd3
+from tests.models.ldm_files import filled, flux, under, write, write_sd3
 from tests.tiny_models import load
 from torch import Tensor
 
@@ -27,47 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 Checkpoint = Callable[[str], Path]
 ROWS = 3072
 """The width that diffusers' converter takes every Flux for."""
-
-
-def flux(
-    *, width: int, joint: int, pooled: int, head: int, blocks: int = 2, guidance: bool = True, columns: int = 0
-) -> Shapes:
-    """Names and shapes of the original code (model.py, modules/layers.py); `columns`: of every matrix, to save room."""
-
-    def linear(name: str, rows: int, inner: int) -> Shapes:
-        yield from layer(name, rows, columns or inner)
-
-    def norms(name: str) -> Shapes:
-        yield f"{name}.norm.query_norm.scale", (head,)
-        yield f"{name}.norm.key_norm.scale", (head,)
-
-    yield from linear("img_in", width, 64)
-    yield from linear("txt_in", width, joint)
-    for name, inner in [("time_in", 256), ("vector_in", pooled), *([("guidance_in", 256)] if guidance else [])]:
-        yield from linear(f"{name}.in_layer", width, inner)
-        yield from linear(f"{name}.out_layer", width, width)
-    for number in range(blocks):
-        for side in ("img", "txt"):
-            inside = f"double_blocks.{number}.{side}"
-            yield from linear(f"{inside}_mod.lin", 6 * width, width)
-            yield from linear(f"{inside}_attn.qkv", 3 * width, width)
-            yield from norms(f"{inside}_attn")
-            yield from linear(f"{inside}_attn.proj", width, width)
-            yield from linear(f"{inside}_mlp.0", 4 * width, width)
-            yield from linear(f"{inside}_mlp.2", width, 4 * width)
-    for number in range(blocks):
-        inside = f"single_blocks.{number}"
-        yield from linear(f"{inside}.linear1", 7 * width, width)
-        yield from linear(f"{inside}.linear2", width, 5 * width)
-        yield from norms(inside)
-        yield from linear(f"{inside}.modulation.lin", 3 * width, width)
-    yield from linear("final_layer.linear", 64, width)
-    yield from linear("final_layer.adaLN_modulation.1", 2 * width, width)
-
-
-def filled(shapes: Shapes) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(8)
-    return {name: random(name, shape, generator) for name, shape in shapes}
 
 
 TINY_FLUX: dict[str, Any] = {"width": 32, "joint": 32, "pooled": 32, "head": 16}

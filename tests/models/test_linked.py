@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.registry.files import write_lora, write_vae
+from tests.registry.files import write_ip_adapter, write_lora, write_vae
 
 from safelight.errors import InvalidRequest, UnknownLora, UnsafeFile
 from safelight.models.catalogue import Catalogue
+from safelight.models.control_folder import ControlFolder
 from safelight.models.linked import Linked, link, look_through, read_links, unlink
 
 
@@ -73,6 +74,34 @@ def test_comfyuis_folders_are_known_and_diffusers_folders_in_them(tmp_path: Path
         "upscaler": ["4x"],
     }
     assert look_through(tmp_path).files["controlnet"]["depth"] == tmp_path / "controlnet" / "depth"
+
+
+def test_an_ip_adapter_is_known_where_each_program_keeps_it(tmp_path: Path) -> None:
+    comfyui, webui, invokeai = (tmp_path / name for name in ("comfyui", "webui", "invokeai"))
+    write_ip_adapter(comfyui / "models" / "ipadapter" / "plus.safetensors")
+    write_ip_adapter(webui / "models" / "ControlNet" / "beside-nets.safetensors")
+    write_ip_adapter(webui / "extensions" / "sd-webui-controlnet" / "models" / "of-extension.safetensors")
+    touch(webui / "models" / "ControlNet" / "canny.safetensors")
+    own = invokeai / "models" / "sd-1" / "ip_adapter"
+    for name in ("one", "two"):
+        write_ip_adapter(own / name / "ip_adapter.safetensors")
+        (own / name / "image_encoder.txt").write_text("InvokeAI/ip_adapter_sd_image_encoder")
+    write_ip_adapter(invokeai / "models" / "0c5e" / "numbered.safetensors")
+    assert named(comfyui) == {"ip-adapter": ["plus"]}
+    assert named(webui) == {"controlnet": ["canny"], "ip-adapter": ["beside-nets", "of-extension"]}
+    assert named(invokeai) == {"ip-adapter": ["numbered", "one", "two"]}
+    for folder in (comfyui, webui, invokeai):
+        link(tmp_path / "home", folder)
+    folder = ControlFolder(Catalogue(tmp_path / "home", (Linked(tmp_path / "home"),), listed_only=True))
+    assert {"plus", "beside-nets", "one", "two", "numbered"} < folder.paths("ip-adapter").keys()
+    assert folder.path("ip-adapter", "two") == own / "two" / "ip_adapter.safetensors"
+
+
+def test_invokeais_pickled_ip_adapters_go_by_their_folders_too(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        touch(tmp_path / "ip_adapter" / name / "ip_adapter.bin")
+        touch(tmp_path / "ip_adapter" / name / "image_encoder.txt")
+    assert sorted(look_through(tmp_path).pickles["ip-adapter"]) == ["one", "two"]
 
 
 def test_invokeais_numbered_folders_are_known_by_what_is_in_their_files(tmp_path: Path) -> None:

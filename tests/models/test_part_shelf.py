@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.fakes import Desk, draw, psnr, spec_for
+from tests.models.ldm_files import Mmdit, write_sd3
 from tests.models.vocabulary import sd1
-from tests.tiny_models import INIT, SIDE, VAE, load, seeded, start_picture, write_text_encoder
+from tests.tiny_models import CPU, INIT, SIDE, VAE, load, seeded, start_picture, write_t5, write_text_encoder
 
 from safelight.errors import InvalidRequest, UnknownPart, UnsupportedOption
 from safelight.events import Previewed, Stepped
@@ -44,6 +45,10 @@ def shelf(tmp_path: Path, checkpoint: Checkpoints) -> PartShelf:
     encoders = tmp_path / "text_encoders"
     write_text_encoder(encoders / "reader", sd1(tmp_path / "vocabulary"), width=32, projection=None, seed=78)
     write_text_encoder(encoders / "wide", sd1(tmp_path / "vocabulary2"), width=48, projection=None, seed=79)
+    write_t5(encoders / "t5", tmp_path / "t5_words", width=48)
+    write_t5(encoders / "wordy", tmp_path / "t5_words2", width=32)
+    config = encoders / "wordy" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 99}))
     shutil.copytree(checkpoint("sd1"), tmp_path / "models" / "sd1")
     return PartShelf(PartFolder(Catalogue(tmp_path)))
 
@@ -94,6 +99,57 @@ def test_a_lone_encoder_replaces_the_one_of_its_width(shelf: PartShelf, model: M
     assert dressed.text_encoders[1] is second
 
 
+@pytest.mark.parametrize("alone", ["folder", "file", "scaled file"])
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_a_t5_alone_replaces_the_models(
+    kind: str, alone: str, shelf: PartShelf, model: Models, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    ours, place = model(kind), tmp_path / "text_encoders" / ("mine" if alone == "folder" else "mine.safetensors")
+    folder = tmp_path / "t5"
+    write_t5(folder, tmp_path / "words", width=int(ours.description.unet["joint_attention_dim"]), seed=80)
+    if alone == "folder":
+        shutil.copytree(folder, place)
+    else:
+        tensors = load_file(folder / "model.safetensors")
+        if alone == "scaled file":
+            halved = "encoder.block.1.layer.0.SelfAttention.q"
+            tensors[f"{halved}.weight"] /= 2
+            tensors[f"{halved}.scale_weight"] = torch.tensor(2.0)
+        save_file(tensors, place)
+    expected = reference(checkpoint(kind), tmp_path, **{ours.description.t5: folder})
+    spec, dressed = with_parts(shelf, ours, text_encoder=place.name, sampler="Default")
+    assert [*dressed.text_encoders] == [*ours.text_encoders]
+    found = draw(spec, dressed)
+    plain = draw(spec_for(ours, sampler="Default"), ours)
+    # A scaled layer is rounded to bfloat16 on its way.
+    assert psnr(found, draw(spec_for(expected, sampler="Default"), expected)) >= (40 if alone == "scaled file" else 60)
+    assert psnr(found, plain) < 35
+    assert draw(spec_for(ours, sampler="Default"), shelf.dress(ours, spec_for(ours))).tobytes() == plain.tobytes()
+
+
+def test_a_model_without_t5_is_given_one_by_name(shelf: PartShelf, model: Models, checkpoint: Checkpoints) -> None:
+    shutil.copytree(checkpoint("sd3"), shelf.folder.catalogue.home / "models" / "whole")
+    bare, whole = model("sd3_without_t5"), model("sd3")
+    spec, dressed = with_parts(shelf, bare, text_encoder="whole", sampler="Default")
+    assert (bare.t5, [*dressed.readers]) == (None, [*whole.readers])
+    expected = draw(spec_for(whole, sampler="Default"), whole)
+    assert psnr(draw(spec, dressed), expected) >= 60
+    assert psnr(draw(spec_for(bare, sampler="Default"), bare), expected) < 35
+
+
+def test_what_is_taken_of_a_single_file_is_counted(shelf: PartShelf, model: Models) -> None:
+    write_sd3(shelf.folder.catalogue.home / "models" / "file.safetensors", Mmdit(t5=True))
+    spec = spec_for(model("sd3")).model_copy(update={"text_encoder": shelf.folder.pin("text_encoder", "file")})
+    spec = spec.model_copy(update={"vae": shelf.folder.pin("vae", "file")})
+    file = load(shelf.folder.catalogue.home / "models" / "file.safetensors")
+    sizes = {need.kind: need.size_bytes for need in shelf.needs(spec, CPU)}
+    readers = [tensor for reader in file.readers.values() for tensor in reader.network.state_dict().values()]
+    assert sizes == {
+        "vae": sum(tensor.nbytes for tensor in file.vae.network.state_dict().values()),
+        "text_encoder": sum({tensor.data_ptr(): tensor.nbytes for tensor in readers}.values()),
+    }
+
+
 def test_a_models_name_stands_for_its_part(shelf: PartShelf, model: Models) -> None:
     spec, dressed = with_parts(shelf, model("sd2"), vae="sd1")
     assert dressed.vae_digest == spec.vae.digest != model("sd1").digest
@@ -121,7 +177,10 @@ def test_pictures_that_differ_in_these_parts_share_calls(shelf: PartShelf, model
         ("sdxl", "vae", "other", "scaling factor of its latents is 0.18215, and sdxl's 0.13025"),
         ("sd3", "vae", "other", "channels of its latents is 4, and sd3's 16"),
         ("sd1", "text_encoder", "wide", "is 48 wide; sd1 .sd1. reads text encoders of 32"),
-        ("sd1", "text_encoder", "PATH/vaes/original.safetensors", "holds no CLIP text encoder"),
+        ("sd1", "text_encoder", "PATH/vaes/original.safetensors", "holds no CLIP text encoder, and no T5"),
+        ("sd1", "text_encoder", "PATH/text_encoders/t5", "has a T5, and sd1 .sd1. reads none"),
+        ("sd3", "text_encoder", "PATH/text_encoders/t5", "has a T5 that is 48 wide; sd3 reads one of 64"),
+        ("flux", "text_encoder", "PATH/text_encoders/wordy", "knows 99 words, and its tokenizer is for 57"),
         ("sd2", "text_encoder", "sd1", "is 32 wide; sd2 .sd2. reads text encoders of 1024"),
     ],
 )

@@ -34,21 +34,27 @@ def test_the_network_has_the_tensors_that_diffusers_converts(about: Mmdit, tmp_p
     assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
 
 
-def test_a_picture_is_drawn_of_its_own_text_encoders_and_without_t5(tmp_path: Path) -> None:
-    def add_t5(tensors: dict[str, Tensor]) -> None:
-        tensors["text_encoders.t5xxl.transformer.shared.weight"] = torch.zeros(1000, 64)
-
-    ours = load(write_sd3(tmp_path / "sd3.safetensors", change=add_t5))
+@pytest.mark.parametrize("t5", [True, False])
+def test_a_picture_is_drawn_of_its_own_text_encoders(t5: bool, tmp_path: Path) -> None:
+    ours = load(write_sd3(tmp_path / "sd3.safetensors", Mmdit(t5=t5)))
     about = ours.description
-    assert (about.family.name, about.t5, about.defaults.sampler) == ("sd3", "", "Default")
+    assert (about.family.name, about.t5, about.defaults.sampler) == ("sd3", "text_encoder_3" if t5 else "", "Default")
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (1.5305, 0.0609, 16)
-    networks = [ours.unet, ours.vae.network, *(encoder.network for encoder in ours.text_encoders)]
-    assert model_size(about, CPU).whole == sum(
-        tensor.nbytes for network in networks for tensor in network.state_dict().values()
-    )
+    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers.values())]
+    tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
+    assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values())
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
     images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_a_t5_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    def cut(tensors: dict[str, Tensor]) -> None:
+        name = "text_encoders.t5xxl.transformer.shared.weight"
+        tensors[name] = tensors[name][:1000].clone()
+
+    with pytest.raises(CorruptModel, match="its T5 has 1000 words; T5's vocabulary has 32128"):
+        load(write_sd3(tmp_path / "sd3.safetensors", Mmdit(t5=True), change=cut))
 
 
 def test_a_projection_that_is_not_in_the_file_changes_nothing(tmp_path: Path) -> None:

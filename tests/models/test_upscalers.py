@@ -124,6 +124,32 @@ def test_ones_own_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
         upscalers.pin("shrap")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_its_size_is_known_before_it_is_loaded(upscalers: Upscalers, dtype: torch.dtype) -> None:
+    """In single precision, whatever the file's; and where the file has the weights twice, once."""
+    state = small_esrgan().state_dict()
+    twice = {
+        f"{stem}.{name}": tensor.to(dtype, copy=True)
+        for name, tensor in state.items()
+        for stem in ("params", "params_ema")
+    }
+    save_file(twice, upscalers.catalogue.folder("upscaler") / "sharp.safetensors")
+    assert_counted(upscalers, upscalers.pin("sharp"))
+
+
+@needs_weights
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_size_of_the_bundled_ones_is_known_too(name: str, tmp_path: Path) -> None:
+    upscalers = Upscalers(Catalogue(tmp_path), CPU)
+    assert_counted(upscalers, upscalers.pin(name))
+
+
+def assert_counted(upscalers: Upscalers, pinned: Pinned) -> None:
+    [need] = upscalers.needs(pinned)
+    assert not upscalers.loaded
+    assert need.size_bytes == sum(tensor.nbytes for tensor in upscalers.network(pinned).state_dict().values())
+
+
 def test_a_pickle_by_that_name_is_refused(upscalers: Upscalers) -> None:
     torch.save({"x": torch.zeros(3)}, upscalers.catalogue.folder("upscaler") / "bad.safetensors")
     with pytest.raises(UnsafeFile):

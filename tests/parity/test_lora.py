@@ -14,6 +14,7 @@ from tests.fakes import Desk, draw, psnr, spec_for
 from tests.lora_files import (
     CONVOLUTIONS,
     LINEAR,
+    OF_T5,
     TEXT,
     Dice,
     Make,
@@ -32,6 +33,7 @@ from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR
 
 from safelight.models.load import Model
+from safelight.models.lora_merge import merge
 from safelight.models.lora_shelf import Worn
 from safelight.spec import Denoised
 
@@ -133,6 +135,48 @@ def test_flux_wears_what_kohya_writes(model: Models, checkpoint: Checkpoints, tm
         picture = desk.image(job)
     assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
     assert psnr(picture, draw(spec_for(ours, **usual), ours)) < 30
+
+
+T5_DIALECTS = {
+    "sd3 kohya": "lora_te3_",
+    "sd3 ComfyUI": "text_encoders.t5xxl.transformer.",
+    "sd3 diffusers": "text_encoder_3.",
+    "flux kohya": "lora_te3_",
+    "flux OneTrainer": "lora_te2_",
+    "flux ComfyUI": "text_encoders.t5xxl.transformer.",
+    "flux diffusers": "text_encoder_2.",
+}
+
+
+@pytest.mark.parametrize("dialect", T5_DIALECTS)
+def test_what_a_file_says_of_t5_is_what_weights_by_the_formula_say(
+    dialect: str, model: Models, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    """diffusers passes over it, so its pipeline gets the merged weights."""
+    kind, prefix = dialect.split()[0], T5_DIALECTS[dialect]
+    ours, theirs, dice = model(kind), Reference(checkpoint(kind)), Dice(6)
+    t5: Any = theirs.components[ours.description.t5]
+    file: dict[str, Any] = {}
+    for name, layer in layers(t5, OF_T5).items():
+        tensors = lora(layer, dice, rank=4, alpha=8.0)
+        layer.weight.data += by_paper(tensors, layer.weight.data)
+        if dialect.endswith("diffusers"):
+            tensors["lora_up.weight"] *= tensors.pop("alpha") / 4
+        key = prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
+        spelt = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"} if prefix[-1] == "." else {}
+        file |= {f"{key}.{spelt.get(tensor, tensor)}": value for tensor, value in tensors.items()}
+    one, usual = worn(write(tmp_path / "lora.safetensors", file), ours), USUAL | {"sampler": "Default"}
+    assert not one.lora.unmatched
+    plain = spec_for(ours, **usual)
+    spec = plain.model_copy(update={"loras": (one.use,)})
+    with Desk() as desk:
+        jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
+        desk.finish()
+        with_lora, without = (desk.image(job) for job in jobs)
+    assert psnr(with_lora, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(without, draw(plain, ours)) >= LEAST_PSNR
+    assert psnr(with_lora, without) < 30
+    assert psnr(with_lora, draw(plain, merge(ours, [one], name="merged"))) >= LEAST_PSNR
 
 
 @pytest.mark.parametrize("algorithm", LYCORIS)

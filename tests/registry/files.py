@@ -23,3 +23,11 @@ def write_vae(path: Path, seed: int = 1) -> Path:
     names = ("encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
     save_file({name: dice.normal(size=(4, 4)).astype(np.float16) for name in names}, path)
     return path
+
+
+def write_ip_adapter(path: Path, seed: int = 1) -> Path:
+    dice = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_v_ip.weight")
+    save_file({name: dice.normal(size=(4, 768)).astype(np.float16) for name in names}, path)
+    return path

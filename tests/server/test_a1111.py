@@ -117,9 +117,11 @@ def test_another_model_draws_the_end(client: httpx.Client) -> None:
         answer = client.post("/txt2img", json=SMALL | refining).raise_for_status().json()
         return json.loads(answer["info"])["extra_generation_params"]
 
-    drawn = said(refiner_checkpoint="mini [0123456789]", refiner_switch_at=0.5)
-    assert drawn["Refiner"].startswith("mini [")
-    assert drawn["Refiner switch at"] == "0.5"
+    [listed] = [one for one in client.get("/sd-models").json() if one["model_name"] == "mini"]
+    for name in ("mini", "mini [0123456789]", listed["title"], listed["sha256"], listed["sha256"][:10]):
+        drawn = said(refiner_checkpoint=name, refiner_switch_at=0.5)
+        assert drawn["Refiner"].startswith("mini [")
+        assert drawn["Refiner switch at"] == "0.5"
     assert "Refiner" not in said(refiner_checkpoint="mini", refiner_switch_at=1)
     twice = {"enable_hr": True, "hr_upscaler": "Latent", "hr_second_pass_steps": 4}
     drawn = said(refiner_checkpoint="mini", refiner_switch_at=0.5, **twice)
@@ -137,7 +139,16 @@ def test_pictures_become_pictures(api: webuiapi.WebUIApi) -> None:
     assert first[0] > second[0]
 
 
-@pytest.mark.parametrize(("args", "side"), [(["", 16, "lanczos", 2], 192), (["", 16, 1, 1.5], 144)])
+@pytest.mark.parametrize(
+    ("args", "side"),
+    [
+        (["", 16, "lanczos", 2], 192),
+        (["", 16, 1, 1.5], 144),
+        (["", 16, "Lanczos", 1], 96),
+        (["", 16, "None", 2], 96),
+        (["", 16, 0, 2], 96),
+    ],
+)
 def test_the_script_sd_upscale_draws_a_picture_over_in_tiles(
     api: webuiapi.WebUIApi, args: list[Any], side: int
 ) -> None:
@@ -269,6 +280,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"prompt": "<hypernet:thing:0.8> a cat"}, 400, "<hypernet:thing:0.8>"),
         ({"negative_prompt": "<lora:thing:0.8>"}, 400, "belongs in the prompt"),
         ({"refiner_checkpoint": "refiner"}, 404, "refiner"),
+        ({"refiner_checkpoint": "0123456789"}, 404, "0123456789"),
         ({"enable_hr": True, "hr_upscaler": "SwinIR 4x"}, 400, "hr_upscaler"),
         ({"enable_hr": True, "hr_prompt": "another"}, 400, "hr_prompt"),
         ({"steps": 0}, 422, "steps"),
@@ -320,8 +332,6 @@ def test_what_changes_nothing_is_accepted(client: httpx.Client) -> None:
         ({"init_images": ["http://169.254.169.254/latest/meta-data"]}, "private network"),
         ({"resize_mode": 3}, "resize_mode"),
         ({"script_name": "SD upscale", "script_args": ["", 16, "SwinIR 4x", 2]}, "no upscaler 'SwinIR 4x'"),
-        ({"script_name": "SD upscale", "script_args": ["", 16, "None", 2]}, "no upscaler 'None'"),
-        ({"script_name": "SD upscale", "script_args": ["", 16, 0, 2]}, "no upscaler 'None'"),
         ({"mask": "", "inpainting_fill": 2, "initial_noise_multiplier": 0.5}, "initial_noise_multiplier"),
     ],
 )

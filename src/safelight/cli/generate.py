@@ -191,7 +191,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Another CLIP of the same width, likewise, from SAFELIGHT_HOME/text_encoders.",
+            help="Another CLIP or T5 of the same width, likewise, from SAFELIGHT_HOME/text_encoders.",
             show_default="the model's own",
             rich_help_panel=PARTS,
         ),

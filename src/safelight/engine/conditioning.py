@@ -94,9 +94,9 @@ def strands_of(job: Job) -> list[Strand]:
 
 
 def rows_of(job: Job) -> tuple[Row, ...]:
-    """What is applied to each text encoder."""
+    """What is applied to each text encoder; T5 is the last."""
     by_lora = [worn.on_text() for worn in job.loras]
-    return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.text_encoders)))
+    return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.readers)))
 
 
 def prompt_of(job: Job, words: str) -> Prompt:
@@ -149,23 +149,27 @@ def encode_by(
     model: Model, readings: Sequence[Reading], adapted: Mapping[Reading, tuple[Row, ...]]
 ) -> list[Conditioning]:
     family, prompts = model.description.family, [prompt for prompt, _ in readings]
+    rows = [adapted[one] for one in readings] if any(loras for _, loras in readings) else None
     clip = encode(
         model.text_encoders,
         prompts,
         penultimate=family.penultimate,
         pooled="pooler_output" if family.t5_alone else "text_embeds",
-        adapted=[adapted[one] for one in readings] if any(loras for _, loras in readings) else None,
+        adapted=rows,
     )
-    return with_t5(model, prompts, clip) if family.t5 else clip
+    return with_t5(model, prompts, clip, rows) if family.t5 else clip
 
 
 @torch.no_grad()
-def with_t5(model: Model, prompts: Sequence[Prompt], clip: Sequence[Conditioning]) -> list[Conditioning]:
+def with_t5(
+    model: Model, prompts: Sequence[Prompt], clip: Sequence[Conditioning], adapted: Sequence[Sequence[Row]] | None
+) -> list[Conditioning]:
     """What T5 says of the prompts, beside CLIP; zeros where the checkpoint came without it."""
     about, device = model.description, model.placement.device
     length, put = about.family.t5_tokens, alone if about.family.t5_alone else joined
     if model.t5 is None:
         silence = torch.zeros(length, int(about.unet["joint_attention_dim"]), device=device)
         return [put(one, silence) for one in clip]
-    states = model.t5.states([prompt.words for prompt in prompts], length)
+    rows = None if adapted is None else [of_readers[-1] for of_readers in adapted]
+    states = model.t5.states([prompt.words for prompt in prompts], length, rows)
     return [put(one, state) for one, state in zip(clip, states, strict=True)]

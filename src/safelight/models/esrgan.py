@@ -6,7 +6,8 @@ after another in the order of the network's layers, which is the order of the mo
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,12 @@ class Compact(nn.Module):
 
 
 Network = Esrgan | Compact
+
+
+def weight_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Of the network that tensors of these shapes become: in single precision, and each once where a file has two."""
+    ours = {renamed(name): prod(shape) for name, shape in shapes.items()}
+    return sum(ours.values()) * torch.float32.itemsize
 
 
 def from_tensors(tensors: Mapping[str, Tensor], *, where: Path) -> Network:

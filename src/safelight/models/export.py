@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.configurations import Lacking
 from safelight.models.families import Description
 from safelight.models.ldm_weights import to_ldm
 from safelight.models.parts import Weights, open_parts
 from safelight.models.recognise import recognise
 from safelight.models.safetensors_file import Entry, Header
-from safelight.models.single_file import TEXT_PARTS, Lacking, derive
+from safelight.models.single_file import TEXT_PARTS, derive
 from safelight.models.tensor_file import NAMES, Plan, write_tensors
 
 ARCHITECTURES = {

@@ -152,7 +152,7 @@ def describe(path: Path) -> Description:
             scheduler=scheduler,
             force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", family.name == "sdxl")),
             defaults=read_defaults(own_settings(path), own, family, unet=unet, vae=vae, scheduler=scheduler),
-            text_encoders={name: config for name, config in parts.items() if name in family.text_encoders},
+            text_encoders={name: parts[name] for name in (*family.text_encoders, family.t5) if name in parts},
             t5=family.t5 if family.t5 and (index.get(family.t5) or [None])[0] else "",
         )
         require_known_channels(about)

@@ -13,7 +13,7 @@ from torch import Tensor
 from safelight.errors import CorruptModel
 from safelight.models.ldm_names import IN_PROJ, Modules, open_clip_modules, rename, turned, unet_modules, vae_modules
 from safelight.models.mmdit_names import LAYOUTS, from_original
-from safelight.models.single_file import TEXT_PARTS, UNET, VAE
+from safelight.models.single_file import T5, T5_PARTS, TEXT_PARTS, UNET, VAE, vae_prefix
 
 Tensors = Mapping[str, Tensor]
 Stacked = Mapping[str, Sequence[Tensor]]
@@ -36,7 +36,9 @@ def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dic
         case "transformer":
             return from_original(beginning(tensors, UNET), LAYOUTS[family](config))
         case "vae":
-            return vae_from_ldm(beginning(tensors, VAE), vae_modules(config))
+            return vae_from_ldm(beginning(tensors, vae_prefix(tensors)), vae_modules(config))
+        case _ if part == T5_PARTS.get(family):
+            return beginning(tensors, T5)
         case _:
             about = TEXT_PARTS[family][part]
             inner = beginning(tensors, about.prefix)

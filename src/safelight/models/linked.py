@@ -43,6 +43,10 @@ PLACES: Mapping[str, Kind] = {
     "dat": "upscaler",
 }
 """What lies in folders of these names, in any case, and below them."""
+MIXED: Mapping[Kind, tuple[Kind, ...]] = {"controlnet": ("ip-adapter", "t2i-adapter")}
+"""What AUTOMATIC1111 keeps in a kind's folder beside that kind; a file's header tells which it is."""
+ENCODER_NAMED = "image_encoder.txt"
+"""Beside an IP-Adapter of InvokeAI's, whose files all have one name: its own is the folder's."""
 COMPONENTS: tuple[Kind, ...] = ("vae", "controlnet", "t2i-adapter")
 """The kinds that may be a folder of configuration and weights."""
 
@@ -119,11 +123,12 @@ def look_through(root: Path) -> Tree:
             add(tree.files[kind], folder.name, folder)
             continue
         for name in sorted(names):
-            look_at(tree, folder / name, kind, real)
+            own = folder.name if kind == "ip-adapter" and ENCODER_NAMED in names else Path(name).stem
+            look_at(tree, folder / name, kind, real, name=own)
     return tree
 
 
-def look_at(tree: Tree, path: Path, kind: Kind | None, real: Path) -> None:
+def look_at(tree: Tree, path: Path, kind: Kind | None, real: Path, *, name: str) -> None:
     if path.suffix not in (SINGLE, *PICKLE_SUFFIXES):
         return
     if leads_out(path, real):
@@ -131,9 +136,9 @@ def look_at(tree: Tree, path: Path, kind: Kind | None, real: Path) -> None:
     elif path.suffix != SINGLE:
         tree.refused[path] = f"is a pickle, {WHY_NOT}: {conversion_of(path)}"
         if kind:
-            add(tree.pickles[kind], path.stem, path)
-    elif kind := kind or kind_by_header(path):
-        add(tree.files[kind], path.stem, path)
+            add(tree.pickles[kind], name, path)
+    elif kind := kind_among(kind, path):
+        add(tree.files[kind], name, path)
     else:
         tree.refused[path] = "is nothing that is known of Stable Diffusion"
 
@@ -158,6 +163,14 @@ def kind_by_place(folder: Path, root: Path) -> Kind | None:
     """By the nearest folder of a known name; the linked folder's own name counts too."""
     names = [*folder.relative_to(root).parts[::-1], root.name]
     return next((PLACES[name.lower()] for name in names if name.lower() in PLACES), None)
+
+
+def kind_among(place: Kind | None, path: Path) -> Kind | None:
+    """What its place says it is, but where files of several kinds lie there, or of any."""
+    if place is not None and place not in MIXED:
+        return place
+    found = kind_by_header(path)
+    return found if place is None or found in MIXED[place] else place
 
 
 def kind_by_header(path: Path) -> Kind | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from safelight.errors import CorruptModel
 from safelight.models.adapters import Adapters
 from safelight.models.encode import TextEncoder
-from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config, tokenizer_of
+from safelight.models.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config
 from safelight.models.freeu import FreeUs
 from safelight.models.image_encoder import ImageEncoder
 from safelight.models.latents import VAE
@@ -28,7 +28,7 @@ from safelight.models.picture_prompts import PicturePrompts
 from safelight.models.placement import Placement
 from safelight.models.safetensors_file import TEXT_ENCODER
 from safelight.models.salience import Saliences
-from safelight.models.t5 import T5, T5Tokenizer
+from safelight.models.t5 import T5
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Autoencoders saved before diffusers 0.13 (Stable Diffusion 1.5's is one) name their attention so."""
 SHARED = {"encoder.embed_tokens.weight": "shared.weight"}
-"""T5 has these words twice in memory, and once in the file."""
+"""T5 goes by both names for its words, which are once in the file, and in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,13 @@ class Model:
     """Rows whose self-attention is switched off, while it is called."""
     salience: Saliences = field(init=False, repr=False, compare=False)
     """What the middle of it looks at, while it is called."""
+
+    @property
+    def readers(self) -> dict[str, TextEncoder | T5]:
+        """All that read the prompt, by the folders they would be in; T5 is the last."""
+        family = self.description.family
+        clips = dict(zip(family.text_encoders, self.text_encoders, strict=True))
+        return clips | ({family.t5: self.t5} if self.t5 else {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.unet))
@@ -118,7 +125,7 @@ def load_t5(description: Description, parts: Parts, placement: Placement) -> T5:
     part = description.t5
     weights = parts.weights(part)
     network = build(transformer_classes().t5, description.configuration(part), weights, placement)
-    return T5(T5Tokenizer.load(description.path / tokenizer_of(part)), network)
+    return T5(parts.t5_tokenizer(), network)
 
 
 def load_image_encoder(description: Description, placement: Placement) -> ImageEncoder:
@@ -139,8 +146,8 @@ def build(
         raise CorruptModel(f"{where}: config.json describes no network: {type(error).__name__}: {error}") from error
     wanted = network.state_dict()
     found = {fitting_name(name, wanted): tensor for name, tensor in weights.tensors.items()}
-    lacking = wanted.keys() - found.keys()
-    found |= {twin: found[name] for twin, name in SHARED.items() if twin in lacking and name in found}
+    twins = {twin: name for twin, name in SHARED.items() if twin in wanted.keys() - found.keys() and name in found}
+    found |= {twin: found[name] for twin, name in twins.items()}
     if missing := sorted(wanted.keys() - found.keys()):
         raise CorruptModel(f"{where} lacks {len(missing)} tensors of its network, the first is {missing[0]}")
     for name, tensor in wanted.items():
@@ -150,11 +157,12 @@ def build(
     # What T5 computes there is too large for float16.
     wide: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
     placed: dict[str, Tensor] = {}
-    for name in wanted:
+    for name in wanted.keys() - twins.keys():
         keep = placement.dtype == torch.float16 and not {*wide}.isdisjoint(name.split("."))
         placed[name] = place(found[name], replace(placement, dtype=torch.float32) if keep else placement)
         if placed[name].data_ptr() != found[name].data_ptr():
             weights.let_go(found[name])
+    placed |= {twin: placed[name] for twin, name in twins.items()}
     network.load_state_dict(placed, assign=True)
     for name, buffer in network.named_buffers():
         if buffer.is_meta:

@@ -20,10 +20,10 @@ from safelight.models.adapters import Adapter
 from safelight.models.families import Description
 from safelight.models.load import Model
 from safelight.models.lora_arithmetic import DoesNotFit, apart, fused, terms_of
-from safelight.models.lora_file import LoraFile, Part, Target, read_lora
+from safelight.models.lora_file import T5, LoraFile, Part, Target, read_lora
 from safelight.models.lora_names import Names, denoiser_names, flat, layers_of, text_names
 from safelight.models.lora_terms import Dense, Gain, Kronecker, LowRank, Term
-from safelight.models.networks import denoiser_class, network_classes
+from safelight.models.networks import denoiser_class, network_classes, transformer_classes
 from safelight.models.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Lora:
     digest: str
     unet: Adapter
     text_encoders: tuple[Adapter, ...]
-    """One for each text encoder of the model, in its order."""
+    """One for each text encoder of the model, in its order; T5 is the last."""
     unmatched: tuple[str, ...] = ()
     """Keys of the file that are for nothing in this model."""
 
@@ -62,8 +62,7 @@ def load_lora(path: Path, model: Model, *, name: str, digest: str) -> Lora:
     """
     file = read_lora(path)
     networks: dict[Part, nn.Module] = {"unet": model.unet}
-    for part, encoder in zip(model.description.family.text_encoders, model.text_encoders, strict=True):
-        networks[part] = encoder.network
+    networks |= {part: reader.network for part, reader in model.readers.items()}
     fitted, unmatched = fit(file, networks, name=name, model=f"{model.name} ({model.description.family.name})")
     if unmatched:
         log.warning(
@@ -114,13 +113,15 @@ def outlines(description: Description) -> dict[Part, nn.Module]:
     """The model's networks without their weights: names and shapes are all that `fit` looks at."""
     classes = network_classes()
     networks: dict[Part, nn.Module] = {"unet": denoiser_class(description.family.name)(description.unet)}
-    for part in description.family.text_encoders:
-        networks[part] = classes.text_encoder(description.configuration(part))
+    for part in description.readers:
+        make = transformer_classes().t5 if part == description.t5 else classes.text_encoder
+        networks[part] = make(description.configuration(part))
     return networks
 
 
 def find_layers(target: Target, names: Mapping[Part, Names]) -> tuple[Part, tuple[str, ...]]:
-    for part in [target.part] if target.part else names:
+    said = "text_encoder_2" if target.part == T5 and T5 not in names else target.part
+    for part in [said] if said else names:
         if paths := names.get(part, {}).get(flat(target.name)):
             return part, paths
     return target.part, ()

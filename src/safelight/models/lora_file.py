@@ -7,6 +7,8 @@ Every dialect says the same three things in another order: which network, which 
 | kohya | `lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight`, `lora_te1_...` |
 | kohya, ldm's names | `lora_unet_input_blocks_4_1_proj_in.lora_down.weight` |
 | diffusers, peft | `unet.down_blocks.1.attentions.0.proj_in.lora_A.weight`, `text_encoder_2....` |
+| ComfyUI | `diffusion_model.double_blocks.0.img_mod.lin.lora_down.weight`, `text_encoders.t5xxl....` |
+| OneTrainer | `lora_transformer_transformer_blocks_0_attn_to_q.lora_down.weight`, `lora_te2_...` |
 | diffusers before 0.20 | `unet....attn1.processor.to_q_lora.down.weight` |
 | LyCORIS | kohya's names with `hada_w1_a`, `lokr_w1`, `lora_mid.weight`, `dora_scale`, `diff` |
 
@@ -30,21 +32,28 @@ from safelight.errors import CorruptModel
 from safelight.models.safetensors_file import read_header
 
 Part = str
-"""`unet` (or the transformer in its place), `text_encoder`, `text_encoder_2`, or `` where the dialect does not say."""
+"""`unet` (or the transformer in its place), `text_encoder`, `text_encoder_2`, `text_encoder_3`, or `` where the dialect
+does not say."""
+T5: Part = "text_encoder_3"
+"""kohya and ComfyUI call it the third where it is the second too, in Flux."""
 
 PREFIXES: tuple[tuple[str, Part], ...] = (
     ("lora_unet_", "unet"),
     ("unet.", "unet"),
+    ("lora_transformer_", "unet"),
     ("transformer.", "unet"),
     ("model.diffusion_model.", "unet"),
     ("diffusion_model.", "unet"),
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
+    ("lora_te3_", T5),
     ("lora_te_", "text_encoder"),
     ("text_encoder_2.", "text_encoder_2"),
+    ("text_encoder_3.", T5),
     ("text_encoder.", "text_encoder"),
     ("text_encoders.clip_l.transformer.", "text_encoder"),
     ("text_encoders.clip_g.transformer.", "text_encoder_2"),
+    ("text_encoders.t5xxl.transformer.", T5),
     ("base_model.model.", ""),
 )
 TENSORS = {

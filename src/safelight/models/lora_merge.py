@@ -18,6 +18,7 @@ from safelight.models.encode import TextEncoder
 from safelight.models.load import Model
 from safelight.models.lora_names import block_names, layers_of
 from safelight.models.lora_shelf import Worn
+from safelight.models.t5 import T5
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -31,8 +32,12 @@ def merge(model: Model, loras: Sequence[Worn], *, name: str) -> Model:
         )
         for i, encoder in enumerate(model.text_encoders)
     ]
+    t5 = model.t5 and T5(
+        model.t5.tokenizer,
+        merged(model.t5.network, tuple(row for worn in loras for row in worn.on_text()[len(encoders)])),
+    )
     digest = digest_of(model, loras)
-    return replace(model, name=name, digest=digest, unet=unet, text_encoders=tuple(encoders))
+    return replace(model, name=name, digest=digest, unet=unet, text_encoders=tuple(encoders), t5=t5)
 
 
 def digest_of(model: Model, loras: Sequence[Worn]) -> str:

@@ -1,7 +1,7 @@
 """Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
 
 my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`catalogue.py`)
-my-encoder     a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
+my-encoder     a CLIP or a T5: a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
 ./some/path    such a file or folder anywhere
 my-model       a checkpoint, of which that part is taken
 """
@@ -115,7 +115,7 @@ def within(about: Description, part: PartName) -> dict[str, Path]:
     """The files of a checkpoint that the part is read from; of a text encoder, its tokenizer's too."""
     if about.is_file:
         return {about.path.name: about.path}
-    folders = ["vae"] if part == "vae" else list(about.family.text_encoders)
+    folders = ["vae"] if part == "vae" else list(about.readers)
     files = [file for name in folders for file in alone(about.path / name, part).values()]
     if part == "text_encoder":
         for name in map(tokenizer_of, folders):

@@ -10,6 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from safelight.errors import UnsupportedOption
+from safelight.models.configurations import (
+    Lacking,
+    Shapes,
+    TextPart,
+    clip_configuration,
+    t5_configuration,
+    vae_configuration,
+)
 from safelight.models.encode import TextEncoder
 from safelight.models.families import read_config
 from safelight.models.latents import VAE
@@ -17,26 +25,34 @@ from safelight.models.ldm_names import vae_modules
 from safelight.models.ldm_weights import beginning, vae_from_ldm
 from safelight.models.load import Model, build
 from safelight.models.memory import Need
-from safelight.models.networks import network_classes
+from safelight.models.networks import network_classes, transformer_classes
 from safelight.models.part_folder import PartFolder, PartSource
 from safelight.models.parts import Weights, load_weights, open_parts
 from safelight.models.placement import Placement
 from safelight.models.room import weights_bytes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER
-from safelight.models.single_file import Lacking, Shapes, TextPart, clip_configuration, vae_configuration
+from safelight.models.scaled import Unscaled
+from safelight.models.single_file import T5_WORDS, VAES, text_prefixes
+from safelight.models.t5 import T5
+from safelight.models.t5_vocabulary import t5_tokenizer
 from safelight.models.tensor_file import TensorFile
 from safelight.spec import Denoised, PartName, PinnedPart
 
 UNSEEN = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
 """What a file of weights alone cannot say of an autoencoder: as in the model's own."""
-BEGINNINGS: Mapping[PartName, Sequence[str]] = {
-    "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.", "conditioner."),
-}
-"""Of the part's tensors in a single-file checkpoint."""
+OF_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
+"""A tensor that every T5 has."""
 Config = Mapping[str, Any]
-Encoders = tuple[TextEncoder, ...]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """Those that stand in for a model's own, and none of its own: they may be in memory for longer than it."""
+
+    clips: Mapping[str, TextEncoder] = field(default_factory=dict[str, TextEncoder])
+    """By the folder of the model's."""
+    t5: T5 | None = None
 
 
 @dataclass(slots=True)
@@ -59,8 +75,10 @@ class PartShelf:
             model = replace(model, vae=vae, vae_lock=lock, vae_digest=source.digest)
         if spec.text_encoder is not None:
             source = self.folder.pinned("text_encoder", spec.text_encoder)
-            encoders = self.kept("text_encoder", source, model, lambda: load_encoders(source, model))
-            model = replace(model, text_encoders=encoders, text_digest=source.digest)
+            found = self.kept("text_encoder", source, model, lambda: load_encoders(source, model))
+            own = zip(model.description.family.text_encoders, model.text_encoders, strict=True)
+            clips = tuple(found.clips.get(part, encoder) for part, encoder in own)
+            model = replace(model, text_encoders=clips, t5=found.t5 or model.t5, text_digest=source.digest)
         return model
 
     def needs(self, spec: Denoised, placement: Placement) -> list[Need]:
@@ -71,8 +89,7 @@ class PartShelf:
     def need(self, part: PartName, pin: PinnedPart, model_digest: str, placement: Placement) -> Need:
         source = self.folder.pinned(part, pin)
         key = (part, source.digest, model_digest)
-        in_file = source.checkpoint is not None and source.checkpoint.is_file
-        size = weights_bytes(self.folder.files(part, source), placement, BEGINNINGS[part] if in_file else ("",))
+        size = weights_bytes(self.folder.files(part, source), placement, beginnings(part, source))
         return Need(key=key, kind=part, name=pin.name, size_bytes=size, drop=lambda: self.loaded.pop(key, None))
 
     def kept(self, part: PartName, source: PartSource, model: Model, load: Callable[[], T]) -> T:
@@ -82,6 +99,14 @@ class PartShelf:
                 self.loaded[key] = load()
             found: T = self.loaded[key]
             return found
+
+
+def beginnings(part: PartName, source: PartSource) -> Sequence[str]:
+    """Of the names of the part's tensors in the source's files."""
+    about = source.checkpoint
+    if about is None or not about.is_file:
+        return ("",)
+    return VAES if part == "vae" else text_prefixes(about.family.name, t5=bool(about.t5))
 
 
 def load_vae(source: PartSource, model: Model) -> VAE:
@@ -119,36 +144,42 @@ def vae_parts(source: PartSource, model: Model) -> tuple[Config, Weights]:
 
 
 def load_encoders(source: PartSource, model: Model) -> Encoders:
-    """The model's, with those replaced that the source has."""
-    family = model.description.family
-    own = dict(zip(family.text_encoders, model.text_encoders, strict=True))
-    if source.checkpoint is None:
-        part, encoder = lone_encoder(source, model)
-        return tuple((own | {part: encoder}).values())
-    about = source.checkpoint
-    parts = open_parts(about)
+    """All that the source has."""
+    about, family = source.checkpoint, model.description.family
+    if about is None:
+        return lone_encoder(source, model)
+    parts, clips = open_parts(about), dict[str, TextEncoder]()
+    if beyond := [part for part in about.family.text_encoders if part not in family.text_encoders]:
+        raise UnsupportedOption(
+            "text_encoder", f"{about.path} is {about.family.name} and has a {beyond[0]}; {model.name} has none"
+        )
     for part in about.family.text_encoders:
-        if part not in own:
-            raise UnsupportedOption(
-                "text_encoder", f"{about.path} is {about.family.name} and has a {part}; {model.name} has none"
-            )
         config = fitting(about.configuration(part), model, part, where=str(about.path))
         network = build(network_classes().text_encoder, config, parts.weights(part), model.placement)
-        own[part] = TextEncoder(parts.tokenizer(part), network)
-    return tuple(own.values())
+        clips[part] = TextEncoder(parts.tokenizer(part), network)
+    if not about.t5:
+        return Encoders(clips)
+    config = about.configuration(about.t5)
+    require_t5_fits(config, model, where=str(about.path))
+    network = build(transformer_classes().t5, config, parts.weights(about.t5), model.placement)
+    return Encoders(clips, T5(parts.t5_tokenizer(), network))
 
 
-def lone_encoder(source: PartSource, model: Model) -> tuple[str, TextEncoder]:
-    """It replaces the one of its width, and reads the words of that one's tokenizer."""
+def lone_encoder(source: PartSource, model: Model) -> Encoders:
+    """A CLIP replaces the one of its width; it and a T5 read the words of the tokenizer of the one they replace."""
     if source.path.is_dir():
         config, weights = read_config(source.path / "config.json"), load_weights(source.path, TEXT_ENCODER)
+        is_t5 = config.get("model_type") == "t5"
     else:
         file = TensorFile(source.path)
+        is_t5, shapes = OF_T5 in file, Shapes(file.header, "")
         try:
-            config = clip_configuration(Shapes(file.header, ""), TextPart("", open_clip=False))
+            config = t5_configuration(shapes) if is_t5 else clip_configuration(shapes, TextPart("", open_clip=False))
         except Lacking:
-            raise UnsupportedOption("text_encoder", f"{source.path} holds no CLIP text encoder") from None
-        weights = Weights(source.path, {name: file[name] for name in file}, (file,))
+            raise UnsupportedOption("text_encoder", f"{source.path} holds no CLIP text encoder, and no T5") from None
+        weights = Weights(source.path, Unscaled(file), (file,))
+    if is_t5:
+        return Encoders(t5=lone_t5(source, config, weights, model))
     family = model.description.family
     width, widths = config.get("hidden_size", 512), [encoder.width for encoder in model.text_encoders]
     if width not in widths:
@@ -157,7 +188,28 @@ def lone_encoder(source: PartSource, model: Model) -> tuple[str, TextEncoder]:
     part = family.text_encoders[number]
     config = fitting(config, model, part, where=str(source.path))
     network = build(network_classes().text_encoder, config, weights, model.placement)
-    return part, TextEncoder(model.text_encoders[number].tokenizer, network)
+    return Encoders({part: TextEncoder(model.text_encoders[number].tokenizer, network)})
+
+
+def lone_t5(source: PartSource, config: Config, weights: Weights, model: Model) -> T5:
+    require_t5_fits(config, model, where=str(source.path))
+    own: Any = model.t5 and model.t5.network.config
+    words, wanted = config.get("vocab_size"), own.vocab_size if own else T5_WORDS
+    if words != wanted:
+        raise UnsupportedOption("text_encoder", f"{source.path} knows {words} words, and its tokenizer is for {wanted}")
+    network = build(transformer_classes().t5, config, weights, model.placement)
+    return T5(model.t5.tokenizer if model.t5 else t5_tokenizer(), network)
+
+
+def require_t5_fits(config: Config, model: Model, *, where: str) -> None:
+    if not model.description.family.t5:
+        raise UnsupportedOption(
+            "text_encoder", f"{where} has a T5, and {model.name} ({model.description.family.name}) reads none"
+        )
+    width, wanted = config.get("d_model"), model.description.unet["joint_attention_dim"]
+    if width != wanted:
+        said = f"{where} has a T5 that is {width} wide; {model.name} reads one of {wanted}"
+        raise UnsupportedOption("text_encoder", said)
 
 
 def fitting(config: Config, model: Model, part: str, *, where: str) -> Config:

@@ -11,7 +11,9 @@ from safelight.models.families import Description, tokenizer_of
 from safelight.models.ldm_weights import from_ldm
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 from safelight.models.scaled import Unscaled
-from safelight.models.single_file import TEXT_PARTS
+from safelight.models.single_file import T5_WORDS, TEXT_PARTS
+from safelight.models.t5 import T5Tokenizer
+from safelight.models.t5_vocabulary import t5_tokenizer
 from safelight.models.tensor_file import TensorFile
 from safelight.models.tokenize import Tokenizer
 
@@ -36,6 +38,7 @@ class Weights:
 class Parts(Protocol):
     def weights(self, part: str) -> Weights: ...
     def tokenizer(self, part: str) -> Tokenizer: ...
+    def t5_tokenizer(self) -> T5Tokenizer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ class FolderParts:
 
     def tokenizer(self, part: str) -> Tokenizer:
         return Tokenizer.load(self.about.path / tokenizer_of(part))
+
+    def t5_tokenizer(self) -> T5Tokenizer:
+        return T5Tokenizer.load(self.about.path / tokenizer_of(self.about.t5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,12 @@ class FileParts:
         if words != NUM_WORDS:
             raise CorruptModel(f"{self.about.path}: {part} knows {words} words; CLIP's vocabulary has {NUM_WORDS}")
         return clip_tokenizer(pad="!" if TEXT_PARTS[self.about.family.name][part].open_clip else END)
+
+    def t5_tokenizer(self) -> T5Tokenizer:
+        words = self.about.configuration(self.about.t5)["vocab_size"]
+        if words != T5_WORDS:
+            raise CorruptModel(f"{self.about.path}: its T5 has {words} words; T5's vocabulary has {T5_WORDS}")
+        return t5_tokenizer()
 
 
 def open_parts(about: Description) -> Parts:

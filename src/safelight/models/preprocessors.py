@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from safelight.spec import HintKind
 
 if TYPE_CHECKING:
     from safelight.models.depth import DepthModel
+    from safelight.models.memory import Need
     from safelight.models.placement import Placement
 
 PREPROCESSORS: Mapping[str, str] = {
@@ -64,6 +66,7 @@ class Preprocessors:
     placement: "Callable[[], Placement]"
     """Where a depth model runs; asked for only when there is one to run."""
     depths: dict[Path, Any] = field(default_factory=dict[Path, Any])
+    """Those in memory (`memory.py`)."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make_hint(self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None) -> Image.Image:
@@ -80,16 +83,35 @@ class Preprocessors:
         if name in PLAIN:
             return PLAIN[name](image.convert("RGB"))
         with self.lock:
-            return self.depth_model(name).read(image)
+            return self.depth_model(self.depth_path(name)).read(image)
 
-    def depth_model(self, name: str) -> "DepthModel":
-        from safelight.models.depth import load_depth
+    def needs(self, name: str) -> "list[Need]":
+        """What it takes of the memory for weights: nothing, but for depth.
 
+        Raises:
+            InvalidRequest: there is no preprocessor of that name, or no model for it.
+        """
+        require_preprocessor(name)
+        if name == "canny" or name in PLAIN:
+            return []
+        from safelight.models.memory import Need
+        from safelight.models.room import weights_bytes
+
+        path = self.depth_path(name)
+        size = weights_bytes(self.folder.files("depth", path), self.placement())
+        drop = partial(self.depths.pop, path, None)
+        return [Need(key=("depth", path), kind="depth", name=path.name, size_bytes=size, drop=drop)]
+
+    def depth_path(self, name: str) -> Path:
         known = self.folder.paths("depth")
         wanted = name.partition("/")[2]
         if not wanted and len(known) > 1:
             raise InvalidRequest(f"depth: there are several models; name one, as depth/{min(known)}")
-        path = self.folder.path("depth", wanted or next(iter(known), "depth"))
+        return self.folder.path("depth", wanted or next(iter(known), "depth"))
+
+    def depth_model(self, path: Path) -> "DepthModel":
+        from safelight.models.depth import load_depth
+
         if path not in self.depths:
             self.depths[path] = load_depth(path, self.placement())
         return self.depths[path]

@@ -139,9 +139,12 @@ def base_of(header: Header, kind: Kind) -> Base:
         f"{UNET}double_blocks.",
         "lora_unet_double_blocks",
         "transformer.single_transformer_blocks",
+        "lora_transformer_single_transformer_blocks",
     ):
         return "flux"
-    if has("joint_blocks.", "pos_embed.", f"{UNET}joint_blocks.", "lora_unet_joint_blocks"):
+    if has(
+        "joint_blocks.", "pos_embed.", f"{UNET}joint_blocks.", "lora_unet_joint_blocks", "lora_te3_", "text_encoder_3."
+    ):
         return "sd3"
     if has("conditioner.embedders.1.", "lora_te2_", "text_encoder_2."):
         return "sdxl"

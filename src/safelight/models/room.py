@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from safelight.models.control_lora import whole_shapes
 from safelight.models.safetensors_file import NETWORK, TEXT_ENCODER, Header, read_header, weight_files
-from safelight.models.single_file import EMA, T5_IN_FILE, UNET
+from safelight.models.single_file import EMA, UNET
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,7 @@ def model_size(about: "Description", placement: "Placement") -> ModelSize:
     """
     if about.is_file:
         header = read_header(about.path)
-        unread = sum(sum(counts(header, prefix)) for prefix in (EMA, T5_IN_FILE))
-        whole = sum(counts(header)) - unread
+        whole = sum(counts(header)) - sum(counts(header, EMA))
         unet = sum(counts(header, UNET))
     else:
         stems = dict.fromkeys(DENOISERS, NETWORK) | {"vae": NETWORK} | dict.fromkeys(ENCODERS, TEXT_ENCODER)

@@ -1,34 +1,42 @@
-"""A single-file checkpoint in the original ldm layout: what its configuration files would say, and where its parts are.
+"""A single-file checkpoint in the original layout: what its configuration files would say, and where its parts are.
 
-    header -> recognise -> configurations of each part, from shapes -> tensors by their diffusers names
+    header -> recognise -> configurations of each part (`configurations.py`) -> tensors by their diffusers names
 
-Widths, depths and counts are read off the shapes. What no shape shows is the same in every checkpoint of a family and
-stands in the tables below. Weights of an exponential moving average (`model_ema.`) are left alone, as other programs
+The schedule and the latents' scale show in no tensor; they are the same in every checkpoint of a family, and stand in
+the tables below. Weights of an exponential moving average (`model_ema.`) are left alone, as other programs
 do: checkpoints that were merged carry those of one parent, and so stale ones.
 """
 
-import math
-import re
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from safelight.errors import CorruptModel, UnsupportedOption
+from safelight.models.configurations import (
+    FLUX_GUIDANCE,
+    TOLD_SIZE,
+    XL_SAMPLE_SIZE,
+    Configuration,
+    Lacking,
+    Shapes,
+    TextPart,
+    clip_configuration,
+    flux_configuration,
+    open_clip_configuration,
+    sd3_configuration,
+    t5_configuration,
+    unet_configuration,
+    vae_configuration,
+)
 from safelight.models.recognise import TITLES, UNET, Base, Recognised, recognise
 from safelight.models.safetensors_file import Header, read_header
 
-VAE = "first_stage_model."
+VAES = VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
+"""How the names of the autoencoder's tensors begin."""
 EMA = "model_ema."
-T5_IN_FILE = "text_encoders.t5xxl."
-"""Left alone: its words are in a tokenizer that no such file has. Stable Diffusion 3 draws without it."""
-HEAD_WIDTH = 64
-"""Of every attention but Stable Diffusion 1's network, which has eight heads whatever their width."""
-SD1_HEADS = 8
-BEGIN_ID, END_ID = 49406, 49407
+T5 = "text_encoders.t5xxl.transformer."
+"""Some files of Stable Diffusion 3 leave it out, and are drawn without it."""
 
-Configuration = dict[str, Any]
 BETAS: Configuration = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -38,38 +46,39 @@ BETAS: Configuration = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
+FLOW: Configuration = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 EULER: Configuration = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS}
 SCHEDULERS: Mapping[str, Configuration] = {
     "sd1": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **BETAS},
     "sd2": {"_class_name": "DDIMScheduler", **BETAS},
     "sdxl": EULER,
     "sdxl-refiner": EULER,
-    "sd3": {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+    "sd3": {**FLOW, "shift": 3.0},
+    "flux": {**FLOW, "shift": 1.0},
 }
-SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl-refiner": 0.13025, "sd3": 1.5305}
+SHIFTING: Configuration = {
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+"""Of Flux where it is told its guidance (dev); where it is not (schnell), noise levels are as they are."""
+SCALING_FACTORS = {
+    "sd1": 0.18215,
+    "sd2": 0.18215,
+    "sdxl": 0.13025,
+    "sdxl-refiner": 0.13025,
+    "sd3": 1.5305,
+    "flux": 0.3611,
+}
 """What latents are multiplied by, so that their standard deviation is about 1."""
-SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
-XL_SAMPLE_SIZE = 128
-SD3_SHIFT = 0.0609
+SHIFT_FACTORS = {"sd3": 0.0609, "flux": 0.1159}
 """What is taken off latents before they are scaled."""
-TOLD_SIZE = ("sdxl", "sdxl-refiner")
-
-
-@dataclass(frozen=True, slots=True)
-class TextPart:
-    prefix: str
-    open_clip: bool
-    """OpenCLIP's names, its fused attention input, and "!" for padding; else CLIP's as transformers writes them."""
-    projects: bool = False
-    unread_layers: int = 0
-    """Layers at the end that the family never reads."""
-    renamed: bool = False
-    """OpenCLIP's network under the names of transformers."""
-
-    @property
-    def says_open_clip(self) -> bool:
-        """Its tensors have OpenCLIP's names."""
-        return self.open_clip and not self.renamed
+SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
+T5_WORDS = 32_128
+"""That T5 has rows for: those of its tokenizer, and a few more."""
 
 
 TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
@@ -86,13 +95,17 @@ TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
         "text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False, projects=True),
         "text_encoder_2": TextPart("text_encoders.clip_g.transformer.", open_clip=True, projects=True, renamed=True),
     },
+    "flux": {"text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False)},
 }
+T5_PARTS = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
+"""The folder that T5 would be in."""
 PIPELINES = {
     "sd1": "StableDiffusion",
     "sd2": "StableDiffusion",
     "sdxl": "StableDiffusionXL",
     "sdxl-refiner": "StableDiffusionXLImg2Img",
     "sd3": "StableDiffusion3",
+    "flux": "Flux",
 }
 """How the names of diffusers' pipelines begin."""
 
@@ -110,7 +123,8 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
     if what.kind != "checkpoint":
         raise UnsupportedOption("model", f"{path} is a {what}; a model is a whole checkpoint")
-    alone = not any(name.startswith(UNET) for name in header.tensors)
+    of_network = [name.startswith(UNET) for name in header.tensors]
+    alone = not any(of_network) or all(of_network)
     if what.base not in SCHEDULERS or alone:
         why = (
             "it holds the network alone, without an autoencoder and text encoders"
@@ -130,10 +144,6 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise CorruptModel(f"{path} lacks {lacking}") from None
 
 
-class Lacking(Exception):
-    """What a checkpoint should have had, as the rest of a sentence."""
-
-
 def title(base: str) -> str:
     return TITLES[base]
 
@@ -141,15 +151,27 @@ def title(base: str) -> str:
 def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuration]]:
     family, prediction = what.base, what.prediction
     task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
-    yield "model_index", {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
-    if family == "sd3":
-        yield "transformer", transformer_configuration(Shapes(header, UNET))
-    else:
-        size = sample_size(family, prediction)
-        yield "unet", unet_configuration(Shapes(header, UNET), family) | {"sample_size": size}
-    shift = {"shift_factor": SD3_SHIFT} if family == "sd3" else {}
-    yield "vae", vae_configuration(Shapes(header, VAE)) | {"scaling_factor": SCALING_FACTORS[family], **shift}
+    t5, network = Shapes(header, T5), Shapes(header, UNET)
+    index = {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
+    if t5.shapes:
+        index[T5_PARTS[family]] = ["transformers", "T5EncoderModel"]
+        yield T5_PARTS[family], t5_configuration(t5)
+    elif family == "flux":
+        raise Lacking(f"T5 ({T5}), and Flux reads nothing else: get the file that has its text encoders baked in")
+    yield "model_index", index
+    match family:
+        case "sd3":
+            yield "transformer", sd3_configuration(network)
+        case "flux":
+            yield "transformer", flux_configuration(network)
+        case _:
+            yield "unet", unet_configuration(network, family) | {"sample_size": sample_size(family, prediction)}
+    shift = {"shift_factor": SHIFT_FACTORS[family]} if family in SHIFT_FACTORS else {}
+    vae = Shapes(header, vae_prefix(header.tensors))
+    yield "vae", vae_configuration(vae) | {"scaling_factor": SCALING_FACTORS[family], **shift}
     scheduler = SCHEDULERS[family] | ({"prediction_type": prediction} if prediction else {})
+    if family == "flux" and FLUX_GUIDANCE in network:
+        scheduler |= SHIFTING
     if "ztsnr" in header.tensors:  # an empty tensor that says so, by the custom of ComfyUI
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     yield "scheduler", scheduler
@@ -161,169 +183,15 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
         yield name, made(shapes, part)
 
 
+def vae_prefix(names: Iterable[str]) -> str:
+    """How the names of the autoencoder's tensors begin."""
+    return VAE_OF_FLUX if any(name.startswith(f"{VAE_OF_FLUX}decoder.") for name in names) else VAE
+
+
+def text_prefixes(family: str, *, t5: bool) -> list[str]:
+    """How the names of what reads the prompt begin."""
+    return [*(part.prefix for part in TEXT_PARTS[family].values()), *([T5] if t5 else [])]
+
+
 def sample_size(family: Base, prediction: str) -> int:
     return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in TOLD_SIZE else 64)
-
-
-class Shapes:
-    """The shapes of one part, by the names inside it."""
-
-    def __init__(self, header: Header, prefix: str) -> None:
-        self.prefix = prefix
-        named = {name: entry.shape for name, entry in header.tensors.items() if name.startswith(prefix)}
-        self.shapes = {name.removeprefix(prefix): shape for name, shape in named.items()}
-
-    def __call__(self, name: str, *, dims: tuple[int, ...]) -> tuple[int, ...]:
-        """The tensor's shape, which must have one of these numbers of dimensions."""
-        if name not in self.shapes:
-            raise Lacking(f"{self.prefix}{name}")
-        if len(self.shapes[name]) not in dims or 0 in self.shapes[name]:
-            raise Lacking(
-                f"a {self.prefix}{name} of {' or '.join(map(str, dims))} dimensions: it is {self.shapes[name]}"
-            )
-        return self.shapes[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.shapes
-
-    def count(self, pattern: str) -> int:
-        """How many different numbers stand where the pattern has its group, at the start of a name."""
-        found = (re.match(pattern, name) for name in self.shapes)
-        return len({match[1] for match in found if match})
-
-    def first(self, pattern: str) -> str:
-        """The first name that the pattern is found in."""
-        for name in self.shapes:
-            if re.search(pattern, name):
-                return name
-        raise Lacking(f"any tensor {self.prefix}{pattern}")
-
-
-def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
-    """Blocks are what lies between two downsamplers; all have equally many layers."""
-    channels: list[int] = []
-    depths: list[int] = []
-    layers = 0
-    for number in range(1, shapes.count(r"input_blocks\.(\d+)\.")):
-        if f"input_blocks.{number}.0.op.weight" in shapes:
-            layers = 0
-            continue
-        if layers == 0:
-            channels.append(shapes(f"input_blocks.{number}.0.out_layers.3.weight", dims=(4,))[0])
-            depths.append(shapes.count(rf"input_blocks\.{number}\.1\.transformer_blocks\.(\d+)\."))
-        layers += 1
-    if not layers:
-        raise Lacking(f"{UNET}input_blocks")
-    middle = shapes.count(r"middle_block\.1\.transformer_blocks\.(\d+)\.")
-    kinds = ["CrossAttn" if depth else "" for depth in depths]
-    projection = shapes(shapes.first(r"transformer_blocks.*attn2\.to_k\.weight$"), dims=(2,))
-    configuration: Configuration = {
-        "in_channels": shapes("input_blocks.0.0.weight", dims=(4,))[1],
-        "out_channels": shapes("out.2.weight", dims=(4,))[0],
-        "block_out_channels": channels,
-        "layers_per_block": layers,
-        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
-        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
-        "cross_attention_dim": projection[1],
-        "attention_head_dim": SD1_HEADS if family == "sd1" else [width // HEAD_WIDTH for width in channels],
-        "use_linear_projection": len(shapes(shapes.first(r"\.1\.proj_in\.weight$"), dims=(2, 4))) == 2,
-        # The middle is as deep as the last block; a block without attention has no depth of its own.
-        "transformer_layers_per_block": [*(depth or 1 for depth in depths[:-1]), depths[-1] or middle],
-    }
-    if family == "sd2":
-        configuration["upcast_attention"] = True
-    if family in TOLD_SIZE:
-        width = shapes("label_emb.0.0.weight", dims=(2,))[1]
-        configuration |= {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": width,
-        }
-    return configuration
-
-
-def vae_configuration(shapes: Shapes) -> Configuration:
-    if not shapes.shapes:
-        raise Lacking("an autoencoder (first_stage_model): get the file that has one baked in")
-    blocks = shapes.count(r"encoder\.down\.(\d+)\.")
-    channels = [shapes(f"encoder.down.{block}.block.0.conv2.weight", dims=(4,))[0] for block in range(blocks)]
-    if not channels:
-        raise Lacking(f"{VAE}encoder.down")
-    return {
-        "in_channels": shapes("encoder.conv_in.weight", dims=(4,))[1],
-        "out_channels": shapes("decoder.conv_out.weight", dims=(4,))[0],
-        "latent_channels": shapes("decoder.conv_in.weight", dims=(4,))[1],
-        "block_out_channels": channels,
-        "layers_per_block": shapes.count(r"encoder\.down\.0\.block\.(\d+)\."),
-        "down_block_types": ["DownEncoderBlock2D"] * blocks,
-        "up_block_types": ["UpDecoderBlock2D"] * blocks,
-        "use_quant_conv": "quant_conv.weight" in shapes,
-        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
-    }
-
-
-def transformer_configuration(shapes: Shapes) -> Configuration:
-    """Of Stable Diffusion 3: its heads are as wide as the norms of their queries, where it has such norms."""
-    width, channels = shapes("x_embedder.proj.weight", dims=(4,))[:2]
-    layers = shapes.count(r"joint_blocks\.(\d+)\.")
-    norm = "joint_blocks.0.x_block.attn.ln_q.weight"
-    head_width = shapes(norm, dims=(1,))[0] if norm in shapes else HEAD_WIDTH
-    context, joint = shapes("context_embedder.weight", dims=(2,))
-    patch = shapes("x_embedder.proj.weight", dims=(4,))[-1]
-    twice = [layer for layer in range(layers) if f"joint_blocks.{layer}.x_block.attn2.qkv.weight" in shapes]
-    return {
-        "sample_size": XL_SAMPLE_SIZE,
-        "patch_size": patch,
-        "in_channels": channels,
-        "out_channels": shapes("final_layer.linear.weight", dims=(2,))[0] // patch**2,
-        "num_layers": layers,
-        "attention_head_dim": head_width,
-        "num_attention_heads": width // head_width,
-        "joint_attention_dim": joint,
-        "caption_projection_dim": context,
-        "pooled_projection_dim": shapes("y_embedder.mlp.0.weight", dims=(2,))[1],
-        "pos_embed_max_size": math.isqrt(shapes("pos_embed", dims=(3,))[1]),
-        "dual_attention_layers": twice,
-        "qk_norm": "rms_norm" if norm in shapes else None,
-    }
-
-
-def clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
-    """Some early checkpoints leave out `text_model.`."""
-    inner = "text_model." if "text_model.final_layer_norm.weight" in shapes else ""
-    width = shapes(f"{inner}final_layer_norm.weight", dims=(1,))[0]
-    projected = shapes("text_projection.weight", dims=(2,))[0] if "text_projection.weight" in shapes else width
-    return {
-        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
-        "hidden_act": "gelu" if part.open_clip else "quick_gelu",
-        "vocab_size": shapes(f"{inner}embeddings.token_embedding.weight", dims=(2,))[0],
-        "max_position_embeddings": shapes(f"{inner}embeddings.position_embedding.weight", dims=(2,))[0],
-        "num_hidden_layers": shapes.count(rf"{re.escape(inner)}encoder\.layers\.(\d+)\."),
-        "intermediate_size": shapes(f"{inner}encoder.layers.0.mlp.fc1.weight", dims=(2,))[0],
-        "projection_dim": projected,
-        **width_and_ends(width),
-    }
-
-
-def open_clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
-    width = shapes("ln_final.weight", dims=(1,))[0]
-    projection = shapes("text_projection", dims=(2,))[1] if part.projects else width
-    return {
-        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
-        "hidden_act": "gelu",
-        "vocab_size": shapes("token_embedding.weight", dims=(2,))[0],
-        "max_position_embeddings": shapes("positional_embedding", dims=(2,))[0],
-        "num_hidden_layers": shapes.count(r"transformer\.resblocks\.(\d+)\.") - part.unread_layers,
-        "intermediate_size": shapes("transformer.resblocks.0.mlp.c_fc.weight", dims=(2,))[0],
-        "projection_dim": projection,
-        **width_and_ends(width),
-    }
-
-
-def width_and_ends(width: int) -> Configuration:
-    return {
-        "hidden_size": width,
-        "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "bos_token_id": BEGIN_ID,
-        "eos_token_id": END_ID,
-    }

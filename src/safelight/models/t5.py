@@ -7,7 +7,7 @@ do to T5's (`encode.py`); a `BREAK` means nothing to it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from safelight.errors import CorruptModel
+from safelight.models.adapters import Adapters, Row
 from safelight.models.encode import Conditioning, emphasise
 from safelight.models.prompts import Weighted, parse
 from safelight.models.tokenize import Chunk
@@ -77,13 +78,19 @@ class T5Tokenizer:
 class T5:
     tokenizer: T5Tokenizer
     network: "T5EncoderModel"
+    adapters: Adapters = field(init=False, repr=False, compare=False)
+    """What is applied to the network, row by row, while it is called."""
 
-    def states(self, prompts: Sequence[str], length: int) -> list[Tensor]:
-        """(length, width) for each prompt, all in one call."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", Adapters(self.network))
+
+    def states(self, prompts: Sequence[str], length: int, adapted: Sequence[Row] | None = None) -> list[Tensor]:
+        """(length, width) for each prompt, all in one call; `adapted` is what is applied for each."""
         network: Any = self.network
         chunks = [self.tokenizer.read(prompt, length) for prompt in prompts]
         ids = torch.tensor([chunk.ids for chunk in chunks], device=network.device)
-        states = network(ids).last_hidden_state
+        with self.adapters.on(adapted):
+            states = network(ids).last_hidden_state
         # A copy, or a cached prompt would keep the whole batch in memory.
         return [emphasise(state, chunk).clone() for state, chunk in zip(states, chunks, strict=True)]
 

@@ -14,7 +14,7 @@ alone, since it needs a Vulkan loader even on a CPU; the networks run here, on t
 
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -28,9 +28,10 @@ from torch import Tensor
 from safelight.diffusion.canvas import grow, upscale
 from safelight.errors import InvalidRequest, UnsupportedOption, nearest
 from safelight.models.catalogue import Catalogue
-from safelight.models.esrgan import SCALE, Compact, Esrgan, Network, from_ncnn, from_tensors
+from safelight.models.esrgan import SCALE, Compact, Esrgan, Network, from_ncnn, from_tensors, weight_bytes
 from safelight.models.memory import Need
 from safelight.models.placement import Placement
+from safelight.models.safetensors_file import read_header
 from safelight.models.tensor_file import TensorFile
 
 LANCZOS = "lanczos"
@@ -105,9 +106,14 @@ class Upscalers:
         """What it takes of the memory for weights."""
         if pinned.name == LANCZOS:
             return []
-        # Files in half precision become single; the tensors of a tile are no weights.
-        size = 2 * self.path(pinned).stat().st_size
+        size = weight_bytes(self.shapes(pinned))
         return [Need(key=pinned, kind="upscaler", name=pinned.name, size_bytes=size, drop=lambda: self.drop(pinned))]
+
+    def shapes(self, pinned: Pinned) -> Mapping[str, Sequence[int]]:
+        if pinned.digest is None:
+            with torch.device("meta"):
+                return {name: tensor.shape for name, tensor in BUNDLED[pinned.name][1]().state_dict().items()}
+        return {name: entry.shape for name, entry in read_header(self.path(pinned)).tensors.items()}
 
     def drop(self, pinned: Pinned) -> None:
         self.loaded.pop(pinned, None)

@@ -20,7 +20,7 @@ from safelight.jobs.keys import Caller
 from safelight.jobs.tables import JobRow
 from safelight.models.several import expanded
 from safelight.server.a1111_info import info_of
-from safelight.server.a1111_options import Options, merged
+from safelight.server.a1111_options import Options, find_model, merged
 from safelight.server.a1111_payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
 from safelight.server.a1111_pictures import keep, mask_from
 from safelight.server.a1111_sd_upscale import enlarged
@@ -73,7 +73,7 @@ def sittings_of(request: Request) -> Sittings:
 async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
-    wishes = body.wishes(options) | await led_by(request, body)
+    wishes = await wishes_of(request, body, options) | await led_by(request, body)
     drafts = await asyncio.to_thread(several, parse_draft(wishes), body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
@@ -89,7 +89,7 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
     if len(body.init_images) > body.batch_size:
         raise InvalidRequest(f"init_images: {len(body.init_images)} are more than the batch_size of {body.batch_size}")
     options = await options_for(request, caller, body)
-    wishes = body.wishes(options)
+    wishes = await wishes_of(request, body, options)
     found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
     if found.description.reads == "instructions":
         wishes["image_guidance"] = body.image_cfg_scale
@@ -155,6 +155,14 @@ async def skip(request: Request, caller: Who) -> None:
 def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
     """As many as the body asks for, with the choices in their prompts made where it asks for that."""
     return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
+
+
+async def wishes_of(request: Request, body: Drawing, options: Options) -> dict[str, Any]:
+    """In the words of `spec.Draft`; a refiner is found as models are, by its title, its name or its hash."""
+    wishes = body.wishes(options)
+    if refiner := wishes.get("refiner"):
+        wishes["refiner"] = await asyncio.to_thread(find_model, refiner, parts_of(request).studio)
+    return wishes
 
 
 async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:

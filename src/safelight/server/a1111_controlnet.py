@@ -116,13 +116,11 @@ async def detect(request: Request, caller: Who, body: Annotated[Detection, Body(
     for source in body.controlnet_input_images:
         data = await fetch_picture(source, max_bytes=most)
 
-        def make(data: bytes = data) -> str:
-            image = studio.open(data)
-            if image.width * image.height > studio.settings.max_output_pixels:
-                raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
-            return as_base64(studio.preprocessors.make_hint(name, image, thresholds=thresholds))
-
-        images.append(await asyncio.to_thread(make))
+        image = await asyncio.to_thread(studio.open, data)
+        if image.width * image.height > studio.settings.max_output_pixels:
+            raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
+        hint = await studio.make_hint(name, image, thresholds=thresholds)
+        images.append(await asyncio.to_thread(as_base64, hint))
     return Detected(images=images)
 
 

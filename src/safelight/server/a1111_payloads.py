@@ -139,8 +139,7 @@ class Drawing(Loose):
         """At 1 it never takes over; 0, which clients send when they mean nothing by it, is our own default."""
         if self.refiner_checkpoint.lower() in ("", "none") or self.refiner_switch_at >= 1:
             return {}
-        name = re.sub(r" \[[0-9a-f]{1,64}\]$", "", self.refiner_checkpoint)
-        return {"refiner": name, "refiner_switch": self.refiner_switch_at or None}
+        return {"refiner": self.refiner_checkpoint, "refiner_switch": self.refiner_switch_at or None}
 
     @property
     def drawn_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's script "SD upscale": a picture is enlarged, and drawn over in tiles of the size that is asked for.
+"""AUTOMATIC1111's script "SD upscale": a picture is enlarged, unless by None, and drawn over in tiles of a given size.
 
 There each tile is a picture of its own, laid over its neighbours; here they are drawn together (docs/editing.md).
 """
@@ -6,7 +6,7 @@ There each tile is a picture of its own, laid over its neighbours; here they are
 from collections.abc import Sequence
 from typing import Any
 
-from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.errors import InvalidRequest
 from safelight.models.upscalers import Upscalers
 from safelight.server.a1111_upscalers import NONE, ours_for, upscalers_by_name
 
@@ -19,7 +19,7 @@ def enlarged(args: Sequence[Any], upscalers: Upscalers, *, width: int, height: i
 
     Raises:
         InvalidRequest: 422, they are others.
-        UnsupportedOption: nothing enlarges pictures by that name here; None enlarges nothing.
+        UnsupportedOption: nothing enlarges pictures by that name here.
     """
     names = [NONE, *upscalers_by_name(upscalers)]
     try:
@@ -33,8 +33,9 @@ def enlarged(args: Sequence[Any], upscalers: Upscalers, *, width: int, height: i
         error.status = 422
         raise error from None
     name = {theirs.casefold(): theirs for theirs in names}.get(name.casefold(), name)
-    if name == NONE:
-        raise UnsupportedOption("script_args", f"no upscaler {NONE!r}: SD upscale needs one that enlarges, as Lanczos")
-    ours = ours_for("script_args", name, upscalers)
+    if name == NONE:  # whatever the factor, as there
+        ours, scale = "lanczos", 1.0
+    else:
+        ours = ours_for("script_args", name, upscalers)
     tiles = {"side": min(width, height), "overlap": overlap, "upscaler": ours}
     return {"width": None, "height": None, "scale": scale, "tiles": tiles}
