@@ -118,7 +118,7 @@ class DecoderRecipe:
     """Timesteps that latents are noised to; from beyond, another picture would come back."""
     steps: int = 4
     """In which they are walked back."""
-    real_share: float = 0.3
+    real_share: float = 0.2
     """Of latents that are real ones with noise instead."""
     slope_weight: float = 1.0
     even_weight: float = 3.0
