@@ -152,7 +152,7 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
     family, prediction = what.base, what.prediction
     task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
     t5, network = Shapes(header, T5), Shapes(header, UNET)
-    index = {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
+    index: Configuration = {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
     if t5.shapes:
         index[T5_PARTS[family]] = ["transformers", "T5EncoderModel"]
         yield T5_PARTS[family], t5_configuration(t5)

@@ -15,7 +15,7 @@ PIECES = Path(__file__).parent / "t5_words" / "spiece.model.gz"
 NUM_WORDS = 32_100
 EXTRA = 100
 """Words at the end that stand for gaps in T5's own training."""
-UNKNOWN_ID = 2
+PAD_ID, END_ID, UNKNOWN_ID = 0, 1, 2
 
 
 @cache
@@ -33,9 +33,8 @@ def t5_tokenizer() -> T5Tokenizer:
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     backend.add_special_tokens([PAD, END, pieces[UNKNOWN_ID][0], *extra])
-    end, pad = backend.token_to_id(END), backend.token_to_id(PAD)
     assert backend.get_vocab_size() == NUM_WORDS
-    return T5Tokenizer(backend, end, pad)
+    return T5Tokenizer(backend, END_ID, PAD_ID)
 
 
 def read_pieces() -> tuple[list[tuple[str, float]], bytes]:
