@@ -4,11 +4,11 @@
         network(...)
 
 A layer that any LoRA has been for keeps a hook, put there once, which adds to the layer's output what the rows at hand
-ask for; outside of `on` it does nothing. Rows are grouped by their set. The low-rank terms of all sets are stacked,
-ranks padded to the largest, and applied by two batched products a layer, whatever the number of sets (where a
-convolution's kernel is larger than 1x1, the first is one small convolution a set); a set of several LoRAs is all their
-ranks side by side. Weights multiply what is between the two products, so they may change from call to call, and from
-row to row, without touching the stacks. Terms of other kinds (LoKr, DoRA's gain) run one set after another.
+ask for; outside of `on` it does nothing. The low-rank terms of all sets are stacked, ranks padded to the largest, and
+applied by two batched products a layer, whatever the number of sets (where a convolution's kernel is larger than 1x1,
+the first is one small convolution a set); a set of several LoRAs is all their ranks side by side. Weights multiply what
+is between the two products, so they may change from call to call, and from row to row, without touching the stacks.
+Terms of other kinds (LoKr, DoRA's gain) run one set after another.
 """
 
 from collections import OrderedDict
@@ -195,9 +195,10 @@ def stacked(sets: Sequence[AdapterSet], path: str, layer: Layer) -> Stack:
 
 
 class Arrangement:
-    """Which row belongs to which set, at which weights: k slots of c places, each slot for rows of one set.
+    """Which row has which set, at which weights.
 
-    c is what a set has on average, and larger sets take several slots, so that there are never many empty places.
+    A row's output is added to where it lies, and its stack is fetched for it: that is far less to move than its input
+    and its output are, which have a number for every token where the stack has one for every rank.
     """
 
     def __init__(
@@ -207,17 +208,15 @@ class Arrangement:
         self.stacks = stacks
         self.blocks = blocks if any(applied.blocks for row in rows for applied in row) else {}
         self.device = device
+        self.wearing = [i for i, row in enumerate(rows) if row]
+        self.index = torch.tensor(self.wearing, device=device) if len(self.wearing) < len(rows) else None
+        """The rows that wear something, where not all do."""
+        set_of_row = [stacks.sets.index(set_of(rows[i])) for i in self.wearing]
+        self.set_of_row = torch.tensor(set_of_row, device=device)
         self.members = [[i for i, row in enumerate(rows) if set_of(row) == adapters] for adapters in stacks.sets]
-        self.places = c = -(-sum(map(len, self.members)) // len(self.members))
-        slots = [(s, rows[i : i + c]) for s, rows in enumerate(self.members) for i in range(0, len(rows), c)]
-        self.slots = [members for _, members in slots]
-        # An empty place is filled with a row of its slot, at weight 0.
-        places = [row for members in self.slots for row in members + members[:1] * (c - len(members))]
-        self.index = torch.tensor(places, device=device)
-        self.back = torch.argsort(self.index) if sorted(places) == list(range(len(rows))) else None
-        """The place of each row, where all rows have one place each: cheaper than adding by index."""
-        self.set_of_slot = torch.tensor([s for s, _ in slots], device=device) if len(slots) > len(stacks.sets) else None
         self.rows_of_set = [torch.tensor(members, device=device) for members in self.members]
+        self.back = torch.tensor(sorted(range(len(set_of_row)), key=set_of_row.__getitem__), device=device).argsort()
+        """From the order of the sets to that of the rows."""
         self.weights: dict[tuple[str, ...], Tensor] = {}
         self.scales: dict[str, Tensor] = {}
 
@@ -228,30 +227,37 @@ class Arrangement:
         assert len(x) == len(self.rows), f"{path} sees {len(x)} rows of {len(self.rows)}"
         # All are worked out before any is added: a gain is one of the layer's own output.
         others = [(s, self.other(s, position, term, path, layer, x, output)) for s, position, term in stack.others]
-        if stack.down is not None:
-            # Channels last, as the products leave it.
-            ours = output if isinstance(layer, nn.Linear) else output.permute(0, 2, 3, 1)
-            addition = self.low_rank(stack, path, layer, x).view(len(self.index), *ours.shape[1:])
-            if self.back is None:
-                ours.index_add_(0, self.index, addition)
+        if stack.down is not None and stack.up is not None:
+            between = self.inner(stack.down, layer, x) * self.scale(stack, path)
+            ours, factors = tokens(output, layer), (between.transpose(1, 2), self.by_row(stack.up).transpose(1, 2))
+            if self.index is None:
+                ours.baddbmm_(*factors)
             else:
-                ours.add_(addition.index_select(0, self.back))
+                ours.index_add_(0, self.index, torch.bmm(*factors))
         for s, addition in others:
             output.index_add_(0, self.rows_of_set[s], addition)
 
-    def low_rank(self, stack: Stack, path: str, layer: Layer, x: Tensor) -> Tensor:
-        """up · weight · down · x for every place: (k, c n, out)."""
-        assert stack.down is not None and stack.up is not None and stack.owner is not None
-        down, up, owner = (self.by_slot(part) for part in (stack.down, stack.up, stack.owner))
-        if path not in self.scales:
-            weights = self.weights_in(self.blocks.get(path, ()))
-            self.scales[path] = weights.gather(2, owner[:, None].expand(-1, self.places, -1))[:, :, None].to(up.dtype)
-        between = inner(down, layer, x, self.index)
-        between = between.reshape(len(down), self.places, -1, between.shape[-1]) * self.scales[path]
-        return torch.bmm(between.flatten(1, 2), up.transpose(1, 2))
+    def inner(self, down: Tensor, layer: Layer, x: Tensor) -> Tensor:
+        """down · x for every row that wears something: (b, r, n)."""
+        if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.stride) != ((1, 1), (1, 1)):
+            parts = [run(layer, kernel, x[some]) for kernel, some in zip(down, self.rows_of_set, strict=True)]
+            return torch.cat(parts).index_select(0, self.back).flatten(2)
+        chosen = x if self.index is None else x.index_select(0, self.index)
+        # In this order, because a rank of eight is too few numbers for a row of the kernels' tiles.
+        return torch.bmm(self.by_row(down.flatten(2)), tokens(chosen, layer).transpose(1, 2))
 
-    def by_slot(self, of_sets: Tensor) -> Tensor:
-        return of_sets if self.set_of_slot is None else of_sets.index_select(0, self.set_of_slot)
+    def by_row(self, of_sets: Tensor) -> Tensor:
+        if len(of_sets) == 1:
+            return of_sets.expand(len(self.wearing), *of_sets.shape[1:])
+        return of_sets.index_select(0, self.set_of_row)
+
+    def scale(self, stack: Stack, path: str) -> Tensor:
+        """The weight of each rank: (b, r, 1)."""
+        if path not in self.scales:
+            assert stack.up is not None and stack.owner is not None
+            weights = self.weights_in(self.blocks.get(path, ()))
+            self.scales[path] = weights.gather(1, self.by_row(stack.owner))[:, :, None].to(stack.up.dtype)
+        return self.scales[path]
 
     def other(self, s: int, position: int, term: Term, path: str, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
         rows, blocks = self.rows_of_set[s], self.blocks.get(path, ())
@@ -262,25 +268,16 @@ class Arrangement:
         return added * added.new_tensor(weights).view(-1, *[1] * (added.ndim - 1))
 
     def weights_in(self, blocks: tuple[str, ...]) -> Tensor:
-        """(k, c, longest + 1) of float32; 0 where there is nobody."""
+        """(b, longest + 1) of float32; 0 where there is nobody."""
         if blocks not in self.weights:
-            weights = torch.zeros(len(self.slots), self.places, self.stacks.longest + 1)
-            for k, members in enumerate(self.slots):
-                for place, row in enumerate(members):
-                    for position, applied in enumerate(self.rows[row]):
-                        weights[k, place, position] = applied.weight_in(blocks)
-            self.weights[blocks] = weights.to(self.device)
+            given = [[applied.weight_in(blocks) for applied in self.rows[row]] for row in self.wearing]
+            padded = [row + [0.0] * (self.stacks.longest + 1 - len(row)) for row in given]
+            self.weights[blocks] = torch.tensor(padded, device=self.device)
         return self.weights[blocks]
 
 
-def inner(down: Tensor, layer: Layer, x: Tensor, index: Tensor) -> Tensor:
-    """down · x for every place, channels last: (k, c n, r)."""
-    slots = len(down)
-    if isinstance(layer, nn.Linear):
-        return torch.bmm(x.index_select(0, index).view(slots, -1, x.shape[-1]), down.transpose(1, 2))
-    if layer.kernel_size == (1, 1) and layer.stride == (1, 1):
-        pixels = x.permute(0, 2, 3, 1).index_select(0, index).reshape(slots, -1, x.shape[1])
-        return torch.bmm(pixels, down.flatten(2).transpose(1, 2))
-    chosen = x.index_select(0, index).unflatten(0, (slots, -1))
-    parts = [run(layer, matrix, some) for matrix, some in zip(down, chosen, strict=True)]
-    return torch.stack(parts).permute(0, 1, 3, 4, 2).flatten(1, 3)
+def tokens(of_rows: Tensor, layer: Layer) -> Tensor:
+    """(b, n, channels) of what goes into a layer or comes out of it; a view, since what is added to a copy is lost."""
+    if isinstance(layer, nn.Conv2d):
+        return of_rows.view(*of_rows.shape[:2], -1).transpose(1, 2)
+    return of_rows.view(len(of_rows), -1, of_rows.shape[-1])
