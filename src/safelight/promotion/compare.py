@@ -18,7 +18,7 @@ from safelight.evaluation.comparison import compare_pictures
 from safelight.events import Decoded, Event
 from safelight.models.load import Model
 from safelight.pictures import draw_all, unwrapped
-from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, open_whole
+from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, look_at, open_whole
 from safelight.promotion.material import Material, in_known_words, pictures
 from safelight.promotion.questions import Question
 from safelight.promotion.side import Side
@@ -75,28 +75,37 @@ def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> F
     Raises:
         SafelightError: a picture could not be drawn.
     """
-    after = draw(asked.after, asked, studio, heard=heard)
-    before = after if asked.before == asked.after else draw(asked.before, asked, studio, heard=heard)
+    after = look_at(draw(asked.after, asked, studio, heard=heard), eyes)
+    same = asked.before == asked.after
+    before = after if same else look_at(draw(asked.before, asked, studio, heard=heard), eyes)
     shape = len(asked.questions), asked.seeds, -1
-    own = pictures(asked.material.own) if asked.material else []
+    own = look_at(pictures(asked.material.own) if asked.material else [], eyes)
     numbers = compare_pictures(
-        eyes.embed_images(before).view(shape),
-        eyes.embed_images(after).view(shape),
+        before.vectors.view(shape),
+        after.vectors.view(shape),
         neutral=tensor([one.neutral for one in asked.questions]),
         prompts=eyes.embed_prompts([one.judged_as for one in asked.questions]),
         judged=tensor([bool(one.judged_as) for one in asked.questions]),
-        training=eyes.embed_images(own) if own else None,
+        training=own.vectors if own.images else None,
     )
     found, pairs = None, ()
     if asked.material is not None:
         base = open_whole(asked.after.model, asked.after.model_digest, studio)
-        samples = learnt(asked, after)
+        samples = after.among(learnt(asked))
         found = audit(
-            asked.after, base, model_before(asked, base, studio), samples, asked.material, eyes, studio, heard=heard
+            asked.after,
+            base,
+            model_before(asked, base, studio),
+            samples,
+            own,
+            asked.material,
+            eyes,
+            studio,
+            heard=heard,
         )
         numbers |= found.numbers
-        pairs = nearest_pairs(found, samples, own)
-    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before, after), pairs=pairs)
+        pairs = nearest_pairs(found, samples.images, own.images)
+    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before.images, after.images), pairs=pairs)
 
 
 def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Image.Image]) -> tuple[Pair, ...]:
@@ -127,10 +136,10 @@ def spoken(prompt: str, side: Side, asked: Comparison) -> str:
     return prompt if side.word else in_known_words(prompt, recipe)
 
 
-def learnt(asked: Comparison, drawn: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures of what was learnt; all of them where every prompt is neutral."""
-    places = [place for place in range(len(drawn)) if not asked.questions[place // asked.seeds].neutral]
-    return [drawn[place] for place in places or range(len(drawn))]
+def learnt(asked: Comparison) -> Sequence[int]:
+    """The places of the pictures of what was learnt; all of them where every prompt is neutral."""
+    every = range(len(asked.questions) * asked.seeds)
+    return [place for place in every if not asked.questions[place // asked.seeds].neutral] or every
 
 
 def model_before(asked: Comparison, base: Model, studio: Studio) -> Model | None:
