@@ -91,7 +91,9 @@ def rehued(pose: int, background: str, turn: int) -> Image.Image:
     """Other colours on the same background; `turn` is of 256."""
     plain = creature(pose, background)
     hue, saturation, value = plain.convert("HSV").split()
-    other = Image.merge("HSV", (hue.point(lambda level: (level + turn) % 256), saturation, value)).convert("RGB")
+    other = Image.merge("HSV", (hue.point([(level + turn) % 256 for level in range(256)]), saturation, value)).convert(
+        "RGB"
+    )
     # Where the drawing is, whatever stands behind it.
     behind = np.array(creature(pose, "#00ff00")) == np.array([0, 255, 0])
     return Image.composite(plain, other, Image.fromarray(behind.all(-1).astype(np.uint8) * 255))
