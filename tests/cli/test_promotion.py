@@ -32,6 +32,7 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
     assert "a photo, the red apple" in page
     assert page.count("<img") >= 2 * 9
     assert json.loads(Path(report["page"]).with_suffix(".json").read_text())["numbers"] == report["numbers"]
+    assert not list((home / "reports").glob("*.drawn")), "kept for as long as it is under way"
 
     strict = tmp_path / "strict.toml"
     strict.write_text("[metrics.diversity_ratio]\nmin = 1000.0\n")

@@ -7,7 +7,7 @@ from tests.tiny_models import checkpoint
 from tests.training.lessons import SIDE, Checkpoints, finished, learn, recipe_for, write_pictures
 
 from safelight.models.similarity import open_similarity
-from safelight.promotion.audit import Audit, audit, open_whole
+from safelight.promotion.audit import Audit, audit, look_at, open_whole
 from safelight.promotion.material import find_material, pictures, recipe_of
 from safelight.promotion.side import open_side
 from safelight.registry.registry import open_registry
@@ -30,8 +30,9 @@ def audited(home: Path, name: str, *, data: Path | None = None, samples: str = "
             material = find_material(recipe.model_copy(update={"data": str(data)}), about, data=None, held_out=None)
         assert material is not None
         base = open_whole(side.model, side.model_digest, studio)
-        drawn = pictures(getattr(material, samples))
-        return audit(side, base, base, drawn, material, open_similarity(), studio, heard=lambda *_: None)
+        eyes = open_similarity()
+        drawn, own = (look_at(pictures(getattr(material, part)), eyes) for part in (samples, "own"))
+        return audit(side, base, base, drawn, own, material, eyes, studio, heard=lambda *_: None)
 
 
 def test_pictures_learnt_by_heart_are_told_from_others_and_pictures_it_never_saw_are_not(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`safelight eval compare` and `safelight audit`: a model beside the one it was made from, in numbers and pictures."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,6 +133,9 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
         if not again and (kept := kept_report(folder, asked.digest())):
             # The page says what this policy says, whatever the one before said.
             return kept[0], write_report(folder, *kept, policy)
+        drawn = folder / f"{asked.digest()[:16]}.drawn"
+        if again:
+            shutil.rmtree(drawn, ignore_errors=True)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
@@ -140,9 +144,11 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
                     tasks[what] = bar.add_task(what, total=total)
                 bar.update(tasks[what], completed=done, total=total)
 
-            findings = compare(asked, eyes, studio, heard=heard)
+            findings = compare(asked, eyes, studio, kept=drawn, heard=heard)
     report = report_of(findings)
-    return report, write_report(folder, report, shown_of(findings), policy)
+    page = write_report(folder, report, shown_of(findings), policy)
+    shutil.rmtree(drawn, ignore_errors=True)
+    return report, page
 
 
 def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safelight.errors import InvalidRequest
 from safelight.evaluation.likeness import coarse_pixels
-from safelight.evaluation.memorisation import Neighbours, auc_interval, find_neighbours, in_words, membership_auc
+from safelight.evaluation.memorisation import auc_interval, find_neighbours, in_words, membership_auc
 from safelight.models.families import describe
 from safelight.models.load import Model, load_model
 from safelight.models.lora_merge import merge
@@ -38,6 +38,21 @@ class Eyes(Protocol):
 
 Heard = Callable[[str, int, int], None]
 """Told what is being done, and how much of how much of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Pictures, and what the image encoder makes of each."""
+
+    images: list[Image.Image]
+    vectors: Tensor
+
+    def among(self, places: Sequence[int]) -> "Seen":
+        return Seen([self.images[place] for place in places], self.vectors[list(places)])
+
+
+def look_at(images: list[Image.Image], eyes: Eyes) -> Seen:
+    return Seen(images, eyes.embed_images(images) if images else torch.zeros(0, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +132,8 @@ def audit(
     side: Side,
     base: Model,
     before: Model | None,
-    samples: Sequence[Image.Image],
+    samples: Seen,
+    own: Seen,
     material: Material,
     eyes: Eyes,
     studio: Studio,
@@ -132,14 +148,24 @@ def audit(
     Args:
         base: the model that the side is drawn with, before a LoRA or an embedding was added.
         before: the model before any training, if it is known: for a LoRA or an embedding, `base`.
+        own: the pictures of the material that it was trained on.
     """
-    own, held = pictures(material.own), pictures(material.held)
-    by_eye, by_pixel = (neighbours(embed, samples, own, held) for embed in (eyes.embed_images, coarse_pixels))
+    held = look_at(pictures(material.held), eyes)
+    if len(own.images) < 2 and not held.images:
+        raise InvalidRequest(
+            "one training picture alone says nothing of how near is too near; name pictures like it with --held-out"
+        )
+    by_eye = find_neighbours(samples.vectors, own.vectors, held.vectors if held.images else None)
+    by_pixel = find_neighbours(
+        coarse_pixels(samples.images),
+        coarse_pixels(own.images),
+        coarse_pixels(held.images) if held.images else None,
+    )
     copies = {*by_eye.copies} & {*by_pixel.copies}
     found = Audit(
-        num_training=len(own),
-        num_held_out=len(held),
-        num_samples=len(samples),
+        num_training=len(own.images),
+        num_held_out=len(held.images),
+        num_samples=len(samples.images),
         nearest=tuple(
             Nearest(
                 sample=sample,
@@ -148,29 +174,16 @@ def audit(
                 pixel_distance=by_pixel.distances[sample],
                 is_copy=sample in copies,
             )
-            for sample in range(len(samples))
+            for sample in range(len(samples.images))
         ),
         too_near=by_eye.threshold,
         too_near_in_pixels=by_pixel.threshold,
     )
-    if len(held) < 2:
+    if len(held.images) < 2:
         return found
     members, others = known_better(side, base, before, material, studio, heard=heard)
     low, high = auc_interval(members, others)
     return replace(found, membership_auc=membership_auc(members, others), auc_low=low, auc_high=high)
-
-
-def neighbours(
-    embed: Callable[[Sequence[Image.Image]], Tensor],
-    samples: Sequence[Image.Image],
-    own: Sequence[Image.Image],
-    held: Sequence[Image.Image],
-) -> Neighbours:
-    if len(own) < 2 and not held:
-        raise InvalidRequest(
-            "one training picture alone says nothing of how near is too near; name pictures like it with --held-out"
-        )
-    return find_neighbours(embed(samples), embed(own), embed(held) if held else None)
 
 
 def known_better(

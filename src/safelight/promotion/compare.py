@@ -1,6 +1,8 @@
 """Two models held against each other: the same prompts, the same seeds, and somebody else's eyes.
 
 sides, questions -> pictures -> numbers (evaluation/comparison.py) + audit -> Report
+
+Pictures are kept as they are drawn: what was interrupted goes on with those that are missing.
 """
 
 import hashlib
@@ -8,17 +10,18 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 from torch import tensor
 
 from safelight.assets.encode import Encoding
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, StorageFailed
 from safelight.evaluation.comparison import compare_pictures
-from safelight.events import Decoded, Event
+from safelight.events import Decoded, Event, Stored
 from safelight.models.load import Model
 from safelight.pictures import draw_all, unwrapped
-from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, open_whole
+from safelight.promotion.audit import Audit, Eyes, Heard, Nearest, audit, look_at, open_whole
 from safelight.promotion.material import Material, in_known_words, pictures
 from safelight.promotion.questions import Question
 from safelight.promotion.side import Side
@@ -69,34 +72,46 @@ class Findings:
     """Samples beside the training pictures that they are most like: copies first, then the nearest."""
 
 
-def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, heard: Heard) -> Findings:
+def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, kept: Path, heard: Heard) -> Findings:
     """Draw with both and measure; with `material`, audit the second. Where the two are one, it is drawn once.
 
+    Args:
+        kept: a folder of this comparison alone, for its pictures.
+
     Raises:
-        SafelightError: a picture could not be drawn.
+        SafelightError: a picture could not be drawn, or not be kept.
     """
-    after = draw(asked.after, asked, studio, heard=heard)
-    before = after if asked.before == asked.after else draw(asked.before, asked, studio, heard=heard)
+    after = look_at(draw(asked.after, asked, studio, kept=kept / "after", heard=heard), eyes)
+    same = asked.before == asked.after
+    before = after if same else look_at(draw(asked.before, asked, studio, kept=kept / "before", heard=heard), eyes)
     shape = len(asked.questions), asked.seeds, -1
-    own = pictures(asked.material.own) if asked.material else []
+    own = look_at(pictures(asked.material.own) if asked.material else [], eyes)
     numbers = compare_pictures(
-        eyes.embed_images(before).view(shape),
-        eyes.embed_images(after).view(shape),
+        before.vectors.view(shape),
+        after.vectors.view(shape),
         neutral=tensor([one.neutral for one in asked.questions]),
         prompts=eyes.embed_prompts([one.judged_as for one in asked.questions]),
         judged=tensor([bool(one.judged_as) for one in asked.questions]),
-        training=eyes.embed_images(own) if own else None,
+        training=own.vectors if own.images else None,
     )
     found, pairs = None, ()
     if asked.material is not None:
         base = open_whole(asked.after.model, asked.after.model_digest, studio)
-        samples = learnt(asked, after)
+        samples = after.among(learnt(asked))
         found = audit(
-            asked.after, base, model_before(asked, base, studio), samples, asked.material, eyes, studio, heard=heard
+            asked.after,
+            base,
+            model_before(asked, base, studio),
+            samples,
+            own,
+            asked.material,
+            eyes,
+            studio,
+            heard=heard,
         )
         numbers |= found.numbers
-        pairs = nearest_pairs(found, samples, own)
-    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before, after), pairs=pairs)
+        pairs = nearest_pairs(found, samples.images, own.images)
+    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before.images, after.images), pairs=pairs)
 
 
 def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Image.Image]) -> tuple[Pair, ...]:
@@ -106,19 +121,42 @@ def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Im
     return tuple(Pair(sample=samples[one.sample], training=own[one.training], nearest=one) for one in shown)
 
 
-def draw(side: Side, asked: Comparison, studio: Studio, *, heard: Heard) -> list[Image.Image]:
-    """Each question with seeds 0, 1, ..., question by question."""
+def draw(side: Side, asked: Comparison, studio: Studio, *, kept: Path, heard: Heard) -> list[Image.Image]:
+    """Each question with seeds 0, 1, ..., question by question; those that are kept are not drawn again."""
     said = [spoken(question.prompt, side, asked) for question in asked.questions]
     drafts = [side.draft(prompt, seed=seed, steps=asked.steps) for prompt in said for seed in range(asked.seeds)]
-    done = 0
+    found = {place: image for place in range(len(drafts)) if (image := kept_picture(kept, place))}
+    missing = [place for place in range(len(drafts)) if place not in found]
 
-    def hear(_number: int, event: Event) -> None:
-        nonlocal done
-        if isinstance(event, Decoded):
-            done += 1
-            heard(f"drawing with {side.name}", done, len(drafts))
+    def hear(number: int, event: Event) -> None:
+        match event:
+            case Decoded(image=image):
+                found[missing[number]] = image
+                heard(f"drawing with {side.name}", len(found), len(drafts))
+            case Stored():  # what the checks let through
+                keep_picture(kept, missing[number], found[missing[number]])
+            case _:
+                pass
 
-    return [one.image for one in unwrapped(draw_all(drafts, studio, encoding=Encoding(), hear=hear))]
+    unwrapped(draw_all([drafts[place] for place in missing], studio, encoding=Encoding(), hear=hear))
+    return [found[place] for place in range(len(drafts))]
+
+
+def kept_picture(folder: Path, place: int) -> Image.Image | None:
+    try:
+        with Image.open(folder / f"{place}.png") as image:
+            return image.convert("RGB")
+    except OSError:
+        return None
+
+
+def keep_picture(folder: Path, place: int, image: Image.Image) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{place}.partial", "png")
+        (folder / f"{place}.partial").rename(folder / f"{place}.png")
+    except OSError as error:
+        raise StorageFailed(f"a picture could not be kept in {folder}: {error.strerror}") from None
 
 
 def spoken(prompt: str, side: Side, asked: Comparison) -> str:
@@ -127,10 +165,10 @@ def spoken(prompt: str, side: Side, asked: Comparison) -> str:
     return prompt if side.word else in_known_words(prompt, recipe)
 
 
-def learnt(asked: Comparison, drawn: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures of what was learnt; all of them where every prompt is neutral."""
-    places = [place for place in range(len(drawn)) if not asked.questions[place // asked.seeds].neutral]
-    return [drawn[place] for place in places or range(len(drawn))]
+def learnt(asked: Comparison) -> Sequence[int]:
+    """The places of the pictures of what was learnt; all of them where every prompt is neutral."""
+    every = range(len(asked.questions) * asked.seeds)
+    return [place for place in every if not asked.questions[place // asked.seeds].neutral] or every
 
 
 def model_before(asked: Comparison, base: Model, studio: Studio) -> Model | None:
