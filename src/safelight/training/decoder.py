@@ -38,9 +38,6 @@ from safelight.training.pictures import Pictures
 from safelight.training.rates import Until, agreed_progress, rate_factor
 from safelight.training.seeds import seed_of
 
-EVEN = 1 / 255
-"""Of -1..1: half of the smallest step that a file can hold."""
-
 
 class Decoding(nn.Module):
     """The decoder alone, as one module for several processes to share."""
@@ -83,7 +80,7 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: Denois
         latents = maker(pictures, views, seed=seed)
         images = torch.stack([picture_of(pictures, artworks, view) for view in views])
         outputs = model(latents)
-        parts = picture_losses(images, outputs) | {"slope": slope_loss(images, outputs, even_weight=how.even_weight)}
+        parts = picture_losses(images, outputs) | {"slope": slope_loss(images, outputs)}
         accelerator.backward(picture_loss(parts, recipe.autoencoder) + how.slope_weight * parts["slope"])
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -153,19 +150,10 @@ class Maker:
         return rescale * ratio * v + (1 - rescale) * v
 
 
-def slope_loss(images: Tensor, outputs: Tensor, *, even_weight: float) -> Tensor:
-    """Absolute error of what neighbouring 2x2 and 4x4 means differ by: an area that should be even rises and falls.
-
-    Where the artwork is even, errors count `even_weight` times: a flat drawing is known by having no slope at all.
-    """
-    losses: list[Tensor] = []
-    for size in (2, 4):
-        right, made = F.avg_pool2d(images, size), F.avg_pool2d(outputs, size)
-        for dim in (-1, -2):
-            slopes = right.diff(dim=dim)
-            weight = torch.where(slopes.abs() < EVEN, even_weight, 1.0)
-            losses.append((weight * (made.diff(dim=dim) - slopes).abs()).mean())
-    return torch.stack(losses).sum()
+def slope_loss(images: Tensor, outputs: Tensor) -> Tensor:
+    """Absolute error of what neighbouring 4x4 means differ by: an area that should be even rises and falls."""
+    errors = F.avg_pool2d(outputs - images, 4)
+    return errors.diff(dim=-1).abs().mean() + errors.diff(dim=-2).abs().mean()
 
 
 def at(levels: Tensor, timesteps: Tensor) -> Tensor:

@@ -118,11 +118,9 @@ class DecoderRecipe:
     """Timesteps that latents are noised to; from beyond, another picture would come back."""
     steps: int = 4
     """In which they are walked back."""
-    real_share: float = 0.2
+    real_share: float = 0.3
     """Of latents that are real ones with noise instead."""
-    slope_weight: float = 1.0
-    even_weight: float = 3.0
-    """Of errors of slope where the artwork has none."""
+    slope_weight: float = 2.0
     batch: int = 8
     muon_rate: float = 0.003
     adam_rate: float = 3e-4
