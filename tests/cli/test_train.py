@@ -28,4 +28,4 @@ def test_a_run_goes_on_after_the_stages_that_are_done(tmp_path: Path, monkeypatc
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/vocab.json").write_text("{}")
     scratch.train_all(scratch.Orders(out=tmp_path), processes=1)
-    assert done == ["autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder"]
+    assert done == ["autoencoder", "denoiser", "decoder", "export", "image-encoder"]

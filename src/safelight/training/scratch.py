@@ -1,6 +1,6 @@
 """From nothing to a model that draws: the stages of the embedded model, each resumable.
 
-    artwork -> tokenizer -> autoencoder -> denoiser -> styling -> decoder -> export -> image encoder
+    artwork -> tokenizer -> autoencoder -> denoiser (-> styling) -> decoder -> export -> image encoder
 
 `safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
 weights alone: artwork, then `adopt`, then `denoiser` with those weights.
@@ -37,12 +37,13 @@ from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
 
 Stage = Literal["artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"]
-ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder")
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder")
+"""The whole run. `styling` is asked for by itself: what it gives to styles it takes from unseen combinations."""
 SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "styling", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
 """Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
-LAST_MINUTES: dict[Stage, float] = {"styling": 60, "decoder": 20, "image-encoder": 12}
+LAST_MINUTES: dict[Stage, float] = {"decoder": 20, "image-encoder": 12}
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run need not do the stage again."""
 
