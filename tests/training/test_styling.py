@@ -39,11 +39,10 @@ def words() -> tuple[Words, CLIPTokenizer]:
     return Words(int(ids_of(tokenizer, ["flat"])[0, 1])), tokenizer
 
 
-def change(network: Words, tokenizer: CLIPTokenizer, told: Tensor) -> Tensor:
-    drawn, steps = Drawn(torch.zeros_like(told), SAID, BARE), torch.zeros(len(SAID), dtype=torch.long)
-    return style_change(
-        network, tokenizer, drawn, slice(None), told=told, noisy=torch.zeros_like(told), timesteps=steps
-    )
+def change(network: Words, tokenizer: CLIPTokenizer, told: Tensor, *, timestep: int = 0) -> Tensor:
+    drawn, steps = Drawn(torch.zeros_like(told), SAID, BARE), torch.full((len(SAID),), timestep)
+    noisy = torch.zeros_like(told)
+    return style_change(network, tokenizer, drawn, slice(None), told=told, noisy=noisy, timesteps=steps, below=350)
 
 
 def test_only_what_the_words_for_a_style_change_is_led(words: tuple[Words, CLIPTokenizer]) -> None:
@@ -53,6 +52,8 @@ def test_only_what_the_words_for_a_style_change_is_led(words: tuple[Words, CLIPT
     assert found[0].unique().tolist() == [pytest.approx(0.1)]
     assert not found[1:].any()
     assert not found.requires_grad
+    assert torch.equal(change(network, tokenizer, told, timestep=349), found)
+    assert not change(network, tokenizer, told, timestep=350).any()
 
 
 def test_a_lead_makes_a_style_change_more_by_a_known_factor(words: tuple[Words, CLIPTokenizer]) -> None:

@@ -101,6 +101,7 @@ def train_denoiser(
             seed=seed_of(denoiser.seed, step, 1),
             part=mine,
             style_lead=denoiser.style_lead,
+            style_lead_below=denoiser.style_lead_below,
         )
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), denoiser.max_grad_norm)
@@ -149,6 +150,7 @@ def denoising_loss(
     seed: int,
     part: slice = slice(None),
     style_lead: float = 0.0,
+    style_lead_below: int = 0,
 ) -> Tensor:
     """The weighted error of v on this process's part of the batch; with `style_lead`, of a v that leads to styles."""
     generator = torch.Generator().manual_seed(seed)
@@ -160,7 +162,10 @@ def denoising_loss(
     noisy, v = noised(levels, drawn.latents[part], noise, timesteps)
     told = model(ids_of(tokenizer, drawn.captions[part]), noisy, timesteps)
     if style_lead:
-        v = v + style_lead * style_change(model, tokenizer, drawn, part, told=told, noisy=noisy, timesteps=timesteps)
+        change = style_change(
+            model, tokenizer, drawn, part, told=told, noisy=noisy, timesteps=timesteps, below=style_lead_below
+        )
+        v = v + style_lead * change
     return (levels.weight[timesteps] * (told - v).square().mean(dim=(1, 2, 3))).mean()
 
 
@@ -174,13 +179,18 @@ def style_change(
     told: Tensor,
     noisy: Tensor,
     timesteps: Tensor,
+    below: int,
 ) -> Tensor:
-    """What the words for a style change in v, by the network itself; zero where a caption has none.
+    """What the words for a style change in v, by the network itself; zero where a caption has none, and from `below` on.
 
     Learning this on top of the truth is guidance without a second call (arXiv:2502.12154), for one part of a caption.
     """
     captions, unstyled = drawn.captions[part], drawn.unstyled[part]
-    rows = [row for row, pair in enumerate(zip(captions, unstyled, strict=True)) if pair[0] != pair[1]]
+    rows = [
+        row
+        for row, (said, bare, timestep) in enumerate(zip(captions, unstyled, timesteps.tolist(), strict=True))
+        if said != bare and timestep < below
+    ]
     change = torch.zeros_like(told)
     if rows:
         bare = model(ids_of(tokenizer, [unstyled[row] for row in rows]), noisy[rows], timesteps[rows])

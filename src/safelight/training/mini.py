@@ -107,6 +107,8 @@ class DenoiserRecipe:
     style_lead: float = 0.0
     """How far words for a style lead beyond the picture, as guidance does: of what they change, so much is added to
     what is learnt. What is learnt then changes more, and settles at 1 / (1 - style_lead) times what it was."""
+    style_lead_below: int = 350
+    """Timesteps at which they lead: above, where shapes are decided, unseen combinations would pay for it."""
     seed: int = 11
 
 
@@ -129,7 +131,7 @@ class DecoderRecipe:
     seed: int = 17
 
 
-STYLING = DenoiserRecipe(muon_rate=0.003, adam_rate=3e-4, learns_text=False, style_lead=0.6, seed=19)
+STYLING = DenoiserRecipe(learns_text=False, style_lead=0.6, seed=19)
 STYLED_CAPTIONS = CaptionRecipe(style=0.75)
 """After the denoiser: the UNet alone learns to tell styles apart, which are little of a picture's error."""
 IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
