@@ -1,5 +1,6 @@
 """The exported folder is a Stable Diffusion pipeline, in half precision, replaced as a whole."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from safelight.models.digest import file_sum
 from safelight.training.export import export
 from safelight.training.mini import MINI, AutoencoderRecipe, DenoiserRecipe, MiniRecipe, TextRecipe
 from safelight.training.networks import new_autoencoder, new_text_encoder, new_unet
@@ -31,6 +33,19 @@ def write(recipe: MiniRecipe, folder: Path, tokenizer: Path) -> None:
         unet=new_unet(recipe),
         tokenizer=tokenizer,
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("own", [True, False])
+def test_an_image_encoder_stays_in_the_index_while_it_goes_with_the_text_encoder(tmp_path: Path, own: bool) -> None:
+    train_tokenizer(["red apple"] * 4, TOY.text, tmp_path / "tokenizer")
+    folder = tmp_path / "mini"
+    write(TOY, folder, tmp_path / "tokenizer")
+    (folder / "image_encoder").mkdir()
+    text_encoder = file_sum(folder / "text_encoder/model.safetensors") if own else "another"
+    (folder / "image_encoder/pair.json").write_text(json.dumps({"text_encoder": text_encoder}))
+    write(TOY, folder, tmp_path / "tokenizer")
+    assert (json.loads((folder / "model_index.json").read_text())["image_encoder"] != [None, None]) is own
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about their own optional parts

@@ -84,3 +84,6 @@ def test_the_text_encoder_stays_as_it_was_and_what_was_learnt_is_exported(data: 
     assert step == 3
     changed = {name.split(".")[0] for name, now in network.state_dict().items() if not torch.equal(now, before[name])}
     assert changed == {"unet"}
+
+    train_denoiser(TOY, data / "artwork", data, until=Until(steps=2))
+    assert load_averaged(TOY, data)[1] == 2, "the denoiser went on after its lesson"

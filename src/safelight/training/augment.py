@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLOW = 12
-"""Along a side, the bumps of what changes slowly."""
+SLOW = (4, 17)
+"""Along a side, the bumps of what changes slowly: from, and below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,10 @@ class Augmentation:
     noise: float = 0.0
     """Standard deviation of the most noise; likewise `uneven`, of slow changes, such as an autoencoder leaves."""
     uneven: float = 0.0
+    warped: float = 0.0
+    """Of the side: standard deviation of the most that outlines waver."""
+    smeared: float = 0.0
+    """Share of the pictures whose detail runs together in places, down to fourfold blocks."""
 
 
 def augmented(
@@ -51,11 +55,20 @@ def augmented(
     def some(share: float) -> Tensor:
         return (torch.rand(count, 1, 1, 1, generator=generator) < share).float()
 
-    moved = F.grid_sample(pictures, places(how, pictures, uniform, some), align_corners=False)
+    def slow(channels: int) -> Tensor:
+        """(b, channels, h, w) of unit variance, changing over a random share of the side: the same one for all."""
+        bumps = int(torch.randint(*SLOW, (), generator=generator))
+        field = torch.randn(count, channels, bumps, bumps, generator=generator)
+        return F.interpolate(field, pictures.shape[-1], mode="bicubic")
+
+    moved = F.grid_sample(pictures, places(how, pictures, uniform, some, slow), align_corners=False)
     colours, alpha = tinted(moved[:, :3], moved[:, 3:], how, uniform, some), moved[:, 3:]
     both = torch.cat([colours, alpha], dim=1)
     coarse = F.interpolate(F.interpolate(both, scale_factor=0.5, mode="area"), both.shape[-1], mode="bilinear")
     both = torch.lerp(both, coarse, some(how.blurred) * uniform(1, 1, 1).abs())
+    if how.smeared:
+        coarse = F.interpolate(F.interpolate(both, scale_factor=0.25, mode="area"), both.shape[-1], mode="bilinear")
+        both = torch.lerp(both, coarse, some(how.smeared) * slow(1).add(uniform(1, 1, 1)).clamp(0, 1))
     behind = torch.ones(count, 3, 1, 1) if backgrounds is None else backgrounds[:, :, None, None]
     behind = torch.lerp(behind, torch.rand(count, 3, 1, 1, generator=generator), some(how.background))
     flat = both[:, :3] + behind * (1 - both[:, 3:])
@@ -64,9 +77,7 @@ def augmented(
         noise = torch.randn(flat.shape, generator=generator)
         flat = flat + noise * (how.noise * torch.rand(count, 1, 1, 1, generator=generator))
     if how.uneven:
-        slow = torch.randn(count, 3, SLOW, SLOW, generator=generator)
-        slow = F.interpolate(slow, flat.shape[-1], mode="bicubic")
-        flat = flat + slow * (how.uneven * torch.rand(count, 1, 1, 1, generator=generator))
+        flat = flat + slow(3) * (how.uneven * torch.rand(count, 1, 1, 1, generator=generator))
     return (flat.clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -75,14 +86,17 @@ def on_white(pictures: Tensor) -> Tensor:
     return ((pictures[:, :3] + 1 - pictures[:, 3:]) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def places(how: Augmentation, pictures: Tensor, uniform, some) -> Tensor:  # pyright: ignore
-    """Where each pixel of the result is read: turned, zoomed, stretched, mirrored, shifted."""
+def places(how: Augmentation, pictures: Tensor, uniform, some, slow) -> Tensor:  # pyright: ignore
+    """Where each pixel of the result is read: turned, zoomed, stretched, mirrored, shifted, wavering."""
     angle, zoom = uniform() * how.turn, uniform() * how.zoom
     stretch, mirror = uniform() * how.stretch, 1 - 2 * some(how.mirrored)[:, 0, 0, 0]
     wide, high, shift = (zoom + stretch).exp(), (zoom - stretch).exp(), uniform(2) * 2 * how.shift
     across = torch.stack([angle.cos() * wide * mirror, -angle.sin() * high, shift[:, 0]], dim=1)
     down = torch.stack([angle.sin() * wide * mirror, angle.cos() * high, shift[:, 1]], dim=1)
-    return F.affine_grid(torch.stack([across, down], dim=1), list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(torch.stack([across, down], dim=1), list(pictures.shape), align_corners=False)
+    if how.warped:
+        grid = grid + slow(2).permute(0, 2, 3, 1) * (2 * how.warped * uniform(1, 1, 1).abs())
+    return grid
 
 
 def tinted(colours: Tensor, alpha: Tensor, how: Augmentation, uniform, some) -> Tensor:  # pyright: ignore

@@ -6,7 +6,6 @@ was killed and taken up again makes the same draws as one that was not.
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -181,7 +180,7 @@ def style_change(
     timesteps: Tensor,
     below: int,
 ) -> Tensor:
-    """What the words for a style change in v, by the network itself; zero where a caption has none, and from `below` on.
+    """What the words for a style change in v, by the network itself; zero where a caption has none or at `below` and up.
 
     Learning this on top of the truth is guidance without a second call (arXiv:2502.12154), for one part of a caption.
     """
@@ -249,9 +248,10 @@ def is_unet_matrix(name: str, param: Tensor) -> bool:
 
 
 def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[Denoiser, int]:
-    """The averaged networks of the run in `out`, and the step of its last stage."""
+    """The averaged networks of the run in `out`, and the step: of the denoiser or its lesson, the one trained last."""
     network = new_denoiser(recipe, None)
-    state: dict[str, Any] | None = load_checkpoint(out / STYLED) or load_checkpoint(out / DENOISER)
+    saved = [path for path in (out / DENOISER, out / STYLED) if path.exists()]
+    state = load_checkpoint(max(saved, key=lambda path: path.stat().st_mtime, default=out / DENOISER))
     if state is None:
         return network.eval(), 0
     for param, shadow in zip(network.parameters(), state["average"]["shadow"], strict=True):

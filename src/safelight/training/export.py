@@ -9,6 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from safelight.training.image_encoder_folder import is_paired, name_image_encoder
 from safelight.training.mini import MINI
 from safelight.training.sampling import assemble
 
@@ -25,7 +26,7 @@ def export(
 ) -> None:
     """Replace the model in `folder` by these networks in fp16; its README, its licences and an image encoder stay.
 
-    The image encoder is no part of the index until it has been paired with the new text encoder.
+    The image encoder is no part of the index until it has been paired with this text encoder.
     """
     pipeline = assemble(autoencoder=autoencoder, text_encoder=text_encoder, unet=unet, tokenizer=tokenizer)
     partial = folder.with_name(folder.name + ".partial")
@@ -54,6 +55,8 @@ def export(
         else:
             old.unlink(missing_ok=True)
     shutil.rmtree(partial)
+    if is_paired(folder):
+        name_image_encoder(folder)
 
 
 def tidy(folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from safelight.errors import InvalidRequest
+from safelight.models.digest import file_sum
 from safelight.models.similarity import FOLDER, PAIR, TEXT_HEAD, WEIGHTS, TextHead
 
 PREPROCESSING = {
@@ -55,6 +56,19 @@ def write_pair(
     save_half(head, partial / TEXT_HEAD)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+    name_image_encoder(model)
+
+
+def is_paired(model: Path) -> bool:
+    """Whether the folder has an image encoder, and it goes with the folder's text encoder."""
+    pair = model / FOLDER / PAIR
+    return pair.exists() and json.loads(pair.read_text("utf-8"))["text_encoder"] == file_sum(
+        model / "text_encoder" / WEIGHTS
+    )
+
+
+def name_image_encoder(model: Path) -> None:
+    """Make the image encoder a part of the model's index."""
     index = model / "model_index.json"
     parts = json.loads(index.read_text("utf-8")) | {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
     write(index, dict(sorted(parts.items())))

@@ -71,12 +71,12 @@ class JudgeRecipe:
             ),
             "style": QuestionRecipe(
                 side=64,
-                channels=(16, 32, 64, 128),
-                share=0.2,
+                channels=(24, 48, 96, 192),
+                share=0.4,
                 shading=True,
                 how=Augmentation(
-                    shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.5, blurred=0.5, background=0.1, shade=0.1,
-                    noise=0.03, uneven=0.04,
+                    shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.1, blurred=0.5, background=0.1, shade=0.05,
+                    noise=0.015, uneven=0.05, warped=0.01, smeared=0.4,
                 ),
             ),
             "colour": QuestionRecipe(
