@@ -180,7 +180,7 @@ def style_change(
     timesteps: Tensor,
     below: int,
 ) -> Tensor:
-    """What the words for a style change in v, by the network itself; zero where a caption has none or at `below` and up.
+    """What the words for a style change in v, by the network itself; zero without such words, and from `below` on.
 
     Learning this on top of the truth is guidance without a second call (arXiv:2502.12154), for one part of a caption.
     """
