@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from safelight.evaluation.judge import open_judge
-from safelight.training.augment import Augmentation, augmented
+from safelight.training.augment import Augmentation, augmented, on_white, without_small_parts
 from safelight.training.judge import JudgeRecipe, Lessons, QuestionRecipe, train_judge
 
 SHAPES = {"disc": "ellipse", "box": "rectangle"}
@@ -48,6 +48,31 @@ def test_style_is_learnt_without_the_concepts_that_lack_one(tmp_path: Path) -> N
     concepts = [row["concept"] for row in data.drawings.about]
     assert {concepts[row] for row in data.train["style"].nonzero()[:, 0].tolist()} == {"box"}
     assert {concepts[row] for row in data.held["style"].nonzero()[:, 0].tolist()} == {"disc"}
+
+
+def test_small_parts_vanish_and_areas_stay() -> None:
+    square = torch.zeros(1, 4, 64, 64)
+    square[:, 0::3, 16:48, 16:48] = 1  # red, opaque
+    dotted = square.clone()
+    dotted[:, 0, 30, 30] = 0
+    dotted[:, :, 5, 5] = 1
+    assert torch.equal(without_small_parts(dotted), without_small_parts(square))
+    changed = (without_small_parts(square) != square).any(dim=1)[0]
+    assert changed.any()
+    assert not changed[18:46, 18:46].any(), "softened at its outline only"
+
+
+def test_outlines_waver_and_areas_stay(tmp_path: Path) -> None:
+    make_artwork(tmp_path)
+    pixels = Lessons(tmp_path).drawings.pictures(torch.arange(8))
+    before, after = (
+        augmented(pixels, Augmentation(warped=warped), torch.Generator().manual_seed(0)) for warped in (0, 0.01)
+    )
+    assert torch.allclose(before, on_white(pixels), atol=1e-5)
+    change = (after - before).abs().amax(dim=1)
+    assert (change.amax(dim=(1, 2)) > 0.1).all(), "outlines move"
+    assert change[:, 0].max() < 1e-5, "white stays white"
+    assert change[:, 32, 32].max() < 1e-5, "and the inside what it was"
 
 
 def test_augmented_pictures_stay_pictures(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLOW = (4, 17)
+SLOW = (3, 10)
 """Along a side, the bumps of what changes slowly: from, and below."""
 
 
@@ -36,7 +36,7 @@ class Augmentation:
     warped: float = 0.0
     """Of the side: standard deviation of the most that outlines waver."""
     smeared: float = 0.0
-    """Share of the pictures whose detail runs together in places, down to fourfold blocks."""
+    """Share of the pictures that lose their small parts in places, as a small network paints them."""
 
 
 def augmented(
@@ -67,8 +67,8 @@ def augmented(
     coarse = F.interpolate(F.interpolate(both, scale_factor=0.5, mode="area"), both.shape[-1], mode="bilinear")
     both = torch.lerp(both, coarse, some(how.blurred) * uniform(1, 1, 1).abs())
     if how.smeared:
-        coarse = F.interpolate(F.interpolate(both, scale_factor=0.25, mode="area"), both.shape[-1], mode="bilinear")
-        both = torch.lerp(both, coarse, some(how.smeared) * slow(1).add(uniform(1, 1, 1)).clamp(0, 1))
+        where = (slow(1) + 2 * uniform(1, 1, 1)).clamp(0, 1)
+        both = torch.lerp(both, without_small_parts(both), some(how.smeared) * where)
     behind = torch.ones(count, 3, 1, 1) if backgrounds is None else backgrounds[:, :, None, None]
     behind = torch.lerp(behind, torch.rand(count, 3, 1, 1, generator=generator), some(how.background))
     flat = both[:, :3] + behind * (1 - both[:, 3:])
@@ -97,6 +97,22 @@ def places(how: Augmentation, pictures: Tensor, uniform, some, slow) -> Tensor: 
     if how.warped:
         grid = grid + slow(2).permute(0, 2, 3, 1) * (2 * how.warped * uniform(1, 1, 1).abs())
     return grid
+
+
+def without_small_parts(pictures: Tensor) -> Tensor:
+    """Even areas and their outlines: the mean of an opening after a closing and of the reverse, over 3x3, softened."""
+
+    def widest(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+
+    def opened(x: Tensor) -> Tensor:
+        return widest(-widest(-x))
+
+    def closed(x: Tensor) -> Tensor:
+        return -opened(-x)
+
+    painted = (opened(closed(pictures)) + closed(opened(pictures))) / 2
+    return F.avg_pool2d(F.pad(painted, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
 def tinted(colours: Tensor, alpha: Tensor, how: Augmentation, uniform, some) -> Tensor:  # pyright: ignore

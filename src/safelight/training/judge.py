@@ -62,7 +62,7 @@ class JudgeRecipe:
             "concept": QuestionRecipe(
                 side=64,
                 channels=(32, 64, 128, 256),
-                share=0.7,
+                share=0.5,
                 popular=0.6,
                 how=Augmentation(
                     shift=0.15, turn=0.25, zoom=0.25, stretch=0.12, mirrored=0.4, rehued=0.4, greyed=0.1,
@@ -75,9 +75,10 @@ class JudgeRecipe:
                 share=0.4,
                 shading=True,
                 how=Augmentation(
-                    shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, rehued=0.1, blurred=0.5, background=0.1, shade=0.05,
-                    noise=0.015, uneven=0.05, warped=0.01, smeared=0.4,
+                    shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, blurred=0.5, background=0.1, shade=0.05, noise=0.015,
+                    uneven=0.05, warped=0.012, smeared=0.7,
                 ),
+                popular=0.5,
             ),
             "colour": QuestionRecipe(
                 side=32,
