@@ -26,9 +26,11 @@ BATCH = 64
 class JudgeNetwork(nn.Module):
     """Strided convolutions with residual ones between, averaged over the picture, then one linear layer."""
 
-    def __init__(self, answers: int, channels: Sequence[int], *, shading: bool = False) -> None:
+    def __init__(
+        self, answers: int, channels: Sequence[int], *, shading: bool = False, both_ways: bool = False
+    ) -> None:
         super().__init__()
-        self.shading = shading
+        self.shading, self.both_ways = shading, both_ways
         self.start = nn.Conv2d(9 if shading else 3, channels[0], 5, stride=2, padding=2)
         self.levels = nn.Sequential(
             *(
@@ -42,6 +44,11 @@ class JudgeNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(b, 3, side, side) in -1..1 -> logits."""
         return self.head(self.features(images))
+
+    def answers(self, images: Tensor) -> Tensor:
+        """(b, 3, side, side) in -1..1 -> how likely each answer is; `both_ways`: on average with the mirror image."""
+        seen = [images, images.flip(3)] if self.both_ways else [images]
+        return torch.stack([self(each).softmax(dim=1) for each in seen]).mean(dim=0)
 
     def features(self, images: Tensor) -> Tensor:
         """What the answer is read from."""
@@ -95,9 +102,9 @@ class Judge:
         """The answers for each picture, the likeliest first."""
         eye = self.eyes[question]
         parts = [as_input(images[i : i + BATCH], eye.side) for i in range(0, len(images), BATCH)]
-        logits = torch.cat([eye.network(part) for part in parts])[:, eye.asked]
+        likely = torch.cat([eye.network.answers(part) for part in parts])[:, eye.asked]
         names = [eye.classes[place] for place in eye.asked.tolist()]
-        return [[names[place] for place in row] for row in logits.argsort(dim=1, descending=True).tolist()]
+        return [[names[place] for place in row] for row in likely.argsort(dim=1, descending=True).tolist()]
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image], question: str = "concept") -> Tensor:
@@ -112,7 +119,7 @@ def open_judge(folder: Path = FOLDER) -> Judge:
     weights = load_file(folder / "judge.safetensors")
     eyes: dict[str, Eye] = {}
     for question, eye in about["questions"].items():
-        network = JudgeNetwork(len(eye["classes"]), eye["channels"], shading=eye["shading"])
+        network = JudgeNetwork(len(eye["classes"]), eye["channels"], shading=eye["shading"], both_ways=eye["both_ways"])
         start = question + "."
         own = {name.removeprefix(start): each.float() for name, each in weights.items() if name.startswith(start)}
         network.load_state_dict(own)

@@ -45,6 +45,8 @@ class QuestionRecipe:
     """Share of the draws among popular concepts alone, beyond what falls to them by chance."""
     shading: bool = False
     """Also look at faint changes of colour (`faint_slopes`)."""
+    both_ways: bool = False
+    """Ask of the mirror image, too: style has no direction, and some things have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class JudgeRecipe:
                 channels=(24, 48, 96, 192),
                 share=0.4,
                 shading=True,
+                both_ways=True,
                 how=Augmentation(
                     shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, blurred=0.5, background=0.1, shade=0.05, noise=0.015,
                     uneven=0.05, warped=0.012, smeared=0.7,
@@ -148,6 +151,7 @@ def train_judge(
             "side": asked.side,
             "channels": asked.channels,
             "shading": asked.shading,
+            "both_ways": asked.both_ways,
             "classes": data.classes[question],
             "asked": data.asked[question],
             "held_out_pictures": int(data.held[question].sum()),
@@ -163,7 +167,9 @@ def train_question(recipe: JudgeRecipe, question: str, data: Lessons, *, seconds
     """The averaged network of one question, and how many steps it took."""
     asked, answers = recipe.questions[question], data.answers[question]
     torch.manual_seed(recipe.seed)
-    network = JudgeNetwork(len(data.classes[question]), asked.channels, shading=asked.shading)
+    network = JudgeNetwork(
+        len(data.classes[question]), asked.channels, shading=asked.shading, both_ways=asked.both_ways
+    )
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizers = new_optimizers(
         network,
@@ -202,9 +208,10 @@ def train_question(recipe: JudgeRecipe, question: str, data: Lessons, *, seconds
 def accuracy(network: JudgeNetwork, question: str, recipe: QuestionRecipe, data: Lessons) -> dict[str, float]:
     """On held-out artwork, on white, as it is, among the answers that are asked for."""
     rows = data.held[question].nonzero()[:, 0]
-    logits = torch.cat([network(on_white(data.drawings.pictures(part, recipe.side))) for part in rows.split(256)])
+    parts = [on_white(data.drawings.pictures(part, recipe.side)) for part in rows.split(256)]
+    likely = torch.cat([network.answers(part) for part in parts])
     places = torch.tensor([data.classes[question].index(name) for name in data.asked[question]])
-    order = places[logits[:, places].argsort(dim=1, descending=True)]
+    order = places[likely[:, places].argsort(dim=1, descending=True)]
     right = order == data.answers[question][rows][:, None]
     numbers = {question: right[:, 0].double().mean().item()}
     return numbers | ({"concept_top5": right[:, :5].any(1).double().mean().item()} if question == "concept" else {})
