@@ -22,10 +22,26 @@ def test_a_machine_without_npm_is_told_what_to_install(tmp_path: Path, monkeypat
     assert "install Node.js" in result.output
 
 
-def test_a_run_goes_on_after_the_stages_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    monkeypatch.setattr(scratch, "train_stage", lambda stage, _orders, **_: done.append(stage))
+def test_a_run_goes_on_after_the_stages_that_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def train(stage: str, _orders: scratch.Orders, *, processes: int) -> None:
+        begun.append(stage)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scratch, "train_stage", train)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/vocab.json").write_text("{}")
-    scratch.train_all(scratch.Orders(out=tmp_path), processes=1)
-    assert done == ["autoencoder", "denoiser", "decoder", "export", "image-encoder"]
+    orders = scratch.Orders(out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        scratch.train_all(orders, processes=1)
+    (tmp_path / "views.json").write_text("[]")
+    scratch.train_all(orders, processes=1)
+    assert begun == ["autoencoder", "denoiser", "styling", "decoder", "decoder", "export", "image-encoder"]
+
+    scratch.train_all(orders, processes=1)
+    assert len(begun) == 7
+    assert "finished run" in capsys.readouterr().out

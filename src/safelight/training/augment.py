@@ -37,6 +37,8 @@ class Augmentation:
     """Of the side: standard deviation of the most that outlines waver."""
     smeared: float = 0.0
     """Share of the pictures that lose their small parts in places, as a small network paints them."""
+    halo: float = 0.0
+    """Of what a place differs from those around it, so much at most is taken away or added: hazy or ringing edges."""
 
 
 def augmented(
@@ -69,6 +71,9 @@ def augmented(
     if how.smeared:
         where = (slow(1) + 2 * uniform(1, 1, 1)).clamp(0, 1)
         both = torch.lerp(both, without_small_parts(both), some(how.smeared) * where)
+    if how.halo:
+        around = F.avg_pool2d(F.pad(both, (4, 4, 4, 4), mode="replicate"), 9, stride=1)
+        both = torch.lerp(both, around, how.halo * uniform(1, 1, 1)).clamp(0, 1)
     behind = torch.ones(count, 3, 1, 1) if backgrounds is None else backgrounds[:, :, None, None]
     behind = torch.lerp(behind, torch.rand(count, 3, 1, 1, generator=generator), some(how.background))
     flat = both[:, :3] + behind * (1 - both[:, 3:])

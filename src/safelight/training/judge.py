@@ -79,7 +79,7 @@ class JudgeRecipe:
                 both_ways=True,
                 how=Augmentation(
                     shift=0.1, turn=0.1, zoom=0.15, mirrored=0.5, blurred=0.5, background=0.1, shade=0.05, noise=0.015,
-                    uneven=0.05, warped=0.012, smeared=0.7,
+                    uneven=0.06, warped=0.012, smeared=0.7, halo=0.25,
                 ),
                 popular=0.5,
             ),

@@ -1,6 +1,6 @@
 """From nothing to a model that draws: the stages of the embedded model, each resumable.
 
-    artwork -> tokenizer -> autoencoder -> denoiser (-> styling) -> decoder -> export -> image encoder
+    artwork -> tokenizer -> autoencoder -> denoiser -> styling -> decoder -> export -> image encoder
 
 `safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
 weights alone: artwork, then `adopt`, then `denoiser` with those weights.
@@ -37,15 +37,15 @@ from safelight.training.sampling import draw_grid
 from safelight.training.tokenizer import tokenizer_texts, train_tokenizer
 
 Stage = Literal["artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"]
-ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "decoder", "export", "image-encoder")
-"""The whole run. `styling` is asked for by itself: what it gives to styles it takes from unseen combinations."""
+ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder")
+"""The whole run."""
 SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "styling", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
 """Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
-LAST_MINUTES: dict[Stage, float] = {"decoder": 20, "image-encoder": 12}
+LAST_MINUTES: dict[Stage, float] = {"styling": 90, "decoder": 20, "image-encoder": 12}
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
-"""What a stage writes last; once it is there, the whole run need not do the stage again."""
+"""What a stage writes last; once it is there, the whole run skips the stage. Others leave a file in `done`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +75,24 @@ class Orders:
 
 def train_all(orders: Orders, *, processes: int) -> None:
     """Every stage that has not been done; a run that was killed goes on where it was."""
-    for stage in ALL:
-        done = RESULTS.get(stage)
-        if done is None or not (orders.out / done).exists():
-            own = orders
-            if stage == "autoencoder":
-                own = replace(orders, minutes=AUTOENCODER_MINUTES)
-            elif stage in LAST_MINUTES:
-                own = replace(orders, minutes=LAST_MINUTES[stage], steps=None, weights=None)
-            train_stage(stage, own, processes=processes)
+    left = [stage for stage in ALL if not result_of(stage, orders.out).exists()]
+    for stage in left:
+        own = orders
+        if stage == "autoencoder":
+            own = replace(orders, minutes=AUTOENCODER_MINUTES)
+        elif stage in LAST_MINUTES:
+            own = replace(orders, minutes=LAST_MINUTES[stage], steps=None, weights=None)
+        train_stage(stage, own, processes=processes)
+        if stage not in RESULTS:
+            result_of(stage, orders.out).parent.mkdir(parents=True, exist_ok=True)
+            result_of(stage, orders.out).touch()
+    if not left:
+        print(f"{orders.out} is a finished run; name a stage to go on with it")
+
+
+def result_of(stage: Stage, out: Path) -> Path:
+    """The file that says that the stage is done."""
+    return out / RESULTS.get(stage, f"done/{stage}")
 
 
 def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
