@@ -75,7 +75,7 @@ class Orders:
 
 def train_all(orders: Orders, *, processes: int) -> None:
     """Every stage that has not been done; a run that was killed goes on where it was."""
-    left = [stage for stage in ALL if not result_of(stage, orders.out).exists()]
+    left: list[Stage] = [stage for stage in ALL if not result_of(stage, orders.out).exists()]
     for stage in left:
         own = orders
         if stage == "autoencoder":
