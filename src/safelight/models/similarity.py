@@ -121,8 +121,8 @@ def open_similarity(model: Path = MINI) -> Similarity:
 
     folder, text = model / FOLDER, model / "text_encoder"
     try:
-        pair = json.loads((folder / PAIR).read_text("utf-8"))
-        if pair["text_encoder"] != file_sum(text / WEIGHTS):
+        pair = read(folder / PAIR)
+        if not goes_with(pair, model):
             raise CorruptModel(f"{folder} was paired with another text encoder: {HOW_TO_PAIR}")
         vision = filled(Vision(CLIPVisionConfig(**read(folder / "config.json"))), folder / WEIGHTS)
         text_encoder = filled(CLIPTextModel(CLIPTextConfig(**read(text / "config.json"))), text / WEIGHTS)
@@ -136,6 +136,11 @@ def open_similarity(model: Path = MINI) -> Similarity:
     return Similarity(
         vision=vision, text_encoder=text_encoder, tokenizer=tokenizer, text_head=head, metrics=pair["metrics"]
     )
+
+
+def goes_with(pair: dict[str, Any], model: Path) -> bool:
+    """Whether an image encoder's `pair.json` names the text encoder that the model folder has."""
+    return pair["text_encoder"] == file_sum(model / "text_encoder" / WEIGHTS)
 
 
 HOW_TO_PAIR = "`safelight train scratch image-encoder --folder FOLDER` makes one"

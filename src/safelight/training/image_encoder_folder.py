@@ -9,8 +9,7 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from safelight.errors import InvalidRequest
-from safelight.models.digest import file_sum
-from safelight.models.similarity import FOLDER, PAIR, TEXT_HEAD, WEIGHTS, TextHead
+from safelight.models.similarity import FOLDER, PAIR, TEXT_HEAD, WEIGHTS, TextHead, goes_with, read
 
 PREPROCESSING = {
     "image_processor_type": "CLIPImageProcessor",
@@ -62,9 +61,7 @@ def write_pair(
 def is_paired(model: Path) -> bool:
     """Whether the folder has an image encoder, and it goes with the folder's text encoder."""
     pair = model / FOLDER / PAIR
-    return pair.exists() and json.loads(pair.read_text("utf-8"))["text_encoder"] == file_sum(
-        model / "text_encoder" / WEIGHTS
-    )
+    return pair.exists() and goes_with(read(pair), model)
 
 
 def name_image_encoder(model: Path) -> None:

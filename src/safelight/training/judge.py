@@ -1,7 +1,7 @@
 """Trains the judge (`evaluation/judge.py`) on real artwork, and says how good it is on artwork it has not seen.
 
     python -m safelight.training.judge --out RUN --minutes 12
-    python -m safelight.training.judge --out RUN --minutes 10 --only style
+    python -m safelight.training.judge --out RUN --minutes 38 --only style
 
 Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
 learnt without any concept of which a style is held out, and measured on those: of two styles that a concept was seen

@@ -84,8 +84,9 @@ def train_all(orders: Orders, *, processes: int) -> None:
             own = replace(orders, minutes=LAST_MINUTES[stage], steps=None, weights=None)
         train_stage(stage, own, processes=processes)
         if stage not in RESULTS:
-            result_of(stage, orders.out).parent.mkdir(parents=True, exist_ok=True)
-            result_of(stage, orders.out).touch()
+            done = result_of(stage, orders.out)
+            done.parent.mkdir(parents=True, exist_ok=True)
+            done.touch()
     if not left:
         print(f"{orders.out} is a finished run; name a stage to go on with it")
 
