@@ -120,9 +120,17 @@ class DecoderRecipe:
     """Timesteps that latents are noised to; from beyond, another picture would come back."""
     steps: int = 4
     """In which they are walked back."""
+    made: int = 4800
     real_share: float = 0.3
     """Of latents that are real ones with noise instead."""
     slope_weight: float = 2.0
+    sharpness: float = 0.5
+    """How much what passes for artwork counts beside the errors, as a share of their gradient."""
+    sharp_after: int = 200
+    """Steps in which that share grows from nothing."""
+    discriminator_width: int = 32
+    discriminator_factor: float = 2.0
+    """Of its rates to the decoder's."""
     batch: int = 8
     muon_rate: float = 0.003
     adam_rate: float = 3e-4

@@ -1,0 +1,54 @@
+"""Tells artwork from what the decoder draws, patch by patch.
+
+A decoder that learns from errors of pixels alone draws the mean of all that a latent may have been: edges are soft,
+fine detail is gone, even areas are not even. One that is also to pass for artwork of its style has to decide
+(arXiv:1611.07004; arXiv:2112.10752 trains its autoencoder so). Artwork of another style does not pass either, as in
+arXiv:1605.05396.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """Pictures (count, 3, height, width) in -1..1 to scores (count, styles, height/8, width/8).
+
+    Above 0 a patch of 38x38 pixels passes for artwork of that style.
+    """
+
+    def __init__(self, *, styles: int, width: int, norm_groups: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, width, 4, stride=2, padding=1)
+        self.layers = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            *level(width, 2 * width, norm_groups, stride=2),
+            *level(2 * width, 4 * width, norm_groups, stride=2),
+            *level(4 * width, 4 * width, norm_groups, stride=1),
+        )
+        self.conv_out = nn.Conv2d(4 * width, styles, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv_out(self.layers(self.conv_in(images)))
+
+
+def level(inner: int, outer: int, norm_groups: int, *, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inner, outer, 2 + stride, stride=stride, padding=1)
+    return [convolution, nn.GroupNorm(norm_groups, outer), nn.LeakyReLU(0.2)]
+
+
+def hinge_loss(discriminator: nn.Module, images: Tensor, outputs: Tensor, styles: Tensor) -> Tensor:
+    """What the discriminator learns by: artwork is above 1 in its style (count,), below -1 in others; what was drawn
+    is below -1 in the style that it should have.
+    """
+    artwork, drawn = discriminator(torch.cat([images, outputs.detach()])).chunk(2)
+    own = F.one_hot(styles, artwork.shape[1]).bool()
+    false = F.relu(1 + artwork[~own]).mean() + F.relu(1 + drawn[own]).mean()
+    return F.relu(1 - artwork[own]).mean() + false / 2
+
+
+def slope_with(outputs: Tensor, errors: Tensor, scores: Tensor, share: float) -> Tensor:
+    """The gradient at `outputs` that lowers `errors`, and one that raises `scores`, `share` times as long."""
+    (errors_slope,) = torch.autograd.grad(errors, outputs)
+    (scores_slope,) = torch.autograd.grad(scores.mean(), outputs)
+    return errors_slope - share * errors_slope.norm() / scores_slope.norm().clamp_min(1e-12) * scores_slope
