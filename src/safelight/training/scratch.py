@@ -43,7 +43,7 @@ SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "styling", "decoder", "i
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
 """Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
-LAST_MINUTES: dict[Stage, float] = {"styling": 90, "decoder": 20, "image-encoder": 12}
+LAST_MINUTES: dict[Stage, float] = {"styling": 90, "decoder": 35, "image-encoder": 12}
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 """What a stage writes last; once it is there, the whole run skips the stage. Others leave a file in `done`."""
 
