@@ -44,11 +44,16 @@ def test_real_pictures_score_as_real_ones(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     shades = dice.integers(0, 256, (24, 1, 1, 4), dtype=np.uint8).repeat(128, 1).repeat(128, 2)
     np.save(tmp_path / "pictures.npy", shades)
-    about = [{"key": str(row), "own_colour": row != 23} for row in range(24)]
+    about = [
+        {"key": str(row), "own_colour": row != 23, "concept": f"thing-{row // 3}", "style": "abc"[row % 3]}
+        for row in range(24)
+    ]
     (tmp_path / "pictures.json").write_text(json.dumps(about))
     (tmp_path / "holdout.json").write_text(json.dumps(["0", "1", "2", "3"]))
     artwork = read_artwork(tmp_path)
     assert (len(artwork.training), len(artwork.held_out)) == (19, 4)
+    assert list(artwork.drawings["thing-0"]) == ["a", "b", "c"]
+    assert list(artwork.drawings["thing-7"]) == ["a", "b"]
     copied = measure_likeness(artwork.training, artwork, open_judge().features)
     assert (copied.copies_by_features, copied.copies_by_pixels) == (1, 1)
     assert copied.distance == copied.real_distance

@@ -57,6 +57,7 @@ def mini(
     from safelight.errors import CorruptModel
     from safelight.evaluation.judge import open_judge
     from safelight.evaluation.likeness import measure_likeness, read_artwork
+    from safelight.evaluation.nearest import NEAREST, score_nearest
     from safelight.evaluation.obedience import draw_sets, scores_of
     from safelight.models.similarity import open_similarity
     from safelight.pictures import draw_all, unwrapped
@@ -92,7 +93,10 @@ def mini(
         for drawn in draw_sets(draw, seeds=seeds, limit=limit, heard=heard):
             if real and drawn.name == "concepts":
                 likeness = measure_likeness(drawn.pictures, real, embed)
-            for score in scores_of(drawn, judge):
+            scores = scores_of(drawn, judge)
+            if real and drawn.name == NEAREST.prompts and (nearest := score_nearest(drawn, real)).asked:
+                scores.append(nearest)
+            for score in scores:
                 name, target = score.measure.name, score.measure.target
                 table.add_row(name, str(score.right), str(score.asked), f"{score.share:.1%}", f"{target:.0%}")
                 rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})

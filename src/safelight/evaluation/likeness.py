@@ -7,7 +7,7 @@ Features are the image encoder's (`models/similarity.py`), or whatever else maps
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Artwork:
 
     training: list[Image.Image]
     held_out: list[Image.Image]
+    drawings: Mapping[str, Mapping[str, Image.Image]]
+    """Both kinds, by concept and style."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +63,13 @@ def read_artwork(folder: Path) -> Artwork:
         ) from None
     rows = [row for row, picture in enumerate(about) if picture["own_colour"]]
     pictures = {row: over_white(stored[row]) for row in rows}
+    drawings: dict[str, dict[str, Image.Image]] = {}
+    for row in rows:
+        drawings.setdefault(about[row]["concept"], {})[about[row]["style"]] = pictures[row]
     return Artwork(
         training=[pictures[row] for row in rows if about[row]["key"] not in held],
         held_out=[pictures[row] for row in rows if about[row]["key"] in held],
+        drawings=drawings,
     )
 
 
