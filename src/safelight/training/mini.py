@@ -121,6 +121,7 @@ class DecoderRecipe:
     steps: int = 4
     """In which they are walked back."""
     made: int = 4800
+    """So many, before the training."""
     real_share: float = 0.3
     """Of latents that are real ones with noise instead."""
     slope_weight: float = 2.0
