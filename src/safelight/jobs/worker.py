@@ -191,8 +191,7 @@ class JobWorker:
     async def drop(self, job_id: str) -> None:
         """Stop drawing it, wherever in its path it is; its row becomes cancelled if it is still ours."""
         if task := self.tasks.get(job_id):
-            task.cancel()
-            await asyncio.wait([task])
+            await cancelled(task)
             job = await asyncio.to_thread(self.queue.get, job_id)
             await asyncio.to_thread(self.queue.cancelled, job, self.me)
             self.live.ring(job_id)
@@ -208,10 +207,16 @@ class JobWorker:
         if self.tasks:
             await asyncio.wait(list(self.tasks.values()), timeout=self.drain_s)
         for job_id, task in list(self.tasks.items()):
-            task.cancel()
-            await asyncio.wait([task])
+            await cancelled(task)
             job = await asyncio.to_thread(self.queue.get, job_id)
             await asyncio.to_thread(self.queue.put_back, job, self.me, why="the server was stopped")
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Once, however many ask: what is told twice to stop, as a run that writes its checkpoint, stops at once."""
+    if not task.cancelling():
+        task.cancel()
+    await asyncio.wait([task])
 
 
 def as_row(error: SafelightError) -> dict[str, str | int]:
