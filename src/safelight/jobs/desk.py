@@ -190,7 +190,9 @@ class Desk:
                 changed = not open_ids
                 while not changed:
                     try:
-                        job_id, event = await asyncio.wait_for(heard.get(), POLL_S)
+                        # Not `wait_for`: before Python 3.12 it loses a cancellation that comes with an event.
+                        async with asyncio.timeout(POLL_S):
+                            job_id, event = await heard.get()
                     except TimeoutError:
                         break
                     if event is None:

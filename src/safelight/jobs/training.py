@@ -111,7 +111,8 @@ async def stop(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     try:
-        await asyncio.wait_for(process.wait(), STOP_S)
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
     except (TimeoutError, asyncio.CancelledError):
         # Cancelled again, it ends at once: a process must not outlive the loop that looks after it.
         process.kill()

@@ -79,7 +79,8 @@ class JobWorker:
             self.tasks[job.id] = task
             task.add_done_callback(lambda _task, job_id=job.id: self.let_go(job_id))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.wake.wait(), IDLE_POLL_S)
+            async with asyncio.timeout(IDLE_POLL_S):
+                await self.wake.wait()
 
     def let_go(self, job_id: str) -> None:
         del self.tasks[job_id]
