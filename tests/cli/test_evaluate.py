@@ -26,7 +26,7 @@ def test_beside_real_artwork(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 4), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", pictures)
     first = read_prompts()["styles"][0][0].partition(",")[0]
-    thing = min(dict(read_prompts()["concepts"])[first])
+    thing = min(dict(read_prompts()["concepts"])[first]["concept"])
     about = [
         {"key": str(row), "own_colour": True, "concept": thing, "style": style}
         for row, style in enumerate(("noto", "flat", "glossy") * 2)

@@ -16,12 +16,12 @@ def drawing(seed: int) -> Image.Image:
 
 
 def test_soft_pictures_are_known_by_their_outlines_and_things_without_drawings_are_left_out() -> None:
-    names = [(name, min(slugs)) for name, slugs in read_prompts()["concepts"][:3]]
+    names = [(name, min(right["concept"])) for name, right in read_prompts()["concepts"][:3]]
     drawings = {
         slug: {style: drawing(10 * n + k) for k, style in enumerate(STYLES)} for n, (_, slug) in enumerate(names)
     }
     artwork = Artwork(training=[], held_out=[], drawings={slug: drawings[slug] for _, slug in names[:2]})
-    asked = [Ask(f"{name}, {style} style", frozenset([style]), 0) for name, _ in names for style in STYLES]
+    asked = [Ask(f"{name}, {style} style", {"style": frozenset([style])}, 0) for name, _ in names for style in STYLES]
     pictures = [drawings[slug][style].filter(ImageFilter.GaussianBlur(4)) for _, slug in names for style in STYLES]
     score = score_nearest(Drawn("styles", asked, pictures), artwork)
     assert (score.right, score.asked) == (6, 6)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safelight.evaluation.obedience import MEASURES, asks, draw_sets, read_prompts, scores_of
+from safelight.evaluation.obedience import MEASURES, Drawn, asks, draw_sets, read_prompts, scores_of
+
+RED_FLAT_APPLE = {"concept": frozenset({"apple"}), "style": frozenset({"flat"}), "colour": frozenset({"red"})}
 
 
 @dataclass
@@ -17,7 +19,7 @@ class Reader:
     place: int
 
     def rank(self, images: Sequence[Image.Image], question: str) -> list[list[str]]:
-        return [["nothing"] * self.place + [image.info["shows"]] for image in images]
+        return [["nothing"] * self.place + [image.info["shows"].get(question, "anything")] for image in images]
 
 
 def test_the_prompts_are_as_many_as_promised() -> None:
@@ -31,18 +33,22 @@ def test_the_prompts_are_as_many_as_promised() -> None:
 
 
 def test_every_prompt_is_asked_with_every_seed() -> None:
-    asked = asks([("a", frozenset("x")), ("b", frozenset("y"))], seeds=3, limit=None)
+    asked = asks([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
     assert [(ask.prompt, ask.seed) for ask in asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
 
 
 def test_a_limit_spreads_over_the_list() -> None:
-    prompts = [(str(n), frozenset("x")) for n in range(10)]
+    prompts = [(str(n), {"style": frozenset("x")}) for n in range(10)]
     assert [ask.prompt for ask in asks(prompts, seeds=1, limit=4)] == ["0", "2", "5", "7"]
 
 
 @pytest.mark.parametrize(("place", "top1", "top5"), [(0, 1.0, 1.0), (3, 0.0, 1.0), (5, 0.0, 0.0)])
 def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) -> None:
-    right = {prompt: min(words) for pairs in read_prompts().values() for prompt, words in pairs}
+    right = {
+        prompt: {name: min(words) for name, words in answers.items()}
+        for pairs in read_prompts().values()
+        for prompt, answers in pairs
+    }
     drawn: list[tuple[int, int]] = []
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -57,3 +63,23 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
     assert [score.measure for score in scores] == list(MEASURES)
     assert [score.share for score in scores] == [top1 if score.measure.top == 1 else top5 for score in scores]
     assert drawn[-1] == (15, 15)
+
+
+@pytest.mark.parametrize(
+    ("style", "colour", "shares"), [("flat", "red", [1, 1]), ("noto", "red", [1, 0]), ("flat", "blue", [1, 0])]
+)
+def test_a_combination_is_right_if_all_of_it_is(style: str, colour: str, shares: list[int]) -> None:
+    asked = asks([("red apple, flat style", RED_FLAT_APPLE)], seeds=1, limit=None)
+    picture = Image.new("RGB", (64, 64))
+    picture.info["shows"] = {"concept": "apple", "style": style, "colour": colour}
+    judge: Any = Reader(0)
+    assert [score.share for score in scores_of(Drawn("held_out", asked, [picture]), judge)] == shares
+
+
+def test_a_colour_that_was_not_asked_for_may_be_any() -> None:
+    right = {name: words for name, words in RED_FLAT_APPLE.items() if name != "colour"}
+    picture = Image.new("RGB", (64, 64))
+    picture.info["shows"] = {"concept": "apple", "style": "flat", "colour": "blue"}
+    judge: Any = Reader(0)
+    drawn = Drawn("held_out", asks([("apple, flat style", right)], seeds=1, limit=None), [picture])
+    assert [score.share for score in scores_of(drawn, judge)] == [1, 1]

@@ -9,7 +9,7 @@ import torch
 from safelight.evaluation.likeness import Artwork, coarse_pixels
 from safelight.evaluation.obedience import Drawn, Measure, Score, read_prompts
 
-NEAREST = Measure(name="style of the nearest drawing", prompts="styles", question="style", top=1, target=0.90)
+NEAREST = Measure(name="style of the nearest drawing", prompts="styles", questions=("style",), top=1, target=0.90)
 
 
 def score_nearest(drawn: Drawn, artwork: Artwork) -> Score:
@@ -17,11 +17,11 @@ def score_nearest(drawn: Drawn, artwork: Artwork) -> Score:
 
     Things that the artwork has no drawing of are left out.
     """
-    things = {name: min(slugs) for name, slugs in read_prompts()["concepts"]}
+    things = {name: min(right["concept"]) for name, right in read_prompts()["concepts"]}
     right = asked = 0
     for ask, picture in zip(drawn.asked, coarse_pixels(drawn.pictures), strict=True):
         if drawings := artwork.drawings.get(things[ask.prompt.partition(",")[0]]):
             distances = torch.cdist(picture[None], coarse_pixels(list(drawings.values())))[0]
-            right += list(drawings)[int(distances.argmin())] in ask.right
+            right += list(drawings)[int(distances.argmin())] in ask.right["style"]
             asked += 1
     return Score(NEAREST, right, asked)

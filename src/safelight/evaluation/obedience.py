@@ -4,7 +4,7 @@ prompts.json -> pictures -> the judge's answers -> shares that are right
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -14,6 +14,8 @@ from safelight.evaluation.judge import Judge
 
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Pictures for these prompts with these seeds."""
+Right = Mapping[str, frozenset[str]]
+"""The right answers by question: concept, style, colour. What is not asked for may be anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,20 +25,27 @@ class Measure:
     name: str
     prompts: str
     """Which set of prompts is asked."""
-    question: str
-    """What the judge is asked: concept, style or colour."""
+    questions: tuple[str, ...]
+    """What the judge is asked, and all of it must be right: concept, style, colour."""
     top: int
-    """The right answer is among so many likeliest ones."""
+    """A right answer is among so many likeliest ones."""
     target: float
 
 
 MEASURES = (
-    Measure(name="trained concepts, top-1", prompts="concepts", question="concept", top=1, target=0.85),
-    Measure(name="trained concepts, top-5", prompts="concepts", question="concept", top=5, target=0.95),
-    Measure(name="colour obeyed", prompts="colours", question="colour", top=1, target=0.90),
-    Measure(name="style obeyed", prompts="styles", question="style", top=1, target=0.90),
-    Measure(name="held-out combinations, top-1", prompts="held_out", question="concept", top=1, target=0.70),
-    Measure(name="other phrasings, top-5", prompts="phrases", question="concept", top=5, target=0.80),
+    Measure(name="trained concepts, top-1", prompts="concepts", questions=("concept",), top=1, target=0.85),
+    Measure(name="trained concepts, top-5", prompts="concepts", questions=("concept",), top=5, target=0.95),
+    Measure(name="colour obeyed", prompts="colours", questions=("colour",), top=1, target=0.90),
+    Measure(name="style obeyed", prompts="styles", questions=("style",), top=1, target=0.90),
+    Measure(name="held-out combinations, top-1", prompts="held_out", questions=("concept",), top=1, target=0.70),
+    Measure(
+        name="held-out combinations, style and colour too",
+        prompts="held_out",
+        questions=("concept", "style", "colour"),
+        top=1,
+        target=0.70,
+    ),
+    Measure(name="other phrasings, top-5", prompts="phrases", questions=("concept",), top=5, target=0.80),
 )
 BATCH = 64
 
@@ -44,8 +53,12 @@ BATCH = 64
 @dataclass(frozen=True, slots=True)
 class Ask:
     prompt: str
-    right: frozenset[str]
+    right: Right
     seed: int
+
+    def answered(self, answers: Mapping[str, Sequence[str]]) -> bool:
+        """Whether among these answers by question there is a right one to each that matters here."""
+        return all(not self.right[name].isdisjoint(given) for name, given in answers.items() if name in self.right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +72,16 @@ class Score:
         return self.right / self.asked
 
 
-def read_prompts() -> dict[str, list[tuple[str, frozenset[str]]]]:
+def read_prompts() -> dict[str, list[tuple[str, Right]]]:
     """Prompts with their right answers, by set."""
     sets = json.loads(resources.files("safelight.evaluation").joinpath("prompts.json").read_text("utf-8"))
-    return {name: [(prompt, frozenset(right.split())) for prompt, right in pairs] for name, pairs in sets.items()}
+    return {
+        name: [(prompt, {each: frozenset(words.split()) for each, words in right.items()}) for prompt, right in pairs]
+        for name, pairs in sets.items()
+    }
 
 
-def asks(prompts: Sequence[tuple[str, frozenset[str]]], *, seeds: int, limit: int | None) -> list[Ask]:
+def asks(prompts: Sequence[tuple[str, Right]], *, seeds: int, limit: int | None) -> list[Ask]:
     """Every prompt with each seed; with `limit`, so many prompts spread evenly over the list."""
     if limit and limit < len(prompts):
         prompts = [prompts[place * len(prompts) // limit] for place in range(limit)]
@@ -97,12 +113,17 @@ def draw_sets(draw: Draw, *, seeds: int, limit: int | None, heard: Callable[[int
 
 def scores_of(drawn: Drawn, judge: Judge) -> list[Score]:
     """What the judge says of one set."""
-    scores: list[Score] = []
-    for measure in MEASURES:
-        if measure.prompts == drawn.name:
-            ranked = judge.rank(drawn.pictures, measure.question)
-            right = sum(
-                not ask.right.isdisjoint(order[: measure.top]) for ask, order in zip(drawn.asked, ranked, strict=True)
-            )
-            scores.append(Score(measure, right, len(drawn.asked)))
-    return scores
+    measures = [measure for measure in MEASURES if measure.prompts == drawn.name]
+    questions = {name for measure in measures for name in measure.questions}
+    ranked = {name: judge.rank(drawn.pictures, name) for name in questions}
+    return [
+        Score(
+            measure,
+            sum(
+                ask.answered({name: ranked[name][place][: measure.top] for name in measure.questions})
+                for place, ask in enumerate(drawn.asked)
+            ),
+            len(drawn.asked),
+        )
+        for measure in measures
+    ]

@@ -17,24 +17,34 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 STYLE_SUBJECTS = 40
 
 
-def prompt_sets(artwork: Path) -> dict[str, list[list[str]]]:
-    """Pairs of prompt and right answer (slugs between spaces) by question."""
+def prompt_sets(artwork: Path) -> dict[str, list[tuple[str, dict[str, str]]]]:
+    """Sets of prompts, each with the right answers (words between spaces) by question."""
     aliases = read_aliases()
     entries: list[dict[str, Any]] = json.loads((artwork / "concepts.json").read_text("utf-8"))
     names = {e["slug"]: names_of(e["label"], aliases)[0] for e in entries if e["core"]}
     held = [key.split("/") for key in json.loads((artwork / "holdout.json").read_text("utf-8"))]
     chosen = sorted(names, key=fraction_of)[:STYLE_SUBJECTS]
     return {
-        "concepts": [[name, slug] for slug, name in names.items()],
-        "colours": [[f"{colour} {subject}", colour] for subject in COLOUR_SUBJECTS for colour in COLOURS],
-        "styles": [[f"{names[slug]}, {style} style", style] for slug in chosen for style in ("noto", "flat", "glossy")],
+        "concepts": [(name, {"concept": slug}) for slug, name in names.items()],
+        "colours": [(f"{colour} {subject}", {"colour": colour}) for subject in COLOUR_SUBJECTS for colour in COLOURS],
+        "styles": [
+            (f"{names[slug]}, {style} style", {"style": style})
+            for slug in chosen
+            for style in ("noto", "flat", "glossy")
+        ],
         "held_out": [
-            [f"{'' if colour == 'own' else colour + ' '}{plain(names[slug], colour)}, {style} style", slug]
+            (
+                f"{'' if colour == 'own' else colour + ' '}{plain(names[slug], colour)}, {style} style",
+                {"concept": slug, "style": style} | ({} if colour == "own" else {"colour": colour}),
+            )
             for slug, style, colour in held
             if slug in names
         ],
         "phrases": [
-            [line.partition(":")[0], " ".join(slug.strip() for slug in line.partition(":")[2].split(","))]
+            (
+                line.partition(":")[0],
+                {"concept": " ".join(slug.strip() for slug in line.partition(":")[2].split(","))},
+            )
             for line in resources.files("safelight.evaluation").joinpath("phrases.txt").read_text("utf-8").splitlines()
             if not line.startswith("#")
         ],
