@@ -1,6 +1,6 @@
 """Trains the judge (`evaluation/judge.py`) on real artwork, and says how good it is on artwork it has not seen.
 
-    python -m safelight.training.judge --out RUN --minutes 12
+    python -m safelight.training.judge --out RUN --minutes 95
     python -m safelight.training.judge --out RUN --minutes 38 --only style
 
 Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
@@ -64,7 +64,7 @@ class JudgeRecipe:
             "concept": QuestionRecipe(
                 side=64,
                 channels=(32, 64, 128, 256),
-                share=0.5,
+                share=0.4,
                 popular=0.6,
                 how=Augmentation(
                     shift=0.15, turn=0.25, zoom=0.25, stretch=0.12, mirrored=0.4, rehued=0.4, greyed=0.1,
@@ -86,7 +86,7 @@ class JudgeRecipe:
             "colour": QuestionRecipe(
                 side=32,
                 channels=(24, 48, 96),
-                share=0.1,
+                share=0.2,
                 how=Augmentation(
                     shift=0.1, turn=0.2, zoom=0.15, mirrored=0.5, blurred=0.3, background=0.05, shade=0.05, noise=0.05
                 ),
@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, where artwork/ lies")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the judge is written")
-    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--minutes", type=float, default=95)
     parser.add_argument("--only", choices=list(JudgeRecipe().questions), help="learn this question anew")
     arguments = parser.parse_args()
     artwork, folder = arguments.out / "artwork", arguments.folder

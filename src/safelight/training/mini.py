@@ -107,7 +107,7 @@ class DenoiserRecipe:
     style_lead: float = 0.0
     """How far words for a style lead beyond the picture, as guidance does: of what they change, so much is added to
     what is learnt. What is learnt then changes more, and settles at 1 / (1 - style_lead) times what it was."""
-    style_lead_below: int = 350
+    style_lead_below: int = 500
     """Timesteps at which they lead: above, where shapes are decided, unseen combinations would pay for it."""
     seed: int = 11
 
