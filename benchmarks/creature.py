@@ -47,8 +47,13 @@ def creature(pose: int, background: str = "white") -> Image.Image:
 
 def recognised(judge: Judge, pictures: Sequence[Image.Image], others: Sequence[Image.Image] = ()) -> float:
     """The share of pictures that are liker to the fruit than to any decoy and to any of `others`, as the judge sees."""
+    return nearer(judge, pictures, [*decoys(), *others])
+
+
+def nearer(judge: Judge, pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """The share of pictures that are liker to the fruit than to any of these."""
     own = [creature(pose, background) for pose in range(RENDERINGS) for background in BACKGROUNDS]
-    drawn, real, false = (F.normalize(judge.features(part)) for part in (pictures, own, [*decoys(), *others]))
+    drawn, real, false = (F.normalize(judge.features(part)) for part in (pictures, own, others))
     return float(((drawn @ real.T).amax(1) > (drawn @ false.T).amax(1)).double().mean())
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.creature import BACKGROUNDS, creatures, recognised
+from benchmarks.creature import BACKGROUNDS, creatures, nearer, recognised
 
 from safelight.evaluation.judge import Judge, open_judge
 from safelight.evaluation.likeness import kernel_distance, over_white
@@ -47,7 +47,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PACKAGE = "@iconify-json/streamline-emojis@1.2.4"
 KEPT_OUT = 40
 """Things that the style is measured on, and that the run does not see."""
-LATE = 0.4
+LATE = 0.5
 """Where in the steps the style sets in: what is drawn is settled by then, how it is drawn is not."""
 SHOWN = 12
 CONTEXTS = dict(
@@ -215,7 +215,7 @@ def show_word(bench: Bench) -> Shown:
     numbers = {
         "recognised before": recognised(bench.judge, before, others),
         "recognised after": recognised(bench.judge, after, others),
-        "of these on white": recognised(bench.judge, after[:SEEDS], others),
+        "nearer to it than to what words draw": nearer(bench.judge, after, others),
     }
     return Shown(rows=[before, after], numbers=numbers)
 

@@ -36,12 +36,10 @@ def test_dreambooth_draws_one_thing_on_backgrounds_it_was_not_seen_on(tmp_path: 
     assert numbers["class still named after"] >= numbers["class still named before"] - 0.25
 
 
-def test_a_new_word_alone_brings_the_thing(tmp_path: Path) -> None:
-    """On white, as it was learnt; words for other backgrounds and the new one get in each other's way."""
+def test_a_new_word_alone_comes_nearer_than_known_ones(tmp_path: Path) -> None:
     numbers = on_a_bench(tmp_path, show_word).numbers
     assert numbers["recognised before"] <= 0.1
-    assert numbers["recognised after"] >= 0.25
-    assert numbers["of these on white"] >= 0.6
+    assert numbers["nearer to it than to what words draw"] >= 0.75
 
 
 def test_colours_alone_are_not_recognised_and_a_soft_drawing_is() -> None:
