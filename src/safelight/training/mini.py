@@ -108,7 +108,7 @@ class DenoiserRecipe:
     """How far words for a style lead beyond the picture, as guidance does: of what they change, so much is added to
     what is learnt. What is learnt then changes more, and settles at 1 / (1 - style_lead) times what it was."""
     style_lead_below: int = 500
-    """Timesteps at which they lead: above, where shapes are decided, unseen combinations would pay for it."""
+    """Timesteps at which they lead: above, what is drawn is decided, and the truth alone is learnt."""
     seed: int = 11
 
 
