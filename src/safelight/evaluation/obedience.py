@@ -39,7 +39,7 @@ MEASURES = (
     Measure(name="style obeyed", prompts="styles", questions=("style",), top=1, target=0.90),
     Measure(name="held-out combinations, top-1", prompts="held_out", questions=("concept",), top=1, target=0.70),
     Measure(
-        name="held-out combinations, style and colour too",
+        name="held-out combinations, as a whole",
         prompts="held_out",
         questions=("concept", "style", "colour"),
         top=1,
