@@ -215,6 +215,7 @@ def show_word(bench: Bench) -> Shown:
     numbers = {
         "recognised before": recognised(bench.judge, before, others),
         "recognised after": recognised(bench.judge, after, others),
+        "of these on white": recognised(bench.judge, after[:SEEDS], others),
         "nearer to it than to what words draw": nearer(bench.judge, after, others),
     }
     return Shown(rows=[before, after], numbers=numbers)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safelight.evaluation.obedience import MEASURES, Drawn, asks, draw_sets, read_prompts, scores_of
+from safelight.evaluation.obedience import MEASURES, Drawn, Right, asks, draw_sets, read_prompts, scores_of
 
-RED_FLAT_APPLE = {"concept": frozenset({"apple"}), "style": frozenset({"flat"}), "colour": frozenset({"red"})}
+FLAT_APPLE = {"concept": frozenset({"apple"}), "style": frozenset({"flat"})}
+RED_FLAT_APPLE = FLAT_APPLE | {"colour": frozenset({"red"})}
 
 
 @dataclass
@@ -66,20 +67,19 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
 
 
 @pytest.mark.parametrize(
-    ("style", "colour", "shares"), [("flat", "red", [1, 1]), ("noto", "red", [1, 0]), ("flat", "blue", [1, 0])]
+    ("right", "style", "colour", "shares"),
+    [
+        (RED_FLAT_APPLE, "flat", "red", [1, 1]),
+        (RED_FLAT_APPLE, "noto", "red", [1, 0]),
+        (RED_FLAT_APPLE, "flat", "blue", [1, 0]),
+        (FLAT_APPLE, "flat", "blue", [1, 1]),
+    ],
 )
-def test_a_combination_is_right_if_all_of_it_is(style: str, colour: str, shares: list[int]) -> None:
-    asked = asks([("red apple, flat style", RED_FLAT_APPLE)], seeds=1, limit=None)
+def test_a_combination_is_right_if_all_that_was_asked_for_is(
+    right: Right, style: str, colour: str, shares: list[int]
+) -> None:
     picture = Image.new("RGB", (64, 64))
     picture.info["shows"] = {"concept": "apple", "style": style, "colour": colour}
     judge: Any = Reader(0)
-    assert [score.share for score in scores_of(Drawn("held_out", asked, [picture]), judge)] == shares
-
-
-def test_a_colour_that_was_not_asked_for_may_be_any() -> None:
-    right = {name: words for name, words in RED_FLAT_APPLE.items() if name != "colour"}
-    picture = Image.new("RGB", (64, 64))
-    picture.info["shows"] = {"concept": "apple", "style": "flat", "colour": "blue"}
-    judge: Any = Reader(0)
-    drawn = Drawn("held_out", asks([("apple, flat style", right)], seeds=1, limit=None), [picture])
-    assert [score.share for score in scores_of(drawn, judge)] == [1, 1]
+    drawn = Drawn("held_out", asks([("as it was asked", right)], seeds=1, limit=None), [picture])
+    assert [score.share for score in scores_of(drawn, judge)] == shares

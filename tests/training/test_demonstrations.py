@@ -4,7 +4,9 @@ Bounds leave room for other weights of mini.
 """
 
 import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from benchmarks.creature import BACKGROUNDS, RENDERINGS, creature, recognised, warped
@@ -36,10 +38,24 @@ def test_dreambooth_draws_one_thing_on_backgrounds_it_was_not_seen_on(tmp_path: 
     assert numbers["class still named after"] >= numbers["class still named before"] - 0.25
 
 
-def test_a_new_word_alone_comes_nearer_than_known_ones(tmp_path: Path) -> None:
-    numbers = on_a_bench(tmp_path, show_word).numbers
+@cache
+def numbers_of_the_word() -> dict[str, float]:
+    with TemporaryDirectory() as folder:
+        return on_a_bench(Path(folder), show_word).numbers
+
+
+def test_a_new_word_alone_comes_nearer_than_known_ones() -> None:
+    numbers = numbers_of_the_word()
     assert numbers["recognised before"] <= 0.1
     assert numbers["nearer to it than to what words draw"] >= 0.75
+
+
+@pytest.mark.xfail(strict=True, reason="by the judge of the ninth sitting one of twelve is recognised, none on white")
+def test_a_new_word_alone_brings_the_thing() -> None:
+    """On white, as it was learnt; words for other backgrounds and the new one get in each other's way."""
+    numbers = numbers_of_the_word()
+    assert numbers["recognised after"] >= 0.25
+    assert numbers["of these on white"] >= 0.6
 
 
 def test_colours_alone_are_not_recognised_and_a_soft_drawing_is() -> None:
