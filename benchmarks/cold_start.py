@@ -14,7 +14,7 @@ from pathlib import Path
 
 from report import Report, ratio
 
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 
 SCRIPT = f"""
 import torch

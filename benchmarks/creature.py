@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from safelight.evaluation.judge import Judge
+from safelight.lifecycle.evaluation.judge import Judge
 
 RENDERINGS = 5
 SIDE = 128

@@ -6,8 +6,8 @@
 
     python benchmarks/demonstrations.py [style] [object] [word]
 
-Writes one grid each into docs/images. Fixed prompts and seeds, nothing picked. `tests/training/test_demonstrations.py`
-holds the numbers to what docs/fine-tuning.md says.
+Writes one grid each into docs/images. Fixed prompts and seeds, nothing picked.
+`tests/lifecycle/mini/test_demonstrations.py` holds the numbers to what docs/fine-tuning.md says.
 """
 
 import json
@@ -27,21 +27,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.creature import BACKGROUNDS, creatures, nearer, recognised
 
-from safelight.evaluation.judge import Judge, open_judge
-from safelight.evaluation.likeness import kernel_distance, over_white
-from safelight.models.latents import decode, encode, from_pil, to_pil
-from safelight.models.similarity import open_similarity
-from safelight.pictures import draw_all, unwrapped
-from safelight.promotion.audit import open_whole
+from safelight.api import draw_all, unwrapped
+from safelight.imaging.grid import paste
+from safelight.lifecycle.evaluation.judge import Judge, open_judge
+from safelight.lifecycle.evaluation.likeness import kernel_distance, over_white
+from safelight.lifecycle.mini.artwork import fetch_package, render, slug_of, svg_of
+from safelight.lifecycle.mini.captions import names_of, read_aliases
+from safelight.lifecycle.promotion.audit import open_whole
+from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.recipe import parse_recipe
+from safelight.lifecycle.training.train import train
+from safelight.models.networks.latents import decode, encode, from_pil, to_pil
+from safelight.models.vision.similarity import open_similarity
 from safelight.settings import Settings
 from safelight.spec import Draft, LoraWish
 from safelight.studio import Studio, open_studio
-from safelight.training.artwork import fetch_package, render, slug_of, svg_of
-from safelight.training.captions import names_of, read_aliases
-from safelight.training.grid import paste
-from safelight.training.news import Trained
-from safelight.training.recipe import parse_recipe
-from safelight.training.train import train
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PACKAGE = "@iconify-json/streamline-emojis@1.2.4"

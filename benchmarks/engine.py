@@ -57,7 +57,7 @@ def open_pipeline() -> Callable[[Request], None]:
     from diffusers import StableDiffusionPipeline
 
     from safelight.diffusion.samplers import SAMPLERS as REGISTRY
-    from safelight.models.catalogue import MINI
+    from safelight.models.checkpoints.catalogue import MINI
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -165,12 +165,12 @@ def overhead(repeats: int) -> dict[str, Any]:
     import torch
     from stable_diffusion_15 import random_model
 
-    from safelight.acceleration.denoiser import Conditions, stack
     from safelight.engine.engine import Engine
     from safelight.engine.job import Job, Told
     from safelight.engine.runner import Runner
     from safelight.engine.scheduler import Scheduler
-    from safelight.models.encode import Conditioning
+    from safelight.models.backends.denoiser import Conditions, stack
+    from safelight.models.networks.encode import Conditioning
 
     model, denoise = random_model()
     engine = Engine(Scheduler(lambda _model: 10.0), Runner(lambda _model: denoise), emit=lambda _event: None)

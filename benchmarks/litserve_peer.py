@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from fastapi import Response
 
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 
 # LitServe 0.2.19 looks for the package mcp and then uses fastmcp: with only the former it does not start.
 litserve.server._MCP_AVAILABLE = False

@@ -35,7 +35,7 @@ def write_loras(folder: Path) -> None:
     from diffusers import UNet2DConditionModel
     from safetensors.torch import save_file
 
-    from safelight.models.catalogue import MINI
+    from safelight.models.checkpoints.catalogue import MINI
 
     unet = UNet2DConditionModel.from_pretrained(MINI / "unet")
     dice = torch.Generator().manual_seed(0)
@@ -53,7 +53,7 @@ def pipeline(home: Path, *, swap: bool) -> Seconds:
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    from safelight.models.catalogue import MINI
+    from safelight.models.checkpoints.catalogue import MINI
 
     pipe: Any = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)

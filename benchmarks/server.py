@@ -38,7 +38,7 @@ from diffusers import StableDiffusionPipeline
 from fastapi import FastAPI, Response
 from io import BytesIO
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 
 pipeline = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
 pipeline.set_progress_bar_config(disable=True)

@@ -32,10 +32,10 @@ def read(path: Path) -> dict[str, float]:
 
 
 def load(path: Path) -> dict[str, float]:
-    from safelight.models.families import describe
-    from safelight.models.load import load_model
-    from safelight.models.networks import network_classes
-    from safelight.models.placement import choose_placement
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.networks.load import load_model
+    from safelight.models.networks.networks import network_classes
+    from safelight.models.networks.placement import choose_placement
 
     network_classes()  # imports, which every start pays whatever it loads
     before = memory("VmRSS")
@@ -63,7 +63,7 @@ def write(path: Path, dtype_name: str) -> None:
     import torch
     from tests.models.ldm_files import Ldm, checkpoint
 
-    from safelight.models.tensor_file import write_tensors
+    from safelight.models.weights.tensor_file import write_tensors
 
     about = Ldm(
         channels=(320, 640, 1280, 1280),

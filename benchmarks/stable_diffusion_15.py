@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
-from safelight.acceleration.denoiser import Denoiser
-from safelight.acceleration.eager import eager_denoiser
-from safelight.models.families import FAMILIES, Description
-from safelight.models.load import Model
-from safelight.models.placement import Placement
+from safelight.models.backends.denoiser import Denoiser
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.checkpoints.families import FAMILIES, Description
+from safelight.models.networks.load import Model
+from safelight.models.networks.placement import Placement
 from safelight.spec import Defaults
 
 UNET = {

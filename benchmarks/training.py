@@ -22,20 +22,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.report import Report, ratio
 from benchmarks.stable_diffusion_15 import VAE, random_model
 
-from safelight.models import latents
-from safelight.models.catalogue import MINI
-from safelight.models.clip_vocabulary import clip_tokenizer
-from safelight.models.encode import TextEncoder
-from safelight.models.families import describe
-from safelight.models.load import Model, load_model
-from safelight.models.placement import Placement
+from safelight.lifecycle.training.loop import Learner, fit, new_state
+from safelight.lifecycle.training.lora_layers import add_lora
+from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.reading import Reader
+from safelight.lifecycle.training.recipe import parse_recipe
+from safelight.lifecycle.training.run import open_run, prepare
+from safelight.models.checkpoints.catalogue import MINI
+from safelight.models.checkpoints.families import describe
+from safelight.models.networks import latents
+from safelight.models.networks.clip_vocabulary import clip_tokenizer
+from safelight.models.networks.encode import TextEncoder
+from safelight.models.networks.load import Model, load_model
+from safelight.models.networks.placement import Placement
 from safelight.settings import Settings
-from safelight.training.loop import Learner, fit, new_state
-from safelight.training.lora_layers import add_lora
-from safelight.training.news import Trained
-from safelight.training.reading import Reader
-from safelight.training.recipe import parse_recipe
-from safelight.training.run import open_run, prepare
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 Step = Callable[[], None]
@@ -166,7 +166,7 @@ def script(model: Model, params: list[Any], data: Path, *, side: int, batch: int
 
 
 def recipe(model: Model, learnt: Any, data: Path, *, side: int, batch: int, cache: bool, home: Path) -> Step:
-    """The middle of training/lora.py, on networks that are there already."""
+    """The middle of lifecycle/training/lora.py, on networks that are there already."""
     said = {"kind": "lora", "name": "bench", "data": str(data), "resolution": side, "batch": batch, "steps": 10_000}
     chosen = parse_recipe(
         {**said, "tracker": "none", "save_every": 10_000, "cache_latents": cache, "cache_text": cache}

@@ -6,8 +6,8 @@ python examples/unlike_requests.py
 import asyncio
 
 from safelight import open_studio
+from safelight.api import draw_all
 from safelight.events import Stepped
-from safelight.pictures import draw_all
 from safelight.spec import Draft
 
 DRAFTS = [

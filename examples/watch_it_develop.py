@@ -8,7 +8,7 @@ import sys
 
 from safelight import open_studio
 from safelight.events import Previewed, Started, Stepped, Stored
-from safelight.generate import generate
+from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.spec import Draft
 

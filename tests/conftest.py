@@ -53,8 +53,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
     from safelight.database.connect import open_database
     from safelight.database.tables import Base
-    from safelight.jobs import tables as _jobs  # noqa: F401  each adds its own
-    from safelight.registry import tables as _registry  # noqa: F401
 
     url: str = request.getfixturevalue("postgresql")
     database = open_database(url)

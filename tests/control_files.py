@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from tests.tiny_models import CPU, SIDE, seeded
 from torch import Tensor
 
-from safelight.models.catalogue import Catalogue
-from safelight.models.control import load_control
-from safelight.models.control_file import describe_control
-from safelight.models.control_folder import ControlFolder
-from safelight.models.control_shelf import Control, ControlShelf, Led
-from safelight.models.load import Model
+from safelight.models.adapters.control import load_control
+from safelight.models.adapters.control_file import describe_control
+from safelight.models.adapters.control_shelf import Control, ControlShelf, Led
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.control_folder import ControlFolder
+from safelight.models.networks.load import Model
 from safelight.spec import ControlUse, PicturePromptUse
 
 HINTS = (8, 12, 16)

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.acceleration.denoiser import Conditions, Denoiser
-from safelight.acceleration.eager import eager_denoiser
 from safelight.engine.engine import Engine
 from safelight.engine.job import Job
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.events import Cancelled, Decoded, Event, Failed
-from safelight.models.load import Model
+from safelight.models.backends.denoiser import Conditions, Denoiser
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Draft, complete
 
 E = TypeVar("E", bound=Event)

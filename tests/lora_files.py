@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from safelight.models.digest import file_sum
-from safelight.models.load import Model
-from safelight.models.lora import load_lora
-from safelight.models.lora_shelf import Worn
+from safelight.models.adapters.lora import load_lora
+from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.checkpoints.digest import file_sum
+from safelight.models.networks.load import Model
 from safelight.spec import LoraUse
 
 Tensors = dict[str, Tensor]

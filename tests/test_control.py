@@ -17,8 +17,8 @@ from tests.control_files import (
 from tests.tiny_models import box_mask, load, start_picture, write_sd1
 
 import safelight
-from safelight.diffusion import outlines
 from safelight.errors import IncompatibleControl, InvalidRequest, UnknownAsset
+from safelight.imaging import outlines
 from safelight.settings import Settings
 from safelight.spec import ControlUse, ControlWish, Span, TextToImage, parse_spec
 from safelight.studio import Studio, within

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 from tests.control_files import controlnet, write_encoder, write_ip_adapter, write_ldm
-from tests.models.test_upscalers import small_esrgan
-from tests.registry.files import write_vae
+from tests.models.registry.files import write_vae
+from tests.models.vision.test_upscalers import small_esrgan
 from tests.tiny_models import checkpoint, load
 
 from safelight.errors import InvalidRequest, UnknownControl, UnsafeFile
-from safelight.models.catalogue import Catalogue
-from safelight.models.linked import Linked, write_links
-from safelight.registry.catalogue import Registered
-from safelight.registry.registry import open_registry
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.linked import Linked, write_links
+from safelight.models.registry.catalogue import Registered
+from safelight.models.registry.registry import open_registry
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 

@@ -14,19 +14,19 @@ import pytest
 from tests.control_files import colours_picture, controlnet, write_encoder, write_folder, write_ip_adapter
 from tests.fakes import psnr
 from tests.lora_files import write_kohya
-from tests.models.test_preprocessors import write_dpt
+from tests.models.vision.test_preprocessors import write_dpt
 from tests.tiny_models import checkpoint, load, model, one_thread
 
+from safelight.api import Drawn, draw_all, run
 from safelight.errors import CorruptModel, OutOfMemory, UnsupportedOption
 from safelight.events import Event, Started, Stepped
-from safelight.generate import generate
-from safelight.models import pool as module
-from safelight.models.control import ControlNet
-from safelight.models.ip_adapter import ImageEncoder
-from safelight.models.load import Model
-from safelight.models.memory import Memory, Need
-from safelight.models.picture_prompts import IpAdapter
-from safelight.pictures import Drawn, draw_all, run
+from safelight.models.adapters.control import ControlNet
+from safelight.models.adapters.ip_adapter import ImageEncoder
+from safelight.models.hooks.picture_prompts import IpAdapter
+from safelight.models.networks import pool as module
+from safelight.models.networks.load import Model
+from safelight.models.networks.memory import Memory, Need
+from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.spec import ControlWish, Draft, LoraWish, PicturePromptWish
 from safelight.studio import Studio, open_studio
@@ -59,7 +59,7 @@ def change(folder: Path, number: int) -> None:
 
 
 def size_of(studio: Studio, name: str) -> int:
-    from safelight.acceleration.packed import packed_bytes
+    from safelight.models.backends.packed import packed_bytes
 
     pool = studio.models
     need = pool.need(name, pool.find(name).digest, extra=lambda size: packed_bytes(size.unet, pool.placement))

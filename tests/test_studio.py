@@ -15,6 +15,8 @@ from tests.models.embeddings import write_a1111
 from tests.tiny_models import SIDE, VAE, box_mask, checkpoint, one_thread, seeded, start_picture
 
 import safelight
+from safelight.api import Drawn, draw_all, run
+from safelight.api import generate as generate_pictures
 from safelight.errors import (
     InvalidImage,
     InvalidRequest,
@@ -25,10 +27,9 @@ from safelight.errors import (
     UnsupportedOption,
 )
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
-from safelight.generate import generate
-from safelight.models.digest import file_sum
-from safelight.models.several import number
-from safelight.pictures import Drawn, draw_all, generate_pictures, run
+from safelight.models.checkpoints.digest import file_sum
+from safelight.pipeline import generate
+from safelight.prompts.several import number
 from safelight.settings import Settings
 from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale
 from safelight.studio import Studio, open_studio, rounded, same_area

@@ -18,10 +18,10 @@ from PIL import Image
 from tests.models.vocabulary import sd1, sd2
 from torch import nn
 
-from safelight.models.digest import digest_model
-from safelight.models.families import describe
-from safelight.models.load import Model, load_model
-from safelight.models.placement import Placement
+from safelight.models.checkpoints.digest import digest_model
+from safelight.models.checkpoints.families import describe
+from safelight.models.networks.load import Model, load_model
+from safelight.models.networks.placement import Placement
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 SIDE = 64

@@ -3,14 +3,14 @@
 Importing this package loads nothing heavy; the first use does.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from safelight.version import __version__
+
 __all__ = ["__version__", "generate", "open_studio"]
 
 if TYPE_CHECKING:
-    from safelight.pictures import generate_pictures as generate
+    from safelight.api import generate
     from safelight.studio import open_studio
 
 
@@ -20,6 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return open_studio
     if name == "generate":
-        # The module of the path: calling it draws pictures (see its last lines).
-        return import_module("safelight.generate")
+        from safelight.api import generate
+
+        return generate
     raise AttributeError(f"module 'safelight' has no attribute {name!r}")

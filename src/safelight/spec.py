@@ -88,7 +88,7 @@ BundledUpscaler = Literal["realesrgan-x4plus", "realesrgan-x4plus-anime", "reale
 """Networks that come with the extra `upscale`."""
 HighresUpscaler = LatentUpscaler | Literal["lanczos"] | BundledUpscaler
 UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
-"""`lanczos`, a bundled network, or the name of one's own; `models/upscalers.py`."""
+"""`lanczos`, a bundled network, or the name of one's own; `models/vision/upscalers.py`."""
 
 
 class Tiles(Frozen):

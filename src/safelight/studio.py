@@ -11,32 +11,32 @@ from typing import Literal, Self
 
 from PIL import Image
 
-from safelight.acceleration.budget import budget_for
-from safelight.acceleration.packed import denoiser_for, packed_bytes
-from safelight.assets.open_image import open_image
 from safelight.assets.store import AssetStore
-from safelight.diffusion.canvas import fit_to, outpaint_canvas
 from safelight.diffusion.samplers import find_sampler
-from safelight.diffusion.subject import background_mask
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest, SafelightError
-from safelight.models.catalogue import Catalogue
-from safelight.models.control_folder import ControlFolder
-from safelight.models.control_shelf import ControlShelf
-from safelight.models.families import require_sides, require_successor, text_widths
-from safelight.models.lora_shelf import LoraShelf
-from safelight.models.lora_tags import take_loras
-from safelight.models.memory import Lease, Memory, Need
-from safelight.models.part_folder import PartFolder
-from safelight.models.part_shelf import PartShelf
-from safelight.models.placement import choose_placement
-from safelight.models.pool import Found, ModelPool
-from safelight.models.preprocessors import Preprocessors
-from safelight.models.room import budget_bytes, device_bytes
-from safelight.models.textual_inversion import load_embedding, pin_embeddings
-from safelight.models.upscalers import Upscalers
-from safelight.registry.catalogue import open_catalogue
+from safelight.imaging.canvas import fit_to, outpaint_canvas
+from safelight.imaging.open_image import open_image
+from safelight.imaging.subject import background_mask
+from safelight.models.adapters.control_shelf import ControlShelf
+from safelight.models.adapters.lora_shelf import LoraShelf
+from safelight.models.backends.budget import budget_for
+from safelight.models.backends.packed import denoiser_for, packed_bytes
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.control_folder import ControlFolder
+from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
+from safelight.models.checkpoints.part_folder import PartFolder
+from safelight.models.networks.memory import Lease, Memory, Need
+from safelight.models.networks.part_shelf import PartShelf
+from safelight.models.networks.placement import choose_placement
+from safelight.models.networks.pool import Found, ModelPool
+from safelight.models.networks.room import budget_bytes, device_bytes
+from safelight.models.networks.textual_inversion import load_embedding, pin_embeddings
+from safelight.models.registry.catalogue import open_catalogue
+from safelight.models.vision.preprocessors import Preprocessors
+from safelight.models.vision.upscalers import Upscalers
+from safelight.prompts.lora_tags import take_loras
 from safelight.settings import Settings
 from safelight.spec import (
     MOST_LORAS,

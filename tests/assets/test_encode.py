@@ -9,9 +9,9 @@ from tests.assets.specs import APPLE, DIGEST, FROM_PICTURE, PLAIN, specs
 
 from safelight.assets.encode import Encoding, Format, encode
 from safelight.assets.infotext import write_infotext
-from safelight.assets.open_image import open_image
 from safelight.assets.read_metadata import Metadata, read_metadata
 from safelight.errors import UnsupportedOption
+from safelight.imaging.open_image import open_image
 from safelight.spec import Denoised, ImageToImage, Upscale
 
 FORMATS: list[Format] = ["png", "jpeg", "webp"]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from safelight.assets.open_image import open_image
 from safelight.assets.picture_name import picture_name
 from safelight.assets.store import AssetStore
 from safelight.errors import CorruptAsset, StorageFailed, UnknownAsset
+from safelight.imaging.open_image import open_image
 
 DATA = b"picture" * 100
 DIGEST = hashlib.sha256(DATA).hexdigest()

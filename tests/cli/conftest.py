@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from safelight.cli.main import app
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 
 Call = Callable[..., Result]
 

@@ -17,8 +17,8 @@ from tests.tiny_models import load, write_sd1
 
 from safelight.assets.read_metadata import read_metadata
 from safelight.cli.leads import control_wish, picture_wish
-from safelight.diffusion import outlines
 from safelight.errors import InvalidRequest
+from safelight.imaging import outlines
 from safelight.spec import TextToImage
 
 SMALL = ("--model", "tiny", "--steps", "2", "--width", "64", "--height", "64", "--seed", "1", "--json")

@@ -7,8 +7,8 @@ import numpy as np
 from typer.testing import CliRunner
 
 from safelight.cli.main import app
-from safelight.evaluation.nearest import NEAREST
-from safelight.evaluation.obedience import MEASURES, read_prompts
+from safelight.lifecycle.evaluation.nearest import NEAREST
+from safelight.lifecycle.evaluation.obedience import MEASURES, read_prompts
 
 
 def test_a_quick_look(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from tests.cli.conftest import Call
 from tests.models.embeddings import write_a1111
 from typer.testing import Result
 
-from safelight.models.catalogue import MINI
-from safelight.models.families import describe, text_widths
+from safelight.models.checkpoints.catalogue import MINI
+from safelight.models.checkpoints.families import describe, text_widths
 
 QUICK = ("--steps", 2, "--seed", 7)
 

@@ -8,7 +8,7 @@ from tests.tiny_models import load
 
 from safelight.assets.read_metadata import read_metadata
 from safelight.cli.generate import lora_wish
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 from safelight.spec import TextToImage
 
 

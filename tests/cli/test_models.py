@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from tests.cli.conftest import Call
-from tests.registry.files import write_lora
+from tests.models.registry.files import write_lora
 
-from safelight.models.catalogue import MINI
+from safelight.models.checkpoints.catalogue import MINI
 
 
 def said(safelight: Call, *words: object) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Call
 
-from safelight import __version__
+from safelight.version import __version__
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMANDS = "generate replay upscale info serve mcp models samplers doctor bench".split()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Call
+from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.test_several_models import change
 from tests.tiny_models import checkpoint
-from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 
 __all__ = ["checkpoint"]
 QUICK = ("--seeds", "2", "--steps", "1")
@@ -100,7 +100,7 @@ def test_what_cannot_be_compared_is_said(safelight: Call, learnt: str, checkpoin
 
 
 def test_the_default_policy_is_printed_as_it_is_read(safelight: Call, tmp_path: Path) -> None:
-    from safelight.evaluation.gate import DEFAULT_POLICY, read_policy
+    from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY, read_policy
 
     path = tmp_path / "policy.toml"
     path.write_text(safelight("models", "policy").stdout)

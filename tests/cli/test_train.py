@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safelight.cli.main import app
-from safelight.training import scratch
+from safelight.lifecycle.mini import scratch
 
 
 def test_a_stage_that_reads_a_model_asks_for_it(tmp_path: Path) -> None:

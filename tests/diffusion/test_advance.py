@@ -6,7 +6,8 @@ from tests.diffusion.checkpoints import SD1, SD2
 
 from safelight.diffusion.advance import Rows, advance, denoised
 from safelight.diffusion.noise import seeded
-from safelight.diffusion.schedule import HISTORY, schedule_for
+from safelight.diffusion.schedule import HISTORY
+from safelight.diffusion.schedules import schedule_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
 

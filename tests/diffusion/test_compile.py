@@ -26,7 +26,8 @@ from tests.diffusion.checkpoints import (
 from safelight.diffusion.compile import compile_schedule
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.samplers import SAMPLERS, Sampler
-from safelight.diffusion.schedule import HISTORY, Pace, Schedule, schedule_for
+from safelight.diffusion.schedule import HISTORY, Schedule
+from safelight.diffusion.schedules import Pace, schedule_for
 from safelight.errors import UnsupportedOption
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2

@@ -2,7 +2,7 @@ import pytest
 from tests.diffusion.checkpoints import SD1, ZERO_SNR
 
 from safelight.diffusion.plot import plot
-from safelight.diffusion.schedule import schedule_for
+from safelight.diffusion.schedules import schedule_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
 

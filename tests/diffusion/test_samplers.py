@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.diffusion.checkpoints import CHECKPOINTS, fits
 
 from safelight.diffusion.samplers import SAMPLERS, SPACINGS, find_sampler
-from safelight.diffusion.schedule import schedule_for
+from safelight.diffusion.schedules import schedule_for
 from safelight.errors import UnknownSampler, UnsupportedOption
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2

@@ -11,7 +11,8 @@ from tests.diffusion.checkpoints import SD1, SD2, SDXL, diffusers_scheduler, sta
 from safelight.diffusion import compile as compiler
 from safelight.diffusion import schedule as schedule_module
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
+from safelight.diffusion.schedule import HISTORY, Schedule
+from safelight.diffusion.schedules import schedule_for
 from safelight.errors import UnsupportedOption
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
@@ -71,7 +72,7 @@ def test_a_stored_table_needs_no_diffusers(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from safelight.diffusion.schedule import schedule_for
+from safelight.diffusion.schedules import schedule_for
 assert len(schedule_for("UniPC", {SD2!r}, steps=6, cache=Path({str(tmp_path)!r}))) == 6
 heavy = {{"diffusers", "transformers", "scipy"}} & set(sys.modules)
 assert not heavy, heavy

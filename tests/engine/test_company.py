@@ -9,8 +9,8 @@ from tests.fakes import Desk, draw, psnr, spec_for
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.events import Stepped
-from safelight.models.load import Model
-from safelight.models.prompt_schedule import parts_of
+from safelight.models.networks.load import Model
+from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised
 
 PICTURES = {INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}

@@ -31,11 +31,11 @@ from tests.fakes import Desk, draw, psnr, spec_for
 from tests.lora_files import worn, write_kohya
 from tests.tiny_models import INIT, MASK, box_mask, load, start_picture
 
-from safelight.acceleration.packed import packed_denoiser
 from safelight.engine.job import CONTROL_COST
 from safelight.events import Stepped
-from safelight.models.control_shelf import Control, Led
-from safelight.models.load import Model
+from safelight.models.adapters.control_shelf import Control, Led
+from safelight.models.backends.packed import packed_denoiser
+from safelight.models.networks.load import Model
 
 Models = Callable[[str], Model]
 Leads = Callable[..., Led]

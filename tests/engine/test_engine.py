@@ -15,8 +15,8 @@ from safelight.engine.job import Job
 from safelight.engine.prepare import LATENT_MODES
 from safelight.errors import JobFailed, OutOfMemory, SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Failed, Previewed, Queued, Started, Stepped
-from safelight.models.encode import Prompt, encode
-from safelight.models.load import Model
+from safelight.models.networks.encode import Prompt, encode
+from safelight.models.networks.load import Model
 from safelight.spec import HighresFix
 
 Models = Callable[[str], Model]
@@ -304,7 +304,7 @@ def test_a_call_tried_again_draws_no_noise_twice(tiny: Model) -> None:
     tries: list[int] = []
 
     def denoiser_for(model: Model) -> Any:
-        from safelight.acceleration.eager import eager_denoiser
+        from safelight.models.backends.eager import eager_denoiser
 
         denoise = eager_denoiser(model)
 

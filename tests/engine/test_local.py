@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from tests.fakes import draw, psnr, spec_for
 
-from safelight.acceleration.denoiser import Denoiser
-from safelight.acceleration.eager import eager_denoiser
 from safelight.engine.local import LocalBackend
 from safelight.errors import JobFailed, SafelightError, UnknownModel
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped
-from safelight.models.load import Model
+from safelight.models.backends.denoiser import Denoiser
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 Models = Callable[[str], Model]

@@ -13,15 +13,15 @@ from tests.fakes import Desk, draw, psnr, spec_for
 from tests.lora_files import CONVOLUTIONS, LINEAR, Make, dora, locon_cp, loha, lokr, lora, worn, write_kohya
 from tests.tiny_models import load
 
-from safelight.acceleration.denoiser import Conditions
-from safelight.acceleration.eager import eager_denoiser
-from safelight.acceleration.packed import packed_denoiser
 from safelight.engine.job import Job
 from safelight.events import Stepped
-from safelight.models.adapters import KEPT_STACKS, Row
-from safelight.models.load import Model
-from safelight.models.lora_merge import merge
-from safelight.models.lora_shelf import Worn
+from safelight.models.adapters.lora_merge import merge
+from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.backends.denoiser import Conditions
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.backends.packed import packed_denoiser
+from safelight.models.hooks.adapters import KEPT_STACKS, Row
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 Models = Callable[[str], Model]

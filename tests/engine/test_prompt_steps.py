@@ -8,13 +8,13 @@ import torch
 from tests.fakes import Desk, draw, psnr, spec_for
 from torch import Tensor
 
-from safelight.acceleration.denoiser import Conditions
-from safelight.acceleration.eager import eager_denoiser
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.events import Failed, Stepped
-from safelight.models.encode import Conditioning, Prompt, encode
-from safelight.models.load import Model
-from safelight.models.textual_inversion import Embedding
+from safelight.models.backends.denoiser import Conditions
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.networks.encode import Conditioning, Prompt, encode
+from safelight.models.networks.load import Model
+from safelight.models.networks.textual_inversion import Embedding
 
 Models = Callable[[str], Model]
 SAME_DB = 60.0

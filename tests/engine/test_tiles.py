@@ -11,14 +11,14 @@ from tests.fakes import Desk, draw, out_of_memory_above, psnr, spec_for
 from tests.tiny_models import INIT, start_picture
 from torch import Tensor
 
-from safelight.acceleration.denoiser import Conditions, Denoiser
-from safelight.acceleration.eager import eager_denoiser
-from safelight.acceleration.tiled import tiled
 from safelight.diffusion.tiling import Tiling
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Stepped
-from safelight.models.load import Model
-from safelight.models.salience import Salience
+from safelight.models.backends.denoiser import Conditions, Denoiser
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.backends.tiled import tiled
+from safelight.models.hooks.salience import Salience
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Tiles
 
 Models = Callable[[str], Model]

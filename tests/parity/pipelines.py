@@ -12,7 +12,7 @@ from PIL import Image
 from tests.diffusion.checkpoints import diffusers_scheduler
 
 from safelight.diffusion.samplers import find_sampler
-from safelight.models.families import describe, read_config
+from safelight.models.checkpoints.families import describe, read_config
 from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, TextToImage, Variation
 
 

@@ -34,8 +34,8 @@ from tests.parity.test_pipelines import LEAST_PSNR
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, write_sd1
 
 from safelight.diffusion.samplers import find_sampler
-from safelight.models.control_shelf import Led
-from safelight.models.load import Model
+from safelight.models.adapters.control_shelf import Led
+from safelight.models.networks.load import Model
 from safelight.spec import HINT_KINDS, Denoised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations

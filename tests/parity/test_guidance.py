@@ -16,7 +16,7 @@ from tests.tiny_models import load, write_sd1
 from safelight.diffusion.samplers import find_sampler
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Stepped
-from safelight.models.load import Model
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised, FreeU, TextToImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations

@@ -1,7 +1,7 @@
 """Our pictures with a LoRA against those of diffusers and peft, which read the same file.
 
 Where diffusers cannot read a file (text encoder keys of kohya under transformers 5, kohya's DoRA, LyCORIS), its
-pipeline gets the weights that the authors' formula gives (`by_paper` in `tests/models/test_lora.py`).
+pipeline gets the weights that the authors' formula gives (`by_paper` in `tests/models/adapters/test_lora.py`).
 """
 
 import warnings
@@ -28,13 +28,13 @@ from tests.lora_files import (
     write_kohya,
     write_peft,
 )
-from tests.models.test_lora import by_paper
+from tests.models.adapters.test_lora import by_paper
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR
 
-from safelight.models.load import Model
-from safelight.models.lora_merge import merge
-from safelight.models.lora_shelf import Worn
+from safelight.models.adapters.lora_merge import merge
+from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and peft warn of their own deprecations

@@ -12,7 +12,7 @@ from tests.parity.pipelines import Reference
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.models.load import Model
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations

@@ -10,8 +10,8 @@ from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, PICTURES, TASKS, is_telling
 from tests.tiny_models import SIDE
 
-from safelight.diffusion.schedule import schedule_for
-from safelight.models.load import Model
+from safelight.diffusion.schedules import schedule_for
+from safelight.models.networks.load import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

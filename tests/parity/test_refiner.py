@@ -19,8 +19,8 @@ from tests.tiny_models import INIT, MASK, SIDE, load
 from safelight.diffusion.samplers import find_sampler
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Started, Stepped
-from safelight.models.families import describe, require_successor
-from safelight.models.load import Model
+from safelight.models.checkpoints.families import describe, require_successor
+from safelight.models.networks.load import Model
 from safelight.spec import Denoised, FreeU, HighresFix, Inpaint, RefinerUse, TextToImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations

@@ -11,9 +11,9 @@ from tests.models.embeddings import write_a1111, write_diffusers, write_sdxl
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, is_telling
 
-from safelight.models.catalogue import Catalogue
-from safelight.models.load import Model
-from safelight.models.textual_inversion import load_embedding, pin_embeddings
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.networks.load import Model
+from safelight.models.networks.textual_inversion import load_embedding, pin_embeddings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

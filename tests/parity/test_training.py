@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from tests.fakes import psnr
+from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.lora_files import worn
 from tests.parity.pipelines import Reference
 from tests.parity.test_lora import ours_with
 from tests.parity.test_pipelines import LEAST_PSNR
 from tests.tiny_models import load
-from tests.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 
-from safelight.training.dataset import Batch, Dataset
-from safelight.training.lora_layers import ATTENTION
-from safelight.training.news import Trained
-from safelight.training.recipe import AnyRecipe, DreamBoothRecipe
-from safelight.training.seeds import seed_of
+from safelight.lifecycle.training.dataset import Batch, Dataset
+from safelight.lifecycle.training.lora_layers import ATTENTION
+from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe
+from safelight.lifecycle.training.seeds import seed_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers and peft warn of their own deprecations
 STEPS, RANK = 4, 2

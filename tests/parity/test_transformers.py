@@ -9,7 +9,7 @@ from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import LEAST_PSNR, PICTURES, TASKS, compare
 from tests.tiny_models import INIT, MASK, SIDE
 
-from safelight.models.load import Model
+from safelight.models.networks.load import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

@@ -1,7 +1,7 @@
 """Transformers in one file with all their parts, against diffusers with the same numbers in a folder.
 
 The folder is made by diffusers' converters and transformers' own tokenizers. Of Flux's network, whose converter knows
-the published width alone, it is ours, which `tests/models/test_join.py` compares with diffusers' at that width.
+the published width alone, it is ours: `tests/models/networks/test_join.py` compares it with diffusers' at that width.
 """
 
 import json
@@ -17,9 +17,9 @@ from tests.parity.test_pipelines import LEAST_PSNR, TASKS, compare
 from tests.tiny_models import load
 from torch import Tensor
 
-from safelight.models.clip_vocabulary import read_merges
-from safelight.models.mmdit_names import flux_layout, from_original
-from safelight.models.t5_vocabulary import read_pieces
+from safelight.models.networks.clip_vocabulary import read_merges
+from safelight.models.networks.t5_vocabulary import read_pieces
+from safelight.models.weights.mmdit_names import flux_layout, from_original
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

@@ -1,6 +1,5 @@
 """Pictures at rest.
 
-open_image     a stranger's bytes -> a plain RGB or RGBA picture, or InvalidImage
 encode         a picture and its spec -> PNG, JPEG or WebP that says how it was made
 read_metadata  any such file, ours or another program's -> what it says
 store          bytes <-> files named by their sha256

@@ -20,8 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from safelight.assets import xmp
 from safelight.assets.infotext import write_infotext
-from safelight.assets.open_image import over_white
 from safelight.errors import UnsupportedOption
+from safelight.imaging.open_image import over_white
 from safelight.spec import Denoised, TextToImage, Upscale
 
 Format = Literal["png", "jpeg", "webp"]

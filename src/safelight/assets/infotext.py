@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safelight.assets import sampler_names
-from safelight.models.lora_tags import with_tags
+from safelight.prompts.lora_tags import with_tags
 from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and

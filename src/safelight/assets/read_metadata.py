@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import iTXt
 from safelight.assets import comfyui, sampler_names, xmp
 from safelight.assets.encode import RECORD
 from safelight.assets.infotext import from_pairs, parse_infotext
-from safelight.assets.open_image import opened
 from safelight.errors import InvalidRequest
+from safelight.imaging.open_image import opened
 from safelight.spec import Denoised, Upscale, parse_spec
 
 Producer = Literal["safelight", "automatic1111", "invokeai", "comfyui", "stable-diffusion.cpp", "unknown"]

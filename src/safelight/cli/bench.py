@@ -31,9 +31,9 @@ def bench(
 
     settings = Settings.from_environment(device=device, dtype=dtype)
 
-    from safelight.acceleration.budget import measure, remember
-    from safelight.acceleration.packed import denoiser_for
-    from safelight.pictures import generate_pictures
+    from safelight.api import generate
+    from safelight.models.backends.budget import measure, remember
+    from safelight.models.backends.packed import denoiser_for
     from safelight.studio import open_studio
 
     calls: list[dict[str, Any]] = []
@@ -55,9 +55,9 @@ def bench(
         budget = measure(loaded, denoiser_for(loaded), report=report)
         remember(settings.cache / "budgets.json", loaded, budget)
         wishes: dict[str, Any] = {"prompt": "a red apple", "model": model, "seed": 7}
-        generate_pictures(**wishes, steps=1, studio=studio)  # pays for what is set up once
+        generate(**wishes, steps=1, studio=studio)  # pays for what is set up once
         began = time.perf_counter()
-        [drawn] = generate_pictures(**wishes, steps=steps, studio=studio)
+        [drawn] = generate(**wishes, steps=steps, studio=studio)
         picture_s = time.perf_counter() - began
     best_rows = round(budget / (defaults.width * defaults.height / 1e6))
     if as_json:

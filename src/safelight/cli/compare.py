@@ -11,9 +11,9 @@ from safelight.cli import options
 from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
-    from safelight.evaluation.gate import Policy
-    from safelight.promotion.ask import Wishes
-    from safelight.promotion.report import Report
+    from safelight.lifecycle.evaluation.gate import Policy
+    from safelight.lifecycle.promotion.ask import Wishes
+    from safelight.lifecycle.promotion.report import Report
 
 COMPARE = """\
 [bold]Examples[/]
@@ -75,8 +75,8 @@ def compare(
 
     Ends with 1 where the second would not pass the policy.
     """
-    from safelight.evaluation.gate import read_policy
-    from safelight.promotion.ask import Wishes
+    from safelight.lifecycle.evaluation.gate import read_policy
+    from safelight.lifecycle.promotion.ask import Wishes
 
     wishes = Wishes(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     policy = read_policy(policy_file)
@@ -100,8 +100,8 @@ def audit(
     The page shows every sample that is too near to a training picture beside that picture.
     """
     from safelight.errors import InvalidRequest
-    from safelight.evaluation.gate import DEFAULT_POLICY, Policy
-    from safelight.promotion.ask import Wishes
+    from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY, Policy
+    from safelight.lifecycle.promotion.ask import Wishes
 
     bounds = {name: DEFAULT_POLICY.metrics[name] for name in ("copies", "membership_auc")}
     wishes = Wishes(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
@@ -117,12 +117,12 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
     from rich.progress import Progress, TaskID
 
     try:
-        from safelight.promotion.ask import ask
+        from safelight.lifecycle.promotion.ask import ask
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
-    from safelight.promotion.compare import compare
-    from safelight.promotion.report import kept_report, report_of, shown_of, write_report
-    from safelight.registry.registry import open_registry
+    from safelight.lifecycle.promotion.compare import compare
+    from safelight.lifecycle.promotion.report import kept_report, report_of, shown_of, write_report
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
     from safelight.studio import open_studio
 
@@ -155,7 +155,7 @@ def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> No
     from rich.console import Console
     from rich.table import Table
 
-    from safelight.promotion.report import gate
+    from safelight.lifecycle.promotion.report import gate
 
     if as_json:
         typer.echo(json.dumps(report.as_dict(policy) | {"page": str(page)}))

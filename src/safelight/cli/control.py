@@ -10,7 +10,7 @@ from safelight.cli import options
 from safelight.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from safelight.models.placement import Placement
+    from safelight.models.networks.placement import Placement
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -37,9 +37,9 @@ def control(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_nets(as_json: options.Json = False) -> None:
     """List the nets there are, and the preprocessors."""
-    from safelight.models.control_folder import FOLDERS, ControlFolder
-    from safelight.models.preprocessors import PREPROCESSORS
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.control_folder import FOLDERS, ControlFolder
+    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.vision.preprocessors import PREPROCESSORS
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -78,10 +78,10 @@ def hint(
     device: options.Device = None,
 ) -> None:
     """Make the hint that a net would be shown, to look at it or to retouch it."""
-    from safelight.assets.open_image import open_image
-    from safelight.models.control_folder import ControlFolder
-    from safelight.models.preprocessors import Preprocessors, require_preprocessor
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.imaging.open_image import open_image
+    from safelight.models.checkpoints.control_folder import ControlFolder
+    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.vision.preprocessors import Preprocessors, require_preprocessor
     from safelight.settings import Settings
 
     settings = Settings.from_environment(device=device)
@@ -91,7 +91,7 @@ def hint(
     folder = ControlFolder(open_catalogue(settings))
 
     def placement() -> "Placement":
-        from safelight.models.placement import choose_placement
+        from safelight.models.networks.placement import choose_placement
 
         return choose_placement(settings.device, settings.dtype)
 

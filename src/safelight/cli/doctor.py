@@ -83,7 +83,7 @@ def python(_settings: "Settings") -> list[Finding]:
 
 
 def processor(_settings: "Settings") -> list[Finding]:
-    from safelight.models.room import machine_bytes
+    from safelight.models.networks.room import machine_bytes
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = machine_bytes()
@@ -112,7 +112,7 @@ def device(settings: "Settings") -> list[Finding]:
     import torch
 
     from safelight.errors import UnsupportedOption
-    from safelight.models.placement import choose_placement, fast_dtypes
+    from safelight.models.networks.placement import choose_placement, fast_dtypes
 
     try:
         placement = choose_placement(settings.device, settings.dtype)
@@ -149,11 +149,11 @@ def home(settings: "Settings") -> list[Finding]:
 
 def embedded_model(settings: "Settings") -> list[Finding]:
     from safelight.errors import SafelightError
-    from safelight.models.digest import digest_model
-    from safelight.models.families import describe
-    from safelight.models.load import load_model
-    from safelight.models.placement import choose_placement
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.digest import digest_model
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.networks.load import load_model
+    from safelight.models.networks.placement import choose_placement
+    from safelight.models.registry.catalogue import open_catalogue
 
     try:
         folder = open_catalogue(settings).find("mini")

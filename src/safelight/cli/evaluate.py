@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from safelight.evaluation.likeness import Likeness
+    from safelight.lifecycle.evaluation.likeness import Likeness
 
 app = typer.Typer(name="eval", help="How good a model is, in numbers.", no_args_is_help=True)
 EXAMPLES = """\
@@ -53,14 +53,14 @@ def mini(
 
     The classifier learnt from real artwork only. All prompts and four seeds are some 2 600 pictures.
     """
+    from safelight.api import draw_all, unwrapped
     from safelight.assets.encode import Encoding
     from safelight.errors import CorruptModel
-    from safelight.evaluation.judge import open_judge
-    from safelight.evaluation.likeness import measure_likeness, read_artwork
-    from safelight.evaluation.nearest import NEAREST, score_nearest
-    from safelight.evaluation.obedience import draw_sets, scores_of
-    from safelight.models.similarity import open_similarity
-    from safelight.pictures import draw_all, unwrapped
+    from safelight.lifecycle.evaluation.judge import open_judge
+    from safelight.lifecycle.evaluation.likeness import measure_likeness, read_artwork
+    from safelight.lifecycle.evaluation.nearest import NEAREST, score_nearest
+    from safelight.lifecycle.evaluation.obedience import draw_sets, scores_of
+    from safelight.models.vision.similarity import open_similarity
     from safelight.spec import Draft
     from safelight.studio import open_studio
 

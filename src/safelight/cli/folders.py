@@ -9,7 +9,7 @@ import typer
 from safelight.cli import options
 
 if TYPE_CHECKING:
-    from safelight.models.linked import Tree
+    from safelight.models.checkpoints.linked import Tree
 
 LINK = """\
 [bold]Examples[/]
@@ -35,7 +35,7 @@ def link(
 ) -> None:
     """Use another program's models where they lie: nothing is copied, and what is put there later is known at once."""
     from safelight.errors import InvalidRequest
-    from safelight.models.linked import link, look_through, read_links, unlink
+    from safelight.models.checkpoints.linked import link, look_through, read_links, unlink
     from safelight.settings import Settings
 
     home = Settings.from_environment().home
@@ -77,8 +77,8 @@ def verify(
 ) -> None:
     """Read every byte of the registered versions again, and say which files changed or are missing."""
     from safelight.errors import CorruptModel
-    from safelight.registry import verify as verifying
-    from safelight.registry.registry import open_registry
+    from safelight.models.registry import verify as verifying
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     broken = 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from safelight.assets.encode import Encoding
     from safelight.cli.screen import Screen
-    from safelight.models.several import Expand
+    from safelight.prompts.several import Expand
     from safelight.settings import Settings
     from safelight.spec import Draft, PartName
     from safelight.studio import Studio
@@ -324,7 +324,7 @@ def generate(
     Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
-    from safelight.models.several import expanded
+    from safelight.prompts.several import expanded
     from safelight.settings import Settings
     from safelight.spec import parse_draft
 
@@ -441,11 +441,11 @@ def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
 def require_known(draft: "Draft", settings: "Settings") -> None:
     """The sampler, and the model where that can be told without the network."""
     from safelight.diffusion.samplers import find_sampler
-    from safelight.models.families import describe
-    from safelight.models.hub import HUB_ID
-    from safelight.models.lora_tags import take_loras
-    from safelight.models.part_folder import PartFolder
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.checkpoints.hub import HUB_ID
+    from safelight.models.checkpoints.part_folder import PartFolder
+    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.prompts.lora_tags import take_loras
 
     catalogue = open_catalogue(settings)
     for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
@@ -492,7 +492,7 @@ def draw_into(
     try:
         import asyncio
 
-        from safelight.pictures import draw, unwrapped
+        from safelight.api import draw, unwrapped
         from safelight.studio import open_studio
 
         async def draw_one(picture: int, wish: "Draft", studio: "Studio") -> None:

@@ -11,8 +11,8 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
     """A picture from the caller, safely opened and stored; what the spec calls it."""
     if file is None:
         return None
-    from safelight.assets.open_image import open_image
     from safelight.assets.store import AssetStore
+    from safelight.imaging.open_image import open_image
 
     image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA")
     opaque = image.getchannel("A").getextrema()[0] == 255

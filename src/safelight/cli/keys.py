@@ -13,8 +13,8 @@ from safelight.errors import SafelightError
 from safelight.settings import Settings
 
 if TYPE_CHECKING:
-    from safelight.jobs.keys import Keys
-    from safelight.jobs.tables import KeyRow
+    from safelight.serving.jobs.keys import Keys
+    from safelight.serving.jobs.tables import KeyRow
 
 app = typer.Typer(name="keys", help="API keys of the server: make, list, revoke.", no_args_is_help=True)
 
@@ -82,7 +82,7 @@ def webhook_secret() -> None:
 def opened() -> Generator["Keys", None, None]:
     try:
         from safelight.database.connect import open_database
-        from safelight.jobs.keys import Keys
+        from safelight.serving.jobs.keys import Keys
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
     settings = Settings.from_environment()

@@ -10,7 +10,7 @@ from safelight.errors import InvalidRequest
 from safelight.spec import ControlMode
 
 if TYPE_CHECKING:
-    from safelight.models.families import Description
+    from safelight.models.checkpoints.families import Description
     from safelight.settings import Settings
     from safelight.spec import Draft
 
@@ -39,7 +39,7 @@ def picture_wishes(texts: Sequence[str] | None, settings: "Settings") -> list[di
 
 def control_wish(text: str) -> dict[str, Any]:
     """`sketch.png:canny-sd15:scribble:0.8:0-0.6`: what follows the model may be left out, or stand in any order."""
-    from safelight.models.preprocessors import PREPROCESSORS
+    from safelight.models.vision.preprocessors import PREPROCESSORS
 
     parts, wish = text.split(":"), dict[str, Any]()
     # From the end, and never the first two: a net may be called as a preprocessor is.
@@ -55,7 +55,7 @@ def control_wish(text: str) -> dict[str, Any]:
 
 def require_file_first(wish: dict[str, Any]) -> None:
     """`apple.png:net:cany` looks like a file named `apple.png:net`, and is a misspelt preprocessor."""
-    from safelight.models.preprocessors import require_preprocessor
+    from safelight.models.vision.preprocessors import require_preprocessor
 
     file = wish["image"].rpartition(":")[0]
     if file and not Path(wish["image"]).exists() and Path(file).is_file():
@@ -92,8 +92,8 @@ def named(text: str, preprocessors: Sequence[str]) -> dict[str, Any] | None:
 
 
 def only_adapter(settings: "Settings") -> str:
-    from safelight.models.control_folder import ControlFolder
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.control_folder import ControlFolder
+    from safelight.models.registry.catalogue import open_catalogue
 
     known = list(ControlFolder(open_catalogue(settings)).paths("ip-adapter"))
     if len(known) != 1:
@@ -104,11 +104,11 @@ def only_adapter(settings: "Settings") -> str:
 
 def require_leads(draft: "Draft", settings: "Settings", model: "Description | None") -> None:
     """What is named exists, and is for the model, where that is known before anything is loaded."""
-    from safelight.models.control_file import describe_control, hint_kind
-    from safelight.models.control_folder import ControlFolder
-    from safelight.models.ip_file import require_adapter
-    from safelight.models.preprocessors import require_preprocessor
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.adapters.control_file import describe_control, hint_kind
+    from safelight.models.adapters.ip_file import require_adapter
+    from safelight.models.checkpoints.control_folder import ControlFolder
+    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.vision.preprocessors import require_preprocessor
 
     folder = ControlFolder(open_catalogue(settings))
     for control in draft.controls:

@@ -10,7 +10,7 @@ import typer
 from safelight.cli import options
 
 if TYPE_CHECKING:
-    from safelight.models.catalogue import Catalogue
+    from safelight.models.checkpoints.catalogue import Catalogue
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -31,7 +31,7 @@ def lora(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_loras(as_json: options.Json = False) -> None:
     """List the LoRAs under SAFELIGHT_HOME/loras."""
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -56,7 +56,7 @@ def show(
 ) -> None:
     """Show a LoRA: its algorithm, its ranks, the family it seems made for, and keys that nobody knows."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a file should not download gigabytes
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     catalogue = open_catalogue(Settings.from_environment())
@@ -83,8 +83,8 @@ def as_path(name: str) -> str:
 
 def summary(path: Path) -> dict[str, Any]:
     """What the file says of itself."""
-    from safelight.models.lora import family_of
-    from safelight.models.lora_file import algorithm_of, rank_of, read_lora
+    from safelight.models.adapters.lora import family_of
+    from safelight.models.weights.lora_file import algorithm_of, rank_of, read_lora
 
     file = read_lora(path)
     ranks = sorted({rank for tensors in file.layers.values() if (rank := rank_of(tensors)) is not None})
@@ -102,9 +102,9 @@ def summary(path: Path) -> dict[str, Any]:
 
 def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
     """How the file fits the model's layers; the model's weights are not read."""
-    from safelight.models.families import describe
-    from safelight.models.lora import fit, outlines
-    from safelight.models.lora_file import read_lora
+    from safelight.models.adapters.lora import fit, outlines
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.weights.lora_file import read_lora
 
     description = describe(catalogue.find(model))
     fitted, unmatched = fit(read_lora(path), outlines(description), name=path.stem, model=model)

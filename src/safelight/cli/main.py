@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from safelight import __version__
 from safelight.cli import (
     bench,
     compare,
@@ -26,6 +25,7 @@ from safelight.cli import (
     upscale,
 )
 from safelight.cli.errors import Program
+from safelight.version import __version__
 
 EXAMPLES = """\
 [bold]Examples[/]

@@ -33,8 +33,8 @@ def mcp(
 ) -> None:
     """Let language models draw, edit and look at pictures (MCP)."""
     try:
-        from safelight.server.log import LOGGING
-        from safelight.server.mcp import Api, serve
+        from safelight.serving.http.log import LOGGING
+        from safelight.serving.mcp.mcp import Api, serve
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server,mcp]'") from None
     settings = Settings.from_environment()
@@ -46,5 +46,5 @@ def mcp(
     # stdout belongs to the protocol; what happened goes to stderr.
     logging.config.dictConfig(LOGGING)
     # Requests within this process are told by what they do.
-    logging.getLogger("safelight.server.access").setLevel("WARNING")
+    logging.getLogger("safelight.serving.http.access").setLevel("WARNING")
     asyncio.run(serve(Api(settings, server=server, key=key, owner=not http), http=(host, port) if http else None))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from safelight.cli import folders, options, promotion, versions
+from safelight.cli.sizes import megabytes
 
 if TYPE_CHECKING:
-    from safelight.models.families import Description
-    from safelight.registry.version import Pointing, Version
+    from safelight.models.checkpoints.families import Description
+    from safelight.models.registry.version import Pointing, Version
     from safelight.settings import Settings
 
 EXAMPLES = """\
@@ -67,8 +68,8 @@ def list_models(
         list_files(kind, as_json=as_json)
         return
     from safelight.errors import SafelightError
-    from safelight.models.families import describe
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -107,9 +108,9 @@ def list_files(kind: str, *, as_json: bool) -> None:
     """Of the other kinds: names, bases as their headers show them, and where they are."""
 
     from safelight.errors import InvalidRequest, SafelightError, nearest
-    from safelight.models.recognise import KINDS, TITLES
-    from safelight.registry.catalogue import open_catalogue
-    from safelight.registry.contents import look_into
+    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.contents import look_into
+    from safelight.models.weights.recognise import KINDS, TITLES
     from safelight.settings import Settings
 
     if kind not in KINDS:
@@ -142,9 +143,9 @@ def show(
 ) -> None:
     """Show a model: its kind, its defaults, size, digest, licence, where it came from, and its aliases' turns."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
-    from safelight.models.digest import digest_model
-    from safelight.models.families import describe
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.digest import digest_model
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -183,9 +184,9 @@ def export(
     import torch
 
     from safelight.errors import InvalidRequest
-    from safelight.models.export import export_single_file
-    from safelight.models.families import describe
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.networks.export import export_single_file
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     if single_file.suffix != ".safetensors" or single_file.exists():
@@ -201,8 +202,8 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors")],
 ) -> None:
     """Make safetensors of a pickle, in a process of its own that may do little else; nothing in it is run."""
-    from safelight.models.convert import convert_pickle
-    from safelight.models.recognise import recognise
+    from safelight.models.weights.convert import convert_pickle
+    from safelight.models.weights.recognise import recognise
 
     header = convert_pickle(given, out)
     typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
@@ -220,9 +221,9 @@ def join(
     eight-bit weights that were scaled as bfloat16; the base's other files are linked where the disk allows it.
     """
     from safelight.errors import InvalidRequest
-    from safelight.models.families import describe
-    from safelight.models.join import join as join_files
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.networks.join import join as join_files
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -239,9 +240,9 @@ def join(
 def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":
     """The version of that name, where neither the embedded model nor a folder of ours has it; its aliases' turns."""
     from safelight.errors import UnknownVersion
-    from safelight.registry.catalogue import has_any
-    from safelight.registry.registry import open_registry
-    from safelight.registry.version import Reference
+    from safelight.models.registry.catalogue import has_any
+    from safelight.models.registry.registry import open_registry
+    from safelight.models.registry.version import Reference
 
     if not Reference.says(name) or not has_any(settings.database):
         return None, []
@@ -276,7 +277,7 @@ def rows_of(model: dict[str, Any]) -> dict[str, Any]:
 
 def summary(name: str, about: "Description") -> dict[str, Any]:
     """What the configuration says; no weights are read."""
-    from safelight.models.digest import files_of
+    from safelight.models.checkpoints.digest import files_of
 
     folder = about.path if about.path.is_dir() else None
     licence = next((path for pattern in LICENCES for path in sorted(folder.glob(pattern))), None) if folder else None
@@ -294,7 +295,3 @@ def summary(name: str, about: "Description") -> dict[str, Any]:
         "size_bytes": sum(path.stat().st_size for path in files if path.is_file()),
         "licence": str(licence) if licence else None,
     }
-
-
-def megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:,.1f} GB"

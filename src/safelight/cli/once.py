@@ -21,7 +21,7 @@ class Finished:
 
 async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> Finished:
     from safelight.events import Decoded, Failed, Stored
-    from safelight.generate import generate
+    from safelight.pipeline import generate
 
     image = None
     async with aclosing(generate(wish, studio, encoding=encoding)) as events:

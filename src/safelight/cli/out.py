@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from safelight.errors import StorageFailed
 
 if TYPE_CHECKING:
+    from safelight.api import Drawn
     from safelight.assets.store import AssetStore
-    from safelight.pictures import Drawn
 
 LEAST_FREE_BYTES = 2**20
 

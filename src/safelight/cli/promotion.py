@@ -42,10 +42,10 @@ def promote(
     What was measured before is not measured again. Whoever uses the alias next gets the version, with no restart.
     """
     from safelight.cli.versions import told_line
-    from safelight.evaluation.gate import read_policy
-    from safelight.promotion.ask import Wishes
-    from safelight.promotion.promote import promote as move
-    from safelight.registry.registry import open_registry
+    from safelight.lifecycle.evaluation.gate import read_policy
+    from safelight.lifecycle.promotion.ask import Wishes
+    from safelight.lifecycle.promotion.promote import promote as move
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     policy = read_policy(policy_file)
@@ -65,8 +65,8 @@ def rollback(
 ) -> None:
     """Let NAME@LABEL point to the version that it pointed to before; again, to the one before that."""
     from safelight.cli.versions import told_line
-    from safelight.promotion.promote import roll_back
-    from safelight.registry.registry import open_registry
+    from safelight.lifecycle.promotion.promote import roll_back
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
@@ -75,8 +75,8 @@ def rollback(
 
 def policy() -> None:
     """Print the policy that counts where none is named, as the TOML that --policy takes."""
-    from safelight.evaluation.gate import DEFAULT_POLICY
-    from safelight.promotion.report import MEANINGS
+    from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY
+    from safelight.lifecycle.promotion.report import MEANINGS
 
     for name, bound in DEFAULT_POLICY.metrics.items():
         typer.echo(f"[metrics.{name}]  # {MEANINGS[name]}")

@@ -80,8 +80,8 @@ def replay(
     wish = what_to_draw(file, found, given, model, settings)
     require_writable([settings.blobs, *([out] if out else [])])
 
+    from safelight.api import run
     from safelight.assets.encode import Encoding
-    from safelight.pictures import run
     from safelight.studio import open_studio
 
     with open_studio(settings) as studio:
@@ -102,7 +102,7 @@ def what_to_draw(
     """
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.spec import Upscale, parse_draft
 
     if found.producer == "unknown":

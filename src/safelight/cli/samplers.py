@@ -75,8 +75,8 @@ def plot(
     from safelight.cli.out import require_writable
     from safelight.diffusion.samplers import find_sampler
     from safelight.errors import InvalidRequest
-    from safelight.models.families import describe
-    from safelight.registry.catalogue import open_catalogue
+    from safelight.models.checkpoints.families import describe
+    from safelight.models.registry.catalogue import open_catalogue
     from safelight.settings import Settings
 
     sampler = find_sampler(name)
@@ -88,7 +88,7 @@ def plot(
     require_writable([file.absolute().parent])
 
     from safelight.diffusion.plot import plot as draw
-    from safelight.diffusion.schedule import schedule_for
+    from safelight.diffusion.schedules import schedule_for
 
     schedule = schedule_for(sampler, config, steps=steps, strength=strength, cache=settings.cache / "schedules")
     draw(schedule, sampler.name).save(file)

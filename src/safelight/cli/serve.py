@@ -28,7 +28,7 @@ def serve(
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
     try:
-        from safelight.server.run import run
+        from safelight.serving.app.run import run
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
     settings = Settings.from_environment()
@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 def require_keys(settings: Settings, host: str) -> None:
     from safelight.database.connect import open_database
-    from safelight.jobs.keys import Keys
+    from safelight.serving.jobs.keys import Keys
 
     settings.home.mkdir(parents=True, exist_ok=True)
     database = open_database(settings.database)

@@ -9,7 +9,7 @@ from safelight.cli import tune
 from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
-    from safelight.training.scratch import Stage
+    from safelight.lifecycle.mini.scratch import Stage
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -62,7 +62,7 @@ def scratch(
     from safelight.settings import Settings
 
     try:
-        from safelight.training.scratch import Orders, train_all, train_stage
+        from safelight.lifecycle.mini.scratch import Orders, train_all, train_stage
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 from pydantic.fields import FieldInfo
 
-from safelight import __version__
 from safelight.cli import options
 from safelight.errors import InvalidRequest, SafelightError
-from safelight.training.recipe import KINDS, AnyRecipe, Recipe, parse_recipe, read_recipe
+from safelight.lifecycle.training.recipe import KINDS, AnyRecipe, Recipe, parse_recipe, read_recipe
+from safelight.version import __version__
 
 if TYPE_CHECKING:
-    from safelight.training.news import Finished, News
+    from safelight.lifecycle.training.news import Finished, News
 
 HELP = {
     "lora": "Teach a model a style or a subject, as a small file that `generate --lora` takes.",
@@ -126,7 +126,7 @@ def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) ->
     from safelight.settings import Settings
 
     try:
-        from safelight.training.train import train as begin
+        from safelight.lifecycle.training.train import train as begin
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
 
@@ -148,7 +148,7 @@ def watch(news: "Generator[News, None, None]", recipe: AnyRecipe) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from safelight.training.news import Finished, Prepared, Preparing, Sampled, Saved, Trained, Validated
+    from safelight.lifecycle.training.news import Finished, Prepared, Preparing, Sampled, Saved, Trained, Validated
 
     console = Console()
     console.print(recipe.to_yaml().rstrip(), style="dim", markup=False, highlight=False)
@@ -243,8 +243,8 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
 
-    from safelight.training.check import check as look
-    from safelight.training.sources import find_examples
+    from safelight.lifecycle.training.check import check as look
+    from safelight.lifecycle.training.sources import find_examples
 
     console = Console()
     with Progress(console=console, transient=True) as bar:

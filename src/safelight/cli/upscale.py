@@ -70,7 +70,7 @@ def upscale(
         # What is wrong with them is said before torch is there.
         parse_spec({"task": "upscale", "init": init, "scale": scale, "method": method})
 
-    from safelight.pictures import run
+    from safelight.api import run
     from safelight.studio import open_studio
 
     with open_studio(settings) as studio:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safelight.cli import options
+from safelight.cli.sizes import megabytes
 
 if TYPE_CHECKING:
-    from safelight.registry.version import Licence, Pointing, Version
+    from safelight.models.registry.version import Licence, Pointing, Version
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="brand, brand@3 or brand@production.")]
 Restriction = Annotated[
@@ -77,9 +78,9 @@ def add(
     from typing import cast
 
     from safelight.errors import InvalidRequest
-    from safelight.models.recognise import Kind
-    from safelight.registry.licences import licence_of
-    from safelight.registry.registry import open_registry
+    from safelight.models.registry.licences import licence_of
+    from safelight.models.registry.registry import open_registry
+    from safelight.models.weights.recognise import Kind
     from safelight.settings import Settings
 
     if restriction and not licence:
@@ -113,8 +114,8 @@ def alias(
     as_json: options.Json = False,
 ) -> None:
     """Let a name such as brand@production point to a version; whoever uses it next gets that one, with no restart."""
-    from safelight.registry.registry import open_registry
-    from safelight.registry.version import Reference
+    from safelight.models.registry.registry import open_registry
+    from safelight.models.registry.version import Reference
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
@@ -141,7 +142,7 @@ def rm(
     force: Annotated[bool, typer.Option("--force", help="Even if aliases point to it; they are taken away.")] = False,
 ) -> None:
     """Drop a version's files; what is recorded of it stays, for what was made with it or from it."""
-    from safelight.registry.registry import open_registry
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
@@ -160,8 +161,8 @@ def licence(
     as_json: options.Json = False,
 ) -> None:
     """Show what may be done with a version, or record it."""
-    from safelight.registry.licences import licence_of
-    from safelight.registry.registry import open_registry
+    from safelight.models.registry.licences import licence_of
+    from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
@@ -200,8 +201,7 @@ def facts(version: "Version") -> dict[str, Any]:
 
 def rows(version: "Version") -> dict[str, Any]:
     """All that is recorded, for people; what is not known is left out."""
-    from safelight.cli.models import megabytes
-    from safelight.models.recognise import TITLES
+    from safelight.models.weights.recognise import TITLES
 
     lineage = version.lineage
     found = {
@@ -225,8 +225,7 @@ def rows(version: "Version") -> dict[str, Any]:
 
 
 def line(version: "Version") -> str:
-    from safelight.cli.models import megabytes
-    from safelight.models.recognise import TITLES
+    from safelight.models.weights.recognise import TITLES
 
     base = f" for {TITLES.get(version.base, version.base)}" if version.base else ""
     return f"{version.reference}  {version.kind}{base}  {megabytes(version.size_bytes)}  {version.digest[:10]}"

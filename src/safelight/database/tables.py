@@ -1,4 +1,5 @@
-"""What every table has in common. Each part keeps its own beside the code that reads them: `jobs/`, `registry/`.
+"""What all tables have in common. Each part keeps its own beside the code that reads them: `serving/jobs/tables.py` and
+`models/registry/tables.py`.
 
 Times are seconds since the epoch, in UTC, so that SQLite and PostgreSQL agree on them.
 """

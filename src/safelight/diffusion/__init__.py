@@ -2,7 +2,8 @@
 
     shapes.py     names for tensor shapes, used across the package
     samplers.py   the samplers people know by name, and what each is in diffusers' terms
-    schedule.py   a sampler at a step count, as a table with one row per network call; its cache
+    schedule.py   a sampler at a step count, as a table with one row per network call
+    schedules.py  the table for a checkpoint: from memory, from disk, or compiled
     compile.py    makes that table by stepping the real diffusers scheduler; the only module here that knows diffusers
     advance.py    applies one row of a table to every picture of a batch, each at its own place in its own table
     guidance.py   classifier-free guidance, with a scale per picture

@@ -1,66 +1,16 @@
-"""A sampler at a step count, as a table of numbers with one row per network call (docs/decisions/0002).
+"""A sampler at a step count, as a table of numbers with one row per network call (docs/decisions/0002)."""
 
-    schedule_for(sampler, model_config, steps=..., strength=...)
-      -> recipe     what the table depends on, as text: diffusers version, class, its options, steps, first step
-      -> memory     the last few hundred tables of this process
-      -> disk       one small .npz per recipe, if a cache folder is given
-      -> compile    step the real diffusers scheduler (compile.py)
-
-diffusers is imported only for that last stage: it costs seconds, and a cached table does not need it.
-"""
-
-import hashlib
-import json
-import math
-import tempfile
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from safelight.diffusion.samplers import Sampler, find_sampler
-from safelight.errors import UnsupportedOption
-
 HISTORY = 4
 """K: the newest latent and output and up to three before them; every multistep sampler in use fits."""
 
-FORMAT = 1
-"""Raised when the meaning of a table changes, so that old cache files are not read."""
-
-MODEL_KEYS = frozenset(
-    # How the network was trained, or must be asked. Everything else in a checkpoint's scheduler_config.json (its
-    # algorithm, solver order, Karras sigmas, clipping, ...) is a choice of sampler, and the caller has made another.
-    """
-    num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr prediction_type
-    timestep_spacing timestep_type steps_offset set_alpha_to_one original_inference_steps timestep_scaling
-    sigma_min sigma_max sigma_data rho shift flow_shift shift_terminal invert_sigmas
-    use_dynamic_shifting time_shift_type
-    """.split()
-)
-
-MOST_SHIFT = 1.15
-"""`max_shift` where a configuration leaves it out; with `base_shift` and the two lengths below, diffusers' defaults."""
-
 Column = npt.NDArray[np.float64]
 Count = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How diffusers' pipelines of one family lay their steps, beside what the scheduler's configuration says."""
-
-    evenly: bool = False
-    """Noise levels fall evenly from 1, whatever the scheduler would choose (Flux)."""
-    rounds_up: bool = False
-    """A step that `strength` cuts through is taken, not left out (Stable Diffusion 3, Flux)."""
-    patches: int | None = None
-    """How many the picture has; with dynamic shifting, larger pictures are noised more (arXiv:2403.03206)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,141 +69,3 @@ class Schedule:
         ends: dict[str, Any] = {name: getattr(self, name)[:rows] for name in columns}
         ends |= {name: getattr(self, name)[: rows + 1] for name in ("signal", "sigma")}
         return replace(self, steps=steps, **ends)
-
-
-def schedule_for(
-    sampler: Sampler | str,
-    model_config: Mapping[str, Any],
-    *,
-    steps: int,
-    strength: float = 1.0,
-    pace: Pace = Pace(),
-    cache: Path | None = None,
-) -> Schedule:
-    """The table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
-
-    `strength` below 1 starts part of the way down, as diffusers' image-to-image pipelines do. The history starts
-    afresh there, so each start has a table of its own. `cache` is a folder to keep tables in.
-    """
-    sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    start = _first_step(steps, strength, rounds_up=pace.rounds_up)
-    recipe = _recipe(sampler, model_config, pace) | {"steps": steps, "start": start}
-    return _remembered(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
-
-
-def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
-    """How many steps are left out; the arithmetic of diffusers' `get_timesteps`, rounding included."""
-    if steps < 1:
-        raise UnsupportedOption("steps", f"must be at least 1, not {steps}")
-    if not 0 < strength <= 1:
-        raise UnsupportedOption("strength", f"must be above 0 and at most 1, not {strength}")
-    kept = steps - int(steps - steps * strength) if rounds_up else min(int(steps * strength), steps)
-    if kept < 1:
-        least = math.ceil(1000 / steps) / 1000
-        raise UnsupportedOption("strength", f"{strength} of {steps} steps leaves none; use {least} or more")
-    return steps - kept
-
-
-def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: Pace) -> dict[str, Any]:
-    """Everything but steps and start that a table depends on."""
-    # A config saved by diffusers lists the keys that nobody chose; another class may have a better default.
-    unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
-    config = {key: value for key, value in model_config.items() if key not in unchosen}
-    class_name = sampler.diffusers_class or config.get("_class_name")
-    if not class_name:
-        raise UnsupportedOption(
-            f"sampler {sampler.name!r}", "this checkpoint's config names no _class_name; choose one"
-        )
-    kind = _kind_of(config)
-    if sampler.kind not in (kind, "any"):
-        raise UnsupportedOption(
-            f"sampler {sampler.name!r}", f"is for {sampler.kind} models, and this one is of kind {kind}"
-        )
-    model = {key: value for key, value in config.items() if key in MODEL_KEYS or not sampler.diffusers_class}
-    model = {key: value for key, value in model.items() if not key.startswith("_")}
-    # DDIM and DDPM clip unless told not to; diffusers' Stable Diffusion pipelines tell them not to.
-    model.setdefault("clip_sample", False)
-    if "shift" in model:
-        # FlowMatch schedulers say `shift`, the multistep ones `flow_shift`.
-        model.setdefault("flow_shift", model["shift"])
-    return {
-        "format": FORMAT,
-        "diffusers": _diffusers_version(),
-        "class": class_name,
-        "model": model,
-        "options": dict(sampler.options),
-        "step_options": dict(sampler.step_options),
-        "mu": _mu(config, pace.patches) if config.get("use_dynamic_shifting") else None,
-        "evenly": pace.evenly,
-    }
-
-
-def _mu(config: Mapping[str, Any], patches: int | None) -> float:
-    """How far dynamic shifting moves the noise levels: linear in the number of patches, as diffusers' pipelines do."""
-    if patches is None:
-        raise UnsupportedOption(
-            "use_dynamic_shifting", "its schedule depends on the picture's size, which is not known"
-        )
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    least, most = config.get("base_shift", 0.5), config.get("max_shift", MOST_SHIFT)
-    slope = (most - least) / (many - few)
-    return patches * slope + (least - slope * few)
-
-
-@lru_cache
-def _diffusers_version() -> str:
-    return version("diffusers")
-
-
-def _kind_of(config: Mapping[str, Any]) -> str:
-    class_name = config.get("_class_name", "")
-    if class_name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction":
-        return "flow"
-    return "edm" if class_name.startswith("EDM") else "diffusion"
-
-
-@lru_cache(maxsize=256)
-def _remembered(recipe: str, cache: Path | None) -> Schedule:
-    path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()}.npz" if cache else None
-    if path and (schedule := _read(path)):
-        return schedule
-    from safelight.diffusion.compile import compile_schedule
-
-    parts = json.loads(recipe)
-    schedule = compile_schedule(
-        parts["class"],
-        model=parts["model"],
-        options=parts["options"],
-        step_options=parts["step_options"],
-        steps=parts["steps"],
-        start=parts["start"],
-        mu=parts["mu"],
-        evenly=parts["evenly"],
-    )
-    if path:
-        _write(path, schedule)
-    return schedule
-
-
-def _stored() -> list[str]:
-    return [column.name for column in fields(Schedule) if column.init]
-
-
-def _read(path: Path) -> Schedule | None:
-    """The stored table, or None if there is none or the file is damaged (it is then written anew)."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns: dict[str, Any] = {name: file[name] for name in _stored()}
-        columns["initial_scale"] = float(columns["initial_scale"])
-        columns["steps"] = int(columns["steps"])
-        return Schedule(**columns)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-        return None
-
-
-def _write(path: Path, schedule: Schedule) -> None:
-    """All or nothing: another process may be reading, or this one may be killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, allow_pickle=False, **{name: np.asarray(getattr(schedule, name)) for name in _stored()})
-    Path(file.name).replace(path)

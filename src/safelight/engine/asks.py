@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-from safelight.acceleration.denoiser import Conditions, stack
 from safelight.engine.job import Job
-from safelight.models.encode import Conditioning
-from safelight.models.salience import Salience
+from safelight.models.backends.denoiser import Conditions, stack
+from safelight.models.hooks.salience import Salience
+from safelight.models.networks.encode import Conditioning
 
 HIGH_SCORE, LOW_SCORE = 6.0, 2.5
 """How beautiful SDXL's refiner is told that the picture is, and what guidance leads away from: its authors' numbers."""

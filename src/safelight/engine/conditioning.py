@@ -6,13 +6,13 @@ import torch
 
 from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
-from safelight.models.adapters import Row
-from safelight.models.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
-from safelight.models.image_encoder import ImageEncoder
-from safelight.models.load import Model
-from safelight.models.prompt_schedule import parts_of, unroll
-from safelight.models.t5 import alone, joined
-from safelight.models.textual_inversion import named_in
+from safelight.models.hooks.adapters import Row
+from safelight.models.networks.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
+from safelight.models.networks.image_encoder import ImageEncoder
+from safelight.models.networks.load import Model
+from safelight.models.networks.t5 import alone, joined
+from safelight.models.networks.textual_inversion import named_in
+from safelight.prompts.prompt_schedule import parts_of, unroll
 from safelight.spec import Variation
 
 CACHE_BYTES = 64 * 2**20

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from safelight.diffusion.canvas import paste_back
 from safelight.engine.job import Job
 from safelight.engine.scheduler import key_of
-from safelight.models.latents import decode, to_pil
+from safelight.imaging.canvas import paste_back
+from safelight.models.networks.latents import decode, to_pil
 
 Done = Callable[[Job, Image.Image | Exception], None]
 

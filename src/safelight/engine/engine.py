@@ -21,8 +21,8 @@ from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import JobFailed, OutOfMemory, SafelightError
 from safelight.events import Cancelled, Decoded, Event, Failed, Previewed, Queued, Started, Stepped
-from safelight.models.load import Model
-from safelight.models.preview import Factors, factors_for, preview
+from safelight.models.networks.load import Model
+from safelight.models.networks.preview import Factors, factors_for, preview
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Event], None]

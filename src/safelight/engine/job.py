@@ -9,20 +9,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.diffusion.canvas import Box, upscale
 from safelight.diffusion.schedule import Schedule
 from safelight.diffusion.shapes import Latent
 from safelight.diffusion.tiling import Tiling
 from safelight.errors import UnsupportedOption
-from safelight.models import control, picture_prompts
-from safelight.models.adapters import Row
-from safelight.models.control import ControlNet, Features
-from safelight.models.control_shelf import NOTHING, Led
-from safelight.models.encode import Conditioning
-from safelight.models.load import Model
-from safelight.models.lora_shelf import Worn
-from safelight.models.prompt_schedule import parts_of
-from safelight.models.textual_inversion import Embedding
+from safelight.imaging.canvas import Box, upscale
+from safelight.models.adapters import control
+from safelight.models.adapters.control import ControlNet, Features
+from safelight.models.adapters.control_shelf import NOTHING, Led
+from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.hooks import picture_prompts
+from safelight.models.hooks.adapters import Row
+from safelight.models.networks.encode import Conditioning
+from safelight.models.networks.load import Model
+from safelight.models.networks.textual_inversion import Embedding
+from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, TextToImage
 
 if TYPE_CHECKING:

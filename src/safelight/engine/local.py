@@ -10,18 +10,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from safelight.acceleration.denoiser import Denoiser
 from safelight.engine.engine import Engine
 from safelight.engine.job import Enlarge, Job, by_lanczos
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
-from safelight.models.control_shelf import Led
-from safelight.models.load import Model
-from safelight.models.lora_shelf import Worn
-from safelight.models.memory import Lease
-from safelight.models.textual_inversion import Embedding, require_fit
+from safelight.models.adapters.control_shelf import Led
+from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.backends.denoiser import Denoiser
+from safelight.models.networks.load import Model
+from safelight.models.networks.memory import Lease
+from safelight.models.networks.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
 Command = Callable[[], None]

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from safelight.diffusion.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.diffusion.noise import draw, seeded
-from safelight.diffusion.schedule import HISTORY, Schedule, schedule_for
+from safelight.diffusion.schedule import HISTORY, Schedule
+from safelight.diffusion.schedules import schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
-from safelight.models.control import Features
-from safelight.models.control_shelf import NOTHING
-from safelight.models.families import Description
-from safelight.models.freeu import levels_of
-from safelight.models.latents import decode, encode, encode_plainly, from_pil, to_pil
-from safelight.models.salience import middle_of
+from safelight.imaging.canvas import binary_mask, black_and_white, box_around, fit_to
+from safelight.models.adapters.control import Features
+from safelight.models.adapters.control_shelf import NOTHING
+from safelight.models.checkpoints.families import Description
+from safelight.models.hooks.freeu import levels_of
+from safelight.models.hooks.salience import middle_of
+from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {

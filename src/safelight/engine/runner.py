@@ -6,16 +6,16 @@ from typing import get_args
 
 import torch
 
-from safelight.acceleration.denoiser import Denoiser
-from safelight.acceleration.tiled import tiled
 from safelight.diffusion.advance import Rows, advance, denoised
 from safelight.diffusion.guidance import compose, degrade, guide, lead_away, look, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents, Masks
 from safelight.engine.asks import About, Ask, asks_of, conditions_for, follow_ups
 from safelight.engine.job import Job, Walk
-from safelight.models.load import Model
-from safelight.models.salience import Salience
+from safelight.models.backends.denoiser import Denoiser
+from safelight.models.backends.tiled import tiled
+from safelight.models.hooks.salience import Salience
+from safelight.models.networks.load import Model
 from safelight.spec import Edit
 
 MOST_TILES = 128

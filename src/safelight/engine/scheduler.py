@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from safelight.engine.job import Job
-from safelight.models.load import Model
+from safelight.models.networks.load import Model
 
 PRIORITY_AGES_S = 60.0
 """After this long a waiting job counts one priority higher."""

@@ -1,13 +1,14 @@
-"""Checkpoints: what they are, how they load, and how words and pictures enter and leave them.
+"""From a file's name to a network that can be called. Rooms import from those below:
 
-families.py     which kind of checkpoint it is           load.py        a checkpoint becomes a Model
-recognise.py    what a safetensors file is               parts.py       its weights and tokenizers, folder or file
-single_file.py  a file's configuration, from shapes      ldm_names.py   the original names and diffusers', as tables
-export.py       a checkpoint as one file                 convert.py     a pickle becomes safetensors, locked away
-prompts.py      (word:1.2), [word], BREAK: parsed        tokenize.py    chunks of token ids and weights
-prompt_schedule.py        [a:b:0.5], [a|b], AND          textual_inversion.py  embeddings by name
-several.py, templates.py, wildcards.py                   one draft becomes several: seeds and choices
-encode.py       chunks -> Conditioning, cached           latents.py     pictures <-> latents
-lora.py         a LoRA file made ready for a model       adapters.py    LoRAs per row of a call
-preview.py      a quick look at latents                  mini/          the embedded model
+    backends      ways to run the network: eager, packed, in tiles, transformers
+    adapters      LoRA, ControlNet, T2I-Adapter, IP-Adapter: from a file to what is ready for one model
+    vision        networks that look at pictures or enlarge them
+    networks      loaded networks: text encoders, autoencoder, memory, placement, export
+    registry      versions that never change, aliases, licences, downloads
+    hooks         what is changed inside a network, row by row of a call
+    checkpoints   which files there are and what they are: families, names, digests, the hub
+    weights       files of tensors, read without a network, and the names that tensors go by
+
+`networks` and `registry` do not know each other; nor do `hooks` and `checkpoints`. `mini/` holds the embedded model's
+files, and no code.
 """

@@ -1,0 +1,151 @@
+"""`safelight.generate`: pictures from one call, for scripts and notebooks; the command line uses `draw_all` too.
+
+[apple] = safelight.generate("a red apple", seed=7)
+apple.image.show()
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from safelight.assets.encode import Encoding
+from safelight.errors import JobCancelled
+from safelight.events import Cancelled, Decoded, Event, Failed, Stored
+from safelight.pipeline import PNG
+from safelight.pipeline import generate as walk
+from safelight.prompts.several import Expand, expanded
+from safelight.spec import Denoised, Draft, parse_draft
+from safelight.studio import ImageSource, Studio, open_studio
+
+T = TypeVar("T")
+Hear = Callable[[int, Event], None]
+"""Told the number of the picture, from 0, and what happened to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A finished picture, and everything that made it."""
+
+    image: Image.Image
+    spec: Denoised
+    asset_id: str
+    path: Path
+    """The stored file; a copy elsewhere is `image.save` or `shutil.copy`."""
+    seconds: float
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seed
+
+    def _repr_png_(self) -> bytes:
+        """Notebooks show the picture itself."""
+        buffer = BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def generate(
+    prompt: str,
+    *,
+    n: int = 1,
+    init: ImageSource | None = None,
+    mask: ImageSource | None = None,
+    controls: Sequence[Mapping[str, Any]] = (),
+    picture_prompts: Sequence[Mapping[str, Any]] = (),
+    studio: Studio | None = None,
+    expand: Expand | None = None,
+    **wishes: Any,
+) -> list[Drawn]:
+    """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
+
+    `controls` and `picture_prompts` are dicts of the fields of `ControlWish` and `PicturePromptWish`, whose `image` may
+    be any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
+    `expand` reads choices in the prompts: "wildcards" draws them by the seed, "combinatorial" makes `n` of each.
+
+    Raises:
+        SafelightError: what was asked for cannot be, and the message says what can.
+    """
+    studio = studio or default_studio()
+    given = {"prompt": prompt, **wishes}
+    if init is not None:
+        given["init"] = studio.keep(init)
+    if mask is not None:
+        given["mask"] = studio.keep(mask)
+    given["controls"] = [with_kept(control, studio) for control in controls]
+    given["picture_prompts"] = [with_kept(prompt, studio) for prompt in picture_prompts]
+    drafts = expanded(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
+    return run(draw_all(drafts, studio))
+
+
+def with_kept(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
+    """With its picture stored, and named by its digest as specs name it."""
+    image = wish.get("image")
+    stored = isinstance(image, str) and re.fullmatch("[0-9a-f]{64}", image)
+    return dict(wish) if image is None or stored else {**wish, "image": studio.keep(image)}
+
+
+async def draw_all(
+    drafts: Sequence[Draft], studio: Studio, *, encoding: Encoding = PNG, hear: Hear = lambda _i, _event: None
+) -> list[Drawn]:
+    """All at once, so that the engine draws them together; the first failure cancels the rest."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(draw(draft, studio, encoding=encoding, hear=lambda event, i=i: hear(i, event)))
+            for i, draft in enumerate(drafts)
+        ]
+    return [task.result() for task in tasks]
+
+
+async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, hear: Callable[[Event], None]) -> Drawn:
+    spec = await studio.complete(draft)
+    image: Image.Image | None = None
+    async with aclosing(walk(spec, studio, encoding=encoding)) as events:
+        async for event in events:
+            hear(event)
+            match event:
+                case Decoded():
+                    image = event.image
+                case Stored():
+                    assert image is not None
+                    path = Path(event.path)
+                    return Drawn(image=image, spec=spec, asset_id=event.asset_id, path=path, seconds=event.seconds)
+                case Failed():
+                    raise event.error
+                case Cancelled():
+                    raise JobCancelled(f"cancelled after {event.step} steps")
+                case _:
+                    pass
+    raise AssertionError("the path ends with Stored, Failed or Cancelled")
+
+
+@cache
+def default_studio() -> Studio:
+    """One per process, so that a script's second call finds the model in memory."""
+    return open_studio()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return unwrapped(work)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(unwrapped, work).result()
+
+
+def unwrapped(work: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, with the first error of a task group as itself."""
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None

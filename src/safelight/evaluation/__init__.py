@@ -1,1 +1,0 @@
-"""How good a model is, in numbers that somebody else's network gives."""

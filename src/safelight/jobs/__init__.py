@@ -1,1 +1,0 @@
-"""Accepted jobs as rows: nothing that was accepted is lost, and nothing is drawn twice."""

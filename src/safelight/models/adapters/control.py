@@ -1,0 +1,271 @@
+"""Spatial control per row: each row of one network call has its own ControlNets and T2I-Adapters, or none.
+
+    net.read(hint)                 once a walk: what the network makes of the picture that it is shown
+    steer(rows, ...)               each call: what is added inside of the UNet, for all rows
+
+A ControlNet is called on its own rows only, those of one net together, and what it says is scattered into zeros, so
+that a row without control has nothing added to it. Weights multiply what is added: they may differ from row to row.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import unwrap
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from safelight.diffusion.shapes import Latents, PerRow
+from safelight.errors import CorruptModel
+from safelight.models.adapters.control_file import ControlFile
+from safelight.models.networks.load import build
+from safelight.models.networks.networks import control_classes
+from safelight.models.networks.parts import Weights
+from safelight.models.networks.placement import Placement
+from safelight.models.weights.control_lora import restored
+from safelight.models.weights.tensor_file import TensorFile
+from safelight.spec import HintKind
+
+Features = tuple[Tensor, ...]
+"""What a network makes of its hint, apart from noise and prompt."""
+SOFTEST = 0.1
+"""How much the finest layer counts where control acts less the finer a layer is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlNet:
+    """Compared by identity."""
+
+    network: Any
+    """A ControlNetModel whose embedding of the hint has been taken out, to run once a walk and not in every call."""
+    embedding: nn.Module
+    placement: Placement
+    hint_channels: int
+    flips: bool
+    """It was trained on pictures in the order blue, green, red."""
+    pools: bool
+    """It says the same for all places (shuffle), and nothing of what guidance leads away from."""
+    hint_kinds: tuple[HintKind, ...]
+    """That it is told apart by; none but for a ControlNet Union."""
+    size_bytes: int
+
+    def read(self, hint: Image.Image) -> Features:
+        pixels = to_pixels(hint, self.hint_channels, self.placement)
+        return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
+
+    def __call__(self, features: Tensor, told: "Told", kinds: Sequence[HintKind | None]) -> list[Tensor]:
+        """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
+        shown: dict[str, Any] = {"controlnet_cond": features}
+        if self.hint_kinds:
+            numbers = torch.tensor([self.hint_kinds.index(kind) for kind in kinds if kind], device=features.device)
+            # One entry of each list is one hint of every row; what kind it is may differ from row to row.
+            shown = {
+                "controlnet_cond": [features],
+                "control_type": one_hot(numbers, len(self.hint_kinds)),
+                "control_type_idx": [numbers],
+            }
+        down, middle = unwrap(type(self.network).forward)(
+            self.network,
+            told.latents[:, : self.network.config.in_channels],
+            told.timesteps,
+            encoder_hidden_states=told.context,
+            added_cond_kwargs=told.added,
+            return_dict=False,
+            **shown,
+        )
+        residuals = [*down, middle]
+        if self.pools:
+            return [part.mean(dim=(2, 3), keepdim=True).expand_as(part) for part in residuals]
+        return residuals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class T2IAdapter:
+    network: Any
+    placement: Placement
+    hint_channels: int
+    downscale: int
+    size_bytes: int
+
+    def read(self, hint: Image.Image) -> Features:
+        """One for each level; all that it does, for it knows neither noise nor prompt."""
+        width, height = (-(-side // self.downscale) * self.downscale for side in hint.size)
+        if (width, height) != hint.size:
+            hint = hint.resize((width, height), Image.Resampling.LANCZOS)
+        return tuple(part[0] for part in self.network(to_pixels(hint, self.hint_channels, self.placement)))
+
+
+Net = ControlNet | T2IAdapter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steer:
+    """One control of one row, in one call."""
+
+    net: Net
+    features: Features
+    weight: float
+    soft: bool = False
+    """Less the finer a layer is."""
+    kind: HintKind | None = None
+    """Of its hint, for a net that tells several apart."""
+
+
+Row = tuple[Steer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the UNet is told in a call, as far as ControlNets are told it too."""
+
+    latents: Latents
+    timesteps: PerRow
+    context: Tensor
+    mask: Tensor | None
+    added: Mapping[str, Tensor] | None
+
+    def rows(self, index: Tensor, length: int) -> "Told":
+        """Of some rows whose prompts are so long: ControlNets take no mask."""
+        added = None if self.added is None else {name: part[index] for name, part in self.added.items()}
+        return Told(
+            latents=self.latents[index],
+            timesteps=self.timesteps[index],
+            context=self.context[index, :length],
+            mask=None,
+            added=added,
+        )
+
+
+@dataclass(slots=True)
+class Sums:
+    """Tensors for all rows, zero until something is added to some of them."""
+
+    rows: int
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+
+    def add(self, index: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        if not self.tensors:
+            self.tensors = [part.new_zeros(self.rows, *part.shape[1:]) for part in parts]
+        for total, part, weight in zip(self.tensors, parts, weights, strict=True):
+            total.index_add_(0, index, part * weight.to(part).view(-1, 1, 1, 1))
+
+
+def steer(rows: Sequence[Row] | None, told: Told) -> dict[str, Any]:
+    """The UNet's arguments that carry control; none where no row has any."""
+    if rows is None or not any(rows):
+        return {}
+    lengths = [told.context.shape[1]] * len(rows) if told.mask is None else told.mask.sum(dim=1).tolist()
+    residuals, shifts = Sums(len(rows)), Sums(len(rows))
+    for (net, _, length), members in grouped(rows, lengths).items():
+        index = torch.tensor([row for row, _ in members], device=told.latents.device)
+        features = [torch.stack(level) for level in zip(*(steer.features for _, steer in members), strict=True)]
+        match net:
+            case ControlNet():
+                parts = net(features[0], told.rows(index, length), [steer.kind for _, steer in members])
+                residuals.add(index, parts, weights_of([steer for _, steer in members], len(parts)))
+            case T2IAdapter():
+                shifts.add(index, features, weights_of([steer for _, steer in members], len(features)))
+    arguments: dict[str, Any] = {}
+    if residuals.tensors:
+        *down, middle = residuals.tensors
+        arguments |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    if shifts.tensors:
+        arguments |= {"down_intrablock_additional_residuals": shifts.tensors}
+    return arguments
+
+
+def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int, int], list[tuple[int, Steer]]]:
+    """What can be asked in one call: of one net, and of prompts of one length; each row once."""
+    groups: dict[tuple[Net, int, int], list[tuple[int, Steer]]] = {}
+    for row, steers in enumerate(rows):
+        seen: Counter[Net] = Counter()
+        for one in steers:
+            groups.setdefault((one.net, seen[one.net], lengths[row]), []).append((row, one))
+            seen[one.net] += 1
+    return groups
+
+
+def weights_of(steers: Sequence[Steer], layers: int) -> list[Tensor]:
+    """For each layer, (b,); soft ones grow by equal factors from the finest layer to the middle."""
+    weights = torch.tensor([steer.weight for steer in steers])
+    soft = torch.tensor([steer.soft for steer in steers])
+    factors = torch.logspace(float(np.log10(SOFTEST)), 0, layers)
+    return [torch.where(soft, weights * factor, weights) for factor in factors]
+
+
+def to_pixels(hint: Image.Image, channels: int, placement: Placement) -> Tensor:
+    """(1, c, H, W) in [0, 1], as diffusers' pipelines make it."""
+    levels = torch.from_numpy(np.array(hint.convert("L" if channels == 1 else "RGB"))).float() / 255.0
+    pixels = levels[None, None] if levels.ndim == 2 else levels.permute(2, 0, 1)[None]
+    return pixels.to(placement.device, placement.dtype)
+
+
+def restored_weights(about: ControlFile, file: TensorFile, unet: nn.Module) -> dict[str, Tensor]:
+    """Those of a Control-LoRA: the model's, with what the file says is to be added."""
+    theirs = unet.state_dict()
+    try:
+        return {
+            name: restored(theirs[name], file[f"{module}.up"], file[f"{module}.down"])
+            for module, name in about.changes.items()
+        }
+    except (KeyError, RuntimeError) as error:
+        raise CorruptModel(f"{about.path} is a Control-LoRA for another model: {error}") from None
+
+
+class EachRowAlone(nn.Module):
+    """A layer of ControlNet Union that attends over the first dimension of (b, n, c), which is the batch's, as if each
+    row were called alone: what stands beside a picture would change it. Rows of one picture are all alike there.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
+
+
+def load_control(about: ControlFile, placement: Placement, unet: nn.Module) -> Net:
+    """Read the weights, on the device and in the number format of the model, whose network is `unet`.
+
+    Raises:
+        CorruptModel: tensors are missing, or are not as the configuration has them.
+    """
+    files = tuple(TensorFile(path) for path in about.files)
+    tensors = {about.names[name]: file[name] for file in files for name in file if name in about.names}
+    if about.changes:
+        tensors |= restored_weights(about, files[0], unet)
+    classes = control_classes()
+    make = {
+        "controlnet": classes.controlnet,
+        "controlnet-union": classes.controlnet_union,
+        "t2i-adapter": classes.t2i_adapter,
+    }
+    # Pooled by us, and in the order of our own pictures.
+    ours = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
+    config = {**about.config, **({} if about.kind == "t2i-adapter" else ours)}
+    network = build(make[about.kind], config, Weights(about.path, tensors, files), placement)
+    if strange := tensors.keys() - network.state_dict().keys():
+        raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
+    size = sum(param.nbytes for param in network.parameters())
+    if about.kind == "t2i-adapter":
+        channels, downscale = int(network.config.in_channels), int(network.config.downscale_factor)
+        return T2IAdapter(network, placement, channels, downscale, size)
+    if about.hint_kinds:
+        network.transformer_layes = nn.ModuleList(map(EachRowAlone, network.transformer_layes))
+    embedding = network.controlnet_cond_embedding
+    network.controlnet_cond_embedding = nn.Identity()
+    return ControlNet(
+        network=network,
+        embedding=embedding,
+        placement=placement,
+        hint_channels=int(network.config.conditioning_channels),
+        flips=about.config.get("controlnet_conditioning_channel_order") == "bgr",
+        pools=bool(about.config.get("global_pool_conditions")),
+        hint_kinds=about.hint_kinds,
+        size_bytes=size,
+    )

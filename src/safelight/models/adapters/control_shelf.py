@@ -1,0 +1,188 @@
+"""The ControlNets, T2I-Adapters, IP-Adapters and image encoders in memory.
+
+Each is loaded once, and counts among the weights in memory (`memory.py`), which says when it goes.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from safelight.errors import IncompatibleControl
+from safelight.models.adapters.control import Features, Net, Row, Steer, load_control
+from safelight.models.adapters.control_file import describe_control, hint_kind
+from safelight.models.adapters.ip_adapter import ImageEncoder, load_adapter, load_encoder
+from safelight.models.adapters.ip_file import require_adapter
+from safelight.models.checkpoints.control_folder import ControlFolder, Kind
+from safelight.models.checkpoints.families import Description
+from safelight.models.hooks import picture_prompts
+from safelight.models.hooks.picture_prompts import Seen, Tokens, cross_attentions
+from safelight.models.networks.load import Model
+from safelight.models.networks.memory import Need
+from safelight.models.networks.placement import Placement
+from safelight.models.networks.room import control_bytes
+from safelight.spec import (
+    ControlUse,
+    ControlWish,
+    Denoised,
+    PicturePromptUse,
+    PicturePromptWish,
+)
+
+KEPT_PICTURES = 64
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A network in memory, and how the spec uses it."""
+
+    net: Net
+    use: ControlUse
+
+    def on(self, features: Features, *, step: int, steps: int, negative: bool) -> Row:
+        """In this step; `negative`: for the row that guidance leads away from."""
+        told_apart = self.use.mode == "control" or getattr(self.net, "pools", False)
+        if not self.use.holds(step, steps) or not self.use.weight or (negative and told_apart):
+            return ()
+        soft = self.use.mode != "balanced"
+        return (Steer(self.net, features, self.use.weight, soft=soft, kind=self.use.hint_kind),)
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePrompt:
+    """A picture as an adapter reads it, and how the spec uses it."""
+
+    positive: Tokens
+    negative: Tokens
+    use: PicturePromptUse
+
+    def on(self, *, step: int, steps: int, negative: bool) -> picture_prompts.Row:
+        if not self.use.holds(step, steps) or not self.use.weight:
+            return ()
+        return (Seen(self.negative if negative else self.positive, self.use.weight),)
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What leads one job beside its words."""
+
+    controls: tuple[Control, ...] = ()
+    pictures: tuple[PicturePrompt, ...] = ()
+
+
+NOTHING = Led()
+
+
+@dataclass(slots=True)
+class ControlShelf:
+    folder: ControlFolder
+    loaded: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    """By the digests of its files and of the model; an image encoder serves all models of a placement."""
+    read: OrderedDict[tuple[str, ...], tuple[Tokens, Tokens]] = field(
+        default_factory=OrderedDict[tuple[str, ...], tuple[Tokens, Tokens]]
+    )
+    """Pictures as adapters read them."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def pin(self, wish: ControlWish, model: Description, *, model_name: str) -> dict[str, Any]:
+        """The digest of what the wish names, and the kind of its hint where the net must be told; reads no weights.
+
+        Raises:
+            UnknownControl, InvalidRequest: it is not here, or another one by now; nothing says what its hint shows.
+            IncompatibleControl: it is for another family.
+            UnsafeFile, CorruptModel, UnsupportedOption: it is no ControlNet or T2I-Adapter.
+        """
+        path = self.folder.path("control", wish.model)
+        about = describe_control(path, model, name=wish.model, model_name=model_name)
+        digest = self.folder.find("control", wish.model, digest=wish.digest)[1]
+        return {"digest": digest, "hint_kind": hint_kind(wish, about)}
+
+    def pin_picture(self, wish: PicturePromptWish, model: Description, *, model_name: str) -> dict[str, Any]:
+        """The same for an IP-Adapter and its image encoder."""
+        path = self.folder.path("ip-adapter", wish.model)
+        require_adapter(path, model, name=wish.model, model_name=model_name)
+        encoder = self.folder.encoder_for(path, wish.encoder)
+        return {
+            "digest": self.folder.find("ip-adapter", wish.model, digest=wish.digest)[1],
+            "encoder": encoder,
+            "encoder_digest": self.folder.find("image-encoder", encoder, digest=wish.encoder_digest)[1],
+        }
+
+    def needs(self, spec: Denoised, placement: Placement) -> list[Need]:
+        """What these take of the memory for weights."""
+        wanted: list[tuple[Kind, str, str, str]] = [
+            ("control", use.model, use.digest, spec.model_digest) for use in spec.controls
+        ]
+        for use in spec.picture_prompts:
+            wanted.append(("ip-adapter", use.model, use.digest, spec.model_digest))
+            wanted.append(("image-encoder", use.encoder, use.encoder_digest, str(placement)))
+        return [self.need(kind, name, (digest, to), placement) for kind, name, digest, to in wanted]
+
+    def need(self, kind: Kind, name: str, key: tuple[str, str], placement: Placement) -> Need:
+        path, _ = self.folder.find(kind, name, digest=key[0])
+        size = control_bytes(self.folder.files(kind, path), placement)
+        return Need(key=key, kind=kind, name=name, size_bytes=size, drop=lambda: self.drop(key))
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Forget it, and what was read with it; jobs that are led by it keep it."""
+        with self.lock:
+            self.loaded.pop(key, None)
+            for read in [read for read in self.read if key[0] in read]:
+                del self.read[read]
+
+    def lead(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Led:
+        """All that the spec names, in memory; its picture prompts read."""
+        with self.lock:
+            return Led(
+                controls=tuple(Control(self.control(use, model), use) for use in spec.controls),
+                pictures=tuple(self.picture(use, model, pictures[use.image]) for use in spec.picture_prompts),
+            )
+
+    def control(self, use: ControlUse, model: Model) -> Net:
+        def load() -> Net:
+            path, _ = self.folder.find("control", use.model, digest=use.digest)
+            about = describe_control(path, model.description, name=use.model, model_name=model.name)
+            return load_control(about, model.placement, model.unet)
+
+        return self.kept((use.digest, model.digest), load)
+
+    def picture(self, use: PicturePromptUse, model: Model, image: Image.Image) -> PicturePrompt:
+        key = use.digest, use.encoder_digest, model.digest, use.image
+        if key not in self.read:
+            self.read[key] = self.read_picture(use, model, image)
+        self.read.move_to_end(key)
+        while len(self.read) > KEPT_PICTURES:
+            self.read.popitem(last=False)
+        return PicturePrompt(*self.read[key], use)
+
+    @torch.inference_mode()
+    def read_picture(self, use: PicturePromptUse, model: Model, image: Image.Image) -> tuple[Tokens, Tokens]:
+        def load_ip() -> Any:
+            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
+            kind = require_adapter(path, model.description, name=use.model, model_name=model.name)
+            cross = cross_attentions(model.unet)
+            return load_adapter(path, kind, cross=cross, name=use.model, placement=model.placement)
+
+        def load_eye() -> ImageEncoder:
+            folder, _ = self.folder.find("image-encoder", use.encoder, digest=use.encoder_digest)
+            return load_encoder(folder, model.placement)
+
+        adapter = self.kept((use.digest, model.digest), load_ip)
+        encoder = self.kept((use.encoder_digest, str(model.placement)), load_eye)
+        states = encoder.read(image, patches=adapter.reads_patches)
+        if states[0].shape[-1] != adapter.encoder_width:
+            why = f"it reads {adapter.encoder_width} numbers, and the encoder says {states[0].shape[-1]}: name another"
+            raise IncompatibleControl(use.model, why, model=f"image encoder {use.encoder}")
+        positive, negative = (Tokens(adapter, adapter.projection(some)[0]) for some in states)
+        return positive, negative
+
+    def kept(self, key: tuple[str, str], load: Callable[[], T]) -> T:
+        if key not in self.loaded:
+            self.loaded[key] = load()
+        found: T = self.loaded[key]
+        return found

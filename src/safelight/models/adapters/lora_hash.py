@@ -1,0 +1,34 @@
+"""The hash that AUTOMATIC1111 and Civitai know a LoRA by: twelve digits, of the weights and not of the file.
+
+Trainers write it into the header (`sshs_model_hash`); else it is the sha256 of all that comes after the header, so that
+a title added to the metadata does not change it. Specs pin the whole file's sha256, which is another number.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from safelight.models.checkpoints.digest import key_of, read_sums, remember_sums
+from safelight.models.weights.safetensors_file import read_header
+
+LENGTH = 12
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def lora_hash(path: Path, *, cache: Path) -> str:
+    """
+    Raises:
+        UnsafeFile, CorruptModel: no safetensors file.
+    """
+    header = read_header(path)
+    said = header.metadata.get("sshs_model_hash", "")
+    if SHA256.fullmatch(said):
+        return said[:LENGTH]
+    known, key = read_sums(cache), f"{key_of(path)}|weights"
+    if key not in known:
+        first = min((entry.begin for entry in header.tensors.values()), default=path.stat().st_size)
+        with path.open("rb") as file:
+            file.seek(first)
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        remember_sums(cache, known)
+    return known[key][:LENGTH]

@@ -1,0 +1,119 @@
+"""Which file or folder the name of a ControlNet, a T2I-Adapter, an IP-Adapter or an image encoder stands for.
+
+    controlnets/canny.safetensors              a single file: its name is `canny`
+    controlnets/depth/config.json              a diffusers folder: its name is `depth`
+    canny@2, canny@production                  a version in the registry, as of every kind the catalogue knows
+    ip-adapters/image_encoder/config.json      the image encoder beside an adapter
+    depth-models/dpt/config.json               what the preprocessor `depth` runs
+
+The last two are no kinds of the catalogue, and found here. All folders are under SAFELIGHT_HOME. Imports no torch.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safelight.errors import InvalidRequest, UnknownControl, UnknownModel
+from safelight.models.checkpoints.catalogue import FOLDERS as CATALOGUED
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.digest import digest_of_sums, sums_of
+from safelight.models.weights import recognise
+from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
+
+Kind = Literal["control", "ip-adapter", "image-encoder", "depth"]
+LISTED: Mapping[Kind, tuple[recognise.Kind, ...]] = {
+    "control": ("controlnet", "t2i-adapter"),
+    "ip-adapter": ("ip-adapter",),
+}
+"""The catalogue's kinds."""
+FOLDERS: Mapping[Kind, tuple[str, ...]] = {
+    **{kind: tuple(CATALOGUED[one] for one in kinds) for kind, kinds in LISTED.items()},
+    "image-encoder": ("ip-adapters", "image-encoders"),
+    "depth": ("depth-models",),
+}
+TITLES: Mapping[Kind, str] = {
+    "control": "ControlNet or T2I-Adapter",
+    "ip-adapter": "IP-Adapter",
+    "image-encoder": "image encoder",
+    "depth": "depth model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ControlFolder:
+    catalogue: Catalogue
+
+    def paths(self, kind: Kind) -> dict[str, Path]:
+        """By name; of two encoders of one name, the second goes by its place too, as `sdxl_models/image_encoder`."""
+        found: dict[str, Path] = {}
+        for listed in reversed(LISTED.get(kind, ())):
+            found |= self.catalogue.files(listed)
+        if kind not in LISTED:
+            for folder in (self.catalogue.home / name for name in FOLDERS[kind]):
+                for path in sorted(config.parent for config in folder.rglob("config.json")):
+                    if path != folder:
+                        found.setdefault(path.relative_to(folder).as_posix() if path.name in found else path.name, path)
+        return dict(sorted(found.items()))
+
+    def path(self, kind: Kind, name: str) -> Path:
+        """
+        Raises:
+            UnknownControl: nothing has that name.
+            UnsafeFile: it is in a format that can carry code, or a link that leaves its folder.
+        """
+        for listed in LISTED.get(kind, ()):
+            with suppress(UnknownModel):
+                return self.catalogue.find(name, listed)
+        if kind not in LISTED:
+            if found := self.paths(kind).get(name):
+                return found
+            with suppress(OSError, ValueError):  # longer than a path can be, or with a NUL in it
+                if not self.catalogue.listed_only and ("/" in name or "\\" in name) and Path(name).exists():
+                    return Path(name).absolute()
+        where = " and ".join(f"SAFELIGHT_HOME/{folder}" for folder in FOLDERS[kind])
+        raise UnknownControl(TITLES[kind], name[:200], list(self.paths(kind)), folder=where)
+
+    def find(self, kind: Kind, name: str, *, digest: str | None = None) -> tuple[Path, str]:
+        """Where it is, and what names it for good: a file's sha256, or that of a folder's configuration and weights.
+
+        Raises:
+            UnknownControl: nothing has that name.
+            InvalidRequest: it is another one by now than `digest` says, and no version is that one.
+        """
+        path = self.path(kind, name)
+        found = self.digest(kind, path)
+        if digest in (None, found):
+            return path, found
+        for listed in LISTED.get(kind, ()):
+            if version := self.catalogue.version(str(digest), listed):
+                return version, str(digest)
+        raise InvalidRequest(
+            f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: the picture would differ"
+        )
+
+    def files(self, kind: Kind, path: Path) -> list[Path]:
+        """What is read of it."""
+        if path.is_file():
+            return [path]
+        return [path / "config.json", *weight_files(path, NETWORK if kind in LISTED else TEXT_ENCODER)]
+
+    def digest(self, kind: Kind, path: Path) -> str:
+        files = self.files(kind, path)
+        sums = dict(zip((file.name for file in files), sums_of(files, cache=self.catalogue.sums), strict=True))
+        return digest_of_sums(sums, entry=path.name if path.is_file() else "")
+
+    def encoder_for(self, adapter: Path, named: str | None) -> str:
+        """The image encoder that was asked for, else the one beside the adapter, else the only one there is."""
+        if named is not None:
+            return named
+        known = self.paths("image-encoder")
+        for folder in (adapter.parent / "image_encoder", adapter.parent.parent / "image_encoder"):
+            if (folder / "config.json").is_file():
+                return next((name for name, path in known.items() if path == folder), str(folder))
+        if len(known) == 1:
+            return next(iter(known))
+        if not known:
+            raise UnknownControl("image encoder", "image_encoder", [], folder=f"a folder beside {adapter.name}")
+        raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")

@@ -1,0 +1,125 @@
+"""Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
+
+my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`catalogue.py`)
+my-encoder     a CLIP or a T5: a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
+./some/path    such a file or folder anywhere
+my-model       a checkpoint, of which that part is taken
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safelight.errors import CorruptModel, InvalidRequest, UnknownModel, UnknownPart
+from safelight.models.checkpoints.catalogue import SINGLE, Catalogue
+from safelight.models.checkpoints.digest import digest_files
+from safelight.models.checkpoints.families import Description, describe, tokenizer_of
+from safelight.models.weights.recognise import recognise
+from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, read_header, weight_files
+from safelight.spec import PartName, PinnedPart
+
+STEMS: Mapping[PartName, str] = {"vae": NETWORK, "text_encoder": TEXT_ENCODER}
+
+
+@dataclass(frozen=True, slots=True)
+class PartSource:
+    path: Path
+    """Of a checkpoint, or of a file or folder that holds the part and nothing else."""
+    digest: str
+    checkpoint: Description | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartFolder:
+    catalogue: Catalogue
+    """Where it finds listed ones only, so does this."""
+
+    def paths(self, part: PartName) -> dict[str, Path]:
+        """Every part of the kind by name; of a folder and a file of one name, the folder."""
+        if part == "vae":
+            return self.catalogue.files("vae")
+        folder = self.catalogue.home / f"{part}s"
+        files = {path.name.removesuffix(SINGLE): path for path in folder.glob(f"*{SINGLE}")}
+        folders = {config.parent.name: config.parent for config in folder.glob("*/config.json")}
+        return dict(sorted((files | folders).items()))
+
+    def find(self, part: PartName, name: str) -> PartSource:
+        """
+        Raises:
+            UnknownPart: nothing has that name.
+            UnsafeFile, CorruptModel, UnsupportedOption: it is no such part.
+        """
+        if path := self.listed(part, name) or self.at(Path(name)):
+            return PartSource(path, self.sum(alone(path, part)))
+        try:
+            about = describe(self.catalogue.find(name))
+        except UnknownModel:
+            raise UnknownPart(part, name[:200], [*self.paths(part), *self.catalogue.names()]) from None
+        return PartSource(about.path, self.sum(within(about, part)), about)
+
+    def listed(self, part: PartName, name: str) -> Path | None:
+        if part == "vae":
+            return self.catalogue.listed(name, "vae")
+        known = self.paths(part)
+        return known.get(name) or known.get(name.removesuffix(SINGLE))
+
+    def at(self, path: Path) -> Path | None:
+        """A part on its own at that place, if strangers may look there at all."""
+        try:
+            if self.catalogue.listed_only:
+                return None
+            if path.is_dir():
+                return path if (path / "config.json").is_file() else None
+            if path.suffix != SINGLE or not path.is_file():
+                return None
+        except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
+            return None
+        what = recognise(read_header(path))
+        return None if what is not None and what.kind == "checkpoint" else path
+
+    def pin(self, part: PartName, name: str) -> PinnedPart:
+        return PinnedPart(name=name, digest=self.find(part, name).digest)
+
+    def pinned(self, part: PartName, pin: PinnedPart) -> PartSource:
+        """What a spec was made with.
+
+        Raises:
+            InvalidRequest: the name stands for another file by now, and no version is that one.
+        """
+        source = self.find(part, pin.name)
+        if source.digest != pin.digest:
+            if part == "vae" and (version := self.catalogue.version(pin.digest, "vae")):
+                return PartSource(version, pin.digest)
+            raise InvalidRequest(
+                f"{part} {pin.name!r} is {source.digest[:10]} here and {pin.digest[:10]} in the spec: "
+                "the picture would differ"
+            )
+        return source
+
+    def files(self, part: PartName, source: PartSource) -> list[Path]:
+        """What is read of it."""
+        about = source.checkpoint
+        return [*(alone(source.path, part) if about is None else within(about, part)).values()]
+
+    def sum(self, files: Mapping[str, Path]) -> str:
+        return digest_files(files, cache=self.catalogue.sums)
+
+
+def alone(path: Path, part: PartName) -> dict[str, Path]:
+    if path.is_file():
+        return {path.name: path}
+    return {file.name: file for file in (path / "config.json", *weight_files(path, STEMS[part]))}
+
+
+def within(about: Description, part: PartName) -> dict[str, Path]:
+    """The files of a checkpoint that the part is read from; of a text encoder, its tokenizer's too."""
+    if about.is_file:
+        return {about.path.name: about.path}
+    folders = ["vae"] if part == "vae" else list(about.readers)
+    files = [file for name in folders for file in alone(about.path / name, part).values()]
+    if part == "text_encoder":
+        for name in map(tokenizer_of, folders):
+            files += [path for path in (about.path / name).glob("*") if path.suffix in (".json", ".txt")]
+    if missing := [file for file in files if not file.is_file()]:
+        raise CorruptModel(f"{missing[0]} is missing")
+    return {file.relative_to(about.path).as_posix(): file for file in files}

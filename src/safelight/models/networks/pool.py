@@ -1,0 +1,102 @@
+"""The checkpoints that are in memory, by digest; each is loaded once, whoever asks first, and kept until its room is
+needed (`memory.py`)."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from safelight.errors import InvalidRequest, UnknownModel
+from safelight.models.checkpoints.catalogue import MINI, Catalogue, another_file
+from safelight.models.checkpoints.digest import digest_model, known_digest
+from safelight.models.checkpoints.families import Description, describe
+from safelight.models.networks.load import Model, load_model
+from safelight.models.networks.memory import Need
+from safelight.models.networks.placement import Placement
+from safelight.models.networks.room import ModelSize, model_size
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint on disk, pinned by its digest."""
+
+    path: Path
+    digest: str
+    description: Description
+    size: ModelSize
+
+
+@dataclass(slots=True)
+class ModelPool:
+    catalogue: Catalogue
+    placement: Placement
+    found: dict[str, Found] = field(default_factory=dict[str, Found])
+    """By where it lies, or by the name of one that is not listed: a path, or a hub id."""
+    loaded: dict[str, Model] = field(default_factory=dict[str, Model])
+    locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    """By name: a download takes minutes, and other models should not wait for it."""
+
+    def find(self, name: str) -> Found:
+        with self.locks[name]:
+            # A name may come to stand for something else while we run; the files it stood for stay as they were.
+            listed = self.catalogue.listed(name)
+            key = name if listed is None else str(listed)
+            if key not in self.found:
+                path = listed or self.catalogue.find(name, half=self.placement.dtype != torch.float32)
+                self.found[key] = self.look_at(path)
+            return self.found[key]
+
+    def known_digest(self, name: str) -> str | None:
+        """Its digest; None for one of a linked folder that was never used, since hashing all of them takes hours."""
+        listed = self.catalogue.listed(name)
+        if listed is None or listed == MINI or listed.is_relative_to(self.catalogue.home):
+            return self.find(name).digest
+        return known_digest(describe(listed), cache=self.catalogue.sums)
+
+    def look_at(self, path: Path) -> Found:
+        description = describe(path)
+        digest = digest_model(description, cache=self.catalogue.sums)
+        return Found(path, digest, description, model_size(description, self.placement))
+
+    def get(self, name: str, digest: str) -> Model:
+        """The model in memory.
+
+        Raises:
+            InvalidRequest: the name stands for other weights than the spec was made with, and no version is those.
+        """
+        with self.locks[digest]:
+            if digest not in self.loaded:
+                found = self.pinned(name, digest)
+                self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
+            return self.loaded[digest]
+
+    def need(self, name: str, digest: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Need:
+        """What it takes of the memory for weights; `extra` is what is made of them for speed."""
+        found = self.pinned(name, digest)
+        return Need(
+            key=found.digest,
+            kind="model",
+            name=name,
+            size_bytes=found.size.whole + extra(found.size),
+            drop=lambda: self.drop(found.digest),
+        )
+
+    def drop(self, digest: str) -> None:
+        """Forget its networks; who still has them keeps them."""
+        self.loaded.pop(digest, None)
+
+    def pinned(self, name: str, digest: str) -> Found:
+        """What a spec was made with: what the name stands for now, or a version in the registry."""
+        fault: InvalidRequest
+        try:
+            if (found := self.find(name)).digest == digest:
+                return found
+            fault = another_file(name, "checkpoint", now=found.digest, then=digest)
+        except UnknownModel as error:
+            fault = error
+        if path := self.catalogue.version(digest, "checkpoint"):
+            return self.look_at(path)
+        raise fault

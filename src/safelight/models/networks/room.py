@@ -1,0 +1,104 @@
+"""How much memory there is for weights, and how much a checkpoint or a LoRA will take of it, before it is loaded."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safelight.models.weights.control_lora import whole_shapes
+from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, Header, read_header, weight_files
+from safelight.models.weights.single_file import EMA, UNET
+
+if TYPE_CHECKING:
+    import torch
+
+    from safelight.models.checkpoints.families import Description
+    from safelight.models.networks.placement import Placement
+
+DENOISERS = ("unet", "transformer")
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+SHARE = {"cpu": 0.6, "mps": 0.6, "cuda": 0.8}
+"""Of the device's memory, for weights; the rest is for what is computed with them."""
+
+
+def machine_bytes() -> int | None:
+    """What this process may use: the machine's memory, or the container's if that is less."""
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return whole
+
+
+def device_bytes(device: "torch.device") -> int | None:
+    """All the memory that the device has for this process."""
+    if device.type != "cuda":
+        return machine_bytes()
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def budget_bytes(device: "torch.device", chosen_gb: float | None) -> int:
+    """What the operator chose, or the usual share; where nobody knows how much there is, 8 GB."""
+    if chosen_gb is not None:
+        return int(chosen_gb * 1e9)
+    return int((device_bytes(device) or 8e9) * SHARE[device.type])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """In bytes, in the format that the weights will be kept in."""
+
+    whole: int
+    unet: int
+    """The part of it that denoises."""
+
+
+def model_size(about: "Description", placement: "Placement") -> ModelSize:
+    """
+    Raises:
+        UnsafeFile, CorruptModel: as `read_header`.
+    """
+    if about.is_file:
+        header = read_header(about.path)
+        whole = sum(counts(header)) - sum(counts(header, EMA))
+        unet = sum(counts(header, UNET))
+    else:
+        stems = dict.fromkeys(DENOISERS, NETWORK) | {"vae": NETWORK} | dict.fromkeys(ENCODERS, TEXT_ENCODER)
+        parts = {
+            part: sum(count for path in weight_files(about.path / part, stem) for count in counts(read_header(path)))
+            for part, stem in stems.items()
+            if (about.path / part).is_dir()
+        }
+        whole, unet = sum(parts.values()), sum(parts.get(part, 0) for part in DENOISERS)
+    size = placement.dtype.itemsize
+    return ModelSize(whole * size, unet * size)
+
+
+def lora_bytes(path: Path, placement: "Placement") -> int:
+    """Of a LoRA that is at work: its own tensors, and what is stacked of them for a call."""
+    return 2 * sum(counts(read_header(path))) * placement.dtype.itemsize
+
+
+def weights_bytes(files: Iterable[Path], placement: "Placement", prefixes: Sequence[str] = ("",)) -> int:
+    """Of the tensors in safetensors files, or of those of them whose names begin so; other files hold none."""
+    headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
+    return sum(sum(counts(header, prefix)) for header in headers for prefix in prefixes) * placement.dtype.itemsize
+
+
+def control_bytes(files: Iterable[Path], placement: "Placement") -> int:
+    """Of a ControlNet or an adapter; of a Control-LoRA, what it becomes."""
+    headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
+    shapes = [whole_shapes({name: entry.shape for name, entry in header.tensors.items()}) for header in headers]
+    return sum(prod(shape) for one in shapes for shape in one.values()) * placement.dtype.itemsize
+
+
+def counts(header: Header, prefix: str = "") -> Iterator[int]:
+    """Numbers in each of the tensors whose name begins so."""
+    return (prod(entry.shape) for name, entry in header.tensors.items() if name.startswith(prefix))

@@ -1,0 +1,117 @@
+"""What makes a hint for a ControlNet out of a picture, by name. Imports no torch until depth is asked for."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from safelight.errors import InvalidRequest, nearest
+from safelight.imaging import outlines
+from safelight.models.checkpoints.control_folder import ControlFolder
+from safelight.spec import HintKind
+
+if TYPE_CHECKING:
+    from safelight.models.networks.memory import Need
+    from safelight.models.networks.placement import Placement
+    from safelight.models.vision.depth import DepthModel
+
+PREPROCESSORS: Mapping[str, str] = {
+    "none": "the picture is a hint already",
+    "canny": "thin lines where brightness jumps",
+    "soft-edge": "grey lines, stronger where the edge is",
+    "scribble": "broad strokes",
+    "lineart": "the strokes of a drawing",
+    "tile": "the picture itself, to be drawn again with more detail",
+    "invert": "a drawing that is black on white, the other way round",
+    "depth": "what is near is white; by a model in SAFELIGHT_HOME/depth-models, or depth/NAME for one of several",
+}
+PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "none": lambda image: image,
+    "soft-edge": outlines.soft_edge,
+    "scribble": outlines.scribble,
+    "lineart": outlines.lineart,
+    "tile": lambda image: image,
+    "invert": outlines.invert,
+}
+
+SHOWS: Mapping[str, HintKind] = {
+    "canny": "hard-edge",
+    "lineart": "hard-edge",
+    "invert": "hard-edge",
+    "soft-edge": "soft-edge",
+    "scribble": "soft-edge",
+    "tile": "tile",
+    "depth": "depth",
+}
+"""What their hints are to a net that tells several kinds apart."""
+
+
+def require_preprocessor(name: str) -> None:
+    """
+    Raises:
+        InvalidRequest: there is none of that name.
+    """
+    if name not in PREPROCESSORS and not name.startswith("depth/"):
+        known = list(PREPROCESSORS)
+        raise InvalidRequest(f"no preprocessor named {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+
+
+@dataclass(slots=True)
+class Preprocessors:
+    folder: ControlFolder
+    placement: "Callable[[], Placement]"
+    """Where a depth model runs; asked for only when there is one to run."""
+    depths: dict[Path, Any] = field(default_factory=dict[Path, Any])
+    """Those in memory (`memory.py`)."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def make_hint(self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None) -> Image.Image:
+        """As large as the picture.
+
+        Raises:
+            InvalidRequest: there is no preprocessor of that name, or no model for it.
+        """
+        require_preprocessor(name)
+        if thresholds is not None and name != "canny":
+            raise InvalidRequest(f"thresholds are canny's, not {name}'s")
+        if name == "canny":
+            return outlines.canny(image, thresholds)
+        if name in PLAIN:
+            return PLAIN[name](image.convert("RGB"))
+        with self.lock:
+            return self.depth_model(self.depth_path(name)).read(image)
+
+    def needs(self, name: str) -> "list[Need]":
+        """What it takes of the memory for weights: nothing, but for depth.
+
+        Raises:
+            InvalidRequest: there is no preprocessor of that name, or no model for it.
+        """
+        require_preprocessor(name)
+        if name == "canny" or name in PLAIN:
+            return []
+        from safelight.models.networks.memory import Need
+        from safelight.models.networks.room import weights_bytes
+
+        path = self.depth_path(name)
+        size = weights_bytes(self.folder.files("depth", path), self.placement())
+        drop = partial(self.depths.pop, path, None)
+        return [Need(key=("depth", path), kind="depth", name=path.name, size_bytes=size, drop=drop)]
+
+    def depth_path(self, name: str) -> Path:
+        known = self.folder.paths("depth")
+        wanted = name.partition("/")[2]
+        if not wanted and len(known) > 1:
+            raise InvalidRequest(f"depth: there are several models; name one, as depth/{min(known)}")
+        return self.folder.path("depth", wanted or next(iter(known), "depth"))
+
+    def depth_model(self, path: Path) -> "DepthModel":
+        from safelight.models.vision.depth import load_depth
+
+        if path not in self.depths:
+            self.depths[path] = load_depth(path, self.placement())
+        return self.depths[path]

@@ -1,0 +1,157 @@
+"""How alike pictures and prompts are: a CLIP-style image encoder and the text encoder that it was paired with.
+
+    pictures -> image encoder -> unit vectors \\
+                                                dot products
+    prompts -> text encoder -> text head -> unit vectors /
+
+A model folder may hold such a pair: `image_encoder/` beside the text encoder of its pipeline. The embedded model does,
+so prompt-picture similarity, likeness and search work offline; what it knows is drawings of everyday things.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from safelight.errors import CorruptModel
+from safelight.models.checkpoints.catalogue import MINI
+from safelight.models.checkpoints.digest import file_sum
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+FOLDER = "image_encoder"
+WEIGHTS, TEXT_HEAD, PAIR = "model.safetensors", "text_head.safetensors", "pair.json"
+BATCH = 64
+
+
+class TextHead(nn.Module):
+    """From what a text encoder makes of a caption to the space of the pictures."""
+
+    def __init__(self, width: int, projection: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(2 * width)
+        self.inner = nn.Linear(2 * width, 2 * width)
+        self.outer = nn.Linear(2 * width, projection)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.outer(F.gelu(self.inner(self.norm(pooled))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Similarity:
+    """An image encoder, a text encoder, and what joins them."""
+
+    vision: "CLIPVisionModelWithProjection"
+    text_encoder: "CLIPTextModel"
+    tokenizer: "CLIPTokenizer"
+    text_head: TextHead
+    metrics: dict[str, float]
+    """Retrieval on held-out pictures, as measured when it was trained."""
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, dim), of length 1."""
+        parts = (self.vision(pixels).image_embeds for pixels in self.batches(images))
+        return F.normalize(torch.cat(list(parts)), dim=-1)
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """(n, dim), of length 1; what of a prompt is beyond the text encoder's length is not read."""
+        parts = [prompts[i : i + BATCH] for i in range(0, len(prompts), BATCH)]
+        pooled = torch.cat([pool_text(self.text_encoder, self.tokenizer, part) for part in parts])
+        return F.normalize(self.text_head(pooled), dim=-1)
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, width), before the projection to the space shared with prompts: for kernel distances."""
+        parts = (self.vision.vision_model(pixels).pooler_output for pixels in self.batches(images))
+        return torch.cat(list(parts))
+
+    def batches(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        side = int(self.vision.config.image_size)  # pyright: ignore[reportArgumentType]
+        return [as_pixels(images[i : i + BATCH], side) for i in range(0, len(images), BATCH)]
+
+
+@torch.no_grad()
+def pool_text(network: "CLIPTextModel", tokenizer: "CLIPTokenizer", prompts: Sequence[str]) -> Tensor:
+    """(n, 2 width): the mean of a prompt's token states, and the state of its end token."""
+    found = tokenizer(list(prompts), padding="longest", truncation=True, return_tensors="pt")
+    states = network(found.input_ids).last_hidden_state
+    # The end token also fills up; of those, the first belongs to the prompt.
+    ends = (found.input_ids == tokenizer.eos_token_id).int().argmax(dim=1)
+    inside = (torch.arange(states.shape[1]) <= ends[:, None]).unsqueeze(-1).float()
+    mean = (states * inside).sum(dim=1) / inside.sum(dim=1)
+    return torch.cat([mean, states[torch.arange(len(ends)), ends]], dim=-1)
+
+
+def as_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
+    """(n, 3, side, side) in -1..1: the middle square, averaged down; transparent parts become white."""
+    small = [ImageOps.fit(opaque(image), (side, side), Image.Resampling.BOX) for image in images]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in small])).permute(0, 3, 1, 2)
+    return pixels.float().div(127.5).sub(1)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+@cache
+def open_similarity(model: Path = MINI) -> Similarity:
+    """The pair in a model folder; once a process.
+
+    Raises:
+        CorruptModel: there is none, it is broken, or it was paired with another text encoder than is there now.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+    from transformers import CLIPVisionModelWithProjection as Vision
+
+    folder, text = model / FOLDER, model / "text_encoder"
+    try:
+        pair = read(folder / PAIR)
+        if not goes_with(pair, model):
+            raise CorruptModel(f"{folder} was paired with another text encoder: {HOW_TO_PAIR}")
+        vision = filled(Vision(CLIPVisionConfig(**read(folder / "config.json"))), folder / WEIGHTS)
+        text_encoder = filled(CLIPTextModel(CLIPTextConfig(**read(text / "config.json"))), text / WEIGHTS)
+        width = int(text_encoder.config.hidden_size)
+        head = filled(TextHead(width, int(vision.config.projection_dim)), folder / TEXT_HEAD)
+        tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    except FileNotFoundError as error:
+        raise CorruptModel(f"{model} has no image encoder ({error.filename} is missing): {HOW_TO_PAIR}") from None
+    except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise CorruptModel(f"{folder} is no image encoder of ours: {error}") from None
+    return Similarity(
+        vision=vision, text_encoder=text_encoder, tokenizer=tokenizer, text_head=head, metrics=pair["metrics"]
+    )
+
+
+def goes_with(pair: dict[str, Any], model: Path) -> bool:
+    """Whether an image encoder's `pair.json` names the text encoder that the model folder has."""
+    return pair["text_encoder"] == file_sum(model / "text_encoder" / WEIGHTS)
+
+
+HOW_TO_PAIR = "`safelight train scratch image-encoder --folder FOLDER` makes one"
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def filled(network: Any, weights: Path) -> Any:
+    """The network with the weights of a file, in float32, for reading only."""
+    found = {name: each.float() for name, each in load_file(weights).items()}
+    network.load_state_dict(found)
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,143 @@
+"""/controlnet, the routes of AUTOMATIC1111's extension: which nets and modules there are, and hints of pictures."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from pydantic import BaseModel, Field, model_validator
+
+from safelight.serving.a1111.payloads import FAULTS, RED_DOT, Loose
+from safelight.serving.a1111.units import MODULES, own_names, preprocessor_of, refused
+from safelight.serving.http.auth import Who
+from safelight.serving.http.fetch import fetch_picture
+from safelight.serving.http.parts import parts_of
+from safelight.serving.native.files import as_base64
+from safelight.spec import MOST_CONTROLS
+from safelight.studio import Studio
+
+router = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"], responses=FAULTS)
+
+
+class Version(BaseModel):
+    version: int
+
+
+class ModelList(BaseModel):
+    model_list: list[str]
+
+
+class ModuleList(BaseModel):
+    module_list: list[str]
+    module_detail: dict[str, Any]
+
+
+class ControlTypes(BaseModel):
+    control_types: dict[str, Any]
+
+
+class UnitCount(BaseModel):
+    control_net_unit_count: int
+
+
+class Detection(Loose):
+    controlnet_module: Annotated[str, Field(examples=["canny"])] = "none"
+    controlnet_input_images: Annotated[tuple[str, ...], Field(examples=[[RED_DOT]])] = ()
+    controlnet_processor_res: int = -1
+    controlnet_threshold_a: float = -1
+    controlnet_threshold_b: float = -1
+    controlnet_masks: tuple[str, ...] = ()
+    low_vram: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def renewed(cls, values: Any) -> Any:
+        """webuiapi calls the pictures as the extension once did."""
+        if isinstance(values, Mapping) and "controlnet_images" in values:
+            return {"controlnet_input_images": values["controlnet_images"], **values}
+        return values
+
+
+class Detected(BaseModel):
+    info: str = "Success"
+    images: list[str]
+    """Base64 of a PNG each, as large as what was sent."""
+
+
+@router.get("/version")
+async def version(caller: Who) -> Version:
+    """The third of the extension's interfaces, which has units in `alwayson_scripts` and nowhere else."""
+    return Version(version=3)
+
+
+@router.get("/model_list")
+async def model_list(request: Request, caller: Who) -> ModelList:
+    """ControlNets, T2I-Adapters and IP-Adapters by name."""
+    return ModelList(model_list=await asyncio.to_thread(models_in, parts_of(request).studio))
+
+
+@router.get("/module_list")
+async def module_list(caller: Who) -> ModuleList:
+    """The preprocessors, in the extension's names where it has them."""
+    names = modules()
+    detail = {name: {"model_free": False, "sliders": sliders_of(name)} for name in names}
+    return ModuleList(module_list=names, module_detail=detail)
+
+
+@router.get("/control_types")
+async def control_types(request: Request, caller: Who) -> ControlTypes:
+    """One type that has everything: names alone do not say which module a net was trained with."""
+    models = await asyncio.to_thread(models_in, parts_of(request).studio)
+    every = {
+        "module_list": modules(),
+        "model_list": ["None", *models],
+        "default_option": "none",
+        "default_model": "None",
+    }
+    return ControlTypes(control_types={"All": every})
+
+
+@router.get("/settings")
+async def settings(caller: Who) -> UnitCount:
+    """How many units a picture may have."""
+    return UnitCount(control_net_unit_count=MOST_CONTROLS)
+
+
+@router.post("/detect")
+async def detect(request: Request, caller: Who, body: Annotated[Detection, Body()]) -> Detected:
+    """What a net would be shown of these pictures."""
+    caller.require("draw")
+    name = preprocessor_of(body.controlnet_module)
+    if not body.controlnet_input_images:
+        raise refused("No image selected")
+    low, high = body.controlnet_threshold_a, body.controlnet_threshold_b
+    thresholds = (low, high) if name == "canny" and low >= 0 and high >= 0 else None
+    studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
+    images: list[str] = []
+    for source in body.controlnet_input_images:
+        data = await fetch_picture(source, max_bytes=most)
+
+        image = await asyncio.to_thread(studio.open, data)
+        if image.width * image.height > studio.settings.max_output_pixels:
+            raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
+        hint = await studio.make_hint(name, image, thresholds=thresholds)
+        images.append(await asyncio.to_thread(as_base64, hint))
+    return Detected(images=images)
+
+
+def modules() -> list[str]:
+    return [*MODULES, *own_names(), "ip-adapter-auto"]
+
+
+def models_in(studio: Studio) -> list[str]:
+    folder = studio.controls.folder
+    return [*folder.paths("control"), *folder.paths("ip-adapter")]
+
+
+def sliders_of(module: str) -> list[dict[str, Any]]:
+    if module != "canny":
+        return []
+    return [
+        {"name": "Canny Low Threshold", "value": 100, "min": 1, "max": 255},
+        {"name": "Canny High Threshold", "value": 200, "min": 1, "max": 255},
+    ]

@@ -1,0 +1,221 @@
+"""/sdapi/v1, what is done with finished pictures: making them larger, and reading what they say of themselves."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from safelight.assets.read_metadata import read_metadata
+from safelight.errors import JobCancelled, UnknownModel, UnsupportedOption
+from safelight.imaging.canvas import upscale
+from safelight.models.vision.upscalers import LANCZOS, Upscalers
+from safelight.serving.a1111.info import infotext_of, items_of, parameters_of
+from safelight.serving.a1111.payloads import FAULTS, RED_DOT, Loose
+from safelight.serving.a1111.sittings import sittings_of
+from safelight.serving.a1111.upscalers import NONE, ours_for
+from safelight.serving.http.auth import Who
+from safelight.serving.http.fetch import fetch_picture
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.desk import Wishes
+from safelight.serving.jobs.keys import Caller
+from safelight.serving.native.files import as_base64
+from safelight.studio import Studio
+
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
+
+MOST_PICTURES = 100
+Visibility = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=1, le=16_384)]
+
+
+Encoded = Annotated[str, Field(examples=[RED_DOT])]
+"""A picture as base64, a data URL, or an address to fetch it from."""
+
+
+class Extras(Loose):
+    """How a picture is made larger; the upscaler "None" leaves it as it is."""
+
+    resize_mode: Literal[0, 1] = 0
+    """0: `upscaling_resize` times as large; 1: until it covers `upscaling_resize_w` x `upscaling_resize_h`."""
+    show_extras_results: bool = True
+    gfpgan_visibility: Visibility = 0
+    codeformer_visibility: Visibility = 0
+    codeformer_weight: Visibility = 0
+    upscaling_resize: Annotated[float, Field(gt=0, le=8)] = 2
+    upscaling_resize_w: Pixels = 512
+    upscaling_resize_h: Pixels = 512
+    upscaling_crop: bool = True
+    """In mode 1: cut to that size exactly."""
+    upscaler_1: str = "None"
+    upscaler_2: str = "None"
+    extras_upscaler_2_visibility: Visibility = 0
+    upscale_first: bool = False
+
+    def method(self, upscalers: Upscalers) -> str:
+        """In our words; "None" leaves pictures as they are.
+
+        Raises:
+            UnsupportedOption: an upscaler, or something else, that is not here.
+        """
+        for name in ("gfpgan_visibility", "codeformer_visibility"):
+            if getattr(self, name):
+                raise UnsupportedOption(name, "no face restorer is installed here; leave it at 0")
+        methods = {
+            name: ours_for(name, getattr(self, name), upscalers)
+            for name in ("upscaler_1", "upscaler_2")
+            if getattr(self, name) != NONE
+        }
+        if self.extras_upscaler_2_visibility and self.upscaler_2 not in ("None", self.upscaler_1):
+            raise UnsupportedOption(
+                "upscaler_2", "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
+            )
+        return methods.get("upscaler_1", LANCZOS)
+
+    def scale_for(self, size: tuple[int, int]) -> float:
+        if self.upscaler_1 == "None":
+            return 1.0
+        if self.resize_mode == 0:
+            return self.upscaling_resize
+        return max(self.upscaling_resize_w / size[0], self.upscaling_resize_h / size[1])
+
+    @property
+    def cuts(self) -> bool:
+        return self.upscaler_1 != "None" and self.resize_mode == 1 and self.upscaling_crop
+
+
+class ExtrasSingle(Extras):
+    image: Encoded
+
+
+class FileData(BaseModel):
+    data: Encoded
+    name: str
+
+
+class ExtrasBatch(Extras):
+    imageList: Annotated[list[FileData], Field(min_length=1, max_length=MOST_PICTURES)]  # noqa: N815  their name
+
+
+class ExtrasSingleAnswer(BaseModel):
+    html_info: str
+    image: str
+
+
+class ExtrasBatchAnswer(BaseModel):
+    html_info: str
+    images: list[str]
+
+
+class PngInfoBody(Loose):
+    image: Encoded
+
+
+class PngInfoAnswer(BaseModel):
+    info: str
+    """The infotext; of pictures by ComfyUI, InvokeAI and others, one that says what theirs says."""
+    items: dict[str, str]
+    """The other texts in the file."""
+    parameters: dict[str, Any]
+    """The infotext in parts."""
+
+
+class InterrogateBody(Loose):
+    image: Encoded = ""
+    model: str = "clip"
+
+
+class InterrogateAnswer(BaseModel):
+    caption: str
+
+
+@dataclass(slots=True)
+class Kept:
+    """A picture that was sent, stored."""
+
+    digest: str
+    scale: float
+    grown: str | None = None
+    """The larger picture's id."""
+
+
+@router.post("/extra-single-image")
+async def extra_single_image(request: Request, caller: Who, body: ExtrasSingle) -> ExtrasSingleAnswer:
+    """Make a picture larger."""
+    [image] = await enlarged(request, caller, body, [body.image])
+    return ExtrasSingleAnswer(html_info=html_of(body), image=image)
+
+
+@router.post("/extra-batch-images")
+async def extra_batch_images(request: Request, caller: Who, body: ExtrasBatch) -> ExtrasBatchAnswer:
+    """Make several pictures larger."""
+    images = await enlarged(request, caller, body, [file.data for file in body.imageList])
+    return ExtrasBatchAnswer(html_info=html_of(body), images=images)
+
+
+@router.post("/png-info")
+async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoAnswer:
+    """What a picture says of how it was made, whichever program made it."""
+    limits = parts_of(request).settings
+    data = await fetch_picture(body.image, max_bytes=limits.max_file_bytes)
+
+    def read() -> PngInfoAnswer:
+        metadata = read_metadata(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+        infotext = infotext_of(metadata)
+        parameters = parameters_of(infotext) if infotext else {}
+        return PngInfoAnswer(info=infotext, items=items_of(metadata.raw), parameters=parameters)
+
+    return await asyncio.to_thread(read)
+
+
+@router.post("/interrogate")
+async def interrogate(caller: Who, body: InterrogateBody) -> InterrogateAnswer:
+    """Always 404: no model that describes pictures is installed here."""
+    raise UnknownModel(body.model, ["none that describes pictures"])
+
+
+async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequence[str]) -> list[str]:
+    """PNGs in base64, by way of a job for each picture that grows."""
+    parts = parts_of(request)
+    studio = parts.studio
+    method = body.method(studio.upscalers)
+    caller.require("draw")
+    # One at a time in memory: a small file can hold a very large picture.
+    kept: list[Kept] = []
+    for source in sources:
+        data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
+        kept.append(await asyncio.to_thread(keep, data, body, studio))
+    grows = [one for one in kept if one.scale > 1]
+    upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
+    sittings = sittings_of(request)
+    jobs = await sittings.draw(request, upscales, caller, Wishes(), desk=parts.desk, kind="extras") if upscales else []
+    for one, job in zip(grows, jobs, strict=True):
+        if job.asset_id is None:
+            raise JobCancelled("interrupted before all pictures were made larger")
+        one.grown = job.asset_id
+    return [await asyncio.to_thread(finish, one, body, studio) for one in kept]
+
+
+def keep(data: bytes, body: Extras, studio: Studio) -> Kept:
+    image = studio.open(data)
+    return Kept(digest=studio.keep(image), scale=body.scale_for(image.size))
+
+
+def finish(kept: Kept, body: Extras, studio: Studio) -> str:
+    if kept.grown and not body.cuts:
+        return base64.b64encode(studio.assets.read(kept.grown)).decode()
+    image = studio.picture(kept.grown or kept.digest)
+    if kept.scale < 1:
+        image = upscale(image, kept.scale)
+    if body.cuts:
+        width, height = body.upscaling_resize_w, body.upscaling_resize_h
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return as_base64(image)
+
+
+def html_of(body: Extras) -> str:
+    return "" if body.upscaler_1 == "None" else f"<p>Postprocess upscaler: {body.upscaler_1}</p>"

@@ -1,0 +1,212 @@
+"""/sdapi/v1, the API of AUTOMATIC1111's web UI: pictures from words and from pictures, and how far they are.
+
+    body -> drafts -> jobs -> pictures in base64
+
+`a1111_payloads` says what each field means, `a1111_options` what a key has set, `a1111_sittings` who may stop what.
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+
+from safelight.errors import InvalidRequest
+from safelight.prompts.several import expanded
+from safelight.serving.a1111.info import info_of
+from safelight.serving.a1111.options import Options, find_model, merged
+from safelight.serving.a1111.payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
+from safelight.serving.a1111.pictures import keep, mask_from
+from safelight.serving.a1111.sd_upscale import enlarged
+from safelight.serving.a1111.sittings import sittings_of
+from safelight.serving.a1111.units import led_by, units_of
+from safelight.serving.http.auth import Who
+from safelight.serving.http.fetch import fetch_picture
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.desk import Wishes
+from safelight.serving.jobs.keys import Caller
+from safelight.serving.jobs.tables import JobRow
+from safelight.serving.native.files import as_base64
+from safelight.settings import Settings
+from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
+from safelight.studio import Studio
+
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
+
+BEGUN = 0.01
+"""What `progress` says before the first step: 0 would mean that nothing is being drawn."""
+
+
+class State(BaseModel):
+    """In the words of AUTOMATIC1111: a job is a picture, all of whose steps are sampling steps."""
+
+    skipped: bool = False
+    interrupted: bool = False
+    stopping_generation: bool = False
+    job: str = ""
+    job_count: int = 0
+    job_timestamp: str = "0"
+    job_no: int = 0
+    sampling_step: int = 0
+    sampling_steps: int = 0
+
+
+class ProgressView(BaseModel):
+    """Of what the caller has under way; progress 0 and job_count 0 mean nothing."""
+
+    progress: float
+    eta_relative: float
+    """Seconds until all of it is drawn."""
+    state: State
+    current_image: str | None = None
+    """Base64 of a PNG: the estimate so far, small and in rough colours."""
+    textinfo: str | None = None
+
+
+@router.post("/txt2img")
+async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
+    """Draw pictures from words."""
+    options = await options_for(request, caller, body)
+    wishes = await wishes_of(request, body, options) | await led_by(request, body)
+    drafts = await asyncio.to_thread(several, parse_draft(wishes), body, parts_of(request).settings)
+    return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
+
+
+@router.post("/img2img")
+async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Drawn:
+    """Draw pictures from pictures, or anew what a mask covers."""
+    caller.require("draw")
+    if not body.init_images:
+        raise InvalidRequest("init_images: name at least one picture, in base64")
+    if 1 < len(body.init_images) <= body.batch_size:
+        body.batch_size = len(body.init_images)
+    if len(body.init_images) > body.batch_size:
+        raise InvalidRequest(f"init_images: {len(body.init_images)} are more than the batch_size of {body.batch_size}")
+    options = await options_for(request, caller, body)
+    wishes = await wishes_of(request, body, options)
+    found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
+    if found.description.reads == "instructions":
+        wishes["image_guidance"] = body.image_cfg_scale
+    studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
+    if body.drawn_over:
+        wishes |= await asyncio.to_thread(
+            enlarged, body.script_args, studio.upscalers, width=body.width, height=body.height
+        )
+    marked = None
+    if body.mask:
+        marked = await asyncio.to_thread(mask_from, await fetch_picture(body.mask, max_bytes=most), studio)
+        wishes["mask"] = await asyncio.to_thread(studio.keep, marked)
+    # One at a time in memory: a small file can hold a very large picture.
+    inits: list[str] = []
+    for source in body.init_images:
+        data = await fetch_picture(source, max_bytes=most)
+        inits.append(await asyncio.to_thread(keep, data, marked, body, studio))
+    leads = [await led_by(request, body, init=init) for init in inits]
+    firsts = [parse_draft(wishes | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
+    changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
+    drafts = [
+        draft.model_copy(update=changing[place % len(inits)])
+        for place, draft in enumerate(await asyncio.to_thread(several, firsts[0], body, parts_of(request).settings))
+    ]
+    return await drawn(request, caller, body, drafts, options=options, kind="img2img")
+
+
+@router.get("/progress")
+async def progress(request: Request, caller: Who, skip_current_image: Annotated[bool, Query()] = False) -> ProgressView:
+    """How far the caller's own pictures are."""
+    found = await sittings_of(request).progress(caller, parts_of(request).desk)
+    if found is None:
+        return ProgressView(progress=0, eta_relative=0, state=State())
+    state = State(
+        skipped=found.sitting.skipped,
+        interrupted=found.sitting.interrupted,
+        job=found.sitting.kind,
+        job_count=found.num_jobs,
+        job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(found.sitting.began)),
+        job_no=found.ended,
+        sampling_step=found.step,
+        sampling_steps=found.total_steps,
+    )
+    preview = None if skip_current_image else found.preview
+    image = await asyncio.to_thread(as_base64, preview) if preview else None
+    fraction = max(found.fraction, BEGUN)
+    return ProgressView(progress=fraction, eta_relative=found.eta_s, state=state, current_image=image)
+
+
+@router.post("/interrupt")
+async def interrupt(request: Request, caller: Who) -> dict[str, str]:
+    """Stop all that the caller has under way through this API; it is answered with what was finished."""
+    await sittings_of(request).interrupt(caller, parts_of(request).desk)
+    return {}
+
+
+@router.post("/skip")
+async def skip(request: Request, caller: Who) -> None:
+    """Stop the picture that `progress` shows."""
+    await sittings_of(request).skip(caller, parts_of(request).desk)
+
+
+def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
+    """As many as the body asks for, with the choices in their prompts made where it asks for that."""
+    return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
+
+
+async def wishes_of(request: Request, body: Drawing, options: Options) -> dict[str, Any]:
+    """In the words of `spec.Draft`; a refiner is found as models are, by its title, its name or its hash."""
+    wishes = body.wishes(options)
+    if refiner := wishes.get("refiner"):
+        wishes["refiner"] = await asyncio.to_thread(find_model, refiner, parts_of(request).studio)
+    return wishes
+
+
+async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:
+    """The caller's options, and over them those of this request."""
+    parts, sittings = parts_of(request), sittings_of(request)
+    stored = sittings.options_of(caller)
+    options = await asyncio.to_thread(merged, stored, body.override_settings, parts.studio)
+    if body.override_settings and not body.override_settings_restore_afterwards:
+        await sittings.keep_options(caller, options, parts.keys)
+    return options
+
+
+async def drawn(
+    request: Request, caller: Caller, body: Drawing, drafts: Sequence[Draft], *, options: Options, kind: str
+) -> Drawn:
+    began = time.time()
+    parts = parts_of(request)
+    wishes = Wishes(encoding=options.encoding)
+    jobs = await sittings_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
+    return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
+
+
+def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: float) -> Drawn:
+    done = [job for job in jobs if job.asset_id]
+    asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
+    images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
+    hashes = studio.loras.hashes([lora for spec in drawn or asked for lora in spec.loras])
+    info = info_of(asked, drawn, body, began=began, lora_hashes=hashes)
+    parameters: dict[str, Any] = body.model_dump(mode="json")
+    if isinstance(body, ImageToImageBody) and not body.include_init_images:
+        parameters |= {"init_images": None, "mask": None}
+    return Drawn(images=images, parameters=parameters, info=info)
+
+
+def hints_of(drawn: Sequence[Denoised], body: Drawing, studio: Studio) -> list[str]:
+    """What the nets were shown, after the pictures, as there."""
+    if not drawn or not any(unit.save_detected_map for unit in units_of(body)):
+        return []
+    return [base64.b64encode(studio.assets.read(use.hint)).decode() for use in drawn[0].controls]
+
+
+def files_of(jobs: Sequence[JobRow], studio: Studio) -> list[str]:
+    """The finished pictures' files, in base64."""
+    return [base64.b64encode(studio.assets.read(job.asset_id)).decode() for job in jobs if job.asset_id]
+
+
+def denoised(job: JobRow) -> Denoised:
+    spec = parse_spec(job.spec)
+    assert not isinstance(spec, Upscale)
+    return spec

@@ -1,0 +1,1 @@
+"""The application: every route and every part, opened with the server and closed with it; `run` serves it."""

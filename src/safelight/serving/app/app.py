@@ -1,0 +1,123 @@
+"""The application: every route, and the parts they share, opened with the server and closed with it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+
+from safelight.database.connect import open_database
+from safelight.serving.a1111 import controlnet as a1111_controlnet
+from safelight.serving.a1111 import extras as a1111_extras
+from safelight.serving.a1111 import lists as a1111_lists
+from safelight.serving.a1111 import routes as a1111
+from safelight.serving.a1111.sittings import Sittings
+from safelight.serving.http import errors, health, metrics_route
+from safelight.serving.http.access import Access
+from safelight.serving.http.description import describe
+from safelight.serving.http.door import Door
+from safelight.serving.http.observe import Observer, device_memory, line_of
+from safelight.serving.http.parts import Parts
+from safelight.serving.jobs.desk import Desk
+from safelight.serving.jobs.keys import Keys
+from safelight.serving.jobs.live import Live
+from safelight.serving.jobs.queue import JobQueue
+from safelight.serving.jobs.webhooks import Webhooks
+from safelight.serving.jobs.worker import JobWorker
+from safelight.serving.monitoring.metrics import Metrics
+from safelight.serving.monitoring.traces import Traces
+from safelight.serving.native import files, jobs, upscales
+from safelight.serving.openai import routes as openai
+from safelight.settings import Settings
+from safelight.studio import Studio, open_studio
+from safelight.version import __version__
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    open_studio: Callable[[Settings], Studio] = open_studio,
+    tracing: TracerProvider | None = None,
+) -> FastAPI:
+    """The server as an ASGI application; `safelight serve` runs it under uvicorn."""
+    settings = settings or Settings.from_environment()
+    metrics, traces = Metrics(version=__version__), Traces(tracing) if tracing else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with opened(settings, open_studio, metrics, traces) as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(
+        title="safelight",
+        version=__version__,
+        summary="Stable Diffusion, end to end: pictures, edits and jobs that survive a restart.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.sittings = Sittings()
+    errors.install(app)
+    for part in (health, metrics_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
+        app.include_router(part.router)
+    for part in (jobs, upscales, files, openai):
+        app.include_router(part.router, responses=errors.FAULTS)
+    describe(app)
+    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]
+        )
+    # The last is the outermost: it sees what the others answer.
+    app.add_middleware(Access, metrics=metrics)
+    if tracing:
+        FastAPIInstrumentor.instrument_app(
+            app, tracer_provider=tracing, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"]
+        )
+    return app
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, open_studio: Callable[[Settings], Studio], metrics: Metrics, traces: Traces | None
+) -> AsyncGenerator[Parts, None]:
+    """Database, engine and worker; on the way out jobs in hand are finished or put back in line."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    database = await asyncio.to_thread(open_database, settings.database)
+    studio = await asyncio.to_thread(open_studio, settings)
+    # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
+    studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
+    keys = Keys(database)
+    observer = Observer(metrics, keys, traces)
+    queue, live = JobQueue(database, hear=observer.changed), Live()
+    metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory, weights=studio.memory)
+    worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
+    desk = Desk(
+        queue,
+        studio,
+        worker,
+        live,
+        longest_line=settings.longest_line,
+        private_webhooks=settings.allow_private_webhooks,
+    )
+    webhooks = Webhooks(
+        database,
+        await asyncio.to_thread(keys.secret, "webhooks"),
+        private=settings.allow_private_webhooks,
+        hear=metrics.delivered,
+    )
+    working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
+    try:
+        url_secret = await asyncio.to_thread(keys.secret, "urls")
+        yield Parts(settings, database, studio, desk, keys, metrics, url_secret)
+    finally:
+        worker.stop(drain_s=settings.drain_s)
+        await working
+        telling.cancel()
+        await asyncio.wait([telling])
+        await asyncio.to_thread(studio.close)
+        database.close()

@@ -1,0 +1,10 @@
+"""What every request passes, whatever its dialect.
+
+parts              what the routes stand on
+auth               who is calling
+door access log    limits of size and time; one line and one count a request
+errors description error bodies, and the OpenAPI document
+attend             a request waits for its jobs, and cancels them when its client goes away
+fetch              pictures by URL
+observe health metrics_route   what operators look at
+"""

@@ -1,0 +1,30 @@
+"""What every route stands on, opened with the server and closed with it."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from safelight.database.connect import Database
+from safelight.serving.jobs.desk import Desk
+from safelight.serving.jobs.keys import Keys
+from safelight.serving.monitoring.metrics import Metrics
+from safelight.settings import Settings
+from safelight.studio import Studio
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the routes stand on; `app.state.parts`."""
+
+    settings: Settings
+    database: Database
+    studio: Studio
+    desk: Desk
+    keys: Keys
+    metrics: Metrics
+    url_secret: bytes
+    """Signs the links to pictures."""
+
+
+def parts_of(request: Request) -> Parts:
+    return request.app.state.parts

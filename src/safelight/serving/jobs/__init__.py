@@ -1,0 +1,10 @@
+"""Accepted jobs as rows: nothing that was accepted is lost, and nothing is drawn twice.
+
+tables queue    the rows, and every statement that changes them
+desk            a request -> accepted jobs, or a refusal
+worker          claims jobs, draws them, reports
+live            progress and previews of this process
+training        training runs as jobs
+keys            API keys, their limits and their options
+webhooks        who is told that a job ended
+"""

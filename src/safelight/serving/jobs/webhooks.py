@@ -1,0 +1,192 @@
+"""Tells whoever asked that a job has ended: one signed POST, tried again until it is taken or given up.
+
+    safelight-delivery    the same at every try, so that a receiver can tell a repetition
+    safelight-timestamp   seconds since the epoch, when this try was made
+    safelight-signature   v1=HMAC-SHA256(secret, timestamp + "." + body), in hex
+
+What is due stands in the job's row. A try first moves the row's next one into the future and then sends: of several
+processes one sends, and a process that dies while it sends has only put the webhook off.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import httpx
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from safelight.database.connect import Database
+from safelight.errors import InvalidRequest, StorageFailed
+from safelight.public_http import is_public, public_client
+from safelight.serving.jobs.tables import JobRow
+from safelight.version import __version__
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+POLL_S = 1.0
+FIRST_DELAY_S = 30.0
+MOST_TRIES = 8
+"""With delays of 30 s, doubled each time, the last is made an hour after the first."""
+MOST_AT_ONCE = 8
+"""A receiver that is slow holds up no other until there are so many of them."""
+Outcome = str
+"""`sent`, `failed` (and to be tried again) or `given up`."""
+
+
+class Webhooks:
+    def __init__(
+        self,
+        database: Database,
+        secret: bytes,
+        *,
+        private: bool = False,
+        first_delay_s: float = FIRST_DELAY_S,
+        clock: Callable[[], float] = time.time,
+        hear: Callable[[Outcome], None] = lambda _outcome: None,
+    ) -> None:
+        """`private`: receivers may be inside a private network."""
+        self.database = database
+        self.secret = secret
+        self.client = (
+            httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
+            if private
+            else public_client(timeout_s=TIMEOUT_S)
+        )
+        self.first_delay_s = first_delay_s
+        self.clock = clock
+        self.hear = hear
+        self.sending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until it is cancelled; a try that is cut off is made again later."""
+        try:
+            while True:
+                with suppress(StorageFailed):
+                    await self.send_due()
+                await asyncio.sleep(POLL_S)
+        finally:
+            for task in self.sending:
+                task.cancel()
+            await asyncio.gather(*self.sending, return_exceptions=True)
+            await self.client.aclose()
+
+    async def send_due(self) -> None:
+        """Begin to send what is due now."""
+        while len(self.sending) < MOST_AT_ONCE and (job := await asyncio.to_thread(self.take)):
+            task = asyncio.create_task(self.send(job))
+            self.sending.add(task)
+            task.add_done_callback(self.sending.discard)
+
+    def take(self) -> JobRow | None:
+        """A webhook that is due, and ours until its next try is."""
+        now = self.clock()
+        due = select(JobRow).where(JobRow.webhook_state == "due", JobRow.webhook_due <= now).limit(1)
+        # Reading keeps nobody waiting; only what is found is worth SQLite's one lock for writers.
+        if self.database.read(lambda session: session.scalar(due)) is None:
+            return None
+
+        def work(session: Session) -> JobRow | None:
+            job = session.scalar(due.order_by(JobRow.webhook_due).with_for_update(skip_locked=True))
+            if job:
+                job.webhook_due = now + self.first_delay_s * 2**job.webhook_attempts
+                job.webhook_attempts += 1
+            return job
+
+        return self.database.write(work)
+
+    async def send(self, job: JobRow) -> None:
+        """One try, and what became of it."""
+        assert job.webhook_url is not None
+        try:
+            status = await self.post(job.webhook_url, body_of(job), delivery=job.id)
+            fault = "" if 200 <= status < 300 else f"answered {status}"
+        except Exception as error:  # noqa: BLE001  whatever a receiver does, it is a try that failed
+            fault = str(error) or type(error).__name__
+        last = job.webhook_attempts >= MOST_TRIES
+        outcome = "sent" if not fault else "given up" if last else "failed"
+        said = {"job_id": job.id, "host": urlsplit(job.webhook_url).hostname, "attempt": job.webhook_attempts}
+        if fault:
+            log.warning("webhook %s: %s", outcome, fault, extra=said)
+        else:
+            log.info("webhook sent", extra=said)
+        if outcome != "failed":
+            with suppress(StorageFailed):  # it is then sent again, which receivers can tell
+                await asyncio.to_thread(self.settle, job.id, outcome)
+        self.hear(outcome)
+
+    async def post(self, url: str, body: bytes, *, delivery: str) -> int:
+        """The status of the answer, which is not read."""
+        timestamp = str(int(self.clock()))
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"safelight/{__version__}",
+            "safelight-delivery": delivery,
+            "safelight-timestamp": timestamp,
+            "safelight-signature": sign(self.secret, timestamp, body),
+        }
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            self.client.stream("POST", url, content=body, headers=headers) as answer,
+        ):
+            return answer.status_code
+
+    def settle(self, job_id: str, state: str) -> None:
+        def work(session: Session) -> None:
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(webhook_state=state))
+
+        self.database.write(work)
+
+
+def body_of(job: JobRow) -> bytes:
+    """What is said of a job; neither its prompt nor a link that opens without a key."""
+    said = {
+        "object": "job",
+        "id": job.id,
+        "request": job.request,
+        "state": job.state,
+        "created": job.created,
+        "started": job.started,
+        "finished": job.finished,
+        "attempts": job.attempts,
+        "asset_id": job.asset_id,
+        "error": {name: job.error[name] for name in ("code", "message")} if job.error else None,
+        "seconds": job.seconds,
+        "compute_s": job.compute_s,
+    }
+    return json.dumps(said).encode()
+
+
+def sign(secret: bytes, timestamp: str, body: bytes) -> str:
+    return f"v1={hmac.new(secret, timestamp.encode() + b'.' + body, hashlib.sha256).hexdigest()}"
+
+
+def require_webhook_url(url: str, *, private: bool) -> None:
+    """What can be said of a URL before it is resolved; where its name leads is looked at when it is sent to.
+
+    Raises:
+        InvalidRequest: nothing will ever be sent there.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidRequest(f"webhook_url: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise InvalidRequest("webhook_url: say https://HOST/..., or http://")
+    if parts.username is not None:
+        raise InvalidRequest("webhook_url: leave out user and password; the signature says who sends")
+    try:
+        public = is_public(str(ipaddress.ip_address(host)))
+    except ValueError:
+        public = host != "localhost" and not host.endswith(".localhost")
+    if not public and not private:
+        raise InvalidRequest(f"webhook_url: {host} is inside a private network, where nothing is sent from here")

@@ -1,0 +1,1 @@
+"""Our own dialect: jobs, files and upscales under /v1."""

@@ -1,0 +1,283 @@
+"""/v1/jobs: our own dialect. A job is accepted before it is answered, and outlives every connection to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from safelight.assets.encode import Detail, Encoding, Format
+from safelight.errors import InvalidRequest, UnknownJob
+from safelight.events import Event, Previewed, Stepped
+from safelight.lifecycle.training.recipe import parse_recipe
+from safelight.prompts.several import Expand, expanded
+from safelight.serving.http.auth import Who
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.desk import Desk, Wishes
+from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
+from safelight.serving.native.files import as_base64, link
+from safelight.spec import Draft
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MOST_IN_A_LIST = 1000
+State = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+
+
+class JobRequest(Draft):
+    """A picture that is asked for; only `prompt` is required."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a red apple", "seed": 7}, {"prompt": "a blue car", "steps": 30}]}
+    )
+    output_format: Format = "png"
+    output_compression: Annotated[int, Field(ge=1, le=100)] = 90
+    """Quality of JPEG and WebP."""
+    metadata: Detail = "full"
+    """What the file says of itself; `minimal` leaves the prompt out."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """A job that has not begun by then never does."""
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = None
+    """Is sent a signed POST when the job has ended."""
+    expand: Expand | None = None
+    """Read choices in the prompts, `{red|blue}` and `__colour__`: `wildcards` draws them by the seed, `combinatorial`
+    makes a picture of each combination, and is answered with a list."""
+
+    def drafts(self, folder: Path) -> list[Draft]:
+        draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
+        return [draft] if self.expand is None else expanded(draft, 1, expand=self.expand, folder=folder)
+
+    def wishes(self, idempotency_key: str | None) -> Wishes:
+        return Wishes(
+            encoding=Encoding(format=self.output_format, quality=self.output_compression, metadata=self.metadata),
+            priority=self.priority,
+            idempotency_key=idempotency_key,
+            expires_in_s=self.expires_in_s,
+            webhook_url=self.webhook_url,
+        )
+
+
+class TrainingRequest(BaseModel):
+    """A training run that is asked for: the recipe of `safelight train`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"kind": "training", "recipe": {"kind": "lora", "name": "my-icons",
+                                                                        "data": "/data/my-icons", "steps": 300}}]},
+    )  # fmt: skip
+    kind: Literal["training"]
+    recipe: dict[str, Any]
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = None
+
+    def wishes(self, idempotency_key: str | None) -> Wishes:
+        return Wishes(
+            priority=self.priority,
+            idempotency_key=idempotency_key,
+            expires_in_s=self.expires_in_s,
+            webhook_url=self.webhook_url,
+        )
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+
+
+class JobView(BaseModel):
+    """A job as callers see it."""
+
+    id: str
+    object: Literal["job"] = "job"
+    state: State
+    request: str
+    """What the jobs of one POST share."""
+    created: float
+    """Seconds since the epoch, as are `started`, `finished` and `expires`."""
+    started: float | None
+    finished: float | None
+    expires: float | None
+    position: int | None = None
+    """Jobs before it in line; only while it is queued."""
+    step: int
+    total_steps: int
+    attempts: int
+    priority: int
+    spec: dict[str, Any]
+    asset_id: str | None
+    url: str | None
+    """Where the picture is, for an hour from now."""
+    error: JobError | None
+    seconds: float | None
+    compute_s: float | None
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    has_more: bool = False
+
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
+
+
+def kind_of(body: Any) -> str:
+    if isinstance(body, list):
+        return "pictures"
+    return "training" if isinstance(body, dict) and "kind" in body else "picture"
+
+
+Asked = Annotated[
+    Annotated[JobRequest, Tag("picture")]
+    | Annotated[list[JobRequest], Tag("pictures")]
+    | Annotated[TrainingRequest, Tag("training")],
+    Discriminator(kind_of),
+    Body(),
+]
+
+
+@router.post("", status_code=202)
+async def create(request: Request, caller: Who, body: Asked, idempotency_key: Key = None) -> JobView | JobList:
+    """Accept a picture, all of a list of pictures, or a training run; a retry with the same `Idempotency-Key` gets the
+    same jobs."""
+    desk = parts_of(request).desk
+    if isinstance(body, TrainingRequest):
+        recipe = parse_recipe(body.recipe)
+        return await view(request, await desk.accept_training(recipe, caller, body.wishes(idempotency_key)))
+    asked = body if isinstance(body, list) else [body]
+    if not 1 <= len(asked) <= MOST_IN_A_LIST:
+        raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")
+    wishes = asked[0].wishes(idempotency_key)
+    expanding = any(one.expand for one in asked)
+    if any(other.wishes(idempotency_key) != wishes for other in asked):
+        raise InvalidRequest("all of a list share output_format, metadata, priority, expires_in_s and webhook_url")
+    drafts = await asyncio.to_thread(drafts_of, asked, desk.studio.settings.wildcards)
+    if expanding:
+        # Choices fall with the seed, and a seed may be chosen anew: a retry is known by what it says.
+        wishes = replace(wishes, said=json.dumps([one.model_dump(mode="json") for one in asked]))
+    jobs = await desk.accept(drafts, caller, wishes)
+    views = [await view(request, job) for job in jobs]
+    return JobList(data=views) if isinstance(body, list) or body.expand == "combinatorial" else views[0]
+
+
+def drafts_of(asked: Sequence[JobRequest], folder: Path) -> list[Draft]:
+    drafts = [draft for one in asked for draft in one.drafts(folder)]
+    if len(drafts) > MOST_IN_A_LIST:
+        raise InvalidRequest(f"these are {len(drafts)} pictures; at most {MOST_IN_A_LIST}")
+    return drafts
+
+
+@router.get("")
+async def index(
+    request: Request,
+    caller: Who,
+    state: State | None = None,
+    before: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobList:
+    """The caller's jobs, newest first."""
+    queue = parts_of(request).desk.queue
+    jobs = await asyncio.to_thread(queue.find, tenant=caller.sees, state=state, before=before, limit=limit + 1)
+    return JobList(data=[await view(request, job) for job in jobs[:limit]], has_more=len(jobs) > limit)
+
+
+@router.get("/{job_id}")
+async def show(request: Request, caller: Who, job_id: str) -> JobView:
+    """The job as it is now."""
+    return await view(request, await owned(request, caller, job_id))
+
+
+@router.get("/{job_id}/wait")
+async def wait(
+    request: Request, caller: Who, job_id: str, timeout_s: Annotated[float, Query(ge=0, le=600)] = 60
+) -> JobView:
+    """The job once it has ended, or as it is after `timeout_s`."""
+    job = await owned(request, caller, job_id)
+    [latest] = await parts_of(request).desk.wait([job], timeout_s=timeout_s)
+    return await view(request, latest)
+
+
+@router.post("/{job_id}/cancel")
+async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
+    """A running job stops at its next step; one that has ended stays as it ended."""
+    job = await owned(request, caller, job_id)
+    return await view(request, await parts_of(request).desk.cancel(job))
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def events(
+    request: Request,
+    caller: Who,
+    job_id: str,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
+) -> EventSourceResponse:
+    """Server-sent events until the job has ended. Those with an id last: `Last-Event-ID` resumes after it. Steps and
+    previews have none; they are told as they happen."""
+    job = await owned(request, caller, job_id)
+    return EventSourceResponse(tell(parts_of(request).desk, job, last_event_id), ping=15)
+
+
+async def tell(desk: Desk, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
+    for row in await asyncio.to_thread(desk.queue.events, job.id, after=after):
+        after = row.number
+        yield lasting(row)
+    async for _, item in desk.follow([job]):
+        for row in await asyncio.to_thread(desk.queue.events, job.id, after=after):
+            after = row.number
+            yield lasting(row)
+        if not isinstance(item, JobRow) and (fleeting := of_the_moment(item)):
+            yield fleeting
+
+
+def lasting(row: EventRow) -> ServerSentEvent:
+    data = {"job_id": row.job_id, "at": row.at, **row.data}
+    return ServerSentEvent(json.dumps(data), event=row.kind, id=str(row.number))
+
+
+def of_the_moment(event: Event) -> ServerSentEvent | None:
+    match event:
+        case Stepped(step=step, total_steps=total_steps):
+            return ServerSentEvent(json.dumps({"step": step, "total_steps": total_steps}), event="step")
+        case Previewed(step=step, image=image):
+            return ServerSentEvent(json.dumps({"step": step, "b64_png": as_base64(image)}), event="preview")
+        case _:
+            return None
+
+
+async def owned(request: Request, caller: Who, job_id: str) -> JobRow:
+    if len(job_id) != 32:
+        raise UnknownJob(f"no job {job_id!r}; an id is the 32 hex digits that POST /v1/jobs answered")
+    return await asyncio.to_thread(parts_of(request).desk.queue.get, job_id, tenant=caller.sees)
+
+
+async def view(request: Request, job: JobRow) -> JobView:
+    parts = parts_of(request)
+    queued = job.state == "queued"
+    step, total_steps = parts.desk.live.progress.get(job.id, (job.step, job.total_steps))
+    return JobView(
+        id=job.id,
+        state=job.state,  # pyright: ignore[reportArgumentType]
+        request=job.request,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        expires=job.expires,
+        position=await asyncio.to_thread(parts.desk.queue.position, job) if queued else None,
+        step=total_steps if job.state == "done" else step,
+        total_steps=total_steps,
+        attempts=job.attempts,
+        priority=job.priority,
+        spec=job.spec,
+        asset_id=job.asset_id,
+        url=link(request, job) if job.asset_id else None,
+        error=JobError(**{name: job.error[name] for name in ("code", "message")}) if job.error else None,
+        seconds=job.seconds if job.state in ENDED else None,
+        compute_s=job.compute_s if job.state in ENDED else None,
+    )

@@ -1,0 +1,43 @@
+"""/v1/upscales: a stored picture made larger, as a job like any other."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from safelight.assets.encode import Detail, Encoding, Format
+from safelight.serving.http.auth import Who
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.desk import Wishes
+from safelight.serving.native.jobs import JobView, Key, view
+from safelight.spec import Digest, Scale, UpscaleMethod
+
+router = APIRouter(prefix="/v1/upscales", tags=["jobs"])
+
+
+class UpscaleRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"init": "0" * 64, "scale": 2}]})
+
+    init: Digest
+    """The picture: the `asset_id` of a job, or what POST /v1/files answered."""
+    scale: Scale = 2.0
+    method: UpscaleMethod = "lanczos"
+    """`lanczos`, or a network: `realesrgan-x4plus`, ... or the name of one of the server's own."""
+    output_format: Format = "png"
+    output_compression: Annotated[int, Field(ge=1, le=100)] = 90
+    metadata: Detail = "full"
+
+
+@router.post("", status_code=202)
+async def create(request: Request, caller: Who, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
+    """Accept a picture to be made larger."""
+    parts = parts_of(request)
+    await asyncio.to_thread(parts.studio.assets.path_of, body.init)  # there is such a picture
+    wishes = Wishes(
+        encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
+        idempotency_key=idempotency_key,
+    )
+    spec = await asyncio.to_thread(parts.studio.upscale_spec, body.init, body.scale, body.method)
+    [job] = await parts.desk.accept([spec], caller, wishes)
+    return await view(request, job)

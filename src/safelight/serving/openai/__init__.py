@@ -1,0 +1,1 @@
+"""OpenAI's Images API: payloads translated into drafts, answers and streams translated back."""

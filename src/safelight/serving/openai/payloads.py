@@ -1,0 +1,210 @@
+"""What OpenAI's Images API says, in its words, and what that means in ours.
+
+The bodies are those of the `openai` SDK of 2026; what it sends through `extra_body` are fields of our own drafts.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safelight.assets.encode import Encoding
+from safelight.errors import UnsupportedOption
+from safelight.prompts.several import Expand
+from safelight.spec import (
+    ClipSkip,
+    ControlWish,
+    Determinism,
+    Draft,
+    Fraction,
+    FreeU,
+    Guidance,
+    ImageGuidance,
+    LoraWish,
+    ModelName,
+    PagLayers,
+    PagScale,
+    PicturePromptWish,
+    Prompt,
+    SagScale,
+    Seed,
+    Steps,
+    Strength,
+    Switch,
+    parse_draft,
+)
+
+THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
+"""Names that clients have built in; they get the server's own model."""
+DEFAULT_MODEL = "mini"
+QUALITIES = {"low": 0.5, "medium": 0.75, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5}
+"""Steps, as a share of the model's own number of them."""
+FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+class Extras(BaseModel):
+    """What only safelight knows; the SDK sends it through `extra_body`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seed: Seed | None = None
+    steps: Steps | None = None
+    sampler: str | None = None
+    guidance: Guidance | None = None
+    guidance_rescale: Fraction | None = None
+    freeu: FreeU | None = None
+    pag_scale: PagScale | None = None
+    pag_layers: PagLayers | None = None
+    sag_scale: SagScale | None = None
+    refiner: ModelName | None = None
+    refiner_switch: Switch | None = None
+    negative_prompt: Prompt = ""
+    clip_skip: ClipSkip | None = None
+    determinism: Determinism = "fast"
+    loras: tuple[LoraWish, ...] = ()
+    controls: tuple[ControlWish, ...] = ()
+    picture_prompts: tuple[PicturePromptWish, ...] = ()
+    strength: Strength | None = None
+    """Of edits and variations: how far the picture departs from the one it starts from."""
+    image_guidance: ImageGuidance | None = None
+    """Of edits by models that follow instructions: how strictly they keep to the picture."""
+
+
+class ImageRequest(Extras):
+    """What generations and edits have in common."""
+
+    prompt: Prompt
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=10)] | None = None
+    size: str | None = None
+    """`WIDTHxHEIGHT` in pixels, multiples of 8, or `auto`."""
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    expand: Expand | None = None
+    """Ours: read choices in the prompts; `combinatorial` answers with `n` pictures of each combination."""
+    response_format: Literal["url", "b64_json"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    background: Literal["auto", "transparent", "opaque"] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    user: str | None = None
+
+    def draft(self, default_steps: int, **given: Any) -> Draft:
+        """The first picture; the others differ in their seeds."""
+        if self.background == "transparent":
+            raise UnsupportedOption("background", "pictures have no transparency here; use opaque or auto")
+        wishes: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
+        if self.steps is None and self.quality not in (None, "auto", "standard"):
+            wishes["steps"] = max(1, round(default_steps * QUALITIES[self.quality]))
+        if self.size not in (None, "auto"):
+            wishes["width"], wishes["height"] = sides(self.size)
+        if "init" not in given:
+            wishes.pop("strength", None)
+        return parse_draft({"prompt": self.prompt, "model": model_of(self.model)} | wishes | given)
+
+    def encoding(self) -> Encoding:
+        quality = 100 if self.output_compression is None else max(1, self.output_compression)
+        return Encoding(format=self.output_format or "png", quality=quality)
+
+    @property
+    def as_url(self) -> bool:
+        """The older models answered with links unless told otherwise, the newer ones never do."""
+        old = (self.model or "").startswith("dall-e")
+        return self.response_format == "url" or (self.response_format is None and old)
+
+
+class GenerationRequest(ImageRequest):
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"prompt": "a red apple", "size": "128x128", "n": 2, "seed": 7}]},
+    )
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+
+
+class EditRequest(ImageRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an orange", "size": "auto"}]})
+    input_fidelity: Literal["high", "low"] | None = None
+    """`high` stays closer to the picture, where `strength` does not say."""
+
+
+class VariationRequest(EditRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
+    prompt: Prompt = ""
+
+
+def form_of(body: type[BaseModel], files: dict[str, str], *, needed: str) -> dict[str, Any]:
+    """The body of a multipart route for /openapi.json: the fields of `body`, and files by name with what they are."""
+    schema = body.model_json_schema()
+    schema["properties"] |= {
+        name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
+    }
+    schema["required"] = [*schema.get("required", ()), needed]
+    content = {"multipart/form-data": {"schema": schema}}
+    return {"requestBody": {"content": content, "required": True}}
+
+
+class ImageData(BaseModel):
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+    """Ours: the same seed draws the same picture."""
+
+
+class InputDetails(BaseModel):
+    text_tokens: int
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens as OpenAI counts them have no meaning here: the prompt's words are counted, pictures are not."""
+
+    input_tokens: int
+    output_tokens: int = 0
+    total_tokens: int
+    input_tokens_details: InputDetails
+
+
+class ImagesAnswer(BaseModel):
+    created: int
+    data: list[ImageData]
+    background: str = "opaque"
+    output_format: str
+    quality: str
+    size: str
+    usage: Usage
+
+
+class ModelView(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "safelight"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelView]
+
+
+def model_of(name: str | None) -> str:
+    return DEFAULT_MODEL if not name or THEIR_MODELS.fullmatch(name) else name
+
+
+def sides(size: str | None) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size or "")
+    if match is None:
+        raise UnsupportedOption("size", f"{size!r} is neither WIDTHxHEIGHT nor auto")
+    width, height = int(match[1]), int(match[2])
+    if width % 8 or height % 8 or not (64 <= width <= 4096 and 64 <= height <= 4096):
+        raise UnsupportedOption("size", f"{size}: each side must be a multiple of 8 from 64 to 4096")
+    return width, height
+
+
+def usage_of(prompt: str, num_images: int = 0) -> Usage:
+    words = len(prompt.split())
+    return Usage(
+        input_tokens=words + num_images,
+        total_tokens=words + num_images,
+        input_tokens_details=InputDetails(text_tokens=words, image_tokens=num_images),
+    )

@@ -1,0 +1,231 @@
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safelight.errors import OutOfMemory
+from safelight.models.networks import memory as module
+from safelight.models.networks.memory import Lease, Memory, Need
+
+T = TypeVar("T")
+PATIENCE_S = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_to_collect() -> Iterator[None]:
+    """There are no weights here, and collecting garbage among all of torch's objects takes a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "release", lambda: None)
+        yield
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Shelf:
+    """Weights of made-up sizes, and which of them were dropped."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.sizes = sizes
+        self.dropped: list[str] = []
+
+    def __getitem__(self, name: str) -> Need:
+        return Need(
+            key=name,
+            kind="model",
+            name=name,
+            size_bytes=self.sizes[name],
+            drop=lambda: self.dropped.append(name),
+        )
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    async def bounded() -> T:
+        async with asyncio.timeout(20):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+def held(memory: Memory) -> set[str]:
+    return {one.name for one in memory.held()}
+
+
+async def settled(task: "asyncio.Task[Lease]") -> bool:
+    """Whether it was let in, once all that can happen has happened."""
+    await asyncio.wait([task], timeout=0.05)
+    return task.done()
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    memory, shelf = Memory(10), Shelf(a=4, b=4, c=4)
+
+    async def work() -> None:
+        for name in ("a", "b", "a", "c"):
+            (await memory.take([shelf[name]])).end()
+
+    run(work())
+    assert shelf.dropped == ["b"]
+    assert held(memory) == {"a", "c"}
+    assert (memory.num_loaded, memory.num_dropped) == (3, 1)
+
+
+def test_no_more_is_dropped_than_must_be() -> None:
+    memory, shelf = Memory(10), Shelf(a=2, b=2, c=2, d=5)
+
+    async def work() -> None:
+        for name in ("a", "b", "c", "d"):
+            (await memory.take([shelf[name]])).end()
+
+    run(work())
+    assert shelf.dropped == ["a"]
+
+
+def test_what_a_job_uses_is_never_dropped_and_others_wait_for_it() -> None:
+    memory, shelf = Memory(10), Shelf(a=6, b=6)
+
+    async def work() -> None:
+        first, second = await memory.take([shelf["a"]]), await memory.take([shelf["a"]])
+        waiting = asyncio.create_task(memory.take([shelf["b"]]))
+        assert not await settled(waiting)
+        first.end()
+        first.end()  # once is enough
+        assert not await settled(waiting)
+        assert shelf.dropped == []
+        second.end()
+        assert await settled(waiting)
+        assert shelf.dropped == ["a"]
+
+    run(work())
+
+
+def test_jobs_of_a_loaded_model_pass_one_that_waits_until_its_patience_ends() -> None:
+    clock, shelf = Clock(), Shelf(a=6, b=6)
+    memory = Memory(10, patience_s=PATIENCE_S, clock=clock)
+
+    async def work() -> None:
+        lease = await memory.take([shelf["a"]])
+        waiting = asyncio.create_task(memory.take([shelf["b"]]))
+        assert not await settled(waiting)
+        clock.now_s = PATIENCE_S - 1
+        passing = await memory.take([shelf["a"]])
+        clock.now_s = PATIENCE_S
+        behind = asyncio.create_task(memory.take([shelf["a"]]))
+        assert not await settled(behind)
+        lease.end()
+        passing.end()
+        assert await settled(waiting)
+        assert not await settled(behind)
+        waiting.result().end()
+        assert await settled(behind)
+
+    run(work())
+
+
+def test_a_model_larger_than_the_budget_is_loaded_alone_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    memory, shelf = Memory(10, most_bytes=20), Shelf(a=4, large=15, larger=21)
+
+    async def work() -> None:
+        lease = await memory.take([shelf["a"]])
+        waiting = asyncio.create_task(memory.take([shelf["large"]]))
+        assert not await settled(waiting)
+        lease.end()
+        assert await settled(waiting)
+        waiting.result().end()
+        with pytest.raises(OutOfMemory, match="model larger takes"):
+            await memory.take([shelf["larger"]])
+
+    with caplog.at_level(logging.WARNING):
+        run(work())
+    assert "model large takes" in caplog.text
+    assert held(memory) == {"large"}
+
+
+def test_all_that_a_job_needs_is_taken_at_once() -> None:
+    """One after the other, two jobs could each hold what the other waits for."""
+    memory, shelf = Memory(10), Shelf(a=4, b=4, x=2, y=2)
+
+    async def work() -> None:
+        first = await memory.take([shelf["a"], shelf["x"]])
+        waiting = asyncio.create_task(memory.take([shelf["b"], shelf["y"]]))
+        assert not await settled(waiting)
+        assert held(memory) == {"a", "x"}
+        first.end()
+        assert await settled(waiting)
+
+    run(work())
+
+
+def test_who_waits_no_longer_leaves_nothing_behind() -> None:
+    memory, shelf = Memory(10), Shelf(a=6, b=6, c=6)
+
+    async def work() -> None:
+        lease = await memory.take([shelf["a"]])
+        waiting, next_one = (asyncio.create_task(memory.take([shelf[name]])) for name in ("b", "c"))
+        assert not await settled(next_one)
+        waiting.cancel()
+        lease.end()
+        assert await settled(next_one)
+
+    run(work())
+    assert held(memory) == {"c"}
+    assert not memory.line
+
+
+def test_what_could_not_be_loaded_holds_no_room() -> None:
+    memory, shelf = Memory(10), Shelf(a=6)
+
+    async def work() -> None:
+        one, other = await memory.take([shelf["a"]]), await memory.take([shelf["a"]])
+        one.end(forget=True)
+        assert held(memory) == {"a"}
+        other.end(forget=True)
+
+    run(work())
+    assert held(memory) == set()
+
+
+def test_what_nobody_uses_can_be_dropped_at_once() -> None:
+    memory, shelf = Memory(10), Shelf(a=4, b=4)
+
+    async def work() -> None:
+        (await memory.take([shelf["a"]])).end()
+        await memory.take([shelf["b"]])
+        memory.drop_idle()
+
+    run(work())
+    assert held(memory) == {"b"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=30))
+def test_the_budget_is_kept_and_nobody_is_dropped_in_use(steps: list[tuple[str, bool]]) -> None:
+    """Whatever is taken and ended, in any order."""
+    memory, shelf = Memory(10), Shelf(a=1, b=3, c=4, d=6, e=10)
+
+    async def work() -> None:
+        tasks: list[asyncio.Task[Lease]] = []
+        for name, ends in steps:
+            tasks.append(asyncio.create_task(memory.take([shelf[name]])))
+            await asyncio.sleep(0)
+            if ends and tasks[0].done():
+                tasks.pop(0).result().end()
+            assert memory.held_bytes <= 10
+        while tasks:
+            ready, _ = await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
+            for task in ready:
+                lease = task.result()
+                assert lease.needs[0].name in held(memory)
+                lease.end()
+                tasks.remove(task)
+
+    run(work())
+    assert not memory.line
+    assert memory.held_bytes <= 10

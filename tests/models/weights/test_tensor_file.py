@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from safelight.errors import StorageFailed
+from safelight.models.weights.tensor_file import TensorFile, write_tensors
+
+
+def test_every_number_format_comes_back_as_it_went(tmp_path: Path) -> None:
+    formats = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(dtype): torch.arange(6).view(2, 3).to(dtype) for dtype in formats}
+    tensors |= {"a number": torch.tensor(3.0), "nothing": torch.empty(0, 4)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = TensorFile(tmp_path / "x.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_what_was_let_go_is_read_again(tmp_path: Path) -> None:
+    save_file({"a": torch.arange(100_000.0), "b": torch.ones(100_000)}, tmp_path / "x.safetensors")
+    file = TensorFile(tmp_path / "x.safetensors")
+    view = file["a"]
+    file.let_go(view)
+    file.let_go(torch.ones(5))  # of no concern to it
+    assert torch.equal(view, torch.arange(100_000.0))
+    assert torch.equal(file["b"], torch.ones(100_000))
+
+
+def test_writing_into_a_view_does_not_reach_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(10)}, path)
+    TensorFile(path)["a"].zero_()
+    assert torch.equal(load_file(path)["a"], torch.ones(10))
+
+
+def test_what_is_written_is_what_the_reference_reads(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.safetensors"
+    turned = torch.arange(6.0).view(2, 3).T
+    plan = {"a": (torch.float16, (3, 2)), "b": (torch.float32, ())}
+    write_tensors(path, plan, [("a", turned), ("b", torch.tensor(2.0))], metadata={"who": "é"})
+    found = load_file(path)
+    assert torch.equal(found["a"], turned.half())
+    assert found["b"] == 2
+
+
+def test_a_file_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFailed, match="cannot write"):
+        write_tensors(tmp_path / "file" / "x.safetensors", {}, [], metadata={})
+    with pytest.raises(AssertionError):
+        write_tensors(tmp_path / "x.safetensors", {"a": (torch.float32, (2,))}, [("a", torch.ones(3))], metadata={})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,98 @@
+"""A training run through /v1/jobs: accepted, followed, cancelled, taken up again; its result is there at once."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.lifecycle.training.lessons import write_pictures
+from tests.serving.conftest import serving, settings_in
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[httpx.Client]:
+    with serving(settings_in(home).model_copy(update={"allow_training": True, "device": "cpu"})) as url:
+        with httpx.Client(base_url=url, timeout=120) as client:
+            yield client
+
+
+def order(home: Path, **wishes: Any) -> dict[str, Any]:
+    data = write_pictures(home / "data", 4)
+    usual = {"kind": "lora", "name": "learnt", "data": str(data), "steps": 3, "batch": 2, "rank": 2, "tracker": "none"}
+    return {"kind": "training", "recipe": usual | {"min_side": 16, "resolution": 64} | wishes}
+
+
+def test_a_run_is_a_job_whose_result_can_be_used_at_once(client: httpx.Client, home: Path) -> None:
+    answer = client.post("/v1/jobs", json=order(home))
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["spec"]["task"] == "training"
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        told = [line for line in stream.iter_lines() if line.startswith(("event", "data"))]
+    assert "event: step" in told
+    [done] = [json.loads(data.partition(": ")[2]) for kind, data in pairwise(told) if kind == "event: done"]
+    assert (done["name"], done["kind"], done["reference"]) == ("learnt", "lora", "learnt@1")
+    view = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (view["state"], view["step"], view["total_steps"], view["url"]) == ("done", 3, 3, None)
+    assert digest_drawn_with(client, "learnt") == done["digest"]
+
+
+def test_a_second_run_of_a_name_is_its_second_version(client: httpx.Client, home: Path) -> None:
+    """Drawn with, by number and by name, in the server that was running all along."""
+    digests: list[str] = []
+    for seed in (1, 2):
+        job = client.post("/v1/jobs", json=order(home, name="twice", seed=seed)).json()
+        assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "done"
+        digests.append(digest_drawn_with(client, "twice"))
+    assert digests[0] != digests[1]
+    assert [digest_drawn_with(client, f"twice@{number}") for number in (1, 2)] == digests
+
+
+def digest_drawn_with(client: httpx.Client, lora: str) -> str:
+    picture = {"prompt": f"a red apple <lora:{lora}:0.8>", "seed": 7, "steps": 1, "width": 64, "height": 64}
+    drawn = client.post("/v1/jobs", json=picture).json()
+    assert client.get(f"/v1/jobs/{drawn['id']}/wait").json()["state"] == "done"
+    return drawn["spec"]["loras"][0]["digest"]
+
+
+def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home: Path) -> None:
+    job = client.post("/v1/jobs", json=order(home, name="lost", data=str(home / "nowhere"))).json()
+    ended = client.get(f"/v1/jobs/{job['id']}/wait").json()
+    assert ended["state"] == "failed"
+    assert ended["error"]["code"] == "invalid_request"
+    assert "there is no such folder" in ended["error"]["message"]
+
+
+def test_a_recipe_that_cannot_be_is_refused_at_the_door(client: httpx.Client, home: Path) -> None:
+    answer = client.post("/v1/jobs", json=order(home, rnak=3))
+    assert answer.status_code == 400
+    assert "rnak: no such field; did you mean 'rank'" in answer.json()["error"]["message"]
+
+
+def test_a_run_that_is_cancelled_leaves_a_checkpoint(client: httpx.Client, home: Path) -> None:
+    job = client.post("/v1/jobs", json=order(home, name="long", steps=100_000, save_every=100_000)).json()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        for line in stream.iter_lines():
+            if line == "event: step":
+                break
+    with ThreadPoolExecutor() as pool:  # Asked again while it is written, as the worker's own heartbeat does.
+        for answer in pool.map(client.post, [f"/v1/jobs/{job['id']}/cancel"] * 4):
+            answer.raise_for_status()
+    assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "cancelled"
+    assert (home / "runs" / job["id"] / "state.pt").is_file()
+    assert not (home / "runs" / job["id"] / "result.json").exists()
+
+
+def test_a_server_that_was_not_told_so_trains_nothing(server: str, home: Path) -> None:
+    answer = httpx.post(f"{server}/v1/jobs", json=order(home))
+    assert answer.status_code == 403
+    assert "SAFELIGHT_ALLOW_TRAINING" in answer.json()["error"]["message"]

@@ -1,3 +1,0 @@
-from tests.tiny_models import checkpoint, model, one_thread
-
-__all__ = ["checkpoint", "model", "one_thread"]
