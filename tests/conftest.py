@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+# Networks here are small, and workers run beside each other: more threads than one wait longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes that tests start import this checkout, whatever is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH")])

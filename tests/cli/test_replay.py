@@ -41,6 +41,18 @@ def test_another_picture_with_the_same_record_is_told_apart(safelight: Call, tmp
     assert "not even the size" in small.stdout
 
 
+def test_a_small_change_shows_where_the_file_loses_nothing(safelight: Call) -> None:
+    """About 42 dB: within what a JPEG loses, and not within what a PNG does."""
+    safelight("generate", "a red apple", *QUICK)
+    with Image.open("pictures/a-red-apple-7.png") as image:
+        notes = PngInfo()
+        notes.add_text("safelight", image.info["safelight"])
+        image.point(lambda level: level + 2 if level < 128 else level - 2).save("near.png", pnginfo=notes)
+    changed = safelight("replay", "near.png")
+    assert changed.exit_code == 1
+    assert "another picture: at most 2 of 255" in changed.stdout
+
+
 def test_a_changed_model_is_named(safelight: Call, model_folder: Path) -> None:
     safelight("generate", "a red apple", *QUICK, "--model", model_folder)
     config = model_folder / "scheduler" / "scheduler_config.json"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.diffusion.checkpoints import SD1, SD2, SDXL, diffusers_scheduler, start
 
 from safelight.diffusion import compile as compiler
-from safelight.diffusion import schedule as schedule_module
+from safelight.diffusion import schedules as schedule_module
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.diffusion.schedule import HISTORY, Schedule
 from safelight.diffusion.schedules import schedule_for

@@ -88,7 +88,7 @@ def replay(
         original = studio.open(file)
         again = run(finish(wish, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
-    lossy = file.read_bytes()[:4] != b"\\x89PNG"
+    lossy = file.read_bytes()[:4] != b"\x89PNG"
     report(compare(original, again.image), lossy=lossy, path=path, as_json=as_json)
 
 
