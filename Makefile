@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
+WORKERS ?= auto
 MINI_MINUTES ?= 600
 
 .DEFAULT_GOAL := help
@@ -21,7 +22,7 @@ demo: $(CORE) ## make a picture with the embedded model
 	@$(BIN)/safelight generate "a red apple" --out pictures --hints
 
 test: $(DEV) ## run the tests that need no GPU, no network and no patience
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
 
 test-slow: $(DEV) ## run the slow lane too, with array shapes checked at run time
 	@$(BIN)/python -m pytest -p tests.array_shapes -m "not gpu" --jaxtyping-packages=safelight.diffusion,tests.array_shapes.check

@@ -1,5 +1,6 @@
 """Stand-ins for what is slow or far away: an engine driven by hand, networks that misbehave on demand."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -127,7 +128,7 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
     assert (one.size, one.mode) == (other.size, other.mode)
     difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     mean = float(np.square(difference).mean())
-    return float("inf") if mean == 0 else 10 * np.log10(255**2 / mean)
+    return float("inf") if mean == 0 else 10 * math.log10(255**2 / mean)
 
 
 def with_scheduler(model: Model, scheduler: Mapping[str, Any]) -> Model:
