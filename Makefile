@@ -13,7 +13,7 @@ WORKERS ?= auto
 MINI_MINUTES ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check gates lint types layers docs fix bench mini clean
+.PHONY: slow-schedules slow-parity slow-training slow-serving slow-shapes help demo test test-slow check gates lint types layers docs fix bench mini clean
 
 help:
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,8 +24,8 @@ demo: $(CORE) ## make a picture with the embedded model
 test: $(DEV) ## run the tests that need no GPU, no network and no patience
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
 
-test-slow: $(DEV) ## run the slow lane too, with array shapes checked at run time
-	@$(BIN)/python -m pytest -p tests.array_shapes -m "not gpu" --jaxtyping-packages=safelight.diffusion,tests.array_shapes.check
+test-slow: $(DEV) ## run the slow lane, or one part of it: make test-slow PART=schedules|parity|training|serving|shapes
+	@set -e; for part in $(or $(PART),$(SLOW_PARTS)); do echo "== $$part"; $(MAKE) --no-print-directory slow-$$part; done
 
 check: gates docs test ## what CI runs: lint, types, layers, docs, tests
 
@@ -45,6 +45,25 @@ mini: $(DEV) ## train the embedded model from scratch into mini-run/ (hours; nee
 
 clean: ## remove what the tasks made: VENV, site/ and caches
 	rm -rf "$(VENV)" site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The parts of the slow lane, each under an hour on two cores. `shapes` is the default lane with the shapes of arrays
+# checked at run time, as they are in `schedules` and `parity` too.
+
+SLOW_PARTS := schedules parity training serving shapes
+SLOW := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
+SHAPES := -p tests.array_shapes --jaxtyping-packages=safelight.diffusion,tests.array_shapes.check
+
+slow-schedules slow-parity slow-training slow-serving slow-shapes: $(DEV)
+slow-schedules:
+	@$(SLOW) $(SHAPES) -m "slow and not gpu" tests/diffusion
+slow-parity:
+	@$(SLOW) $(SHAPES) -m "slow and not gpu" tests/parity
+slow-training:
+	@$(SLOW) -m "slow and not gpu" tests/lifecycle
+slow-serving:
+	@$(SLOW) -m "slow and not gpu" tests/serving
+slow-shapes:
+	@$(SLOW) $(SHAPES)
 
 # The parts of `check`.
 

@@ -64,3 +64,14 @@ def installed_version(name: str) -> str | None:
         return version(name).partition("+")[0]
     except PackageNotFoundError:
         return None
+
+
+def test_every_slow_test_is_in_a_part_of_the_slow_lane() -> None:
+    """A folder with a slow test that no part names would never be run."""
+    folders = set(re.findall(r'-m "slow and not gpu" tests/(\w+)', (ROOT / "Makefile").read_text()))
+    slow = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py") if is_slow(path)}
+    assert slow == folders
+
+
+def is_slow(path: Path) -> bool:
+    return "mark.slow" in path.read_text("utf-8") and path.name != Path(__file__).name
