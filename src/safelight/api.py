@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from safelight import pipeline
 from safelight.assets.encode import Encoding
 from safelight.errors import JobCancelled
 from safelight.events import Cancelled, Decoded, Event, Failed, Stored
 from safelight.pipeline import PNG
-from safelight.pipeline import generate as walk
 from safelight.prompts.several import Expand, expanded
 from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
@@ -108,7 +108,7 @@ async def draw_all(
 async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, hear: Callable[[Event], None]) -> Drawn:
     spec = await studio.complete(draft)
     image: Image.Image | None = None
-    async with aclosing(walk(spec, studio, encoding=encoding)) as events:
+    async with aclosing(pipeline.generate(spec, studio, encoding=encoding)) as events:
         async for event in events:
             hear(event)
             match event:

@@ -164,8 +164,8 @@ def lora(unet: Tensors, endings: str, *, rank: int, seed: int) -> Tensors:
         if layer != name and layer.endswith(tuple(endings.split())):
             out, *into = weight.shape
             key = f"lora_unet_{layer.replace('.', '_')}"
-            file[f"{key}.lora_down.weight"] = exact((rank, *into), seed=seed, size=1 / 16)
-            file[f"{key}.lora_up.weight"] = exact((out, rank, *(1,) * (len(into) - 1)), seed=seed + 1, size=1 / 16)
+            file[f"{key}.lora_down.weight"] = exact((rank, *into), seed=seed, size=1 / 4)
+            file[f"{key}.lora_up.weight"] = exact((out, rank, *(1,) * (len(into) - 1)), seed=seed + 1, size=1 / 4)
             file[f"{key}.alpha"] = np.array(rank / 2, dtype=np.float32)
     return file
 
@@ -174,7 +174,7 @@ def t2i_adapter() -> Tensors:
     from diffusers.models.adapter import T2IAdapter
 
     network = T2IAdapter(channels=[48, 96, 192], num_res_blocks=1, downscale_factor=16, adapter_type="full_adapter_xl")
-    return exactly(network.state_dict(), size=1 / 4)
+    return exactly(network.state_dict(), size=4)
 
 
 def controlnet() -> Tensors:
