@@ -10,6 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
 WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
 MINI_MINUTES ?= 600
 
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ demo: $(CORE) ## make a picture with the embedded model
 	@$(BIN)/safelight generate "a red apple" --out pictures --hints
 
 test: $(DEV) ## run the tests that need no GPU, no network and no patience
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
+	@$(PYTEST)
 
 test-slow: $(DEV) ## run the slow lane, or one part of it: make test-slow PART=schedules|parity|training|serving|shapes
 	@set -e; for part in $(or $(PART),$(SLOW_PARTS)); do echo "== $$part"; $(MAKE) --no-print-directory slow-$$part; done
@@ -50,20 +51,19 @@ clean: ## remove what the tasks made: VENV, site/ and caches
 # checked at run time, as they are in `schedules` and `parity` too.
 
 SLOW_PARTS := schedules parity training serving shapes
-SLOW := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --durations 10
 SHAPES := -p tests.array_shapes --jaxtyping-packages=safelight.diffusion,tests.array_shapes.check
 
 slow-schedules slow-parity slow-training slow-serving slow-shapes: $(DEV)
 slow-schedules:
-	@$(SLOW) $(SHAPES) -m "slow and not gpu" tests/diffusion
+	@$(PYTEST) $(SHAPES) -m "slow and not gpu" tests/diffusion
 slow-parity:
-	@$(SLOW) $(SHAPES) -m "slow and not gpu" tests/parity
+	@$(PYTEST) $(SHAPES) -m "slow and not gpu" tests/parity
 slow-training:
-	@$(SLOW) -m "slow and not gpu" tests/lifecycle
+	@$(PYTEST) -m "slow and not gpu" tests/lifecycle
 slow-serving:
-	@$(SLOW) -m "slow and not gpu" tests/serving
+	@$(PYTEST) -m "slow and not gpu" tests/serving
 slow-shapes:
-	@$(SLOW) $(SHAPES)
+	@$(PYTEST) $(SHAPES)
 
 # The parts of `check`.
 

@@ -8,6 +8,7 @@
     out.py        where finished pictures are put
     screen.py     what a terminal shows while a picture is drawn
     hints.py      what to try next
+    sizes.py      how many bytes, as people read it
 
 A module here imports nothing heavy at its top: torch and even pydantic come inside the command that needs them, after
 its arguments were found to make sense, so that `--help` and mistakes answer at once.
