@@ -24,6 +24,8 @@
     ├── CorruptModel              422   a checkpoint that is incomplete or damaged
     ├── CorruptAsset              500   a stored picture is not what it was when it was stored
     ├── OutOfMemory               503   one picture alone does not fit on the device
+    ├── EngineStopped             503   the engine was closed or broke down; whoever waits for it may ask another
+    ├── NotReady                  503   the server should not be sent work now
     ├── StorageFailed             507   the picture could not be written
     ├── JobFailed                 500   the network produced something that is not a picture
     └── JobCancelled              499   the caller, or Ctrl-C, stopped the job
@@ -172,6 +174,14 @@ class CorruptAsset(SafelightError):
 
 class OutOfMemory(SafelightError):
     status, code = 503, "out_of_memory"
+
+
+class EngineStopped(SafelightError):
+    status, code = 503, "engine_stopped"
+
+
+class NotReady(SafelightError):
+    status, code = 503, "not_ready"
 
 
 class StorageFailed(SafelightError):

@@ -37,6 +37,8 @@ class Stepped:
     total_steps: int
     batch_rows: int
     """Network rows in the call that made this step, neighbours included."""
+    compute_s: float = 0.0
+    """Network seconds this job accounts for so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from safelight.errors import InvalidRequest
+from safelight.errors import InvalidRequest, StorageFailed
 
 PREFIX = "SAFELIGHT_"
 
@@ -73,6 +73,18 @@ class Settings(BaseModel):
                 f"{PREFIX}{str(f['loc'][0]).upper()}: {f['msg']} (got {f['input']!r})" for f in error.errors()
             )
             raise InvalidRequest(faults) from None
+
+    def make_home(self) -> None:
+        """
+        Raises:
+            StorageFailed: it is not there and cannot be made, or nothing can be written there.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFailed(f"{self.home} cannot be made: {error.strerror}; {PREFIX}HOME chooses another") from None
+        if not os.access(self.home, os.W_OK | os.X_OK):
+            raise StorageFailed(f"{self.home} cannot be written by this user; {PREFIX}HOME chooses another")
 
     @property
     def database(self) -> str:

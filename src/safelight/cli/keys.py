@@ -86,7 +86,7 @@ def opened() -> Generator["Keys", None, None]:
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
     settings = Settings.from_environment()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     database = open_database(settings.database)
     try:
         yield Keys(database)

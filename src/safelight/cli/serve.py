@@ -36,8 +36,8 @@ def serve(
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})
     if not is_loopback(host) and not open_to_all:
         require_keys(settings, host)
-    typer.echo(f"safelight on http://{host}:{port}; Ctrl-C stops it", err=True)
-    run(settings, host=host, port=port)
+    said = f"safelight on http://{host}:{port}; Ctrl-C stops it"
+    run(settings, host=host, port=port, ready=lambda: typer.echo(said, err=True))
 
 
 def is_loopback(host: str) -> bool:
@@ -51,7 +51,7 @@ def require_keys(settings: Settings, host: str) -> None:
     from safelight.database.connect import open_database
     from safelight.serving.jobs.keys import Keys
 
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     database = open_database(settings.database)
     try:
         if not Keys(database).exist():

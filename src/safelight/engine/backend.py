@@ -10,6 +10,11 @@ from safelight.spec import Denoised
 
 
 class Backend(Protocol):
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs: not once it is closed, or has broken down."""
+        ...
+
     def submit(
         self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str = "", priority: int = 0
     ) -> AsyncGenerator[Event, None]:

@@ -108,7 +108,15 @@ class Engine:
         for job, share in zip(batch, shares, strict=True):
             job.compute_s += seconds * share / sum(shares)
         for job in ending:
-            self.emit(Stepped(job_id=job.id, step=job.step, total_steps=job.total_steps, batch_rows=sum(shares)))
+            self.emit(
+                Stepped(
+                    job_id=job.id,
+                    step=job.step,
+                    total_steps=job.total_steps,
+                    batch_rows=sum(shares),
+                    compute_s=job.compute_s,
+                )
+            )
         for job, image in zip(watched, previews, strict=True):
             self.emit(Previewed(job_id=job.id, step=job.step, image=image))
 

@@ -1,6 +1,7 @@
 """One engine in one thread of this process; asyncio stays on this side of it."""
 
 import asyncio
+import logging
 import queue
 import threading
 import uuid
@@ -14,7 +15,7 @@ from safelight.engine.engine import Engine
 from safelight.engine.job import Enlarge, Job, by_lanczos
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
-from safelight.errors import SafelightError, UnsupportedOption
+from safelight.errors import EngineStopped, SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.adapters.control_shelf import Led
 from safelight.models.adapters.lora_shelf import Worn
@@ -24,6 +25,7 @@ from safelight.models.networks.memory import Lease
 from safelight.models.networks.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
+log = logging.getLogger(__name__)
 Command = Callable[[], None]
 Listener = Callable[[Event], None]
 
@@ -64,6 +66,10 @@ class LocalBackend:
         self.closing = threading.Lock()
         self.thread = threading.Thread(target=self.run, name="safelight-engine", daemon=True)
         self.thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return not self.closed
 
     async def submit(
         self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str = "", priority: int = 0
@@ -162,7 +168,7 @@ class LocalBackend:
     def tell(self, command: Command) -> None:
         with self.closing:
             if self.closed:
-                raise SafelightError("the engine is closed: open a new studio")
+                raise EngineStopped("the engine is closed: open a new studio")
             self.commands.put(command)
 
     def deliver(self, event: Event) -> None:
@@ -178,12 +184,12 @@ class LocalBackend:
 
     def run(self) -> None:
         """The engine's thread; whatever ends it, nobody is left waiting."""
-        fault: Exception | None = None
+        fault: EngineStopped | None = None
         try:
             self.work()
         except Exception as error:
-            fault = error
-            raise
+            log.exception("the engine broke down")
+            fault = EngineStopped(f"the engine broke down: {type(error).__name__}: {error}")
         finally:
             with self.closing:
                 self.closed = True

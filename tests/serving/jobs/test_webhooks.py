@@ -13,7 +13,8 @@ from tests.webhook_receiver import Receiver, receiving
 from safelight.database.connect import Database
 from safelight.errors import InvalidRequest
 from safelight.serving.jobs import webhooks
-from safelight.serving.jobs.queue import JobQueue, Order, Terms, Worker
+from safelight.serving.jobs.attempts import Attempts, Progress
+from safelight.serving.jobs.queue import JobQueue, Order, Terms
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.webhooks import MOST_TRIES, Webhooks, require_webhook_url
 
@@ -41,10 +42,11 @@ def clock() -> Clock:
 
 def ended(database: Database, clock: Clock, url: str) -> str:
     """The id of a job that is done and whose webhook is due."""
-    queue, me = JobQueue(database, clock=clock), Worker()
+    queue = JobQueue(database, clock=clock)
+    me = Attempts(queue)
     queue.put([ORDER], Terms(webhook_url=url))
-    [job] = queue.claim(me, most=1)
-    assert queue.finish(job, me, asset_id="a" * 64, seconds=1.5, compute_s=0.5)
+    [job] = me.claim(most=1)
+    assert me.finish(job, asset_id="a" * 64, seconds=1.5, progress=Progress(compute_s=0.5))
     return job.id
 
 

@@ -34,7 +34,6 @@ def test_the_events_of_a_job_are_counted_and_cut_into_stages(metrics: Metrics) -
         return metrics.registry.get_sample_value(f"safelight_{name}", labels)
 
     assert value("steps_total", model="mini", key="joe") == 2
-    assert value("compute_seconds_total", model="mini", key="joe") == 1.25
     assert value("batch_rows_sum", model="mini") == 8
     assert value("wait_seconds_sum", key="joe") == 3
     spent = {
@@ -48,11 +47,13 @@ def test_changes_of_jobs_are_counted_by_how_they_end(metrics: Metrics) -> None:
     metrics.changed("queued", JOE)
     metrics.changed("running", JOE)
     metrics.changed("queued", JOE, again=True)
-    metrics.changed("done", JOE)
+    metrics.changed("done", JOE, compute_s=1.25)
+    metrics.changed("cancelled", JOE, compute_s=0.5)
     metrics.changed("failed", JOE, code="out_of_memory")
     page = metrics.page("")[0].decode()
     for line in (
         'safelight_jobs_accepted_total{key="joe",model="mini"} 1.0',
+        'safelight_compute_seconds_total{key="joe",model="mini"} 1.75',
         'safelight_jobs_put_back_total{key="joe",model="mini"} 1.0',
         'safelight_jobs_ended_total{key="joe",model="mini",state="done"} 1.0',
         'safelight_jobs_ended_total{key="joe",model="mini",state="failed"} 1.0',
@@ -87,7 +88,8 @@ def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics
     assert 'safelight_queue_jobs{state="queued"} 3.0' in page
     assert "safelight_queue_oldest_seconds 7.5" in page
     assert 'safelight_device_memory_bytes{device="cuda:0"} 1.073741824e+09' in page
-    metrics.changed("done", JOE)
+    metrics.changed("done", JOE, compute_s=1.25)
+    metrics.changed("cancelled", JOE, compute_s=0.5)
     line = Line(queued=-1, running=0, oldest_s=0)
     page = metrics.page("")[0].decode()
     assert "safelight_queue_readable 0.0" in page

@@ -292,7 +292,7 @@ def alias_of(name: str, label: str) -> Reference:
 @contextmanager
 def open_registry(settings: Settings) -> Generator[Registry, None, None]:
     """On the database of the settings, which is made if it is not there."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     database = open_database(settings.database)
     try:
         yield Registry(database, settings.home)

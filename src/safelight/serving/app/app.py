@@ -22,6 +22,7 @@ from safelight.serving.http.description import describe
 from safelight.serving.http.door import Door
 from safelight.serving.http.observe import Observer, device_memory, line_of
 from safelight.serving.http.parts import Parts
+from safelight.serving.http.readiness import Readiness
 from safelight.serving.jobs.desk import Desk
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.live import Live
@@ -32,6 +33,7 @@ from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
 from safelight.serving.native import files, jobs, upscales
 from safelight.serving.openai import routes as openai
+from safelight.errors import SafelightError
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.version import __version__
@@ -49,9 +51,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with opened(settings, open_studio, metrics, traces) as parts:
-            app.state.parts = parts
-            yield
+        try:
+            async with opened(settings, open_studio, metrics, traces) as parts:
+                app.state.parts = parts
+                yield
+        except SafelightError as error:
+            app.state.fault = error
+            raise
 
     app = FastAPI(
         title="safelight",
@@ -61,6 +67,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.sittings = Sittings()
+    app.state.fault = None  # why it could not be opened
     errors.install(app)
     for part in (health, metrics_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
@@ -86,7 +93,7 @@ async def opened(
     settings: Settings, open_studio: Callable[[Settings], Studio], metrics: Metrics, traces: Traces | None
 ) -> AsyncGenerator[Parts, None]:
     """Database, engine and worker; on the way out jobs in hand are finished or put back in line."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
     # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
@@ -111,9 +118,10 @@ async def opened(
         hear=metrics.delivered,
     )
     working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
+    readiness = Readiness(worker, settings.home)
     try:
         url_secret = await asyncio.to_thread(keys.secret, "urls")
-        yield Parts(settings, database, studio, desk, keys, metrics, url_secret)
+        yield Parts(settings, database, studio, desk, keys, metrics, readiness, url_secret)
     finally:
         worker.stop(drain_s=settings.drain_s)
         await working

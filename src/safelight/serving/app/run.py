@@ -1,25 +1,80 @@
 """Runs the application under uvicorn until Ctrl-C or SIGTERM."""
 
+import errno
 import os
+import socket
+from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from safelight.errors import InvalidRequest, SafelightError
 from safelight.serving.app.app import create_app
 from safelight.serving.http.log import LOGGING
 from safelight.serving.monitoring.traces import tracing_from
 from safelight.settings import Settings
 from safelight.version import __version__
 
+BACKLOG = 2048
 
-def run(settings: Settings, *, host: str, port: int) -> None:
-    config = uvicorn.Config(
-        create_app(settings, tracing=tracing_from(os.environ, version=__version__)),
-        host=host,
-        port=port,
-        log_config=LOGGING,
-        access_log=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.drain_s) + 5,
-        server_header=False,
-    )
-    uvicorn.Server(config).run()
+
+def run(settings: Settings, *, host: str, port: int, ready: Callable[[], None]) -> None:
+    """`ready` is called once the address is the server's own.
+
+    Raises:
+        SafelightError: the address cannot be had, or a part of the server cannot be opened.
+    """
+    # First of all: a second server on a taken port must not open the database, far less claim jobs.
+    with listen(host, port) as listener:
+        app = create_app(settings, tracing=tracing_from(os.environ, version=__version__))
+        ready()
+        config = uvicorn.Config(
+            without_traceback(app),
+            log_config=LOGGING,
+            access_log=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.drain_s) + 5,
+            server_header=False,
+        )
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except SystemExit:
+            fault: SafelightError | None = app.state.fault
+            if fault is None:
+                raise
+            raise fault from None
+
+
+def without_traceback(app: FastAPI) -> ASGIApp:
+    """What keeps the application from starting is an error of ours, said in a sentence once uvicorn has given up."""
+
+    async def start(scope: Scope, receive: Receive, send: Send) -> None:
+        async def say(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and app.state.fault:
+                message["message"] = ""
+            await send(message)
+
+        await app(scope, receive, say if scope["type"] == "lifespan" else send)
+
+    return start
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Raises:
+        InvalidRequest: somebody else listens there, or nobody can.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                raise InvalidRequest(f"port {port} is taken: --port PORT chooses another") from None
+            case errno.EACCES:
+                raise InvalidRequest(
+                    f"port {port} needs more rights than this user has: --port 7860 does not"
+                ) from None
+            case _:
+                raise InvalidRequest(f"cannot listen on {host}: {error.strerror}") from None

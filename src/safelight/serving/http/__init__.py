@@ -1,6 +1,6 @@
 """What every request passes, whatever its dialect.
 
-parts              what the routes stand on
+parts readiness    what the routes stand on; whether a job would be drawn now
 auth               who is calling
 door access log    limits of size and time; one line and one count a request
 errors description error bodies, and the OpenAPI document

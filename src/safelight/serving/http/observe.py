@@ -35,7 +35,7 @@ class Observer:
         job, state, data = change.job, change.state, change.data
         about = self.about(job)
         code = data.get("code", "")
-        self.metrics.changed(state, about, again="why" in data, code=code)
+        self.metrics.changed(state, about, again="why" in data, code=code, compute_s=job.compute_s)
         if state == "queued" and (request_id := REQUEST_ID.get()):
             remember(self.requests, job.id, request_id)
         if self.traces:

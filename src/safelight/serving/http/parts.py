@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from safelight.database.connect import Database
+from safelight.serving.http.readiness import Readiness
 from safelight.serving.jobs.desk import Desk
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.monitoring.metrics import Metrics
@@ -22,6 +23,7 @@ class Parts:
     desk: Desk
     keys: Keys
     metrics: Metrics
+    readiness: Readiness
     url_secret: bytes
     """Signs the links to pictures."""
 

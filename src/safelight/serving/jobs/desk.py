@@ -9,15 +9,15 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from safelight.assets.encode import Encoding
-from safelight.errors import Forbidden, InvalidRequest, TooManyRequests
+from safelight.errors import Forbidden, InvalidRequest
 from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
 from safelight.pipeline import PNG
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.live import Live
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
-from safelight.serving.jobs.tables import ENDED, JobRow
-from safelight.serving.jobs.training import TASK
+from safelight.serving.jobs.tables import ENDED, TRAINING, JobRow
+from safelight.serving.jobs.usage import Limits
 from safelight.serving.jobs.webhooks import require_webhook_url
 from safelight.serving.jobs.worker import JobWorker
 from safelight.spec import Denoised, Draft, HighresFix, TextToImage, Upscale
@@ -25,7 +25,6 @@ from safelight.studio import Studio
 
 POLL_S = 1.0
 """How late a waiter may hear of a job that another process drew."""
-DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +70,11 @@ class Desk:
         """
         wishes = wishes or Wishes()
         caller.require("draw")
-        if wishes.priority > caller.priority:
-            raise InvalidRequest(f"priority {wishes.priority}: this key may ask for at most {caller.priority}")
-        if wishes.webhook_url is not None:
-            require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
-        terms = Terms(
-            tenant=caller.tenant,
-            priority=wishes.priority,
-            idempotency_key=wishes.idempotency_key,
-            request_digest=digest_of(drafts, wishes),
-            expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
-            webhook_url=wishes.webhook_url,
-        )
-        if terms.idempotency_key and (known := await asyncio.to_thread(self.queue.put_before, terms)):
+        self.require_terms(caller, wishes)
+        terms = self.terms_of(caller, wishes, digest_of(drafts, wishes))
+        if known := await asyncio.to_thread(self.queue.put_before, terms):
             return known
-        if wishes.retried and (known := await asyncio.to_thread(self.queue.asked_lately, terms)):
-            return known
-        await self.make_room(len(drafts), caller)
+        await asyncio.to_thread(self.queue.require_room, terms, len(drafts))
         specs = [draft if isinstance(draft, Upscale) else await self.studio.complete(draft) for draft in drafts]
         for spec in specs:
             await asyncio.to_thread(self.require_size, spec)
@@ -97,9 +84,7 @@ class Desk:
             "metadata": wishes.encoding.metadata,
         }
         orders = [Order(spec=spec.model_dump(mode="json"), encoding=encoding) for spec in specs]
-        jobs = await asyncio.to_thread(self.queue.put, orders, terms)
-        self.worker.wake.set()
-        return jobs
+        return await self.put(orders, terms)
 
     async def accept_training(self, recipe: AnyRecipe, caller: Caller, wishes: Wishes) -> JobRow:
         """A job for a training run. It reads what its recipe names, so it is for administrators, where it is allowed.
@@ -110,51 +95,39 @@ class Desk:
         caller.require("admin")
         if not self.studio.settings.allow_training:
             raise Forbidden("this server trains nothing; SAFELIGHT_ALLOW_TRAINING=1 lets administrators start runs")
+        self.require_terms(caller, wishes)
+        spec = {"task": TRAINING, "recipe": recipe.model_dump(mode="json")}
+        [job] = await self.put([Order(spec=spec, encoding={})], self.terms_of(caller, wishes, recipe.digest()))
+        return job
+
+    def require_terms(self, caller: Caller, wishes: Wishes) -> None:
+        """Raises InvalidRequest where this caller cannot have its jobs so."""
+        if wishes.priority > caller.priority:
+            raise InvalidRequest(f"priority {wishes.priority}: this key may ask for at most {caller.priority}")
         if wishes.webhook_url is not None:
             require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
-        spec = {"task": TASK, "recipe": recipe.model_dump(mode="json")}
-        terms = Terms(
+
+    def terms_of(self, caller: Caller, wishes: Wishes, digest: str) -> Terms:
+        return Terms(
             tenant=caller.tenant,
             priority=wishes.priority,
             idempotency_key=wishes.idempotency_key,
-            request_digest=recipe.digest(),
+            request_digest=digest,
+            retried=wishes.retried,
             expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
             webhook_url=wishes.webhook_url,
+            limits=Limits(
+                in_line=self.longest_line,
+                per_minute=caller.per_minute,
+                pictures_per_day=caller.pictures_per_day,
+                compute_s_per_day=caller.compute_s_per_day,
+            ),
         )
-        [job] = await asyncio.to_thread(self.queue.put, [Order(spec=spec, encoding={})], terms)
-        self.worker.wake.set()
-        return job
 
-    async def make_room(self, num_pictures: int, caller: Caller) -> None:
-        """Raises TooManyRequests where the line, the caller's rate or its quota has no room for so many more."""
-        counts = await asyncio.to_thread(self.queue.counts)
-        if counts["queued"] + num_pictures > self.longest_line:
-            wait_s = num_pictures * await asyncio.to_thread(self.queue.pace_s)
-            raise TooManyRequests(
-                f"{counts['queued']} jobs are in line and {self.longest_line} fit",
-                retry_after_s=max(1.0, wait_s),
-                code="queue_full",
-            )
-        now = time.time()
-        if caller.per_minute is not None:
-            asked, _ = await asyncio.to_thread(self.queue.used, caller.tenant, since=now - 60)
-            if asked + num_pictures > caller.per_minute:
-                raise TooManyRequests(
-                    f"{asked} of {caller.per_minute} pictures a minute are used",
-                    retry_after_s=60,
-                    code="rate_limit_exceeded",
-                )
-        if caller.pictures_per_day is not None or caller.compute_s_per_day is not None:
-            midnight = now - now % DAY_S
-            asked, compute_s = await asyncio.to_thread(self.queue.used, caller.tenant, since=midnight)
-            over_pictures = caller.pictures_per_day is not None and asked + num_pictures > caller.pictures_per_day
-            over_compute = caller.compute_s_per_day is not None and compute_s >= caller.compute_s_per_day
-            if over_pictures or over_compute:
-                raise TooManyRequests(
-                    f"today's quota is used: {asked} pictures, {compute_s:.0f} s of network time",
-                    retry_after_s=midnight + DAY_S - now,
-                    code="quota_exceeded",
-                )
+    async def put(self, orders: Sequence[Order], terms: Terms) -> list[JobRow]:
+        jobs = await asyncio.to_thread(self.queue.put, orders, terms)
+        self.worker.wake.set()
+        return jobs
 
     def require_size(self, spec: Denoised | Upscale) -> None:
         """Raises InvalidRequest where the picture would be larger than the server draws."""

@@ -1,4 +1,4 @@
-"""What the database holds of jobs: what happened to them, and the keys of who may ask for them."""
+"""What the database holds of jobs: what happened to them, who draws them, and the keys of who may ask for them."""
 
 from typing import Any
 
@@ -9,13 +9,15 @@ from safelight.database.tables import Base
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
 ENDED = ("done", "failed", "cancelled", "expired")
+TRAINING = "training"
+"""The task of a job that trains, in a process of its own."""
 
 
 class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("tenant", "idempotency_key", "place", name="once"),
-        Index("in_line", "state", "priority", "created"),
+        Index("in_line", "state", "priority", "not_before"),
         Index("by_tenant", "tenant", "created"),
         Index("together", "request"),
         Index("made", "asset_id"),
@@ -39,15 +41,21 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(String(16), default="queued")
     created: Mapped[float]
     not_before: Mapped[float] = mapped_column(default=0.0)
-    """A job that could not be stored waits until then before it is tried again."""
+    """Its place in line: when it was accepted, or, where it has to wait before it is tried again, that time."""
     expires: Mapped[float | None] = mapped_column(default=None)
     """A job that has not begun by then never does."""
     started: Mapped[float | None] = mapped_column(default=None)
     finished: Mapped[float | None] = mapped_column(default=None)
     worker: Mapped[str] = mapped_column(String(128), default="")
-    lease_until: Mapped[float] = mapped_column(default=0.0)
-    """The worker has it until then, and renews the lease while it is alive."""
+    """The token of the process that has it."""
     attempts: Mapped[int] = mapped_column(default=0)
+    """How often it was taken from the line: with the id, the fence that every write of an attempt has to pass."""
+    drawing: Mapped[bool] = mapped_column(default=False)
+    """This attempt has begun to draw; what its process dies of may be this job."""
+    suspect: Mapped[bool] = mapped_column(default=False)
+    """A process died while it was drawn, and others beside it: it is drawn alone from now on."""
+    crashes: Mapped[int] = mapped_column(default=0)
+    """How many processes died while they drew it alone."""
     cancel_asked: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int] = mapped_column(default=0)
@@ -56,6 +64,7 @@ class JobRow(Base):
     """`status`, `code` and `message` of what failed."""
     seconds: Mapped[float] = mapped_column(default=0.0)
     compute_s: Mapped[float] = mapped_column(default=0.0)
+    """Network seconds of all its attempts, those that came to nothing included."""
     webhook_url: Mapped[str | None] = mapped_column(String(2048), default=None)
     webhook_state: Mapped[str] = mapped_column(String(16), default="")
     """Empty, or `due`, `sent`, `given up`."""
@@ -73,6 +82,33 @@ class EventRow(Base):
     kind: Mapped[str] = mapped_column(String(16))
     at: Mapped[float]
     data: Mapped[dict[str, Any]]
+
+
+class WorkerRow(Base):
+    """A process that takes jobs. Its token tells it from every other, living or dead; host and pid tell operators."""
+
+    __tablename__ = "workers"
+
+    token: Mapped[str] = mapped_column(String(32), primary_key=True)
+    host: Mapped[str] = mapped_column(String(64))
+    pid: Mapped[int]
+    began: Mapped[float]
+    beat: Mapped[float]
+    """When it last said that it is alive; it says so as long as it has jobs in hand."""
+
+
+class UsageRow(Base):
+    """What one job counts for among what its caller may have; it stays when the job is gone."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("used_by", "tenant", "asked"),)
+
+    job_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    asked: Mapped[float]
+    pictures: Mapped[int]
+    """1 while it may still become a picture, and where one was drawn, even in part."""
+    compute_s: Mapped[float]
 
 
 class KeyRow(Base):

@@ -21,7 +21,6 @@ from safelight.events import Event, Failed, Learnt, Started, Stepped
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.settings import PREFIX, Settings
 
-TASK = "training"
 LONGEST_LINE = 16 * 2**20
 STOP_S = 30.0
 """How long a run may take to write its checkpoint when it is stopped."""

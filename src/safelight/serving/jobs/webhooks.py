@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from safelight.database.connect import Database
 from safelight.errors import InvalidRequest, StorageFailed
 from safelight.public_http import is_public, public_client
+from safelight.serving.jobs.loops import Loop
 from safelight.serving.jobs.tables import JobRow
 from safelight.version import __version__
 
@@ -65,14 +66,12 @@ class Webhooks:
         self.clock = clock
         self.hear = hear
         self.sending: set[asyncio.Task[None]] = set()
+        self.loop = Loop("sending webhooks", self.send_due, every_s=POLL_S)
 
     async def run(self) -> None:
         """Until it is cancelled; a try that is cut off is made again later."""
         try:
-            while True:
-                with suppress(StorageFailed):
-                    await self.send_due()
-                await asyncio.sleep(POLL_S)
+            await self.loop.run()
         finally:
             for task in self.sending:
                 task.cancel()

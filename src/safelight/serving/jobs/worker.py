@@ -2,34 +2,47 @@
 
     claim -> generate -> finish | fail | put back
 
-Several processes may run one worker each on one database. A worker that dies leaves rows whose lease runs out.
+Several processes may run one worker each on one database. What one that dies had in hand is taken up by the others.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 
 from safelight.assets.encode import Encoding
-from safelight.errors import JobFailed, SafelightError, StorageFailed
-from safelight.events import Cancelled, Decoded, Event, Failed, Learnt, Stored
+from safelight.errors import EngineStopped, JobFailed, SafelightError, StorageFailed
+from safelight.events import Cancelled, Decoded, Event, Failed, Learnt, Started, Stepped, Stored
 from safelight.pipeline import generate
+from safelight.serving.jobs.attempts import LEASE_S, Attempts, Progress, is_training
 from safelight.serving.jobs.live import Live
-from safelight.serving.jobs.queue import LEASE_S, JobQueue, Worker
+from safelight.serving.jobs.loops import Loop
+from safelight.serving.jobs.queue import JobQueue
 from safelight.serving.jobs.tables import JobRow
-from safelight.serving.jobs.training import TASK, run_training
-from safelight.spec import parse_spec
+from safelight.serving.jobs.training import run_training
+from safelight.spec import Upscale, parse_spec
 from safelight.studio import Studio
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
-"""How often progress is written, leases are kept and cancellations are read."""
+"""How often progress is written, cancellations are read, and the worker says that it is alive."""
 IDLE_POLL_S = 1.0
 """How long a job accepted by another process may go unnoticed."""
-RECOVER_EVERY_S = LEASE_S / 4
+RECOVER_EVERY_S = LEASE_S / 8
 STORAGE_RETRIES = 5
 Watch = Callable[[JobRow, Event], None]
+
+
+@dataclass(eq=False, slots=True)
+class Hand:
+    """An attempt that this worker has in hand."""
+
+    job: JobRow
+    task: "asyncio.Task[None]" = field(init=False)
+    progress: Progress = field(default_factory=Progress)
 
 
 class JobWorker:
@@ -43,177 +56,218 @@ class JobWorker:
         watch: Watch = lambda _job, _event: None,
     ) -> None:
         self.queue = queue
+        self.attempts = Attempts(queue)
         self.studio = studio
         self.live = live
         self.most = most
         """Jobs in hand at once; the engine chooses among them at every step."""
         self.watch = watch
-        self.me = Worker()
-        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.hands: dict[str, Hand] = {}
+        """By job."""
         self.wake = asyncio.Event()
-        self.stopping = False
+        self.stopped = asyncio.Event()
         self.drain_s = 0.0
         self.training = asyncio.Lock()
         """One run at a time: each takes all the machine has."""
+        self.claiming = Loop("taking jobs from the line", self.take_more)
+        self.beating = Loop("keeping jobs in hand", self.renew, every_s=HEARTBEAT_S)
+        self.recovering = Loop("looking for lost jobs", self.look_after_others, every_s=RECOVER_EVERY_S)
 
     async def run(self) -> None:
-        """Until `stop`; a database that cannot be reached for a while is asked again."""
-        async with asyncio.TaskGroup() as group:
-            beats = [group.create_task(self.keep_leases()), group.create_task(self.look_after_others())]
-            while not self.stopping:
-                try:
-                    await self.take_more()
-                except StorageFailed as error:
-                    log.warning("no job could be claimed: %s", error)
-                    await asyncio.sleep(IDLE_POLL_S)
-            await self.drain()
-            for beat in beats:
-                beat.cancel()
+        """Until `stop`, and then until what is in hand has ended or was put back."""
+        claiming = asyncio.create_task(self.claiming.run())
+        others = [asyncio.create_task(loop.run()) for loop in (self.beating, self.recovering)]
+        await self.stopped.wait()
+        await claiming  # a claim that is cut off would leave jobs in nobody's hand
+        await self.drain()
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        with suppress(StorageFailed):  # the others then wait until it has been silent for long enough
+            await asyncio.to_thread(self.attempts.leave)
+
+    def trouble(self) -> str:
+        """Why a job that was accepted now would not be drawn soon; empty where it would."""
+        if self.stopped.is_set():
+            return "the server is shutting down"
+        if not self.studio.backend.alive:
+            return "the engine has stopped; the log says why, and a new start helps"
+        return next(filter(None, (loop.trouble() for loop in (self.claiming, self.beating, self.recovering))), "")
+
+    # Loops
 
     async def take_more(self) -> None:
         self.wake.clear()
-        taken = await asyncio.to_thread(self.queue.claim, self.me, most=self.most - len(self.tasks))
-        for job in taken:
-            self.live.ring(job.id)
-            task = asyncio.create_task(self.draw(job))
-            self.tasks[job.id] = task
-            task.add_done_callback(lambda _task, job_id=job.id: self.let_go(job_id))
+        drawn = [hand.job for hand in self.hands.values() if not is_training(hand.job)]
+        room = self.most - len(self.hands)
+        if any(job.suspect for job in drawn) or not self.studio.backend.alive:
+            room = 0
+        for job in await asyncio.to_thread(self.attempts.claim, most=room, busy=bool(drawn)):
+            if former := self.hands.get(job.id):
+                # It was lost and came back before it was let go.
+                await stopped(former.task)
+            self.take_in_hand(job)
         with suppress(TimeoutError):
             async with asyncio.timeout(IDLE_POLL_S):
                 await self.wake.wait()
 
-    def let_go(self, job_id: str) -> None:
-        del self.tasks[job_id]
-        self.live.forget(job_id)
+    def take_in_hand(self, job: JobRow) -> None:
+        hand = self.hands[job.id] = Hand(job)
+        self.live.ring(job.id)
+        hand.task = asyncio.create_task(self.draw(hand))
+        hand.task.add_done_callback(lambda _task: self.let_go(hand))
+
+    def let_go(self, hand: Hand) -> None:
+        job_id = hand.job.id
+        if self.hands.get(job_id) is hand:
+            del self.hands[job_id]
+            self.live.forget(job_id)
         self.live.ring(job_id)
         self.wake.set()
 
-    async def draw(self, job: JobRow) -> None:
-        """One job to its end; whatever happens, its row says so."""
-        try:
-            await self.settle(job, await self.walk(job))
-        except asyncio.CancelledError:
-            raise
-        except StorageFailed as error:
-            # The row stays as it is: once the lease has run out, the job is drawn again.
-            log.warning("job %s: how it ended could not be written: %s", job.id, error)
-        except Exception as error:
-            log.exception("job %s failed", job.id)
-            await asyncio.to_thread(
-                self.queue.fail, job, self.me, as_row(JobFailed(f"{type(error).__name__}: {error}"))
-            )
-
-    async def walk(self, job: JobRow) -> tuple[Event, float]:
-        """The last event, and the network seconds spent."""
-        if job.spec.get("task") == TASK:
-            return await self.learn(job)
-        compute_s = 0.0
-        try:
-            spec, encoding = parse_spec(job.spec), Encoding(**job.encoding)
-            events = generate(spec, self.studio, encoding=encoding, tenant=job.tenant, priority=job.priority)
-            async with aclosing(events):
-                async for event in events:
-                    self.watch(job, event)
-                    self.live.tell(job.id, event)
-                    if isinstance(event, Decoded):
-                        compute_s = event.compute_s
-                    if isinstance(event, Stored | Failed | Cancelled):
-                        return event, compute_s
-        except SafelightError as error:
-            return Failed(job_id=job.id, error=error), compute_s
-        raise AssertionError("the path ends with Stored, Failed or Cancelled")
-
-    async def learn(self, job: JobRow) -> tuple[Event, float]:
-        """The same for a training run, whose seconds are all the network's."""
-        try:
-            async with self.training, aclosing(run_training(job.id, job.spec, self.studio.settings)) as events:
-                async for event in events:
-                    self.live.tell(job.id, event)
-                    if isinstance(event, Learnt | Failed):
-                        return event, event.seconds if isinstance(event, Learnt) else 0.0
-        except SafelightError as error:
-            return Failed(job_id=job.id, error=error), 0.0
-        raise AssertionError("a run ends with Learnt or Failed")
-
-    async def settle(self, job: JobRow, ended: tuple[Event, float]) -> None:
-        match ended:
-            case Stored() as stored, compute_s:
-                await asyncio.to_thread(
-                    self.queue.finish,
-                    job,
-                    self.me,
-                    asset_id=stored.asset_id,
-                    seconds=stored.seconds,
-                    compute_s=compute_s,
-                    total_steps=self.live.progress.get(job.id, (0, 0))[1],
-                )
-            case Learnt() as learnt, compute_s:
-                await asyncio.to_thread(
-                    self.queue.finish,
-                    job,
-                    self.me,
-                    asset_id=None,
-                    seconds=learnt.seconds,
-                    compute_s=compute_s,
-                    total_steps=self.live.progress.get(job.id, (0, 0))[1],
-                    more={name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")},
-                )
-            case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
-                log.warning("job %s: %s", job.id, error)
-                await asyncio.to_thread(self.queue.put_back, job, self.me, delay_s=2.0**job.attempts, why=str(error))
-            case Failed(error=error), _:
-                await asyncio.to_thread(self.queue.fail, job, self.me, as_row(error))
-            case _:
-                await asyncio.to_thread(self.queue.cancelled, job, self.me)
-
-    async def keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            progress = {job_id: self.live.progress.get(job_id, (0, 0)) for job_id in self.tasks}
-            try:
-                for job_id in await asyncio.to_thread(self.queue.renew, self.me, progress):
-                    await self.drop(job_id)
-            except StorageFailed as error:
-                log.warning("leases could not be renewed: %s", error)
+    async def renew(self) -> None:
+        hands = dict(self.hands)
+        kept = await asyncio.to_thread(
+            self.attempts.renew, {job_id: (hand.job, hand.progress) for job_id, hand in hands.items()}
+        )
+        for job_id in kept.lost:
+            # By now it may be in hand again, as another attempt.
+            if not hands[job_id].task.done():
+                log.warning("job %s was taken up by another worker", job_id)
+                await stopped(hands[job_id].task)
+        for job_id in kept.cancelled:
+            await self.cancel(hands[job_id])
 
     async def look_after_others(self) -> None:
+        for look in (lambda: self.attempts.recover(list(self.hands)), self.queue.expire):
+            for job_id in await asyncio.to_thread(look):
+                self.live.ring(job_id)
+                self.wake.set()
+
+    # One job
+
+    async def draw(self, hand: Hand) -> None:
+        """One job to its end; whatever happens, its row says so."""
+        try:
+            ended = await self.walk(hand)
+        except asyncio.CancelledError:
+            raise
+        except SafelightError as error:
+            ended = Failed(job_id=hand.job.id, error=error)
+        except Exception as error:
+            log.exception("job %s failed", hand.job.id)
+            ended = Failed(job_id=hand.job.id, error=JobFailed(f"{type(error).__name__}: {error}"))
         while True:
             try:
-                for job_id in (
-                    *await asyncio.to_thread(self.queue.recover, self.me),
-                    *await asyncio.to_thread(self.queue.expire),
-                ):
-                    self.live.ring(job_id)
-                    self.wake.set()
+                await asyncio.to_thread(self.settle, hand, ended)
+                return
             except StorageFailed as error:
-                log.warning("lost jobs could not be looked for: %s", error)
-            await asyncio.sleep(RECOVER_EVERY_S)
+                # The picture is there: as long as the job is in hand, its end can be written later.
+                log.warning("job %s: how it ended cannot be written yet: %s", hand.job.id, error)
+                await asyncio.sleep(IDLE_POLL_S)
+
+    async def walk(self, hand: Hand) -> Event:
+        """The last event."""
+        job = hand.job
+        if is_training(job):
+            return await self.learn(hand)
+        spec, encoding = parse_spec(job.spec), Encoding(**job.encoding)
+        if isinstance(spec, Upscale):
+            await self.begin(hand)
+        events = generate(spec, self.studio, encoding=encoding, tenant=job.tenant, priority=job.priority)
+        async with aclosing(events):
+            async for event in events:
+                self.watch(job, event)
+                self.live.tell(job.id, event)
+                match event:
+                    case Started():
+                        hand.progress = Progress(total_steps=event.total_steps)
+                        await self.begin(hand)
+                    case Stepped():
+                        hand.progress = Progress(
+                            step=event.step, total_steps=event.total_steps, compute_s=event.compute_s
+                        )
+                    case Decoded():
+                        total = hand.progress.total_steps
+                        hand.progress = Progress(step=total, total_steps=total, compute_s=event.compute_s)
+                    case Stored() | Failed() | Cancelled():
+                        return event
+                    case _:
+                        pass
+        raise AssertionError("the path ends with Stored, Failed or Cancelled")
+
+    async def begin(self, hand: Hand) -> None:
+        """Written before much can have happened: should this process die, its neighbours in line are not suspected."""
+        with suppress(StorageFailed):
+            await asyncio.to_thread(self.attempts.begin, hand.job)
+
+    async def learn(self, hand: Hand) -> Event:
+        """The same for a training run, whose seconds are all the network's."""
+        began = time.monotonic()
+        async with self.training, aclosing(run_training(hand.job.id, hand.job.spec, self.studio.settings)) as events:
+            async for event in events:
+                self.live.tell(hand.job.id, event)
+                match event:
+                    case Started():
+                        began = time.monotonic()
+                        await self.begin(hand)
+                    case Stepped():
+                        spent_s = time.monotonic() - began
+                        hand.progress = Progress(step=event.step, total_steps=event.total_steps, compute_s=spent_s)
+                    case Learnt() | Failed():
+                        return event
+                    case _:
+                        pass
+        raise AssertionError("a run ends with Learnt or Failed")
+
+    def settle(self, hand: Hand, ended: Event) -> None:
+        job, progress, attempts = hand.job, hand.progress, self.attempts
+        match ended:
+            case Stored(asset_id=asset_id, seconds=seconds):
+                attempts.finish(job, asset_id=asset_id, seconds=seconds, progress=progress)
+            case Learnt() as learnt:
+                more = {name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")}
+                attempts.finish(job, asset_id=None, seconds=learnt.seconds, progress=progress, more=more)
+            case Failed(error=EngineStopped() as error):
+                attempts.put_back(job, progress, why=str(error), suspect=True)
+            case Failed(error=StorageFailed() as error) if job.attempts <= STORAGE_RETRIES:
+                log.warning("job %s: %s", job.id, error)
+                attempts.put_back(job, progress, delay_s=2.0**job.attempts, why=str(error))
+            case Failed(error=error):
+                attempts.fail(job, as_row(error), progress)
+            case _:
+                attempts.put_back(job, progress, why="it was stopped")
+
+    # Ending early
 
     async def drop(self, job_id: str) -> None:
-        """Stop drawing it, wherever in its path it is; its row becomes cancelled if it is still ours."""
-        if task := self.tasks.get(job_id):
-            await cancelled(task)
-            job = await asyncio.to_thread(self.queue.get, job_id)
-            await asyncio.to_thread(self.queue.cancelled, job, self.me)
-            self.live.ring(job_id)
+        """Stop drawing a job that somebody cancelled, wherever in its path it is."""
+        if hand := self.hands.get(job_id):
+            await self.cancel(hand)
+
+    async def cancel(self, hand: Hand) -> None:
+        await stopped(hand.task)
+        await asyncio.to_thread(self.attempts.cancelled, hand.job, hand.progress)
+        self.live.ring(hand.job.id)
 
     def stop(self, *, drain_s: float) -> None:
         """Take no more; `run` ends once those in hand have ended, or after `drain_s`."""
-        self.stopping = True
         self.drain_s = drain_s
+        self.claiming.stopping = True
+        self.stopped.set()
         self.wake.set()
 
     async def drain(self) -> None:
         """What has not ended in time goes back in line."""
-        if self.tasks:
-            await asyncio.wait(list(self.tasks.values()), timeout=self.drain_s)
-        for job_id, task in list(self.tasks.items()):
-            await cancelled(task)
-            job = await asyncio.to_thread(self.queue.get, job_id)
-            await asyncio.to_thread(self.queue.put_back, job, self.me, why="the server was stopped")
+        if self.hands:
+            await asyncio.wait([hand.task for hand in self.hands.values()], timeout=self.drain_s)
+        for hand in list(self.hands.values()):
+            await stopped(hand.task)
+            with suppress(StorageFailed):
+                await asyncio.to_thread(self.attempts.put_back, hand.job, hand.progress, why="the server was stopped")
 
 
-async def cancelled(task: asyncio.Task[None]) -> None:
+async def stopped(task: asyncio.Task[None]) -> None:
     """Once, however many ask: what is told twice to stop, as a run that writes its checkpoint, stops at once."""
     if not task.cancelling():
         task.cancel()

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from safelight.errors import SafelightError
-from safelight.events import Decoded, Event, Started, Stepped
+from safelight.events import Event, Started, Stepped
 from safelight.models.networks.memory import Memory
 from safelight.serving.monitoring.stages import Stage
 
@@ -107,14 +107,12 @@ class Metrics:
             case Stepped(batch_rows=batch_rows):
                 self.steps.labels(model, key).inc()
                 self.rows.labels(model).observe(batch_rows)
-            case Decoded(compute_s=compute_s):
-                self.compute_s.labels(model, key).inc(compute_s)
             case _:
                 pass
         for stage in stages:
             self.stage_s.labels(stage.name, model).observe(stage.seconds)
 
-    def changed(self, state: str, about: About, *, again: bool = False, code: str = "") -> None:
+    def changed(self, state: str, about: About, *, again: bool = False, code: str = "", compute_s: float = 0.0) -> None:
         """A job's state, as it was committed; `again` where it came back into line, `code` where it failed."""
         model, key = self.models[about.model], self.keys[about.key]
         match state:
@@ -124,6 +122,7 @@ class Metrics:
                 pass
             case _:
                 self.ended.labels(state, model, key).inc()
+                self.compute_s.labels(model, key).inc(compute_s)
         if state == "done":
             self.pictures.labels(model, key).inc()
         if state == "failed":

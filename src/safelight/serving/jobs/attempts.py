@@ -1,0 +1,259 @@
+"""What a worker does with the line: takes jobs, says that it is alive, ends them or puts them back.
+
+An attempt is one taking of one job: the job's id and its count of attempts. Every write names it, so that a worker
+that was thought dead and comes back changes nothing, whoever has the job by then, itself included.
+
+A worker is alive as long as its row says so often enough. Where it dies, the jobs that it was drawing are suspect:
+each is drawn alone from then on, and the one that goes on killing its process takes no neighbour along.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import and_, delete, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from safelight.serving.jobs.queue import JobQueue, held
+from safelight.serving.jobs.tables import TRAINING, JobRow, WorkerRow
+
+LEASE_S = 20.0
+"""A worker that has not said for so long that it is alive is dead to the others."""
+MOST_CRASHES = 5
+"""A job that so many processes died of, drawing nothing else, is what kills them."""
+MOST_ATTEMPTS = 20
+"""One that was in hand so often when its process died is suspect, whether or not it was seen to begin."""
+FORGET_WORKERS_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an attempt is."""
+
+    step: int = 0
+    total_steps: int = 0
+    compute_s: float = 0.0
+    """Network seconds of this attempt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a worker is told when it says that it is alive: which of its jobs it has to let go."""
+
+    cancelled: Collection[str] = ()
+    """Somebody wants them stopped; they are still this worker's to end."""
+    lost: Collection[str] = ()
+    """They are no longer its own."""
+
+
+class Attempts:
+    """Of one worker, by the name that no other has."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
+        self.token = secrets.token_hex(16)
+        self.began = queue.clock()
+
+    def beat(self, *, patience_s: float) -> None:
+        """Say that this worker is alive, which proves that the database takes what is written.
+
+        Raises:
+            StorageFailed: it does not.
+        """
+        self.queue.database.write(self.sign, patience_s=patience_s)
+
+    def sign(self, session: Session) -> None:
+        host = socket.gethostname()[:64]
+        now = self.queue.clock()
+        session.merge(WorkerRow(token=self.token, host=host, pid=os.getpid(), began=self.began, beat=now))
+
+    def claim(self, *, most: int, busy: bool = False) -> list[JobRow]:
+        """Take up to `most` jobs: of the highest priority, then of whoever has fewest under way, then the oldest.
+
+        A suspect is taken alone; a worker that is `busy` drawing leaves it, and whatever comes after it, in line.
+        """
+        if most <= 0:
+            return []
+        return self.queue.change(lambda session: self.take(session, most, busy))
+
+    def take(self, session: Session, most: int, busy: bool) -> list[JobRow]:
+        now = self.queue.clock()
+        other = aliased(JobRow)
+        under_way = (
+            select(func.count())
+            .where(other.state == "running", other.tenant == JobRow.tenant)
+            .correlate(JobRow)
+            .scalar_subquery()
+        )
+        first = (
+            select(JobRow)
+            .where(JobRow.state == "queued", JobRow.not_before <= now)
+            .order_by(JobRow.priority.desc(), under_way, JobRow.not_before, JobRow.created)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        taken: list[JobRow] = []
+        while len(taken) < most and (job := session.scalar(first)):
+            if job.suspect and (busy or taken):
+                break
+            if not taken:
+                self.sign(session)
+            job.state, job.worker, job.started = "running", self.token, now
+            job.attempts, job.drawing = job.attempts + 1, False
+            job.step, job.total_steps = 0, 0
+            self.queue.note(session, job, "running", {"attempt": job.attempts})
+            taken.append(job)
+            if job.suspect:
+                break
+        return taken
+
+    def begin(self, job: JobRow) -> bool:
+        """It is being drawn from now on. False, here as below: the job is no longer this attempt's, and left alone."""
+
+        def work(_session: Session, row: JobRow) -> None:
+            row.drawing = True
+
+        return self.change(job, Progress(), work)
+
+    def renew(self, hands: Mapping[str, tuple[JobRow, Progress]]) -> Kept:
+        """Say that this worker is alive, and how far the jobs in its hands are, by id."""
+        return self.queue.change(lambda session: self.keep(session, hands)) if hands else Kept()
+
+    def keep(self, session: Session, hands: Mapping[str, tuple[JobRow, Progress]]) -> Kept:
+        self.sign(session)
+        running = select(JobRow).where(JobRow.id.in_(hands), JobRow.state == "running").order_by(JobRow.id)
+        rows = {row.id: row for row in session.scalars(running.with_for_update())}
+        ours = {job_id for job_id, row in rows.items() if row.attempts == hands[job_id][0].attempts}
+        for job_id in ours:
+            write(rows[job_id], *hands[job_id])
+        return Kept(cancelled={job_id for job_id in ours if rows[job_id].cancel_asked}, lost=set(hands) - ours)
+
+    def finish(
+        self,
+        job: JobRow,
+        *,
+        asset_id: str | None,
+        seconds: float,
+        progress: Progress | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """The picture is stored, or what was trained.
+
+        Args:
+            more: what else listeners are told.
+        """
+
+        def work(session: Session, row: JobRow) -> None:
+            row.asset_id, row.seconds, row.step = asset_id, seconds, row.total_steps
+            self.queue.leave(session, row, "done", {"asset_id": asset_id, "seconds": seconds, **(more or {})})
+
+        return self.change(job, progress, work)
+
+    def fail(self, job: JobRow, error: Mapping[str, Any], progress: Progress | None = None) -> bool:
+        def work(session: Session, row: JobRow) -> None:
+            row.error = dict(error)
+            self.queue.leave(session, row, "failed", error)
+
+        return self.change(job, progress, work)
+
+    def cancelled(self, job: JobRow, progress: Progress | None = None) -> bool:
+        """The worker has stopped drawing it because somebody asked."""
+        return self.change(job, progress, lambda session, row: self.queue.leave(session, row, "cancelled"))
+
+    def put_back(
+        self,
+        job: JobRow,
+        progress: Progress | None = None,
+        *,
+        delay_s: float = 0.0,
+        why: str,
+        suspect: bool = False,
+    ) -> bool:
+        """Let another attempt be made, at once or later; where somebody asked for its end meanwhile, it has ended."""
+
+        def work(session: Session, row: JobRow) -> None:
+            row.suspect = row.suspect or suspect
+            if row.cancel_asked:
+                self.queue.leave(session, row, "cancelled")
+            else:
+                self.queue.back(session, row, why, not_before=self.queue.clock() + delay_s if delay_s else None)
+
+        return self.change(job, progress, work)
+
+    def change(self, job: JobRow, progress: Progress | None, work: Callable[[Session, JobRow], None]) -> bool:
+        """Do this to the job's row, if it is still this attempt's."""
+
+        def ours(session: Session) -> bool:
+            row = held(session, JobRow.id == job.id, JobRow.state == "running", JobRow.attempts == job.attempts)
+            if row is None:
+                return False
+            if progress:
+                write(row, job, progress)
+            work(session, row)
+            return True
+
+        return self.queue.change(ours)
+
+    def recover(self, in_hand: Collection[str]) -> list[str]:
+        """Back into line with jobs whose worker is dead, and with those of its own that it has lost hold of."""
+
+        def work(session: Session) -> list[str]:
+            now = self.queue.clock()
+            alive = exists().where(WorkerRow.token == JobRow.worker, WorkerRow.beat >= now - LEASE_S)
+            dropped = and_(JobRow.worker == self.token, JobRow.id.not_in(in_hand), JobRow.started < now - LEASE_S)
+            gone = and_(JobRow.worker != self.token, ~alive)
+            running = select(JobRow).where(JobRow.state == "running", gone | dropped).order_by(JobRow.worker, JobRow.id)
+            lost = list(session.scalars(running.with_for_update(skip_locked=True)))
+            for _, jobs in groupby(lost, key=lambda job: job.worker):
+                self.blame(session, list(jobs))
+            session.execute(delete(WorkerRow).where(WorkerRow.beat < now - FORGET_WORKERS_S))
+            return [job.id for job in lost]
+
+        return self.queue.change(work)
+
+    def blame(self, session: Session, jobs: Sequence[JobRow]) -> None:
+        """Of what one dead worker left, suspect what it was drawing: all of it, where it was not seen to draw."""
+        drawn = [job for job in jobs if not is_training(job)]
+        unseen = not any(job.drawing for job in drawn)
+        for job in jobs:
+            if job.cancel_asked:
+                self.queue.leave(session, job, "cancelled")
+            elif is_training(job):
+                # In a process of its own: it is hardly what the server died of.
+                self.again(session, job, fatal=job.attempts >= MOST_ATTEMPTS)
+            else:
+                to_blame = unseen or job.drawing or job.attempts >= MOST_ATTEMPTS
+                job.crashes += to_blame and job.suspect
+                job.suspect = job.suspect or to_blame
+                self.again(session, job, fatal=job.crashes >= MOST_CRASHES)
+
+    def again(self, session: Session, job: JobRow, *, fatal: bool) -> None:
+        if fatal:
+            times = job.attempts if is_training(job) else job.crashes
+            message = f"the server died {times} times while it drew this and nothing else"
+            if is_training(job):
+                message = f"the server died {times} times during this run"
+            job.error = {"status": 500, "code": "job_failed", "message": message}
+            self.queue.leave(session, job, "failed", job.error)
+        else:
+            # What is tried alone once more lets the others go first.
+            self.queue.back(session, job, "its server stopped", not_before=self.queue.clock() if job.crashes else None)
+
+    def leave(self) -> None:
+        """This worker takes no more; whatever it left running is anybody's."""
+        mine = delete(WorkerRow).where(WorkerRow.token == self.token)
+        self.queue.database.write(lambda session: session.execute(mine))
+
+
+def write(row: JobRow, job: JobRow, progress: Progress) -> None:
+    """How far the attempt at `job` is, in its row, where the seconds of earlier attempts are kept."""
+    row.step, row.total_steps = progress.step, progress.total_steps
+    row.compute_s = job.compute_s + progress.compute_s
+
+
+def is_training(job: JobRow) -> bool:
+    return job.spec.get("task") == TRAINING
