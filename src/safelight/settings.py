@@ -49,6 +49,11 @@ class Settings(BaseModel):
     """Longest request body."""
     body_timeout_s: float = Field(default=120, gt=0)
     """How long a request body may take to arrive."""
+    no_keys: bool = False
+    """Take everybody on this machine who has no API key."""
+    allowed_hosts: str = ""
+    """Names, between spaces, that the server goes by beside those of this machine's own; `*.example.com` is any below.
+    Where keys are needed, and none is said here, any name will do."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
     allow_any_model: bool = False

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.fakes import draw, psnr, spec_for
 
 from safelight.engine.local import LocalBackend
-from safelight.errors import JobFailed, SafelightError, UnknownModel
+from safelight.errors import EngineStopped, SafelightError, UnknownModel
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped
 from safelight.models.backends.denoiser import Denoiser
 from safelight.models.backends.eager import eager_denoiser
@@ -190,7 +190,7 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(tiny: Model, monkeypat
 
     last = asyncio.run(break_midway())[-1]
     assert isinstance(last, Failed)
-    assert isinstance(last.error, JobFailed)
+    assert isinstance(last.error, EngineStopped)
     assert "ours" in str(last.error)
     backend.close()
 

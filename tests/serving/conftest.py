@@ -38,7 +38,7 @@ def serving(settings: Settings, **app: Any) -> Generator[str, None, None]:
 
 
 def settings_in(home: Path) -> Settings:
-    return Settings(home=home, preview_every=1, drain_s=0)
+    return Settings(home=home, preview_every=1, drain_s=0, no_keys=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from safelight.settings import Settings
 STEPS_BETWEEN_PREVIEWS = 2
 EXAMPLES = """\
 [bold]Examples[/]
-  safelight serve
+  safelight serve --no-keys
   safelight keys create joe && safelight serve --host 0.0.0.0
   curl localhost:7860/v1/jobs --json '{"prompt": "a red apple"}'
 
@@ -21,9 +21,9 @@ Clients point at http://localhost:7860/v1 (OpenAI) or http://localhost:7860 (AUT
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
-    open_to_all: Annotated[
-        bool, typer.Option("--open-to-all", help="Serve other machines although no API key exists.")
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 7860,
+    no_keys: Annotated[
+        bool, typer.Option("--no-keys", help="Take everybody on this machine who has no API key.")
     ] = False,
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
@@ -34,10 +34,17 @@ def serve(
     settings = Settings.from_environment()
     if "SAFELIGHT_PREVIEW_EVERY" not in os.environ:
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})
-    if not is_loopback(host) and not open_to_all:
-        require_keys(settings, host)
-    said = f"safelight on http://{host}:{port}; Ctrl-C stops it"
-    run(settings, host=host, port=port, ready=lambda: typer.echo(said, err=True))
+    if no_keys:
+        settings = settings.model_copy(update={"no_keys": True})
+    if settings.no_keys and not is_loopback(host):
+        raise InvalidRequest(f"--no-keys: {host} can be reached from other machines; leave it out, or leave out --host")
+    if not settings.no_keys:
+        require_keys(settings)
+
+    def ready(port: int) -> None:
+        typer.echo(f"safelight on http://{host}:{port}; Ctrl-C stops it", err=True)
+
+    run(settings, host=host, port=port, ready=ready)
 
 
 def is_loopback(host: str) -> bool:
@@ -47,7 +54,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def require_keys(settings: Settings, host: str) -> None:
+def require_keys(settings: Settings) -> None:
     from safelight.database.connect import open_database
     from safelight.serving.jobs.keys import Keys
 
@@ -56,8 +63,7 @@ def require_keys(settings: Settings, host: str) -> None:
     try:
         if not Keys(database).exist():
             raise InvalidRequest(
-                f"{host} can be reached from other machines and no API key exists: "
-                "`safelight keys create NAME` makes one, --open-to-all does without"
+                "no API key exists: `safelight keys create NAME` makes one; --no-keys does without, on this machine"
             )
     finally:
         database.close()

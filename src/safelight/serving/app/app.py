@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
 from safelight.database.connect import open_database
+from safelight.errors import SafelightError
 from safelight.serving.a1111 import controlnet as a1111_controlnet
 from safelight.serving.a1111 import extras as a1111_extras
 from safelight.serving.a1111 import lists as a1111_lists
@@ -21,6 +22,7 @@ from safelight.serving.http.access import Access
 from safelight.serving.http.description import describe
 from safelight.serving.http.door import Door
 from safelight.serving.http.observe import Observer, device_memory, line_of
+from safelight.serving.http.origin import Origin
 from safelight.serving.http.parts import Parts
 from safelight.serving.http.readiness import Readiness
 from safelight.serving.jobs.desk import Desk
@@ -33,7 +35,6 @@ from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
 from safelight.serving.native import files, jobs, upscales
 from safelight.serving.openai import routes as openai
-from safelight.errors import SafelightError
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.version import __version__
@@ -74,6 +75,7 @@ def create_app(
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)
     describe(app)
+    app.add_middleware(Origin, settings=settings)
     app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:
         app.add_middleware(

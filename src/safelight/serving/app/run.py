@@ -19,8 +19,8 @@ from safelight.version import __version__
 BACKLOG = 2048
 
 
-def run(settings: Settings, *, host: str, port: int, ready: Callable[[], None]) -> None:
-    """`ready` is called once the address is the server's own.
+def run(settings: Settings, *, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """`ready` is called with the port once that is the server's own.
 
     Raises:
         SafelightError: the address cannot be had, or a part of the server cannot be opened.
@@ -28,7 +28,7 @@ def run(settings: Settings, *, host: str, port: int, ready: Callable[[], None]) 
     # First of all: a second server on a taken port must not open the database, far less claim jobs.
     with listen(host, port) as listener:
         app = create_app(settings, tracing=tracing_from(os.environ, version=__version__))
-        ready()
+        ready(listener.getsockname()[1])
         config = uvicorn.Config(
             without_traceback(app),
             log_config=LOGGING,
