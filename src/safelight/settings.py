@@ -49,6 +49,12 @@ class Settings(BaseModel):
     """Longest request body."""
     body_timeout_s: float = Field(default=120, gt=0)
     """How long a request body may take to arrive."""
+    header_timeout_s: float = Field(default=15, gt=0)
+    """How long the header of a request may take to arrive."""
+    max_connections: int = Field(default=512, gt=0)
+    """Open at once. Beyond it, the oldest that asks for nothing makes room; where all are busy, 503."""
+    max_connections_per_address: int = Field(default=256, gt=0)
+    """Of these, from one address; behind a proxy, which has one for all, as many as `max_connections`."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
     allow_any_model: bool = False
