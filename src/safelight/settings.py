@@ -33,6 +33,8 @@ class Settings(BaseModel):
     """Largest picture that is opened, in pixels, whatever its file size."""
     max_file_bytes: int = Field(default=64 * 2**20, gt=0)
     """Largest picture file that is opened."""
+    picture_memory_gb: float = Field(default=1.0, gt=0)
+    """For pictures that are being opened, changed or written; one that takes more than this is worked on alone."""
     preview_every: int = Field(default=0, ge=0)
     """Steps between previews; 0 makes none."""
     database_url: str = ""

@@ -1,9 +1,9 @@
 """Open connections, bounded: how many there are, and how long each may take to say what it wants.
 
-uvicorn speaks HTTP and bounds neither: its keep-alive time begins when an answer ends and is forgotten at the next byte,
-so half a header is waited for without end, and httptools keeps headers of any length. Here each of its protocols is
-wrapped in one that counts and looks at the clock. What is under way, be it an upload, a long wait or a stream of events,
-takes as long as it takes; only a client that does not read its answer at all is left after `STALL_S`.
+uvicorn speaks HTTP and bounds neither: its keep-alive time begins when an answer ends and is forgotten at the next
+byte, so half a header is waited for without end, and httptools keeps headers of any length. Here each of its protocols
+is wrapped in one that counts and looks at the clock. What is under way, be it a long wait or a stream of events, takes
+as long as it takes; only a client that does not read its answer at all is left, after `STALL_S`.
 """
 
 import asyncio

@@ -88,7 +88,10 @@ class Desk:
         if wishes.retried and (known := await asyncio.to_thread(self.queue.asked_lately, terms)):
             return known
         await self.make_room(len(drafts), caller)
-        specs = [draft if isinstance(draft, Upscale) else await self.studio.complete(draft) for draft in drafts]
+        specs = [
+            draft if isinstance(draft, Upscale) else await self.studio.complete(draft, tenant=caller.tenant)
+            for draft in drafts
+        ]
         for spec in specs:
             await asyncio.to_thread(self.require_size, spec)
         encoding = {
@@ -161,8 +164,8 @@ class Desk:
         most = self.studio.settings.max_output_pixels
         match spec:
             case Upscale():
-                image = self.studio.picture(spec.init)
-                pixels = image.width * image.height * spec.scale**2
+                width, height = self.studio.size_of(spec.init)
+                pixels = width * height * spec.scale**2
             case TextToImage(highres=HighresFix(scale=scale)):
                 pixels = spec.width * spec.height * scale**2
             case _:

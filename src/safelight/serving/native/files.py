@@ -35,8 +35,7 @@ class FileView(BaseModel):
 async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File()]) -> FileView:
     """Store a picture that jobs start from."""
     caller.require("draw")
-    data = await file.read()
-    return FileView(id=await asyncio.to_thread(parts_of(request).studio.keep, data))
+    return FileView(id=await parts_of(request).studio.take(await file.read(), tenant=caller.tenant))
 
 
 @router.get(

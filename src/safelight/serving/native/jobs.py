@@ -232,7 +232,7 @@ async def tell(desk: Desk, job: JobRow, after: int) -> AsyncGenerator[ServerSent
         for row in await asyncio.to_thread(desk.queue.events, job.id, after=after):
             after = row.number
             yield lasting(row)
-        if not isinstance(item, JobRow) and (fleeting := of_the_moment(item)):
+        if not isinstance(item, JobRow) and (fleeting := await asyncio.to_thread(of_the_moment, item)):
             yield fleeting
 
 

@@ -91,7 +91,7 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
         about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
+        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
     first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
@@ -103,7 +103,7 @@ async def variations(request: Request, caller: Who, idempotency_key: Key = None)
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
         about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
+        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
     first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
@@ -167,7 +167,7 @@ def parsed(kind: type[Body], form: FormData) -> Body:
         raise InvalidRequest(explain(error, list(kind.model_fields))) from None
 
 
-async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads) -> dict[str, Any]:
+async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads, caller: Caller) -> dict[str, Any]:
     """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
     images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
     if not images:
@@ -175,11 +175,14 @@ async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads
     if len(images) > MOST_IMAGES:
         raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
     strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
-    given: dict[str, Any] = {"init": await asyncio.to_thread(studio.keep, await images[0].read()), "strength": strength}
+    init = await studio.take(await images[0].read(), tenant=caller.tenant)
+    given: dict[str, Any] = {"init": init, "strength": strength}
     mask = form.get("mask")
     if isinstance(mask, UploadFile):
         data = await mask.read()
-        given |= {"mask": await asyncio.to_thread(keep_mask, studio, data), "strength": body.strength or 1.0}
+        turn = await studio.turn(data, tenant=caller.tenant)
+        digest = await studio.pictures_room.work(turn, keep_mask, studio, data)
+        given |= {"mask": digest, "strength": body.strength or 1.0}
     return given
 
 

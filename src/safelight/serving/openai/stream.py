@@ -22,6 +22,9 @@ from safelight.serving.jobs.tables import ENDED, JobRow
 from safelight.serving.native.files import as_base64
 from safelight.serving.openai.payloads import ImageRequest, usage_of
 
+BLOWN_UP = 64
+"""How many times as large as a preview the picture is, in pixels."""
+
 
 def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str) -> Response:
     return EventSourceResponse(tell(parts, body, jobs, kind=kind), ping=15)
@@ -41,10 +44,11 @@ async def tell(
                     step, told[job_id], most, open_jobs[job_id]
                 ):
                     spec = open_jobs[job_id].spec
-                    whole = image.resize((spec["width"], spec["height"]), Image.Resampling.BICUBIC)
+                    turn = await parts.studio.turn(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
+                    whole = await parts.studio.pictures_room.work(turn, blown_up, image, spec["width"], spec["height"])
                     more = {"partial_image_index": told[job_id]}
                     told[job_id] += 1
-                    yield event(f"{kind}.partial_image", await asyncio.to_thread(as_base64, whole), body, spec, more)
+                    yield event(f"{kind}.partial_image", whole, body, spec, more)
                 case JobRow() as job:
                     del open_jobs[job_id]
                     if job.asset_id is None:
@@ -59,6 +63,11 @@ async def tell(
     finally:
         left = [job for job in open_jobs.values() if job.state not in ENDED]
         await asyncio.shield(asyncio.gather(*(parts.desk.cancel(job) for job in left)))
+
+
+def blown_up(image: Image.Image, width: int, height: int) -> str:
+    """A preview, at the size of the picture."""
+    return as_base64(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def due(step: int, told: int, most: int, job: JobRow) -> bool:
