@@ -3,9 +3,9 @@
     made = await room.work(Turn(tenant="joe", size_bytes=4 * pixels), function, argument, ...)
 
 Each tenant has a line, and another for what its accepted jobs need; the lines are served in turn, one piece of work at
-a time. A line has at most half of the threads and of the memory; one piece that takes more than that waits until nothing
-else of its line runs. Whoever is next and finds too little memory is waited for, so that small work cannot keep large
-work out. A line that is full refuses; what an accepted job needs is never refused.
+a time. A line has at most half of the threads and of the memory; a piece that takes more begins when nothing else of
+its line runs. Whoever is next and finds too little memory is waited for, so that small work cannot keep large work out.
+A line that is full refuses; what an accepted job needs is never refused.
 """
 
 import asyncio
@@ -142,4 +142,9 @@ class Workroom:
             self.serve()
 
     def close(self) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        """What has begun is done; who waits is told that nothing will come."""
+        with self.lock:
+            for line in self.lines.values():
+                for work in line.waiting:
+                    work.done.cancel()
+        self.threads.shutdown()

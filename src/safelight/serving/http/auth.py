@@ -3,7 +3,6 @@
 A server without keys takes everybody for one caller; `safelight serve` refuses to be reached from elsewhere so.
 """
 
-import asyncio
 import base64
 import binascii
 from typing import Annotated
@@ -30,8 +29,8 @@ async def identify(request: Request) -> Caller:
     keys = parts_of(request).keys
     key = key_in(request)
     if key:
-        return await asyncio.to_thread(keys.caller, key)
-    if await asyncio.to_thread(keys.exist):
+        return await keys.database.run(keys.caller, key)
+    if await keys.database.run(keys.exist):
         raise Unauthorized("an API key is needed: Authorization: Bearer KEY, X-API-Key: KEY, or Basic with any user")
     return Caller()
 

@@ -1,7 +1,5 @@
 """Whether the server is alive, and whether it should be sent work."""
 
-import asyncio
-
 from fastapi import APIRouter, Request
 
 from safelight.errors import SafelightError
@@ -21,7 +19,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """The database answers and jobs are being taken; 507 or 503 where not."""
     parts = parts_of(request)
-    await asyncio.to_thread(parts.desk.queue.ready)
+    await parts.database.run(parts.desk.queue.ready)
     if parts.desk.worker.stopping:
         error = SafelightError("the server is shutting down")
         error.status = 503

@@ -83,9 +83,9 @@ class Desk:
             expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
             webhook_url=wishes.webhook_url,
         )
-        if terms.idempotency_key and (known := await asyncio.to_thread(self.queue.put_before, terms)):
+        if terms.idempotency_key and (known := await self.queue.database.run(self.queue.put_before, terms)):
             return known
-        if wishes.retried and (known := await asyncio.to_thread(self.queue.asked_lately, terms)):
+        if wishes.retried and (known := await self.queue.database.run(self.queue.asked_lately, terms)):
             return known
         await self.make_room(len(drafts), caller)
         specs = [
@@ -100,7 +100,7 @@ class Desk:
             "metadata": wishes.encoding.metadata,
         }
         orders = [Order(spec=spec.model_dump(mode="json"), encoding=encoding) for spec in specs]
-        jobs = await asyncio.to_thread(self.queue.put, orders, terms)
+        jobs = await self.queue.database.run(self.queue.put, orders, terms)
         self.worker.wake.set()
         return jobs
 
@@ -124,15 +124,15 @@ class Desk:
             expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
             webhook_url=wishes.webhook_url,
         )
-        [job] = await asyncio.to_thread(self.queue.put, [Order(spec=spec, encoding={})], terms)
+        [job] = await self.queue.database.run(self.queue.put, [Order(spec=spec, encoding={})], terms)
         self.worker.wake.set()
         return job
 
     async def make_room(self, num_pictures: int, caller: Caller) -> None:
         """Raises TooManyRequests where the line, the caller's rate or its quota has no room for so many more."""
-        counts = await asyncio.to_thread(self.queue.counts)
+        counts = await self.queue.database.run(self.queue.counts)
         if counts["queued"] + num_pictures > self.longest_line:
-            wait_s = num_pictures * await asyncio.to_thread(self.queue.pace_s)
+            wait_s = num_pictures * await self.queue.database.run(self.queue.pace_s)
             raise TooManyRequests(
                 f"{counts['queued']} jobs are in line and {self.longest_line} fit",
                 retry_after_s=max(1.0, wait_s),
@@ -140,7 +140,7 @@ class Desk:
             )
         now = time.time()
         if caller.per_minute is not None:
-            asked, _ = await asyncio.to_thread(self.queue.used, caller.tenant, since=now - 60)
+            asked, _ = await self.queue.database.run(self.queue.used, caller.tenant, since=now - 60)
             if asked + num_pictures > caller.per_minute:
                 raise TooManyRequests(
                     f"{asked} of {caller.per_minute} pictures a minute are used",
@@ -149,7 +149,7 @@ class Desk:
                 )
         if caller.pictures_per_day is not None or caller.compute_s_per_day is not None:
             midnight = now - now % DAY_S
-            asked, compute_s = await asyncio.to_thread(self.queue.used, caller.tenant, since=midnight)
+            asked, compute_s = await self.queue.database.run(self.queue.used, caller.tenant, since=midnight)
             over_pictures = caller.pictures_per_day is not None and asked + num_pictures > caller.pictures_per_day
             over_compute = caller.compute_s_per_day is not None and compute_s >= caller.compute_s_per_day
             if over_pictures or over_compute:
@@ -179,14 +179,14 @@ class Desk:
             async with asyncio.timeout(timeout_s), aclosing(self.follow(jobs)) as news:
                 async for _ in news:
                     pass
-        return await asyncio.to_thread(self.queue.get_all, [job.id for job in jobs])
+        return await self.queue.database.run(self.queue.get_all, [job.id for job in jobs])
 
     async def follow(self, jobs: Sequence[JobRow]) -> AsyncGenerator[tuple[str, Event | JobRow], None]:
         """What happens to each job as it happens, where it is drawn in this process; at last, each as it ended."""
         open_ids = [job.id for job in jobs]
         with self.live.listening(*open_ids) as heard:
             while open_ids:
-                for job in await asyncio.to_thread(self.queue.get_all, open_ids):
+                for job in await self.queue.database.run(self.queue.get_all, open_ids):
                     if job.state in ENDED:
                         open_ids.remove(job.id)
                         yield job.id, job
@@ -205,10 +205,10 @@ class Desk:
 
     async def cancel(self, job: JobRow) -> JobRow:
         """A running job stops at its next step."""
-        changed = await asyncio.to_thread(self.queue.cancel, job.id)
+        changed = await self.queue.database.run(self.queue.cancel, job.id)
         await self.worker.drop(job.id)
         self.live.ring(job.id)
-        return await asyncio.to_thread(self.queue.get, changed.id)
+        return await self.queue.database.run(self.queue.get, changed.id)
 
 
 def digest_of(drafts: Sequence[Draft | Upscale], wishes: Wishes) -> str:

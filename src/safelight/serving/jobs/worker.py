@@ -72,7 +72,7 @@ class JobWorker:
 
     async def take_more(self) -> None:
         self.wake.clear()
-        taken = await asyncio.to_thread(self.queue.claim, self.me, most=self.most - len(self.tasks))
+        taken = await self.queue.database.run(self.queue.claim, self.me, most=self.most - len(self.tasks))
         for job in taken:
             self.live.ring(job.id)
             task = asyncio.create_task(self.draw(job))
@@ -99,7 +99,7 @@ class JobWorker:
             log.warning("job %s: how it ended could not be written: %s", job.id, error)
         except Exception as error:
             log.exception("job %s failed", job.id)
-            await asyncio.to_thread(
+            await self.queue.database.run(
                 self.queue.fail, job, self.me, as_row(JobFailed(f"{type(error).__name__}: {error}"))
             )
 
@@ -138,7 +138,7 @@ class JobWorker:
     async def settle(self, job: JobRow, ended: tuple[Event, float]) -> None:
         match ended:
             case Stored() as stored, compute_s:
-                await asyncio.to_thread(
+                await self.queue.database.run(
                     self.queue.finish,
                     job,
                     self.me,
@@ -148,7 +148,7 @@ class JobWorker:
                     total_steps=self.live.progress.get(job.id, (0, 0))[1],
                 )
             case Learnt() as learnt, compute_s:
-                await asyncio.to_thread(
+                await self.queue.database.run(
                     self.queue.finish,
                     job,
                     self.me,
@@ -160,18 +160,19 @@ class JobWorker:
                 )
             case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
-                await asyncio.to_thread(self.queue.put_back, job, self.me, delay_s=2.0**job.attempts, why=str(error))
+                delay_s = 2.0**job.attempts
+                await self.queue.database.run(self.queue.put_back, job, self.me, delay_s=delay_s, why=str(error))
             case Failed(error=error), _:
-                await asyncio.to_thread(self.queue.fail, job, self.me, as_row(error))
+                await self.queue.database.run(self.queue.fail, job, self.me, as_row(error))
             case _:
-                await asyncio.to_thread(self.queue.cancelled, job, self.me)
+                await self.queue.database.run(self.queue.cancelled, job, self.me)
 
     async def keep_leases(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             progress = {job_id: self.live.progress.get(job_id, (0, 0)) for job_id in self.tasks}
             try:
-                for job_id in await asyncio.to_thread(self.queue.renew, self.me, progress):
+                for job_id in await self.queue.database.run(self.queue.renew, self.me, progress):
                     await self.drop(job_id)
             except StorageFailed as error:
                 log.warning("leases could not be renewed: %s", error)
@@ -180,8 +181,8 @@ class JobWorker:
         while True:
             try:
                 for job_id in (
-                    *await asyncio.to_thread(self.queue.recover, self.me),
-                    *await asyncio.to_thread(self.queue.expire),
+                    *await self.queue.database.run(self.queue.recover, self.me),
+                    *await self.queue.database.run(self.queue.expire),
                 ):
                     self.live.ring(job_id)
                     self.wake.set()
@@ -193,8 +194,8 @@ class JobWorker:
         """Stop drawing it, wherever in its path it is; its row becomes cancelled if it is still ours."""
         if task := self.tasks.get(job_id):
             await cancelled(task)
-            job = await asyncio.to_thread(self.queue.get, job_id)
-            await asyncio.to_thread(self.queue.cancelled, job, self.me)
+            job = await self.queue.database.run(self.queue.get, job_id)
+            await self.queue.database.run(self.queue.cancelled, job, self.me)
             self.live.ring(job_id)
 
     def stop(self, *, drain_s: float) -> None:
@@ -209,8 +210,8 @@ class JobWorker:
             await asyncio.wait(list(self.tasks.values()), timeout=self.drain_s)
         for job_id, task in list(self.tasks.items()):
             await cancelled(task)
-            job = await asyncio.to_thread(self.queue.get, job_id)
-            await asyncio.to_thread(self.queue.put_back, job, self.me, why="the server was stopped")
+            job = await self.queue.database.run(self.queue.get, job_id)
+            await self.queue.database.run(self.queue.put_back, job, self.me, why="the server was stopped")
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:

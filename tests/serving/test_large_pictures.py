@@ -1,0 +1,131 @@
+"""Large pictures from many hands: the rest of the server waits for none of them, and memory is bounded."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+from sqlalchemy import select
+from tests.serving.conftest import serving, settings_in
+from tests.serving.server_process import serve
+
+from safelight.database.connect import Database, open_database
+from safelight.imaging.workroom import MOST_WAITING_PER_TENANT
+from safelight.serving.jobs.keys import Keys
+from safelight.serving.jobs.tables import JobRow
+from safelight.studio import Studio, open_studio, picture_threads
+
+PATIENCE_S = 60
+JOB = {"prompt": "a red apple", "seed": 7, "steps": 1000, "width": 64, "height": 64}
+
+
+def file_of(side: int, kind: str) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (side, side), "red").save(file, kind)
+    return file.getvalue()
+
+
+def upload(url: str, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+    return httpx.post(f"{url}/v1/files", files={"file": ("picture", data)}, headers=headers, timeout=PATIENCE_S)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is closed, no picture is kept."""
+    gate, keep = threading.Event(), Studio.keep
+
+    def slow(self: Studio, *args: Any, **named: Any) -> str:
+        assert gate.wait(PATIENCE_S)
+        return keep(self, *args, **named)
+
+    monkeypatch.setattr(Studio, "keep", slow)
+    return gate
+
+
+def lease(database: Database, job_id: str) -> float:
+    return database.read(lambda session: session.scalars(select(JobRow.lease_until).where(JobRow.id == job_id)).one())
+
+
+def test_probes_lists_and_leases_wait_for_no_picture(tmp_path: Path, gate: threading.Event) -> None:
+    settings = settings_in(tmp_path)
+    database = open_database(settings.database)
+    data = file_of(8, "PNG")
+    with serving(settings) as url, ThreadPoolExecutor(50) as hands:
+        job = httpx.post(f"{url}/v1/jobs", json=JOB).raise_for_status().json()
+        until(lambda: lease(database, job["id"]) > 0)
+        # More than the event loop's own pool has threads.
+        uploads = [hands.submit(upload, url, data) for _ in range(picture_threads() + MOST_WAITING_PER_TENANT + 5)]
+        try:
+            until(lambda: sum(one.done() for one in uploads) >= 5)  # those that found the line full
+            assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
+            assert httpx.get(f"{url}/v1/jobs", timeout=PATIENCE_S).json()["data"][0]["id"] == job["id"]
+            assert httpx.post(f"{url}/v1/jobs", json=JOB | {"seed": 8}, timeout=PATIENCE_S).status_code == 202
+            now = lease(database, job["id"])
+            until(lambda: lease(database, job["id"]) > now)
+            assert sum(not one.done() for one in uploads) >= MOST_WAITING_PER_TENANT
+        finally:
+            gate.set()
+        answers = [one.result() for one in uploads]
+    database.close()
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {201, 429}
+    assert all(answer.json()["error"]["code"] == "pictures_busy" for answer in refused)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+
+
+def test_one_key_cannot_take_the_turns_of_another(tmp_path: Path, gate: threading.Event) -> None:
+    settings = settings_in(tmp_path)
+    database = open_database(settings.database)
+    joe, ann = ({"Authorization": f"Bearer {Keys(database).create(name)}"} for name in ("joe", "ann"))
+    database.close()
+    studio, data, order = open_studio(settings), file_of(8, "PNG"), list[str]()
+
+    def in_line() -> int:
+        return sum(line.running + len(line.waiting) for line in studio.pictures_room.lines.copy().values())
+
+    with serving(settings, open_studio=lambda _settings: studio) as url, ThreadPoolExecutor(20) as hands:
+        uploads = [hands.submit(upload, url, data, joe) for _ in range(15)]
+        until(lambda: in_line() == 15)
+        uploads.append(hands.submit(upload, url, data, ann))
+        until(lambda: in_line() == 16)
+        for one, name in zip(uploads, ["joe"] * 15 + ["ann"], strict=True):
+            one.add_done_callback(lambda _done, name=name: order.append(name))
+        gate.set()
+        assert {one.result().status_code for one in uploads} == {201}
+    assert order.index("ann") < 10, "ann's one picture did not wait for all of joe's"
+
+
+def test_memory_for_pictures_stays_within_its_budget(tmp_path: Path) -> None:
+    """Eight pictures of 16 megapixels, which take 12 bytes a pixel each while they are opened and encoded anew."""
+    budget_gb, data = 0.25, file_of(4000, "JPEG")
+    with serve(tmp_path, picture_memory_gb=budget_gb, drain_s=0.1) as (url, process), ThreadPoolExecutor(8) as hands:
+        server, most = psutil.Process(process.pid), 0
+        before = server.memory_info().rss
+        uploads = [hands.submit(upload, url, data) for _ in range(8)]
+        probed_at = None
+        while not all(one.done() for one in uploads):
+            most = max(most, server.memory_info().rss)
+            if probed_at is None and any(one.done() for one in uploads):
+                assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
+                assert httpx.get(f"{url}/v1/jobs", timeout=PATIENCE_S).status_code == 200
+                probed_at = sum(one.done() for one in uploads)
+            time.sleep(0.01)
+        assert {one.result().status_code for one in uploads} == {201}
+    assert probed_at is not None
+    assert probed_at < len(uploads), "the probes were answered while pictures were still waiting"
+    # Twice, for what the allocator keeps and the rest of the server takes; all at once would be 1.4 GiB.
+    assert most - before < 2 * budget_gb * 2**30, f"{(most - before) / 2**20:.0f} MiB"
