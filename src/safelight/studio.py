@@ -29,6 +29,7 @@ from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder
+from safelight.models.checkpoints.sizes import own_area, rounded, same_area
 from safelight.models.networks.memory import Lease, Memory, Need
 from safelight.models.networks.part_shelf import PartShelf
 from safelight.models.networks.placement import choose_placement
@@ -238,8 +239,7 @@ class Studio:
             return Draft.model_validate(draft.model_dump() | {"width": width, "height": height, "scale": None})
         if draft.only_masked or (draft.width and draft.height):
             return draft
-        native = found.description.defaults
-        width, height = same_area(across / down, native.width * native.height, step)
+        width, height = same_area(across / down, own_area(found.description), step)
         if draft.width:
             width, height = draft.width, rounded(draft.width * down / across, step)
         elif draft.height:
@@ -288,8 +288,8 @@ class Studio:
         """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
         assert draft.init is not None
         image = self.open(self.assets.read(draft.init), mode="RGBA")
-        native = found.description.defaults
-        width, height = same_area(image.width / image.height, native.width * native.height, found.description.side_step)
+        about = found.description
+        width, height = same_area(image.width / image.height, own_area(about), about.side_step)
         masked = {
             # Opened in RGB, a picture is laid over white: what is half transparent would bring some of it along.
             "init": self.assets.put_image(image.convert("RGB")),
@@ -485,14 +485,3 @@ def within(width: int, height: int, pixels: int) -> tuple[int, int]:
     """The same proportions in at most so many pixels: callers name sizes, and edges take their time."""
     scale = min(1.0, (pixels / (width * height)) ** 0.5)
     return max(1, int(width * scale)), max(1, int(height * scale))
-
-
-def same_area(proportion: float, area: float, step: int) -> tuple[int, int]:
-    """Width and height of about that many pixels in that proportion of width to height."""
-    height = (area / proportion) ** 0.5
-    return rounded(height * proportion, step), rounded(height, step)
-
-
-def rounded(side: float, step: int) -> int:
-    """The nearest side that a spec may have."""
-    return min(max(64, round(side / step) * step), 4096)

@@ -444,6 +444,7 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
     from safelight.models.checkpoints.families import describe
     from safelight.models.checkpoints.hub import HUB_ID
     from safelight.models.checkpoints.part_folder import PartFolder
+    from safelight.models.checkpoints.sizes import not_well
     from safelight.models.registry.catalogue import open_catalogue
     from safelight.prompts.lora_tags import take_loras
 
@@ -460,6 +461,8 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
             parts.find(part, name)
     if Path(draft.model).exists() or not HUB_ID.match(draft.model):
         model = describe(catalogue.find(draft.model))
+        if too_large := not_well(draft, model):
+            typer.echo(f"note: {too_large}", err=True)
     if draft.refiner is not None and not HUB_ID.match(draft.refiner):
         catalogue.find(draft.refiner)
     if draft.controls or draft.picture_prompts:

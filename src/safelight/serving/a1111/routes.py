@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from safelight.errors import InvalidRequest
+from safelight.models.checkpoints.sizes import by_highres
 from safelight.prompts.several import expanded
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
@@ -71,7 +72,8 @@ async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
     wishes = await wishes_of(request, body, options) | await led_by(request, caller, body)
-    drafts = await asyncio.to_thread(several, parse_draft(wishes), body, parts_of(request).settings)
+    first = await asyncio.to_thread(within_reach, parse_draft(wishes), parts_of(request).studio)
+    drafts = await asyncio.to_thread(several, first, body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
 
@@ -149,6 +151,13 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)
+
+
+def within_reach(draft: Draft, studio: Studio) -> Draft:
+    """A size is what most of its clients can say, and 512x512 what they say unasked: where it is more than the model
+    may be given at once, the picture is begun smaller."""
+    about = studio.models.find(draft.model).description
+    return by_highres(draft, about, above=studio.settings.max_native_areas)
 
 
 def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:

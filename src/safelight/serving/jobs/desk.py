@@ -12,6 +12,7 @@ from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, InvalidRequest, TooManyRequests
 from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
+from safelight.models.checkpoints.sizes import require_area
 from safelight.pipeline import PNG
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.live import Live
@@ -160,7 +161,7 @@ class Desk:
                 )
 
     def require_size(self, spec: Denoised | Upscale) -> None:
-        """Raises InvalidRequest where the picture would be larger than the server draws."""
+        """Raises InvalidRequest where the picture would be larger than the server draws, or its model at once."""
         most = self.studio.settings.max_output_pixels
         match spec:
             case Upscale():
@@ -172,6 +173,9 @@ class Desk:
                 pixels = spec.width * spec.height
         if pixels > most:
             raise InvalidRequest(f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
+        if not isinstance(spec, Upscale):
+            about = self.studio.models.find(spec.model).description
+            require_area(about, spec, most=self.studio.settings.max_native_areas)
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""
