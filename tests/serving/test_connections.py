@@ -11,7 +11,7 @@ from tests.serving.server_process import serve
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 MOST, PER_ADDRESS = 20, 10
-HEADER_TIMEOUT_S = 1.0
+HEADER_TIMEOUT_S = 2.0
 PATIENCE_S = 60
 JOB = {"prompt": "a red apple", "seed": 7, "steps": 1000, "width": 64, "height": 64}
 
@@ -46,10 +46,10 @@ def heard(connection: socket.socket) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("said", [HALF_A_HEADER, b""])
-def test_a_header_that_does_not_come_is_not_waited_for(url: str, said: bytes) -> None:
-    with connect(url, said) as connection:
-        assert heard(connection).startswith(b"HTTP/1.1 408 ")
+def test_a_header_that_does_not_come_is_not_waited_for(url: str) -> None:
+    with connect(url, HALF_A_HEADER) as half, connect(url) as silent:
+        assert heard(half).startswith(b"HTTP/1.1 408 ")
+        assert heard(silent).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_byte_now_and_then_gives_no_more_time(url: str) -> None:
