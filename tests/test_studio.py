@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tests.fakes import psnr
 from tests.models.embeddings import write_a1111
 from tests.tiny_models import SIDE, VAE, box_mask, checkpoint, one_thread, seeded, start_picture
@@ -142,6 +142,20 @@ def test_transparency_is_kept_with_a_picture_and_seen_as_white(studio: Studio, t
     seen = studio.picture(digests.pop())
     assert seen.mode == "RGB"
     assert seen.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_png_is_kept_as_it_came_and_what_is_turned_is_made_upright(studio: Studio) -> None:
+    file = BytesIO()
+    cut_out().convert("P").save(file, "PNG", compress_level=1)
+    assert studio.assets.read(studio.keep(file.getvalue())) == file.getvalue()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for kind in ("PNG", "JPEG"):
+        turned = BytesIO()
+        start_picture(64, 32).save(turned, kind, exif=exif)
+        digest = studio.keep(turned.getvalue())
+        assert studio.size_of(digest) == studio.picture(digest).size == (32, 64)
+        assert not Image.open(BytesIO(studio.assets.read(digest))).getexif()
 
 
 def test_outpainting_grows_the_canvas_and_keeps_the_picture(studio: Studio) -> None:

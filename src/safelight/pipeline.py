@@ -6,7 +6,6 @@ The command line, the Python API, servers and batch runners all call `generate`.
 last one is Stored, Failed or Cancelled. Closing the generator cancels the job at its next step.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -30,19 +29,20 @@ async def generate(
         SafelightError: the wish cannot be fulfilled. What fails later, in the engine, is reported as `Failed`.
     """
     began = time.monotonic()
-    spec = await studio.complete(wish) if isinstance(wish, Draft) else wish
+    spec = await studio.complete(wish, tenant=tenant) if isinstance(wish, Draft) else wish
     async with aclosing(make(spec, studio, tenant=tenant, priority=priority)) as events:
         async for event in events:
             yield event
             if isinstance(event, Decoded):
-                yield await asyncio.to_thread(store, event, spec, studio, encoding=encoding, began=began)
+                turn, room = await studio.turn(event.image, tenant=tenant, accepted=True), studio.pictures_room
+                yield await room.work(turn, store, event, spec, studio, encoding=encoding, began=began)
 
 
 async def make(spec: Spec, studio: Studio, *, tenant: str, priority: int) -> AsyncGenerator[Event, None]:
-    pictures = await asyncio.to_thread(studio.pictures, spec)
+    pictures = await studio.pictures(spec, tenant=tenant)
     match spec:
         case Upscale():
-            image = await studio.upscaled(spec, pictures[spec.init])
+            image = await studio.upscaled(spec, pictures[spec.init], tenant=tenant)
             yield Decoded(job_id=spec.digest(), image=image, compute_s=0.0)
         case _:
             async with aclosing(studio.backend.submit(spec, pictures, tenant=tenant, priority=priority)) as events:

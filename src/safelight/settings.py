@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from safelight.errors import InvalidRequest, StorageFailed
 
@@ -33,6 +33,8 @@ class Settings(BaseModel):
     """Largest picture that is opened, in pixels, whatever its file size."""
     max_file_bytes: int = Field(default=64 * 2**20, gt=0)
     """Largest picture file that is opened."""
+    picture_memory_gb: float = Field(default=1.0, gt=0)
+    """For pictures that are being opened, changed or written; one that takes more than this is worked on alone."""
     preview_every: int = Field(default=0, ge=0)
     """Steps between previews; 0 makes none."""
     database_url: str = ""
@@ -43,6 +45,12 @@ class Settings(BaseModel):
     """Queued jobs beyond which the server answers 429."""
     max_output_pixels: int = Field(default=4_194_304, gt=0)
     """Largest picture that the server draws for a caller; the command line draws any."""
+    max_native_areas: float = Field(default=4.0, gt=0)
+    """What a model is given to draw at once for a caller of the server, in areas of its own size: beyond it shapes fall
+    apart, and time is lost. Larger pictures are drawn by highres or in tiles."""
+    openai_models: str = ""
+    """What OpenAI's names of models stand for here, between spaces: `dall-e-3=mini gpt-image-*=sdxl`. The first that
+    fits counts; of its names that are not in it, all stand for mini."""
     drain_s: float = Field(default=10, ge=0)
     """How long a server that is stopped lets jobs under way end; the rest go back in line."""
     max_body_bytes: int = Field(default=96 * 2**20, gt=0)
@@ -54,6 +62,12 @@ class Settings(BaseModel):
     allowed_hosts: str = ""
     """Names, between spaces, that the server goes by beside those of this machine's own; `*.example.com` is any below.
     Where keys are needed, and none is said here, any name will do."""
+    header_timeout_s: float = Field(default=15, gt=0)
+    """How long the header of a request may take to arrive."""
+    max_connections: int = Field(default=512, gt=0)
+    """Open at once. Beyond it, the oldest that asks for nothing makes room; where all are busy, 503."""
+    max_connections_per_address: int = Field(default=256, gt=0)
+    """Of these, from one address; behind a proxy, which has one for all, as many as `max_connections`."""
     cors_origins: str = ""
     """Origins, between spaces, whose pages may call the server from a browser."""
     allow_any_model: bool = False
@@ -62,6 +76,15 @@ class Settings(BaseModel):
     """Let administrators start training runs through the server, on any folder or URL that they name."""
     allow_private_webhooks: bool = False
     """Let callers name webhook receivers inside a private network; only where every caller is trusted with it."""
+
+    @field_validator("openai_models")
+    @classmethod
+    def in_pairs(cls, said: str) -> str:
+        for pair in said.split():
+            theirs, _, ours = pair.partition("=")
+            if not (theirs and ours):
+                raise ValueError(f"{pair!r} is not of the form THEIR_NAME=OUR_NAME, as in dall-e-3=mini")
+        return said
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:

@@ -1,6 +1,7 @@
 """Opens every part from settings; the one place where parts meet."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,8 +18,9 @@ from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.imaging.canvas import fit_to, outpaint_canvas
-from safelight.imaging.open_image import open_image
+from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
 from safelight.imaging.subject import background_mask
+from safelight.imaging.workroom import Turn, Workroom
 from safelight.models.adapters.control_shelf import ControlShelf
 from safelight.models.adapters.lora_shelf import LoraShelf
 from safelight.models.backends.budget import budget_for
@@ -27,6 +29,7 @@ from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder
+from safelight.models.checkpoints.sizes import own_area, rounded, same_area
 from safelight.models.networks.memory import Lease, Memory, Need
 from safelight.models.networks.part_shelf import PartShelf
 from safelight.models.networks.placement import choose_placement
@@ -61,6 +64,13 @@ from safelight.spec import (
 )
 
 KEPT_HINTS = 256
+PIXEL_BYTES = 4
+"""Of a decoded picture, in RGB as in RGBA."""
+COPIES = 3
+"""Of a picture, that opening and keeping it hold at once."""
+MANY_COPIES = 8
+"""The same, where it is filled, grown or looked at."""
+VISION_THREADS = 2
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
 
@@ -77,22 +87,31 @@ class Studio:
     preprocessors: Preprocessors
     memory: Memory
     upscalers: Upscalers
+    pictures_room: Workroom
+    """Where pictures are opened, changed and written, which takes memory and little time."""
+    vision_room: Workroom
+    """Where networks look at pictures or enlarge them, which takes time."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
     making: threading.Lock = field(default_factory=threading.Lock)
 
-    async def complete(self, draft: Draft) -> Denoised:
-        """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
+    async def complete(self, draft: Draft, *, tenant: str = "") -> Denoised:
+        """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen.
+        `tenant` is in whose turn its pictures are worked on."""
         found = await asyncio.to_thread(self.models.find, draft.model)
         draft = await asyncio.to_thread(self.pin_loras, draft)
         if draft.sampler is not None:
             draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
-        if draft.replace_background:
-            draft = await asyncio.to_thread(self.find_background, draft, found)
+        if draft.init is not None and (draft.replace_background or draft.extend is not None):
+            turn = await self.turn(draft.init, tenant=tenant, copies=MANY_COPIES)
+            grown = self.find_background if draft.replace_background else self.grow_canvas
+            draft = await self.pictures_room.work(turn, grown, draft, found)
         elif draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
-        async with self.room(await asyncio.to_thread(self.needs_of_hints, draft)):
-            draft = await asyncio.to_thread(self.pin_controls, draft, found)
+        if draft.controls or draft.picture_prompts:
+            turn = await self.turn(*(wish.image for wish in draft.controls), tenant=tenant, copies=MANY_COPIES)
+            async with self.room(await asyncio.to_thread(self.needs_of_hints, draft)):
+                draft = await self.vision_room.work(turn, self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
         refiner = await asyncio.to_thread(self.pin_refiner, draft, found)
@@ -150,8 +169,6 @@ class Studio:
 
     def pin_controls(self, draft: Draft, found: Found) -> Draft:
         """Each with the digest of its network, and with its hint made and stored: the spec does not depend on how."""
-        if not (draft.controls or draft.picture_prompts):
-            return draft
         about = found.description
         shelf, name = self.controls, draft.model
         pins = [shelf.pin(wish, about, model_name=name) for wish in draft.controls]
@@ -185,7 +202,7 @@ class Studio:
             return wish.image
         size = draft.width or defaults.width, draft.height or defaults.height
         if draft.init is not None and draft.only_masked:
-            size = self.picture(draft.init).size  # the part that is drawn is cut out of it later
+            size = self.size_of(draft.init)  # the part that is drawn is cut out of it later
         size = within(*size, self.settings.max_output_pixels)
         key = wish.image, wish.preprocessor, wish.thresholds, wish.fit, size
         with self.making:
@@ -197,46 +214,52 @@ class Studio:
                 self.hints[key] = self.assets.put_image(made)
             return self.hints[key]
 
-    def fit_canvas(self, draft: Draft, found: Found) -> Draft:
-        """Where a start picture decides the size: outpainting keeps its pixels, the rest keep its proportions."""
+    def grow_canvas(self, draft: Draft, found: Found) -> Draft:
+        """Outpainting: a masked draft of the grown picture, which keeps its pixels."""
         assert draft.init is not None
-        image, step = self.picture(draft.init), found.description.side_step
-        if draft.extend is not None:
-            canvas, mask = outpaint_canvas(image, draft.extend)
-            grown = {
-                "init": self.assets.put_image(canvas),
-                "mask": self.assets.put_image(mask),
-                "extend": None,
-                "width": draft.width or rounded(canvas.width, step),
-                "height": draft.height or rounded(canvas.height, step),
-                "strength": draft.strength or 1.0,
-            }
-            return Draft.model_validate(draft.model_dump() | grown)
+        assert draft.extend is not None
+        step = found.description.side_step
+        canvas, mask = outpaint_canvas(self.picture(draft.init), draft.extend)
+        grown = {
+            "init": self.assets.put_image(canvas),
+            "mask": self.assets.put_image(mask),
+            "extend": None,
+            "width": draft.width or rounded(canvas.width, step),
+            "height": draft.height or rounded(canvas.height, step),
+            "strength": draft.strength or 1.0,
+        }
+        return Draft.model_validate(draft.model_dump() | grown)
+
+    def fit_canvas(self, draft: Draft, found: Found) -> Draft:
+        """Where a start picture decides the size, its proportions are kept."""
+        assert draft.init is not None
+        (across, down), step = self.size_of(draft.init), found.description.side_step
         if draft.scale is not None:
-            width, height = rounded(image.width * draft.scale, step), rounded(image.height * draft.scale, step)
+            width, height = rounded(across * draft.scale, step), rounded(down * draft.scale, step)
             return Draft.model_validate(draft.model_dump() | {"width": width, "height": height, "scale": None})
         if draft.only_masked or (draft.width and draft.height):
             return draft
-        native = found.description.defaults
-        width, height = same_area(image.width / image.height, native.width * native.height, step)
+        width, height = same_area(across / down, own_area(found.description), step)
         if draft.width:
-            width, height = draft.width, rounded(draft.width * image.height / image.width, step)
+            width, height = draft.width, rounded(draft.width * down / across, step)
         elif draft.height:
-            width, height = rounded(draft.height * image.width / image.height, step), draft.height
+            width, height = rounded(draft.height * across / down, step), draft.height
         return Draft.model_validate(draft.model_dump() | {"width": width, "height": height})
 
-    async def upscaled(self, spec: Upscale, image: Image.Image) -> Image.Image:
+    async def upscaled(self, spec: Upscale, image: Image.Image, *, tenant: str = "") -> Image.Image:
         """The picture made larger; what enlarges it counts among the weights in memory."""
         pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
+        turn = Turn(tenant=tenant, size_bytes=round(decoded_bytes(*image.size) * spec.scale**2), accepted=True)
         async with self.room(self.upscalers.needs(pinned)):
-            return await asyncio.to_thread(self.upscalers.enlarge, image, spec.scale, pinned)
+            return await self.vision_room.work(turn, self.upscalers.enlarge, image, spec.scale, pinned)
 
     async def make_hint(
-        self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None
+        self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None, tenant: str = ""
     ) -> Image.Image:
         """As a preprocessor makes it; a network that it runs counts among the weights in memory."""
+        turn = Turn(tenant=tenant, size_bytes=MANY_COPIES * decoded_bytes(*image.size))
         async with self.room(await asyncio.to_thread(self.preprocessors.needs, name)):
-            return await asyncio.to_thread(self.preprocessors.make_hint, name, image, thresholds=thresholds)
+            return await self.vision_room.work(turn, self.preprocessors.make_hint, name, image, thresholds=thresholds)
 
     @asynccontextmanager
     async def room(self, needs: Sequence[Need]) -> AsyncGenerator[None]:
@@ -265,8 +288,8 @@ class Studio:
         """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
         assert draft.init is not None
         image = self.open(self.assets.read(draft.init), mode="RGBA")
-        native = found.description.defaults
-        width, height = same_area(image.width / image.height, native.width * native.height, found.description.side_step)
+        about = found.description
+        width, height = same_area(image.width / image.height, own_area(about), about.side_step)
         masked = {
             # Opened in RGB, a picture is laid over white: what is half transparent would bring some of it along.
             "init": self.assets.put_image(image.convert("RGB")),
@@ -280,11 +303,33 @@ class Studio:
         }
         return Draft.model_validate(draft.model_dump() | masked)
 
+    async def turn(
+        self, *pictures: bytes | str | Image.Image, tenant: str = "", copies: int = COPIES, accepted: bool = False
+    ) -> Turn:
+        """For work on these: files, digests of stored ones, or pictures as they are. Headers say how much memory it
+        will take, before anything is decoded."""
+        files = sum(len(picture) for picture in pictures if isinstance(picture, bytes))
+        measuring = Turn(tenant=tenant, size_bytes=files, accepted=accepted)
+        sizes = await self.pictures_room.work(measuring, lambda: [self.size_of(picture) for picture in pictures])
+        decoded = copies * sum(decoded_bytes(*size) for size in sizes)
+        return Turn(tenant=tenant, size_bytes=files + decoded, accepted=accepted)
+
+    async def take(self, data: bytes, *, tenant: str) -> str:
+        """Store a picture that a caller sent, in its turn."""
+        return await self.pictures_room.work(await self.turn(data, tenant=tenant), self.keep, data)
+
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
-        """Store a picture a job starts from; returns the digest that a draft names it by."""
+        """Store a picture a job starts from; returns the digest that a draft names it by.
+
+        The bytes of a PNG are kept, less all but the picture (`imaging/bare_png.py`). All else is encoded anew.
+        """
         if isinstance(source, Image.Image):
             return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
-        data = source if isinstance(source, bytes) else Path(source)
+        most = self.settings
+        data = source if isinstance(source, bytes) else read_bounded(Path(source), most.max_file_bytes)
+        as_it_is = file_as_it_is(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
+        if as_it_is is not None:
+            return self.assets.put(as_it_is, ".png").id
         return self.assets.put_image(whole(self.open(data, mode="RGBA")))
 
     def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
@@ -294,20 +339,20 @@ class Studio:
     def picture(self, digest: str) -> Image.Image:
         return self.open(self.assets.read(digest))
 
-    def pictures(self, spec: Denoised | Upscale) -> Mapping[str, Image.Image]:
-        """What the spec starts from, by digest."""
-        named: list[str] = []
-        match spec:
-            case TextToImage():
-                pass
-            case Inpaint():
-                named += [spec.init, spec.mask]
-            case _:
-                named.append(spec.init)
-        if not isinstance(spec, Upscale):
-            named += [control.hint for control in spec.controls]
-            named += [prompt.image for prompt in spec.picture_prompts]
-        return {digest: self.picture(digest) for digest in named}
+    def size_of(self, picture: bytes | str | Image.Image) -> tuple[int, int]:
+        """Width and height of a file, or of a stored picture by its digest; nothing is decoded."""
+        if isinstance(picture, Image.Image):
+            return picture.size
+        source = picture if isinstance(picture, bytes) else self.assets.path_of(picture)
+        return size_in(source, max_pixels=self.settings.max_pixels, max_file_bytes=self.settings.max_file_bytes)
+
+    async def pictures(self, spec: Denoised | Upscale, *, tenant: str = "") -> Mapping[str, Image.Image]:
+        """What an accepted spec starts from, by digest."""
+        named = pictures_of(spec)
+        if not named:
+            return {}
+        turn = await self.turn(*named, tenant=tenant, accepted=True)
+        return await self.pictures_room.work(turn, lambda: {digest: self.picture(digest) for digest in named})
 
     def see(self, catalogue: Catalogue) -> None:
         """Look for models of every kind there from now on."""
@@ -316,6 +361,8 @@ class Studio:
         self.controls.folder = self.preprocessors.folder = ControlFolder(catalogue)
 
     def close(self) -> None:
+        self.pictures_room.close()
+        self.vision_room.close()
         if isinstance(self.backend, LocalBackend):
             self.backend.close()
 
@@ -368,6 +415,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         cache=settings.cache / "schedules",
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
+    picture_bytes = round(settings.picture_memory_gb * 2**30)
     return Studio(
         settings,
         models,
@@ -379,7 +427,33 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preprocessors,
         memory,
         upscalers,
+        Workroom("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
+        Workroom("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
     )
+
+
+def picture_threads() -> int:
+    """Two at least, so that one key cannot have all of them; more than a few would take time from the engine."""
+    return min(4, max(2, os.cpu_count() or 1))
+
+
+def decoded_bytes(width: int, height: int) -> int:
+    return PIXEL_BYTES * width * height
+
+
+def pictures_of(spec: Denoised | Upscale) -> list[str]:
+    named: list[str] = []
+    match spec:
+        case TextToImage():
+            pass
+        case Inpaint():
+            named += [spec.init, spec.mask]
+        case _:
+            named.append(spec.init)
+    if not isinstance(spec, Upscale):
+        named += [control.hint for control in spec.controls]
+        named += [prompt.image for prompt in spec.picture_prompts]
+    return list(dict.fromkeys(named))
 
 
 def refiners_of(spec: Denoised) -> list[RefinerUse]:
@@ -402,22 +476,12 @@ def whole(image: Image.Image) -> Image.Image:
     """With its transparency, if it has any; without, in RGB."""
     if not image.has_transparency_data:
         return image.convert("RGB")
-    clear = image.convert("RGBA")
-    return clear if min(clear.getchannel("A").tobytes()) < 255 else image.convert("RGB")
+    clear = image if image.mode == "RGBA" else image.convert("RGBA")
+    transparent = clear.getchannel("A").getextrema()[0] != 255
+    return clear if transparent else image.convert("RGB")
 
 
 def within(width: int, height: int, pixels: int) -> tuple[int, int]:
     """The same proportions in at most so many pixels: callers name sizes, and edges take their time."""
     scale = min(1.0, (pixels / (width * height)) ** 0.5)
     return max(1, int(width * scale)), max(1, int(height * scale))
-
-
-def same_area(proportion: float, area: float, step: int) -> tuple[int, int]:
-    """Width and height of about that many pixels in that proportion of width to height."""
-    height = (area / proportion) ** 0.5
-    return rounded(height * proportion, step), rounded(height, step)
-
-
-def rounded(side: float, step: int) -> int:
-    """The nearest side that a spec may have."""
-    return min(max(64, round(side / step) * step), 4096)

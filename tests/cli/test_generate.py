@@ -41,6 +41,15 @@ def test_a_path_and_a_seed_are_said_to_people_and_hints_on_request(safelight: Ca
     assert again.stdout == "pictures/a-red-apple-8.png\n"
 
 
+def test_a_size_that_the_model_does_not_draw_well_is_drawn_and_said(safelight: Call) -> None:
+    result = safelight("generate", "a red apple", "--steps", 1, "--width", 256, "--height", 256)
+    assert result.exit_code == 0
+    assert "mini draws 128x128" in result.stderr
+    assert "--width 128 --height 128 --highres 2 --highres-strength 0.4" in result.stderr
+    quiet = safelight("generate", "a red apple", "--steps", 1, "--width", 256, "--height", 256, "--quiet")
+    assert quiet.stderr == ""
+
+
 def test_a_picture_drawn_again_is_replaced_by_nothing(safelight: Call, tmp_path: Path) -> None:
     safelight("generate", "a red apple", *QUICK)
     safelight("generate", "a red apple", *QUICK)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from safelight.assets.encode import Encoding
     from safelight.cli.screen import Screen
+    from safelight.models.checkpoints.families import Description
     from safelight.prompts.several import Expand
     from safelight.settings import Settings
     from safelight.spec import Draft, PartName
@@ -371,7 +372,9 @@ def generate(
         "extend": sides(extend),
     }
     draft = parse_draft({name: value for name, value in wish.items() if value is not None})
-    require_known(draft, settings)
+    model_known = require_known(draft, settings)
+    if model_known and not quiet:
+        say_of_size(draft, model_known)
     drafts = expanded(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
     require_writable((settings.blobs, out))
 
@@ -438,8 +441,15 @@ def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
     )
 
 
-def require_known(draft: "Draft", settings: "Settings") -> None:
-    """The sampler, and the model where that can be told without the network."""
+def say_of_size(draft: "Draft", model: "Description") -> None:
+    from safelight.models.checkpoints.sizes import not_well
+
+    if note := not_well(draft, model):
+        typer.echo(f"note: {note}", err=True)
+
+
+def require_known(draft: "Draft", settings: "Settings") -> "Description | None":
+    """The sampler, and the model where that can be told without the network; what that says of itself."""
     from safelight.diffusion.samplers import find_sampler
     from safelight.models.checkpoints.families import describe
     from safelight.models.checkpoints.hub import HUB_ID
@@ -464,6 +474,7 @@ def require_known(draft: "Draft", settings: "Settings") -> None:
         catalogue.find(draft.refiner)
     if draft.controls or draft.picture_prompts:
         leads.require_leads(draft, settings, model)
+    return model
 
 
 def shows_colours() -> bool:

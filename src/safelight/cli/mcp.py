@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.serve import is_loopback, require_keys
+from safelight.cli.serve import NoKeys, guarded, is_loopback
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.settings import Settings
 
@@ -14,7 +14,7 @@ EXAMPLES = """\
 [bold]Examples[/]
   safelight mcp
   safelight mcp --server http://gpu-box:7860 --key sl-...
-  safelight mcp --http --port 7861
+  safelight mcp --http --port 7861 --no-keys
   claude mcp add safelight -- safelight mcp
 
 A client starts the first by itself and speaks to it over stdin and stdout."""
@@ -24,6 +24,7 @@ def mcp(
     http: Annotated[bool, typer.Option("--http", help="Streamable HTTP on /mcp instead of stdin and stdout.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on, with --http.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="With --http.")] = 7861,
+    no_keys: NoKeys = False,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Draw on this safelight server instead of in this process.")
     ] = None,
@@ -38,10 +39,10 @@ def mcp(
     except ModuleNotFoundError as error:
         raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server,mcp]'") from None
     settings = Settings.from_environment()
-    if http and not is_loopback(host):
+    if http:
         if server is None:
-            require_keys(settings, host)
-        elif key is not None:
+            settings = guarded(settings, host=host, no_keys=no_keys)
+        elif key is not None and not is_loopback(host):
             raise InvalidRequest(f"{host} can be reached by others, who would draw with your key: leave out --key")
     # stdout belongs to the protocol; what happened goes to stderr.
     logging.config.dictConfig(LOGGING)

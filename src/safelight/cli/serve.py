@@ -19,12 +19,13 @@ EXAMPLES = """\
 Clients point at http://localhost:7860/v1 (OpenAI) or http://localhost:7860 (AUTOMATIC1111)."""
 
 
+NoKeys = Annotated[bool, typer.Option("--no-keys", help="Take everybody on this machine who has no API key.")]
+
+
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 7860,
-    no_keys: Annotated[
-        bool, typer.Option("--no-keys", help="Take everybody on this machine who has no API key.")
-    ] = False,
+    no_keys: NoKeys = False,
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
     try:
@@ -34,17 +35,25 @@ def serve(
     settings = Settings.from_environment()
     if "SAFELIGHT_PREVIEW_EVERY" not in os.environ:
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})
-    if no_keys:
-        settings = settings.model_copy(update={"no_keys": True})
-    if settings.no_keys and not is_loopback(host):
-        raise InvalidRequest(f"--no-keys: {host} can be reached from other machines; leave it out, or leave out --host")
-    if not settings.no_keys:
-        require_keys(settings)
+    settings = guarded(settings, host=host, no_keys=no_keys)
 
     def ready(port: int) -> None:
         typer.echo(f"safelight on http://{host}:{port}; Ctrl-C stops it", err=True)
 
     run(settings, host=host, port=port, ready=ready)
+
+
+def guarded(settings: Settings, *, host: str, no_keys: bool) -> Settings:
+    """
+    Raises:
+        InvalidRequest: who has no key would come in from elsewhere, or nobody could come in at all.
+    """
+    settings = settings.model_copy(update={"no_keys": settings.no_keys or no_keys})
+    if settings.no_keys and not is_loopback(host):
+        raise InvalidRequest(f"--no-keys: {host} can be reached from other machines; leave it out, or leave out --host")
+    if not settings.no_keys:
+        require_keys(settings)
+    return settings
 
 
 def is_loopback(host: str) -> bool:

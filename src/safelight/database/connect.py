@@ -1,10 +1,14 @@
 """Opens the database, SQLite or PostgreSQL, and brings its tables up to date."""
 
+import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
@@ -14,7 +18,10 @@ from sqlalchemy.pool import NullPool
 
 from safelight.errors import InvalidRequest, StorageFailed
 
+P = ParamSpec("P")
 T = TypeVar("T")
+THREADS = 10
+"""Of each database; as many connections as a pool of PostgreSQL's holds."""
 BUSY_S = 20.0
 """How long a write waits for another process's write."""
 TRY_S = 0.25
@@ -31,6 +38,13 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """What asks the database, off the event loop and in threads of its own: leases and probes wait for no picture,
+        no model and no slow disk."""
+        call = partial(contextvars.copy_context().run, partial(work, *args, **named))
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
     def write(self, work: Callable[[Session], T], *, patience_s: float = BUSY_S) -> T:
         """In a transaction, tried again while another process holds the database, for `patience_s` in all.
@@ -66,6 +80,7 @@ class Database:
             raise StorageFailed(f"the database cannot be read: {reason(error)}") from error
 
     def close(self) -> None:
+        self.threads.shutdown()
         self.engine.dispose()
 
 

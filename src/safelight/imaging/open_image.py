@@ -1,7 +1,7 @@
 """Pictures from strangers: recognised by content, measured before decoding, and made plain.
 
 What comes out is RGB or RGBA, upright, the first frame of an animation, and carries nothing else: no EXIF, no text,
-no colour profile. Colours are taken as sRGB.
+no colour profile. Colours are taken as sRGB. `file_as_it_is` spares a PNG the encoding anew.
 """
 
 from collections.abc import Generator
@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from safelight.errors import InvalidImage
+from safelight.imaging.bare_png import bare_png
 
 WANTED = "give a PNG, JPEG, WebP or GIF picture"
 FOREIGN: dict[bytes, str] = {
@@ -50,13 +51,36 @@ def open_image(
 ) -> Image.Image:
     """Decode an untrusted picture; in RGB, what was transparent is white."""
     with opened(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
-        try:
-            image.load()
-        except Exception as error:
-            raise InvalidImage(f"the {image.format} is cut short or damaged ({error}); send the whole file") from error
+        load(image)
         plain = without_extras(upright(image), mode)
     plain.info.clear()
     return plain
+
+
+def file_as_it_is(data: bytes, *, max_pixels: int, max_file_bytes: int) -> bytes | None:
+    """The file of an untrusted picture, less all but the picture; None where it must be encoded anew.
+
+    Raises:
+        InvalidImage: as `open_image` does.
+    """
+    with opened(data, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
+        if image.format != "PNG":
+            return None
+        load(image)
+        return bare_png(data) if turn_of(image) is None else None
+
+
+def size_in(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) -> tuple[int, int]:
+    """Width and height by the header alone, not turned upright."""
+    with opened(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
+        return image.size
+
+
+def load(image: ImageFile) -> None:
+    try:
+        image.load()
+    except Exception as error:
+        raise InvalidImage(f"the {image.format} is cut short or damaged ({error}); send the whole file") from error
 
 
 @contextmanager
@@ -119,12 +143,16 @@ def recognise(data: bytes) -> Literal["PNG", "JPEG", "WEBP", "GIF"]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation asks; EXIF that cannot be read turns nothing."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  a picture is not refused for broken EXIF, and Pillow breaks on it in many ways
-        turn = None
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What its EXIF orientation asks for; EXIF that cannot be read asks for nothing."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  a picture is not refused for broken EXIF, and Pillow breaks on it in many ways
+        return None
 
 
 def without_extras(image: Image.Image, mode: Literal["RGB", "RGBA"]) -> Image.Image:

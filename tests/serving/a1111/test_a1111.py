@@ -128,6 +128,17 @@ def test_another_model_draws_the_end(client: httpx.Client) -> None:
     assert (drawn["Refiner switch at"], drawn["Hires upscale"]) == ("0.5", "2")
 
 
+def test_a_size_that_the_model_cannot_keep_together_is_drawn_by_a_second_pass(server: str) -> None:
+    body = {"prompt": "a red apple", "steps": 1, "seed": 7}  # 512x512, as is the default there
+    answer = httpx.post(f"{server}/sdapi/v1/txt2img", json=body, timeout=120).raise_for_status().json()
+    drawn = Image.open(BytesIO(base64.b64decode(answer["images"][0])))
+    assert drawn.size == (512, 512)
+    assert "Size: 128x128" in drawn.info["parameters"]
+    assert "Hires upscale: 4" in drawn.info["parameters"]
+    as_asked = httpx.post(f"{server}/sdapi/v1/txt2img", json=body | {"width": 256, "height": 256}, timeout=120).json()
+    assert "Size: 256x256" in json.loads(as_asked["info"])["infotexts"][0]
+
+
 def test_pictures_become_pictures(api: webuiapi.WebUIApi) -> None:
     result = api.img2img(images=[picture(size=(96, 64))], denoising_strength=0.5, resize_mode=1, **SMALL)
     assert result.image.size == (64, 64)

@@ -4,11 +4,16 @@ import base64
 import json
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from PIL import Image
+from tests.serving.conftest import serving, settings_in
+
+from safelight.errors import InvalidRequest
+from safelight.settings import Settings
 
 SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 7}}
 
@@ -39,6 +44,45 @@ def test_pictures_from_words(client: openai.OpenAI) -> None:
     assert answer.size == "64x64"
     assert answer.usage is not None
     assert answer.usage.input_tokens == 3
+
+
+def test_a_size_beyond_the_models_own_is_begun_at_its_own(client: openai.OpenAI) -> None:
+    extra = {"steps": 1, "seed": 7}
+    stream = client.images.generate(prompt="a house", size="384x256", stream=True, partial_images=1, extra_body=extra)
+    last = list(stream)[-1]
+    assert last.type == "image_generation.completed"
+    assert last.size == "384x256"
+    picture = opened(last.b64_json)
+    assert picture.size == (384, 256)
+    spec = json.loads(picture.info["safelight"])["spec"]
+    assert (spec["width"], spec["height"], spec["highres"]["strength"]) == (168, 112, 0.4)
+
+
+def test_a_picture_is_not_drawn_over_at_a_size_that_the_model_cannot_keep_together(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"16 times the area .* It draws 128x128, 160x104") as caught:
+        client.images.edit(image=("a.png", png("blue")), prompt="a red apple", size="512x512")
+    assert caught.value.param == "size"
+
+
+def test_what_their_names_stand_for_is_the_operators_table(tmp_path: Path) -> None:
+    table = "dall-e-3=mini gpt-image-*=not-here"
+    with serving(settings_in(tmp_path).model_copy(update={"openai_models": table})) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-anything", max_retries=0)
+        listed = {model.id: model.model_dump()["root"] for model in client.models.list()}
+        assert listed == {"mini": "mini", "dall-e-3": "mini"}
+        one = client.models.retrieve("dall-e-3").model_dump()
+        assert (one["id"], one["root"], one["sizes"][0]) == ("dall-e-3", "mini", "128x128")
+        assert client.images.generate(model="dall-e-3", prompt="a red apple", **SMALL).data
+        with pytest.raises(openai.NotFoundError, match="no model named 'not-here'"):
+            client.images.generate(model="gpt-image-1", prompt="a red apple", **SMALL)
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("gpt-image-1")
+
+
+@pytest.mark.parametrize("table", ["dall-e-3", "=mini", "dall-e-3="])
+def test_a_table_that_cannot_be_read_is_said_so(table: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"SAFELIGHT_OPENAI_MODELS: .* THEIR_NAME=OUR_NAME"):
+        Settings.from_environment({"SAFELIGHT_OPENAI_MODELS": table})
 
 
 def test_a_seed_draws_the_same_picture(client: openai.OpenAI) -> None:
@@ -119,6 +163,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
     [
         ({"size": "100x100"}, openai.BadRequestError, "size"),
         ({"size": "large"}, openai.BadRequestError, "size"),
+        ({"size": "4096x64"}, openai.BadRequestError, "size"),
         ({"background": "transparent"}, openai.BadRequestError, "background"),
         ({"n": 11}, openai.BadRequestError, "n"),
         ({"model": "mimi"}, openai.NotFoundError, None),

@@ -6,5 +6,6 @@ hub hub_file   repositories of the Hugging Face hub, pinned to a commit
 family         the kinds of Stable Diffusion, as a table
 families       a checkpoint's description, from its configuration
 defaults       what it draws best with
+sizes          which sizes it draws well, and what becomes of larger ones
 digest         what names it for good
 """

@@ -117,11 +117,12 @@ async def detect(request: Request, caller: Who, body: Annotated[Detection, Body(
     for source in body.controlnet_input_images:
         data = await fetch_picture(source, max_bytes=most)
 
-        image = await asyncio.to_thread(studio.open, data)
+        room, turn = studio.pictures_room, await studio.turn(data, tenant=caller.tenant)
+        image = await room.work(turn, studio.open, data)
         if image.width * image.height > studio.settings.max_output_pixels:
             raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
-        hint = await studio.make_hint(name, image, thresholds=thresholds)
-        images.append(await asyncio.to_thread(as_base64, hint))
+        hint = await studio.make_hint(name, image, thresholds=thresholds, tenant=caller.tenant)
+        images.append(await room.work(await studio.turn(hint, tenant=caller.tenant), as_base64, hint))
     return Detected(images=images)
 
 

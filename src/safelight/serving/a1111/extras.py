@@ -168,7 +168,8 @@ async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoA
         parameters = parameters_of(infotext) if infotext else {}
         return PngInfoAnswer(info=infotext, items=items_of(metadata.raw), parameters=parameters)
 
-    return await asyncio.to_thread(read)
+    studio = parts_of(request).studio
+    return await studio.pictures_room.work(await studio.turn(data, tenant=caller.tenant), read)
 
 
 @router.post("/interrogate")
@@ -187,7 +188,8 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequ
     kept: list[Kept] = []
     for source in sources:
         data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
-        kept.append(await asyncio.to_thread(keep, data, body, studio))
+        turn = await studio.turn(data, tenant=caller.tenant)
+        kept.append(await studio.pictures_room.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
     sittings = sittings_of(request)
@@ -196,12 +198,16 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequ
         if job.asset_id is None:
             raise JobCancelled("interrupted before all pictures were made larger")
         one.grown = job.asset_id
-    return [await asyncio.to_thread(finish, one, body, studio) for one in kept]
+    images: list[str] = []
+    for one in kept:
+        turn = await studio.turn(one.grown or one.digest, tenant=caller.tenant)
+        images.append(await studio.pictures_room.work(turn, finish, one, body, studio))
+    return images
 
 
 def keep(data: bytes, body: Extras, studio: Studio) -> Kept:
-    image = studio.open(data)
-    return Kept(digest=studio.keep(image), scale=body.scale_for(image.size))
+    digest = studio.keep(data)
+    return Kept(digest=digest, scale=body.scale_for(studio.size_of(digest)))
 
 
 def finish(kept: Kept, body: Extras, studio: Studio) -> str:

@@ -13,11 +13,16 @@ RADII = (256, 64, 16, 4)
 
 def keep(data: bytes, marked: Image.Image | None, body: ImageToImageBody, studio: Studio) -> str:
     """Store a picture as drafts start from it; returns its digest."""
-    image = studio.open(data)
-    if marked is not None and body.inpainting_fill == 0:
-        covered = ImageOps.invert(marked) if body.inpainting_mask_invert else marked
-        image = fill_from_surroundings(image, covered)
-    return studio.keep(image)
+    if marked is None or body.inpainting_fill != 0:
+        return studio.keep(data)
+    covered = ImageOps.invert(marked) if body.inpainting_mask_invert else marked
+    return studio.keep(fill_from_surroundings(studio.open(data), covered))
+
+
+def keep_mask(data: bytes, studio: Studio) -> tuple[Image.Image, str]:
+    """A mask, and its digest once it is stored."""
+    marked = mask_from(data, studio)
+    return marked, studio.keep(marked)
 
 
 def mask_from(data: bytes, studio: Studio) -> Image.Image:

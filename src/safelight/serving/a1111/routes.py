@@ -15,11 +15,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from safelight.errors import InvalidRequest
+from safelight.models.checkpoints.sizes import by_highres
 from safelight.prompts.several import expanded
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
 from safelight.serving.a1111.payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
-from safelight.serving.a1111.pictures import keep, mask_from
+from safelight.serving.a1111.pictures import keep, keep_mask
 from safelight.serving.a1111.sd_upscale import enlarged
 from safelight.serving.a1111.sittings import sittings_of
 from safelight.serving.a1111.units import led_by, units_of
@@ -32,7 +33,7 @@ from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
 from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
-from safelight.studio import Studio
+from safelight.studio import MANY_COPIES, Studio
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
 
@@ -70,8 +71,9 @@ class ProgressView(BaseModel):
 async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
     """Draw pictures from words."""
     options = await options_for(request, caller, body)
-    wishes = await wishes_of(request, body, options) | await led_by(request, body)
-    drafts = await asyncio.to_thread(several, parse_draft(wishes), body, parts_of(request).settings)
+    wishes = await wishes_of(request, body, options) | await led_by(request, caller, body)
+    first = await asyncio.to_thread(within_reach, parse_draft(wishes), parts_of(request).studio)
+    drafts = await asyncio.to_thread(several, first, body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
 
@@ -97,14 +99,16 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
         )
     marked = None
     if body.mask:
-        marked = await asyncio.to_thread(mask_from, await fetch_picture(body.mask, max_bytes=most), studio)
-        wishes["mask"] = await asyncio.to_thread(studio.keep, marked)
+        data = await fetch_picture(body.mask, max_bytes=most)
+        turn = await studio.turn(data, tenant=caller.tenant)
+        marked, wishes["mask"] = await studio.pictures_room.work(turn, keep_mask, data, studio)
     # One at a time in memory: a small file can hold a very large picture.
     inits: list[str] = []
     for source in body.init_images:
         data = await fetch_picture(source, max_bytes=most)
-        inits.append(await asyncio.to_thread(keep, data, marked, body, studio))
-    leads = [await led_by(request, body, init=init) for init in inits]
+        turn = await studio.turn(data, tenant=caller.tenant, copies=MANY_COPIES)
+        inits.append(await studio.pictures_room.work(turn, keep, data, marked, body, studio))
+    leads = [await led_by(request, caller, body, init=init) for init in inits]
     firsts = [parse_draft(wishes | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
     changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
     drafts = [
@@ -147,6 +151,13 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)
+
+
+def within_reach(draft: Draft, studio: Studio) -> Draft:
+    """A size is what most of its clients can say, and 512x512 what they say unasked: where it is more than the model
+    may be given at once, the picture is begun smaller."""
+    about = studio.models.find(draft.model).description
+    return by_highres(draft, about, above=studio.settings.max_native_areas)
 
 
 def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:

@@ -69,7 +69,7 @@ class Sittings:
 
     async def keep_options(self, caller: Caller, options: Options, keys: Keys) -> None:
         if caller.tenant:
-            await asyncio.to_thread(keys.set_options, caller.tenant, options.given())
+            await keys.database.run(keys.set_options, caller.tenant, options.given())
         else:
             self.options = options.given()
 
@@ -127,7 +127,7 @@ class Sittings:
         ids = [job.id for sitting in sittings for job in sitting.jobs]
         if not ids:
             return None
-        jobs = await asyncio.to_thread(desk.queue.get_all, ids)
+        jobs = await desk.queue.database.run(desk.queue.get_all, ids)
         fractions: list[float] = []
         for job in jobs:
             step, total_steps = steps_of(job, desk)

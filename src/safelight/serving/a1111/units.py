@@ -17,6 +17,7 @@ from safelight.models.vision.preprocessors import PREPROCESSORS
 from safelight.serving.a1111.payloads import FITS, Drawing, Loose, TextToImageBody, is_idle
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.keys import Caller
 from safelight.spec import ControlMode, Fit, Fraction, HintKind, explain
 from safelight.studio import Studio
 
@@ -155,7 +156,7 @@ def units_of(body: Drawing) -> list[Unit]:
     return []
 
 
-async def led_by(request: Request, body: Drawing, *, init: str | None = None) -> dict[str, Any]:
+async def led_by(request: Request, caller: Caller, body: Drawing, *, init: str | None = None) -> dict[str, Any]:
     """What the units say in the words of a draft; their pictures are stored. `init` is for those that have none.
 
     Raises:
@@ -168,7 +169,7 @@ async def led_by(request: Request, body: Drawing, *, init: str | None = None) ->
         image = init
         if unit.source:
             data = await fetch_picture(unit.source, max_bytes=parts.settings.max_file_bytes)
-            image = await asyncio.to_thread(parts.studio.keep, data)
+            image = await parts.studio.take(data, tenant=caller.tenant)
         if image is None:
             raise refused("a unit has no image")
         field, wish = await asyncio.to_thread(unit.wish, image, parts.studio, highres=highres)

@@ -1,1 +1,2 @@
-"""The application: every route and every part, opened with the server and closed with it; `run` serves it."""
+"""The application: every route and every part, opened with the server and closed with it; `run` serves it, and
+`connections` bounds who may come in."""

@@ -115,14 +115,14 @@ async def opened(
     )
     webhooks = Webhooks(
         database,
-        await asyncio.to_thread(keys.secret, "webhooks"),
+        await database.run(keys.secret, "webhooks"),
         private=settings.allow_private_webhooks,
         hear=metrics.delivered,
     )
     working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
     readiness = Readiness(worker, settings.home)
     try:
-        url_secret = await asyncio.to_thread(keys.secret, "urls")
+        url_secret = await database.run(keys.secret, "urls")
         yield Parts(settings, database, studio, desk, keys, metrics, readiness, url_secret)
     finally:
         worker.stop(drain_s=settings.drain_s)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.serving.app.app import create_app
+from safelight.serving.app.connections import Connections
 from safelight.serving.http.log import LOGGING
 from safelight.serving.monitoring.traces import tracing_from
 from safelight.settings import Settings
@@ -31,6 +32,8 @@ def run(settings: Settings, *, host: str, port: int, ready: Callable[[int], None
         ready(listener.getsockname()[1])
         config = uvicorn.Config(
             without_traceback(app),
+            http=Connections(settings).speak,  # pyright: ignore[reportArgumentType]  called as a class is
+            ws="none",
             log_config=LOGGING,
             access_log=False,
             timeout_keep_alive=30,

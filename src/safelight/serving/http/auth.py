@@ -3,7 +3,6 @@
 A server that was started to do without takes whoever calls from its own machine, and has no key, for one caller.
 """
 
-import asyncio
 import base64
 import binascii
 import ipaddress
@@ -31,7 +30,7 @@ async def identify(request: Request) -> Caller:
     keys = parts_of(request).keys
     key = key_in(request)
     if key:
-        return await asyncio.to_thread(keys.caller, key)
+        return await keys.database.run(keys.caller, key)
     if parts_of(request).settings.no_keys and is_near(request):
         return Caller()
     raise Unauthorized("an API key is needed: Authorization: Bearer KEY, X-API-Key: KEY, or Basic with any user")

@@ -1,7 +1,5 @@
 """/metrics, for Prometheus. It names keys and models: on a server with keys it takes one made with `--admin`."""
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
@@ -15,6 +13,6 @@ router = APIRouter(tags=["operations"])
 async def metrics(request: Request, caller: Who) -> Response:
     """What this process counted, and the line of jobs as it is now."""
     caller.require("admin")
-    accept = request.headers.get("accept", "")
-    page, content_type = await asyncio.to_thread(parts_of(request).metrics.page, accept)
+    accept, parts = request.headers.get("accept", ""), parts_of(request)
+    page, content_type = await parts.database.run(parts.metrics.page, accept)
     return Response(page, headers={"content-type": content_type})

@@ -27,7 +27,7 @@ class Readiness:
             NotReady: and why.
         """
         if self.proof is None or self.proof.done():
-            self.proof = asyncio.create_task(asyncio.to_thread(self.prove))
+            self.proof = asyncio.create_task(self.worker.queue.database.run(self.prove))
         done, _ = await asyncio.wait({self.proof}, timeout=PROOF_S)
         if not done:
             raise NotReady(f"the database or the disk has not answered within {PROOF_S:g} s")

@@ -12,6 +12,7 @@ from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, InvalidRequest
 from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
+from safelight.models.checkpoints.sizes import require_area
 from safelight.pipeline import PNG
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.live import Live
@@ -72,10 +73,13 @@ class Desk:
         caller.require("draw")
         self.require_terms(caller, wishes)
         terms = self.terms_of(caller, wishes, digest_of(drafts, wishes))
-        if known := await asyncio.to_thread(self.queue.put_before, terms):
+        if known := await self.queue.database.run(self.queue.put_before, terms):
             return known
-        await asyncio.to_thread(self.queue.require_room, terms, len(drafts))
-        specs = [draft if isinstance(draft, Upscale) else await self.studio.complete(draft) for draft in drafts]
+        await self.queue.database.run(self.queue.require_room, terms, len(drafts))
+        specs = [
+            draft if isinstance(draft, Upscale) else await self.studio.complete(draft, tenant=caller.tenant)
+            for draft in drafts
+        ]
         for spec in specs:
             await asyncio.to_thread(self.require_size, spec)
         encoding = {
@@ -125,23 +129,26 @@ class Desk:
         )
 
     async def put(self, orders: Sequence[Order], terms: Terms) -> list[JobRow]:
-        jobs = await asyncio.to_thread(self.queue.put, orders, terms)
+        jobs = await self.queue.database.run(self.queue.put, orders, terms)
         self.worker.wake.set()
         return jobs
 
     def require_size(self, spec: Denoised | Upscale) -> None:
-        """Raises InvalidRequest where the picture would be larger than the server draws."""
+        """Raises InvalidRequest where the picture would be larger than the server draws, or its model at once."""
         most = self.studio.settings.max_output_pixels
         match spec:
             case Upscale():
-                image = self.studio.picture(spec.init)
-                pixels = image.width * image.height * spec.scale**2
+                width, height = self.studio.size_of(spec.init)
+                pixels = width * height * spec.scale**2
             case TextToImage(highres=HighresFix(scale=scale)):
                 pixels = spec.width * spec.height * scale**2
             case _:
                 pixels = spec.width * spec.height
         if pixels > most:
             raise InvalidRequest(f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
+        if not isinstance(spec, Upscale):
+            about = self.studio.models.find(spec.model).description
+            require_area(about, spec, most=self.studio.settings.max_native_areas)
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""
@@ -149,14 +156,14 @@ class Desk:
             async with asyncio.timeout(timeout_s), aclosing(self.follow(jobs)) as news:
                 async for _ in news:
                     pass
-        return await asyncio.to_thread(self.queue.get_all, [job.id for job in jobs])
+        return await self.queue.database.run(self.queue.get_all, [job.id for job in jobs])
 
     async def follow(self, jobs: Sequence[JobRow]) -> AsyncGenerator[tuple[str, Event | JobRow], None]:
         """What happens to each job as it happens, where it is drawn in this process; at last, each as it ended."""
         open_ids = [job.id for job in jobs]
         with self.live.listening(*open_ids) as heard:
             while open_ids:
-                for job in await asyncio.to_thread(self.queue.get_all, open_ids):
+                for job in await self.queue.database.run(self.queue.get_all, open_ids):
                     if job.state in ENDED:
                         open_ids.remove(job.id)
                         yield job.id, job
@@ -175,10 +182,10 @@ class Desk:
 
     async def cancel(self, job: JobRow) -> JobRow:
         """A running job stops at its next step."""
-        changed = await asyncio.to_thread(self.queue.cancel, job.id)
+        changed = await self.queue.database.run(self.queue.cancel, job.id)
         await self.worker.drop(job.id)
         self.live.ring(job.id)
-        return await asyncio.to_thread(self.queue.get, changed.id)
+        return await self.queue.database.run(self.queue.get, changed.id)
 
 
 def digest_of(drafts: Sequence[Draft | Upscale], wishes: Wishes) -> str:

@@ -80,7 +80,7 @@ class Webhooks:
 
     async def send_due(self) -> None:
         """Begin to send what is due now."""
-        while len(self.sending) < MOST_AT_ONCE and (job := await asyncio.to_thread(self.take)):
+        while len(self.sending) < MOST_AT_ONCE and (job := await self.database.run(self.take)):
             task = asyncio.create_task(self.send(job))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
@@ -119,7 +119,7 @@ class Webhooks:
             log.info("webhook sent", extra=said)
         if outcome != "failed":
             with suppress(StorageFailed):  # it is then sent again, which receivers can tell
-                await asyncio.to_thread(self.settle, job.id, outcome)
+                await self.database.run(self.settle, job.id, outcome)
         self.hear(outcome)
 
     async def post(self, url: str, body: bytes, *, delivery: str) -> int:

@@ -84,7 +84,7 @@ class JobWorker:
             task.cancel()
         await asyncio.wait(others)
         with suppress(StorageFailed):  # the others then wait until it has been silent for long enough
-            await asyncio.to_thread(self.attempts.leave)
+            await self.queue.database.run(self.attempts.leave)
 
     def trouble(self) -> str:
         """Why a job that was accepted now would not be drawn soon; empty where it would."""
@@ -102,7 +102,7 @@ class JobWorker:
         room = self.most - len(self.hands)
         if any(job.suspect for job in drawn) or not self.studio.backend.alive:
             room = 0
-        for job in await asyncio.to_thread(self.attempts.claim, most=room, busy=bool(drawn)):
+        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn)):
             if former := self.hands.get(job.id):
                 # It was lost and came back before it was let go.
                 await stopped(former.task)
@@ -127,7 +127,7 @@ class JobWorker:
 
     async def renew(self) -> None:
         hands = dict(self.hands)
-        kept = await asyncio.to_thread(
+        kept = await self.queue.database.run(
             self.attempts.renew, {job_id: (hand.job, hand.progress) for job_id, hand in hands.items()}
         )
         for job_id in kept.lost:
@@ -140,7 +140,7 @@ class JobWorker:
 
     async def look_after_others(self) -> None:
         for look in (lambda: self.attempts.recover(list(self.hands)), self.queue.expire):
-            for job_id in await asyncio.to_thread(look):
+            for job_id in await self.queue.database.run(look):
                 self.live.ring(job_id)
                 self.wake.set()
 
@@ -159,7 +159,7 @@ class JobWorker:
             ended = Failed(job_id=hand.job.id, error=JobFailed(f"{type(error).__name__}: {error}"))
         while True:
             try:
-                await asyncio.to_thread(self.settle, hand, ended)
+                await self.queue.database.run(self.settle, hand, ended)
                 return
             except StorageFailed as error:
                 # The picture is there: as long as the job is in hand, its end can be written later.
@@ -199,7 +199,7 @@ class JobWorker:
     async def begin(self, hand: Hand) -> None:
         """Written before much can have happened: should this process die, its neighbours in line are not suspected."""
         with suppress(StorageFailed):
-            await asyncio.to_thread(self.attempts.begin, hand.job)
+            await self.queue.database.run(self.attempts.begin, hand.job)
 
     async def learn(self, hand: Hand) -> Event:
         """The same for a training run, whose seconds are all the network's."""
@@ -247,7 +247,7 @@ class JobWorker:
 
     async def cancel(self, hand: Hand) -> None:
         await stopped(hand.task)
-        await asyncio.to_thread(self.attempts.cancelled, hand.job, hand.progress)
+        await self.queue.database.run(self.attempts.cancelled, hand.job, hand.progress)
         self.live.ring(hand.job.id)
 
     def stop(self, *, drain_s: float) -> None:
@@ -264,7 +264,9 @@ class JobWorker:
         for hand in list(self.hands.values()):
             await stopped(hand.task)
             with suppress(StorageFailed):
-                await asyncio.to_thread(self.attempts.put_back, hand.job, hand.progress, why="the server was stopped")
+                await self.queue.database.run(
+                    self.attempts.put_back, hand.job, hand.progress, why="the server was stopped"
+                )
 
 
 async def stopped(task: asyncio.Task[None]) -> None:

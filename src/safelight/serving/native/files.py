@@ -35,8 +35,7 @@ class FileView(BaseModel):
 async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File()]) -> FileView:
     """Store a picture that jobs start from."""
     caller.require("draw")
-    data = await file.read()
-    return FileView(id=await asyncio.to_thread(parts_of(request).studio.keep, data))
+    return FileView(id=await parts_of(request).studio.take(await file.read(), tenant=caller.tenant))
 
 
 @router.get(
@@ -63,7 +62,7 @@ async def download(
             raise Forbidden("this link has expired; ask for the job again to get a new one")
     else:
         caller = await caller_of(request)
-        if not await asyncio.to_thread(parts.desk.queue.may_see, caller.sees, asset_id):
+        if not await parts.database.run(parts.desk.queue.may_see, caller.sees, asset_id):
             raise UnknownAsset(f"no picture {asset_id!r} is stored here")
     path = await asyncio.to_thread(parts.studio.assets.path_of, asset_id)
     data = await asyncio.to_thread(parts.studio.assets.read, asset_id)

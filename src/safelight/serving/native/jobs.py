@@ -184,7 +184,7 @@ async def index(
 ) -> JobList:
     """The caller's jobs, newest first."""
     queue = parts_of(request).desk.queue
-    jobs = await asyncio.to_thread(queue.find, tenant=caller.sees, state=state, before=before, limit=limit + 1)
+    jobs = await queue.database.run(queue.find, tenant=caller.sees, state=state, before=before, limit=limit + 1)
     return JobList(data=[await view(request, job) for job in jobs[:limit]], has_more=len(jobs) > limit)
 
 
@@ -225,14 +225,14 @@ async def events(
 
 
 async def tell(desk: Desk, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
-    for row in await asyncio.to_thread(desk.queue.events, job.id, after=after):
+    for row in await desk.queue.database.run(desk.queue.events, job.id, after=after):
         after = row.number
         yield lasting(row)
     async for _, item in desk.follow([job]):
-        for row in await asyncio.to_thread(desk.queue.events, job.id, after=after):
+        for row in await desk.queue.database.run(desk.queue.events, job.id, after=after):
             after = row.number
             yield lasting(row)
-        if not isinstance(item, JobRow) and (fleeting := of_the_moment(item)):
+        if not isinstance(item, JobRow) and (fleeting := await asyncio.to_thread(of_the_moment, item)):
             yield fleeting
 
 
@@ -254,7 +254,8 @@ def of_the_moment(event: Event) -> ServerSentEvent | None:
 async def owned(request: Request, caller: Who, job_id: str) -> JobRow:
     if len(job_id) != 32:
         raise UnknownJob(f"no job {job_id!r}; an id is the 32 hex digits that POST /v1/jobs answered")
-    return await asyncio.to_thread(parts_of(request).desk.queue.get, job_id, tenant=caller.sees)
+    queue = parts_of(request).desk.queue
+    return await queue.database.run(queue.get, job_id, tenant=caller.sees)
 
 
 async def view(request: Request, job: JobRow) -> JobView:
@@ -269,7 +270,7 @@ async def view(request: Request, job: JobRow) -> JobView:
         started=job.started,
         finished=job.finished,
         expires=job.expires,
-        position=await asyncio.to_thread(parts.desk.queue.position, job) if queued else None,
+        position=await parts.database.run(parts.desk.queue.position, job) if queued else None,
         step=total_steps if job.state == "done" else step,
         total_steps=total_steps,
         attempts=job.attempts,

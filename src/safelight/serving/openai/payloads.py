@@ -4,6 +4,8 @@ The bodies are those of the `openai` SDK of 2026; what it sends through `extra_b
 """
 
 import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +37,9 @@ from safelight.spec import (
 )
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
-"""Names that clients have built in; they get the server's own model."""
+"""Names that clients have built in; unless the operator says otherwise, they get the server's own model."""
+UNNAMED = "dall-e-2"
+"""Whom a request that names no model is for, there."""
 DEFAULT_MODEL = "mini"
 QUALITIES = {"low": 0.5, "medium": 0.75, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5}
 """Steps, as a share of the model's own number of them."""
@@ -89,7 +93,7 @@ class ImageRequest(Extras):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     user: str | None = None
 
-    def draft(self, default_steps: int, **given: Any) -> Draft:
+    def draft(self, default_steps: int, *, model: str, **given: Any) -> Draft:
         """The first picture; the others differ in their seeds."""
         if self.background == "transparent":
             raise UnsupportedOption("background", "pictures have no transparency here; use opaque or auto")
@@ -100,7 +104,7 @@ class ImageRequest(Extras):
             wishes["width"], wishes["height"] = sides(self.size)
         if "init" not in given:
             wishes.pop("strength", None)
-        return parse_draft({"prompt": self.prompt, "model": model_of(self.model)} | wishes | given)
+        return parse_draft({"prompt": self.prompt, "model": model} | wishes | given)
 
     def encoding(self) -> Encoding:
         quality = 100 if self.output_compression is None else max(1, self.output_compression)
@@ -180,6 +184,10 @@ class ModelView(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "safelight"
+    root: str | None = None
+    """Ours: the model that this name stands for."""
+    sizes: list[str] | None = None
+    """Ours: what it draws well. Larger pictures are begun at such a size and enlarged. Not in the list of all."""
 
 
 class ModelList(BaseModel):
@@ -187,8 +195,23 @@ class ModelList(BaseModel):
     data: list[ModelView]
 
 
-def model_of(name: str | None) -> str:
-    return DEFAULT_MODEL if not name or THEIR_MODELS.fullmatch(name) else name
+def pairs_in(table: str) -> list[tuple[str, str]]:
+    """Of `Settings.openai_models`: their names, in which * is anything, and ours."""
+    return [(theirs, ours) for theirs, _, ours in (pair.partition("=") for pair in table.split())]
+
+
+def model_of(name: str | None, table: str) -> str:
+    """The model of ours that a name stands for."""
+    name = name or UNNAMED
+    ours = next((ours for theirs, ours in pairs_in(table) if fnmatchcase(name, theirs)), name)
+    return DEFAULT_MODEL if THEIR_MODELS.fullmatch(ours) else ours
+
+
+def final_sides(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Of the picture that a spec makes, with its second pass if there is one."""
+    scale = (spec.get("highres") or {}).get("scale", 1.0)
+    width, height = (round(spec[side] * scale / 8) * 8 for side in ("width", "height"))
+    return width, height
 
 
 def sides(size: str | None) -> tuple[int, int]:

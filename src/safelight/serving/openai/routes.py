@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from safelight.errors import InvalidImage, InvalidRequest, UnknownModel
-from safelight.models.checkpoints.families import Description
+from safelight.models.checkpoints.families import Description, describe
+from safelight.models.checkpoints.sizes import by_highres, good_sizes
 from safelight.prompts.several import expanded
 from safelight.serving.http.attend import failure, stay
 from safelight.serving.http.auth import Who
@@ -35,8 +36,10 @@ from safelight.serving.openai.payloads import (
     ModelList,
     ModelView,
     VariationRequest,
+    final_sides,
     form_of,
     model_of,
+    pairs_in,
     usage_of,
 )
 from safelight.serving.openai.stream import stream
@@ -60,18 +63,24 @@ RETRIES = "x-stainless-retry-count"
 
 @router.get("/models")
 async def models(request: Request, caller: Who) -> ModelList:
-    """The checkpoints that may be asked for by name."""
-    names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
-    return ModelList(data=[ModelView(id=name, created=0) for name in names])
+    """The checkpoints that may be asked for by name, and the names of OpenAI's that the operator gave them."""
+    parts = parts_of(request)
+    names = await asyncio.to_thread(parts.studio.models.catalogue.names)
+    theirs = {theirs: ours for theirs, ours in pairs_in(parts.settings.openai_models) if "*" not in theirs}
+    views = [ModelView(id=name, created=0, root=name) for name in names if name not in theirs]
+    return ModelList(data=[*views, *(ModelView(id=name, created=0, root=ours) for name, ours in theirs.items())])
 
 
 @router.get("/models/{name}")
 async def model(request: Request, caller: Who, name: str) -> ModelView:
-    """One of them."""
-    names = await asyncio.to_thread(parts_of(request).studio.models.catalogue.names)
-    if name not in names:
+    """One of them, with the sizes that it draws well."""
+    parts = parts_of(request)
+    catalogue = parts.studio.models.catalogue
+    ours, names = model_of(name, parts.settings.openai_models), await asyncio.to_thread(catalogue.names)
+    if ours not in names:
         raise UnknownModel(name, names)
-    return ModelView(id=name, created=0)
+    about = await asyncio.to_thread(lambda: describe(catalogue.find(ours)))
+    return ModelView(id=name, created=0, root=ours, sizes=good_sizes(about))
 
 
 @router.post("/images/generations", response_model=ImagesAnswer)
@@ -79,8 +88,8 @@ async def generations(
     request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
 ) -> ImagesAnswer | Response:
     """Pictures from words."""
-    about = await description_for(request, body)
-    first = body.draft(about.defaults.steps)
+    model, about = await model_for(request, body)
+    first = by_highres(body.draft(about.defaults.steps, model=model), about)
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
@@ -90,9 +99,9 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     caller.require("draw")
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
-        about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
-    first = body.draft(about.defaults.steps, **given)
+        model, about = await model_for(request, body)
+        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
+    first = body.draft(about.defaults.steps, model=model, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
@@ -102,9 +111,9 @@ async def variations(request: Request, caller: Who, idempotency_key: Key = None)
     caller.require("draw")
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
-        about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
-    first = body.draft(about.defaults.steps, **given)
+        model, about = await model_for(request, body)
+        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
+    first = body.draft(about.defaults.steps, model=model, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
@@ -139,7 +148,7 @@ async def draw(
         data=[await data_of(request, job, as_url=body.as_url) for job in ended],
         output_format=body.output_format or "png",
         quality=body.quality or "auto",
-        size=f"{spec['width']}x{spec['height']}",
+        size="{}x{}".format(*final_sides(spec)),
         usage=usage_of(body.prompt, "init" in spec),
     )
 
@@ -153,9 +162,12 @@ async def data_of(request: Request, job: JobRow, *, as_url: bool) -> ImageData:
     return ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
 
 
-async def description_for(request: Request, body: ImageRequest) -> Description:
-    found = await asyncio.to_thread(parts_of(request).studio.models.find, model_of(body.model))
-    return found.description
+async def model_for(request: Request, body: ImageRequest) -> tuple[str, Description]:
+    """Its name here, and what it says of itself."""
+    parts = parts_of(request)
+    name = model_of(body.model, parts.settings.openai_models)
+    found = await asyncio.to_thread(parts.studio.models.find, name)
+    return name, found.description
 
 
 def parsed(kind: type[Body], form: FormData) -> Body:
@@ -167,7 +179,7 @@ def parsed(kind: type[Body], form: FormData) -> Body:
         raise InvalidRequest(explain(error, list(kind.model_fields))) from None
 
 
-async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads) -> dict[str, Any]:
+async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads, caller: Caller) -> dict[str, Any]:
     """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
     images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
     if not images:
@@ -175,11 +187,14 @@ async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads
     if len(images) > MOST_IMAGES:
         raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
     strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
-    given: dict[str, Any] = {"init": await asyncio.to_thread(studio.keep, await images[0].read()), "strength": strength}
+    init = await studio.take(await images[0].read(), tenant=caller.tenant)
+    given: dict[str, Any] = {"init": init, "strength": strength}
     mask = form.get("mask")
     if isinstance(mask, UploadFile):
         data = await mask.read()
-        given |= {"mask": await asyncio.to_thread(keep_mask, studio, data), "strength": body.strength or 1.0}
+        turn = await studio.turn(data, tenant=caller.tenant)
+        digest = await studio.pictures_room.work(turn, keep_mask, studio, data)
+        given |= {"mask": digest, "strength": body.strength or 1.0}
     return given
 
 

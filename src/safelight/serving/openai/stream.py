@@ -20,7 +20,10 @@ from safelight.serving.http.errors import body as error_body
 from safelight.serving.http.parts import Parts
 from safelight.serving.jobs.tables import ENDED, JobRow
 from safelight.serving.native.files import as_base64
-from safelight.serving.openai.payloads import ImageRequest, usage_of
+from safelight.serving.openai.payloads import ImageRequest, final_sides, usage_of
+
+BLOWN_UP = 64
+"""How many times as large as a preview the picture is, in pixels."""
 
 
 def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str) -> Response:
@@ -41,10 +44,11 @@ async def tell(
                     step, told[job_id], most, open_jobs[job_id]
                 ):
                     spec = open_jobs[job_id].spec
-                    whole = image.resize((spec["width"], spec["height"]), Image.Resampling.BICUBIC)
+                    turn = await parts.studio.turn(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
+                    whole = await parts.studio.pictures_room.work(turn, blown_up, image, final_sides(spec))
                     more = {"partial_image_index": told[job_id]}
                     told[job_id] += 1
-                    yield event(f"{kind}.partial_image", await asyncio.to_thread(as_base64, whole), body, spec, more)
+                    yield event(f"{kind}.partial_image", whole, body, spec, more)
                 case JobRow() as job:
                     del open_jobs[job_id]
                     if job.asset_id is None:
@@ -61,6 +65,11 @@ async def tell(
         await asyncio.shield(asyncio.gather(*(parts.desk.cancel(job) for job in left)))
 
 
+def blown_up(image: Image.Image, size: tuple[int, int]) -> str:
+    """A preview, at the size of the picture."""
+    return as_base64(image.resize(size, Image.Resampling.BICUBIC))
+
+
 def due(step: int, told: int, most: int, job: JobRow) -> bool:
     """Partial images are spread evenly over the steps."""
     return step >= (told + 1) * job.spec["steps"] / (most + 1)
@@ -71,7 +80,7 @@ def event(kind: str, encoded: str, body: ImageRequest, spec: dict[str, Any], mor
         "type": kind,
         "b64_json": encoded,
         "created_at": int(time.time()),
-        "size": f"{spec['width']}x{spec['height']}",
+        "size": "{}x{}".format(*final_sides(spec)),
         "quality": body.quality or "auto",
         "background": "opaque",
         "output_format": body.output_format or "png",

@@ -1,0 +1,105 @@
+"""What a model draws well, what is begun smaller, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from safelight.engine.job import scaled_side
+from safelight.errors import UnsupportedOption
+from safelight.models.checkpoints.catalogue import MINI
+from safelight.models.checkpoints.families import Description, describe
+from safelight.models.checkpoints.sizes import WELL, by_highres, first_pass, good_sizes, not_well, require_area
+from safelight.spec import Draft, HighresFix, complete
+
+ABOUT = describe(MINI)
+
+
+def of_side(side: int) -> Description:
+    return replace(ABOUT, defaults=ABOUT.defaults.model_copy(update={"width": side, "height": side}))
+
+
+def require(about: Description = ABOUT, *, most: float = 4, **wishes: object) -> None:
+    draft = Draft.model_validate({"prompt": "a red apple", **wishes})
+    require_area(about, complete(draft, about.defaults, model_digest="0" * 64), most=most)
+
+
+def test_the_sizes_of_a_model_have_its_area_in_many_proportions() -> None:
+    assert good_sizes(ABOUT) == ["128x128", "160x104", "104x160", "168x96", "96x168"]
+    assert good_sizes(of_side(1024))[:2] == ["1024x1024", "1256x840"]
+    sides = [[int(side) for side in size.split("x")] for size in good_sizes(of_side(512))]
+    assert all(0.9 < width * height / 512**2 < 1.1 for width, height in sides)
+
+
+def test_more_than_the_network_may_be_given_at_once_is_refused_with_the_sizes() -> None:
+    require(width=256, height=256)
+    with pytest.raises(UnsupportedOption, match=r"1024x1024 is 64 times the area .* 128x128, 160x104, .* highres"):
+        require(width=1024, height=1024)
+    require(width=1024, height=1024, most=64)
+    require(of_side(1024), width=1024, height=1024)
+
+
+def test_a_second_pass_and_tiles_are_how_larger_ones_are_drawn() -> None:
+    digest = "0" * 64
+    require(width=128, height=128, highres=HighresFix(scale=8))
+    require(width=1024, height=1024, init=digest, tiles={"overlap": 32})
+    with pytest.raises(UnsupportedOption, match="size"):
+        require(width=1024, height=1024, init=digest)
+    with pytest.raises(UnsupportedOption, match="512x512"):
+        require(width=1024, height=1024, init=digest, tiles={"side": 512})
+    with pytest.raises(UnsupportedOption, match="size"):
+        require(width=1024, height=1024, init=digest, mask=digest)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "first"),
+    [
+        ((1024, 1024), 128, (128, 128)),
+        ((512, 512), 128, (128, 128)),
+        ((1792, 1024), 128, (224, 128)),  # 8 is the largest factor
+        ((1024, 1024), 512, (512, 512)),
+        ((1792, 1024), 1024, (1360, 776)),
+        ((1536, 1024), 1024, (1256, 840)),
+        ((640, 512), 512, None),
+        ((64, 64), 128, None),
+    ],
+)
+def test_large_pictures_are_begun_at_the_models_own_area(
+    size: tuple[int, int], side: int, first: tuple[int, int] | None
+) -> None:
+    draft = Draft(prompt="a red apple", width=size[0], height=size[1])
+    begun = by_highres(draft, of_side(side))
+    if first is None:
+        assert begun is draft
+        return
+    assert (begun.width, begun.height) == first
+    assert begun.highres is not None
+    assert tuple(scaled_side(each, begun.highres.scale, 8) for each in first) == size
+
+
+def test_what_starts_from_a_picture_or_says_how_is_left_as_it_is() -> None:
+    for wishes in ({"init": "0" * 64}, {"highres": HighresFix()}, {"width": 64, "height": 64}):
+        draft = Draft.model_validate({"prompt": "", "width": 512, "height": 512} | wishes)
+        assert by_highres(draft, ABOUT) is draft
+
+
+Side = st.integers(8, 512).map(lambda side: 8 * side)
+
+
+@given(Side, Side, st.sampled_from([128, 512, 1024]))
+def test_both_sides_come_out_as_they_were_asked_for(width: int, height: int, own: int) -> None:
+    assume(width * height > WELL * own**2)
+    first = first_pass(width, height, own**2, 8)
+    assume(first is not None)
+    assert first is not None
+    scale = width / first[0]
+    assert (scaled_side(first[0], scale, 8), scaled_side(first[1], scale, 8)) == (width, height)
+    assert 1 < scale <= 8
+
+
+def test_the_command_line_is_told_what_would_do_better() -> None:
+    told = not_well(Draft(prompt="", width=512, height=512), ABOUT)
+    assert told is not None
+    assert "--width 128 --height 128 --highres 4 --highres-strength 0.4" in told
+    assert not_well(Draft(prompt=""), ABOUT) is None
