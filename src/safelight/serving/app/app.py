@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,6 +22,7 @@ from safelight.serving.http.description import describe
 from safelight.serving.http.door import Door
 from safelight.serving.http.observe import Observer, device_memory, line_of
 from safelight.serving.http.parts import Parts
+from safelight.serving.http.plain import require_plain
 from safelight.serving.jobs.desk import Desk
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.live import Live
@@ -59,6 +60,7 @@ def create_app(
         summary="Stable Diffusion, end to end: pictures, edits and jobs that survive a restart.",
         lifespan=lifespan,
         redirect_slashes=False,
+        dependencies=[Depends(require_plain)],
     )
     app.state.sittings = Sittings()
     errors.install(app)

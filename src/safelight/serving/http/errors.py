@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.places import told_to_strangers
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[
 
 def ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, SafelightError)
+    error.args = (told_to_strangers(error, parts_of(request).settings.home),)
     return respond(request.url.path, error)
 
 

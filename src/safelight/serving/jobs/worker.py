@@ -9,12 +9,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from typing import Any
 
 from safelight.assets.encode import Encoding
 from safelight.errors import JobFailed, SafelightError, StorageFailed
 from safelight.events import Cancelled, Decoded, Event, Failed, Learnt, Stored
 from safelight.pipeline import generate
 from safelight.serving.jobs.live import Live
+from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.queue import LEASE_S, JobQueue, Worker
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.training import TASK, run_training
@@ -97,11 +99,10 @@ class JobWorker:
         except StorageFailed as error:
             # The row stays as it is: once the lease has run out, the job is drawn again.
             log.warning("job %s: how it ended could not be written: %s", job.id, error)
-        except Exception as error:
+        except Exception:
             log.exception("job %s failed", job.id)
-            await asyncio.to_thread(
-                self.queue.fail, job, self.me, as_row(JobFailed(f"{type(error).__name__}: {error}"))
-            )
+            broken = JobFailed("something broke in the server while it drew this; its log has the details")
+            await asyncio.to_thread(self.queue.fail, job, self.me, self.as_row(broken))
 
     async def walk(self, job: JobRow) -> tuple[Event, float]:
         """The last event, and the network seconds spent."""
@@ -160,11 +161,18 @@ class JobWorker:
                 )
             case Failed(error=StorageFailed() as error), _ if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
-                await asyncio.to_thread(self.queue.put_back, job, self.me, delay_s=2.0**job.attempts, why=str(error))
+                await asyncio.to_thread(
+                    self.queue.put_back, job, self.me, delay_s=2.0**job.attempts, why=self.as_row(error)["message"]
+                )
             case Failed(error=error), _:
-                await asyncio.to_thread(self.queue.fail, job, self.me, as_row(error))
+                await asyncio.to_thread(self.queue.fail, job, self.me, self.as_row(error))
             case _:
                 await asyncio.to_thread(self.queue.cancelled, job, self.me)
+
+    def as_row(self, error: SafelightError) -> dict[str, Any]:
+        """What callers, webhooks and events will say of it."""
+        message = told_to_strangers(error, self.studio.settings.home)
+        return {"status": error.status, "code": error.code, "message": message}
 
     async def keep_leases(self) -> None:
         while True:
@@ -218,7 +226,3 @@ async def cancelled(task: asyncio.Task[None]) -> None:
     if not task.cancelling():
         task.cancel()
     await asyncio.wait([task])
-
-
-def as_row(error: SafelightError) -> dict[str, str | int]:
-    return {"status": error.status, "code": error.code, "message": str(error)}
