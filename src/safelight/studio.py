@@ -15,9 +15,10 @@ from safelight.assets.store import AssetStore
 from safelight.diffusion.samplers import find_sampler
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
+from safelight.engine.rehearse import rehearse, require_white
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.imaging.canvas import fit_to, outpaint_canvas
-from safelight.imaging.open_image import open_image
+from safelight.imaging.open_image import open_image, opened
 from safelight.imaging.subject import background_mask
 from safelight.models.adapters.control_shelf import ControlShelf
 from safelight.models.adapters.lora_shelf import LoraShelf
@@ -28,6 +29,7 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.networks.memory import Lease, Memory, Need
+from safelight.models.networks.outline import Outline
 from safelight.models.networks.part_shelf import PartShelf
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import Found, ModelPool
@@ -61,6 +63,7 @@ from safelight.spec import (
 )
 
 KEPT_HINTS = 256
+KEPT_OUTLINES = 4
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
 
@@ -80,6 +83,9 @@ class Studio:
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
     making: threading.Lock = field(default_factory=threading.Lock)
+    outlines: dict[str, Outline] = field(default_factory=dict[str, Outline])
+    """Of checkpoints, by digest."""
+    sketching: threading.Lock = field(default_factory=threading.Lock)
 
     async def complete(self, draft: Draft) -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen."""
@@ -107,7 +113,54 @@ class Studio:
             reads=about.reads,
         )
         require_sides(about, spec.width, spec.height)
+        await asyncio.to_thread(self.rehearse, spec, found)
         return spec
+
+    def rehearse(self, spec: Denoised, found: Found) -> None:
+        """Raises what drawing would, as far as it shows without the model in memory: whoever asks is told at once."""
+        self.needs_of(spec)  # which reads every header
+        outline = self.outline(spec.model, found)
+        if spec.loras:
+            self.loras.require_fit(spec.loras, outline, spec.model_digest)
+        for use in spec.controls:
+            self.controls.require_whole(use, outline, spec.model_digest)
+        if spec.vae is not None:
+            self.parts.require_fit("vae", spec.vae, outline, spec.model_digest)
+        if spec.text_encoder is not None:
+            self.parts.require_fit("text_encoder", spec.text_encoder, outline, spec.model_digest)
+        refiners = [self.outline(use.model, self.models.pinned(use.model, use.digest)) for use in refiners_of(spec)]
+        embeddings = [load_embedding(self.models.catalogue, pin.name, pin.digest) for pin in spec.embeddings]
+        rehearse(spec, outline, embeddings=embeddings, refiner=refiners[0] if refiners else None)
+        sizes = {digest: self.size(digest) for digest in named_pictures(spec)}
+        if isinstance(spec, Inpaint):
+            require_white(spec, self.picture(spec.mask), sizes[spec.init])
+
+    def outline(self, name: str, found: Found) -> Outline:
+        """Of a checkpoint; those asked for lately are kept."""
+        with self.sketching:
+            outline = self.outlines.pop(found.digest, None) or Outline(name, found.description)
+            self.outlines[found.digest] = outline
+            while len(self.outlines) > KEPT_OUTLINES:
+                del self.outlines[next(iter(self.outlines))]
+            return outline
+
+    def needs_of(self, spec: Denoised) -> list[Need]:
+        """What it takes of the memory for weights: of every file that it is drawn with.
+
+        Raises:
+            SafelightError: one of them is gone, another one by now, or damaged.
+        """
+        placement = self.models.placement
+
+        def network(name: str, digest: str) -> Need:
+            return self.models.need(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
+
+        networks = [network(spec.model, spec.model_digest)]
+        networks += [network(use.model, use.digest) for use in refiners_of(spec)]
+        enlarging = [need for name in upscalers_of(spec) for need in self.upscalers.needs(self.upscalers.pin(name))]
+        worn = [self.loras.need(use, spec.model_digest, placement) for use in spec.loras]
+        led = self.controls.needs(spec, placement)
+        return [*networks, *enlarging, *worn, *led, *self.parts.needs(spec, placement)]
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -296,18 +349,14 @@ class Studio:
 
     def pictures(self, spec: Denoised | Upscale) -> Mapping[str, Image.Image]:
         """What the spec starts from, by digest."""
-        named: list[str] = []
-        match spec:
-            case TextToImage():
-                pass
-            case Inpaint():
-                named += [spec.init, spec.mask]
-            case _:
-                named.append(spec.init)
-        if not isinstance(spec, Upscale):
-            named += [control.hint for control in spec.controls]
-            named += [prompt.image for prompt in spec.picture_prompts]
-        return {digest: self.picture(digest) for digest in named}
+        return {digest: self.picture(digest) for digest in named_pictures(spec)}
+
+    def size(self, digest: str) -> tuple[int, int]:
+        """Of a stored picture, from its header; raises as `picture` does, but for what only decoding shows."""
+        limits = self.settings
+        data = self.assets.read(digest)
+        with opened(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes) as image:
+            return image.size
 
     def see(self, catalogue: Catalogue) -> None:
         """Look for models of every kind there from now on."""
@@ -339,18 +388,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
     parts = PartShelf(PartFolder(models.catalogue))
     upscalers = Upscalers(models.catalogue, placement)
 
-    def needs_of(spec: Denoised) -> list[Need]:
-        model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))
-        enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
-        worn = [loras.need(use, spec.model_digest, placement) for use in spec.loras]
-        more = [
-            models.need(use.model, use.digest, extra=lambda size: packed_bytes(size.unet, placement))
-            for use in refiners_of(spec)
-        ]
-        return [model, *more, *enlarging, *worn, *controls.needs(spec, placement), *parts.needs(spec, placement)]
-
     async def room_for(spec: Denoised) -> Lease:
-        return await memory.take(await asyncio.to_thread(needs_of, spec))
+        return await memory.take(await asyncio.to_thread(studio.needs_of, spec))
 
     backend = LocalBackend(
         lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
@@ -368,7 +407,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         cache=settings.cache / "schedules",
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
-    return Studio(
+    studio = Studio(
         settings,
         models,
         backend,
@@ -380,6 +419,23 @@ def open_studio(settings: Settings | None = None) -> Studio:
         memory,
         upscalers,
     )
+    return studio
+
+
+def named_pictures(spec: Denoised | Upscale) -> list[str]:
+    """By digest."""
+    named: list[str] = []
+    match spec:
+        case TextToImage():
+            pass
+        case Inpaint():
+            named += [spec.init, spec.mask]
+        case _:
+            named.append(spec.init)
+    if not isinstance(spec, Upscale):
+        named += [control.hint for control in spec.controls]
+        named += [prompt.image for prompt in spec.picture_prompts]
+    return named
 
 
 def refiners_of(spec: Denoised) -> list[RefinerUse]:

@@ -131,7 +131,6 @@ def test_other_doors_say_no_more(client: httpx.Client, home: Path) -> None:
         for method, path, body in (
             ("POST", "/sdapi/v1/txt2img", SMALL | {"prompt": f"<lora:{kind}:1>"}),
             ("POST", "/sdapi/v1/txt2img", SMALL | {"override_settings": {"sd_model_checkpoint": kind}}),
-            ("POST", "/sdapi/v1/options", {"sd_vae": kind}),
             ("POST", "/v1/images/generations", {"prompt": "a", "model": kind, "size": "64x64"}),
             ("POST", "/v1/upscales", {"init": "0" * 64, "method": kind}),
             ("GET", f"/v1/models/of-{kind}x", None),
