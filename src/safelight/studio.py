@@ -124,6 +124,8 @@ class Studio:
             self.loras.require_fit(spec.loras, outline, spec.model_digest)
         for use in spec.controls:
             self.controls.require_whole(use, outline, spec.model_digest)
+        for look in spec.picture_prompts:
+            self.controls.require_picture_whole(look, outline, spec.model_digest)
         if spec.vae is not None:
             self.parts.require_fit("vae", spec.vae, outline, spec.model_digest)
         if spec.text_encoder is not None:

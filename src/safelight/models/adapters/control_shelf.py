@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from safelight.errors import IncompatibleControl
+from safelight.models.adapters import ip_adapter
 from safelight.models.adapters.control import Features, Net, Row, Steer, load_control, require_whole
 from safelight.models.adapters.control_file import describe_control, hint_kind
 from safelight.models.adapters.ip_adapter import ImageEncoder, load_adapter, load_encoder
@@ -110,6 +111,14 @@ class ControlShelf:
         if (use.digest, model_digest) not in self.whole:
             path, _ = self.folder.find("control", use.model, digest=use.digest)
             require_whole(describe_control(path, outline.description, name=use.model, model_name=outline.name))
+            self.whole.add((use.digest, model_digest))
+
+    def require_picture_whole(self, use: PicturePromptUse, outline: Outline, model_digest: str) -> None:
+        """The same for an IP-Adapter."""
+        if (use.digest, model_digest) not in self.whole:
+            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
+            kind = require_adapter(path, outline.description, name=use.model, model_name=outline.name)
+            ip_adapter.require_whole(path, kind, cross=cross_attentions(outline.unet), name=use.model)
             self.whole.add((use.digest, model_digest))
 
     def pin_picture(self, wish: PicturePromptWish, model: Description, *, model_name: str) -> dict[str, Any]:

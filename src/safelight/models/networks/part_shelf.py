@@ -96,6 +96,8 @@ class PartShelf:
             require_shapes(wanted, found, weights.where)
         elif source.checkpoint is None:
             require_readable(source, outline.description, name=outline.name)
+        else:
+            require_all_alike(source.checkpoint, outline.description, name=outline.name)
         self.fitting.add((part, pin.digest, model_digest))
 
     def needs(self, spec: Denoised, placement: Placement) -> list[Need]:
@@ -171,14 +173,11 @@ def vae_parts(source: PartSource, about: Description) -> tuple[Config, Weights]:
 
 def load_encoders(source: PartSource, model: Model) -> Encoders:
     """All that the source has."""
-    about, family = source.checkpoint, model.description.family
+    about = source.checkpoint
     if about is None:
         return lone_encoder(source, model)
     parts, clips = open_parts(about), dict[str, TextEncoder]()
-    if beyond := [part for part in about.family.text_encoders if part not in family.text_encoders]:
-        raise UnsupportedOption(
-            "text_encoder", f"{about.path} is {about.family.name} and has a {beyond[0]}; {model.name} has none"
-        )
+    require_no_more(about, model.description, name=model.name)
     for part in about.family.text_encoders:
         config = fitting(about.configuration(part), model, part, where=str(about.path))
         network = build(network_classes().text_encoder, config, parts.weights(part), model.placement)
@@ -258,13 +257,36 @@ def fitting(config: Config, model: Model, part: str, *, where: str) -> Config:
     """The configuration, once it is known to make what the network can read; with a projection where that is read."""
     number = model.description.family.text_encoders.index(part)
     own: Any = model.text_encoders[number].network.config
-    if (width := config.get("hidden_size", 512)) != own.hidden_size:
-        about = model.description
-        said = wrong_width(where, width, about, [own.hidden_size], name=model.name)
-        raise UnsupportedOption("text_encoder", said)
-    if (words := config.get("vocab_size", 49408)) != own.vocab_size:
-        raise UnsupportedOption("text_encoder", f"{where} knows {words} words, and {model.name}'s own {own.vocab_size}")
+    require_alike(config, own.to_dict(), model.description, name=model.name, where=where)
     return {**config, "architectures": own.architectures}
+
+
+def require_alike(config: Config, own: Config, about: Description, *, name: str, where: str) -> None:
+    """Raises UnsupportedOption where a text encoder has another width, or other words, than the model's own."""
+    (width, words), (wanted, known) = (
+        (one.get("hidden_size", 512), one.get("vocab_size", 49408)) for one in (config, own)
+    )
+    if width != wanted:
+        raise UnsupportedOption("text_encoder", wrong_width(where, width, about, [wanted], name=name))
+    if words != known:
+        raise UnsupportedOption("text_encoder", f"{where} knows {words} words, and {name}'s own {known}")
+
+
+def require_all_alike(other: Description, about: Description, *, name: str) -> None:
+    """The same for all text encoders of a checkpoint."""
+    where = str(other.path)
+    require_no_more(other, about, name=name)
+    for part in other.family.text_encoders:
+        require_alike(other.configuration(part), about.configuration(part), about, name=name, where=where)
+    if other.t5:
+        require_t5_fits(other.configuration(other.t5), about, name=name, where=where)
+
+
+def require_no_more(other: Description, about: Description, *, name: str) -> None:
+    if beyond := [part for part in other.family.text_encoders if part not in about.family.text_encoders]:
+        raise UnsupportedOption(
+            "text_encoder", f"{other.path} is {other.family.name} and has a {beyond[0]}; {name} has none"
+        )
 
 
 def wrong_width(where: str, width: int, about: Description, widths: list[int], *, name: str) -> str:
