@@ -313,8 +313,11 @@ class Studio:
 
         Raises:
             UnsupportedOption: nothing enlarges pictures by that name here.
+            UnsafeFile, CorruptModel: what has that name is no such network.
         """
-        return Upscale(init=init, scale=scale, method=method, method_digest=self.upscalers.pin(method).digest)
+        pinned = self.upscalers.pin(method)
+        self.upscalers.require_whole(pinned)
+        return Upscale(init=init, scale=scale, method=method, method_digest=pinned.digest)
 
     def find_background(self, draft: Draft, found: Found) -> Draft:
         """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""

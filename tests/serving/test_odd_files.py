@@ -4,11 +4,13 @@ listed, passed over or refused by name; no answer waits for it, and none says wh
 import json
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 from tests.serving.conftest import serving, settings_in
 from torch import zeros
@@ -138,3 +140,13 @@ def test_other_doors_say_no_more(client: httpx.Client, home: Path) -> None:
             answer = client.request(method, path, json=body)
             assert 400 <= answer.status_code < 500, (path, body, answer.text)
             require_discreet(answer.text, home)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_upscaler_that_cannot_be_read_enlarges_nothing(client: httpx.Client, home: Path, kind: str) -> None:
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    kept = client.post("/v1/files", files={"file": ("x.png", file.getvalue())}).raise_for_status().json()["id"]
+    answer = client.post("/v1/upscales", json={"init": kept, "method": kind})
+    assert 400 <= answer.status_code < 500, answer.text
+    require_discreet(answer.text, home)
