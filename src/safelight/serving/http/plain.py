@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from safelight.errors import InvalidRequest
+from safelight.serving.http.errors import invalid_status
 
 MOST_NESTED = 100
 """Lists and objects in one another: twice as deep as any client's, far from where Python's recursion ends."""
@@ -24,15 +25,17 @@ async def require_plain(request: Request) -> None:
     Raises:
         InvalidRequest: the path, the query, a header or the JSON body holds what nobody can keep.
     """
-    for where, said in (
-        ("path", request.path_params),
-        ("query", dict(request.query_params)),
-        ("header", dict(request.headers)),
-    ):
-        require_plain_values(said, where)
+    said: dict[str, Any] = {"path": request.path_params, "query": dict(request.query_params)}
+    said["header"] = dict(request.headers)
     route = request.scope.get("route")
     if isinstance(route, APIRoute) and route.body_field is not None and says_json(request) and await request.body():
-        require_plain_values(await request.json(), "body")
+        said["body"] = await request.json()
+    try:
+        for where, values in said.items():
+            require_plain_values(values, where)
+    except InvalidRequest as fault:
+        fault.status = invalid_status(request.url.path)
+        raise
 
 
 def says_json(request: Request) -> bool:
