@@ -223,7 +223,8 @@ def test_upscaling_needs_no_network(studio: Studio) -> None:
 
 
 def test_what_fails_in_the_engine_is_the_last_event(studio: Studio) -> None:
-    last = events_of(draft(sampler="Flow Euler"), studio)[-1]
+    spec = completed(studio, draft()).model_copy(update={"sampler": "Flow Euler"})
+    last = events_of(spec, studio)[-1]
     assert isinstance(last, Failed)
     assert "flow" in str(last.error)
 

@@ -16,6 +16,17 @@ from httpcore import AsyncNetworkBackend, AsyncNetworkStream
 from safelight.errors import InvalidRequest
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is routed; what lies outside is local, or an IPv4 address in another dress."""
+SPECIAL = (
+    ipaddress.ip_network("192.0.0.0/24"),  # protocols' own
+    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4, which is given up (RFC 7526)
+    ipaddress.ip_network("2001::/23"),  # protocols' own, Teredo among them
+    ipaddress.ip_network("2001:db8::/32"),  # documentation
+    ipaddress.ip_network("2002::/16"),  # 6to4
+    ipaddress.ip_network("3fff::/20"),  # documentation
+)
+"""What Python's `is_global` allows, or has not allowed for long; IANA's registries of special addresses."""
 
 
 class PublicOnly(AsyncNetworkBackend):
@@ -45,9 +56,11 @@ class PublicOnly(AsyncNetworkBackend):
 
 async def public_address(host: str, port: int, *, refusal: type[InvalidRequest] = InvalidRequest) -> str:
     """One address of the host, all of which must be public; `refusal` is raised where they are not."""
+    if not 0 < port < 2**16:
+        raise refusal(f"{host}: there is no port {port}")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise refusal(f"{host}: no such host") from error
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
@@ -57,14 +70,17 @@ async def public_address(host: str, port: int, *, refusal: type[InvalidRequest] 
 
 
 def is_public(address: str) -> bool:
-    number = ipaddress.ip_address(address.split("%")[0])
+    """Whether an address is anybody's on the internet. IPv4 inside of IPv6 is judged as what it is where it is still in
+    use, mapped or through a NAT64; in 6to4, Teredo and the forms before them nobody offers anything any more."""
+    number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
-        # An IPv4 address in another dress is judged as what it is.
         if number in NAT64:
             number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-        else:
-            number = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else number)
-    return number.is_global and not number.is_multicast
+        elif number.ipv4_mapped:
+            number = number.ipv4_mapped
+        elif number not in GLOBAL_UNICAST:
+            return False
+    return number.is_global and not number.is_multicast and not any(number in network for network in SPECIAL)
 
 
 def public_client(*, timeout_s: float, refusal: type[InvalidRequest] = InvalidRequest) -> httpx.AsyncClient:

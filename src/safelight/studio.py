@@ -16,6 +16,7 @@ from safelight.assets.store import AssetStore
 from safelight.diffusion.samplers import find_sampler
 from safelight.engine.backend import Backend
 from safelight.engine.local import LocalBackend
+from safelight.engine.rehearse import rehearse, require_white
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.imaging.canvas import fit_to, outpaint_canvas
 from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
@@ -31,6 +32,7 @@ from safelight.models.checkpoints.families import require_sides, require_success
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.checkpoints.sizes import own_area, rounded, same_area
 from safelight.models.networks.memory import Lease, Memory, Need
+from safelight.models.networks.outline import Outline
 from safelight.models.networks.part_shelf import PartShelf
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import Found, ModelPool
@@ -71,6 +73,7 @@ COPIES = 3
 MANY_COPIES = 8
 """The same, where it is filled, grown or looked at."""
 VISION_THREADS = 2
+KEPT_OUTLINES = 4
 ImageSource = Image.Image | bytes | str | Path
 """A picture, the bytes of its file, or where its file is."""
 
@@ -94,6 +97,9 @@ class Studio:
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
     making: threading.Lock = field(default_factory=threading.Lock)
+    outlines: dict[str, Outline] = field(default_factory=dict[str, Outline])
+    """Of checkpoints, by digest."""
+    sketching: threading.Lock = field(default_factory=threading.Lock)
 
     async def complete(self, draft: Draft, *, tenant: str = "") -> Denoised:
         """A spec from a draft: the model found and pinned, its defaults filled in, the canvas grown, a seed chosen.
@@ -126,7 +132,56 @@ class Studio:
             reads=about.reads,
         )
         require_sides(about, spec.width, spec.height)
+        await asyncio.to_thread(self.rehearse, spec, found)
         return spec
+
+    def rehearse(self, spec: Denoised, found: Found) -> None:
+        """Raises what drawing would, as far as it shows without the model in memory: whoever asks is told at once."""
+        self.needs_of(spec)  # which reads every header
+        outline = self.outline(spec.model, found)
+        if spec.loras:
+            self.loras.require_fit(spec.loras, outline, spec.model_digest)
+        for use in spec.controls:
+            self.controls.require_whole(use, outline, spec.model_digest)
+        for look in spec.picture_prompts:
+            self.controls.require_picture_whole(look, outline, spec.model_digest)
+        if spec.vae is not None:
+            self.parts.require_fit("vae", spec.vae, outline, spec.model_digest)
+        if spec.text_encoder is not None:
+            self.parts.require_fit("text_encoder", spec.text_encoder, outline, spec.model_digest)
+        refiners = [self.outline(use.model, self.models.pinned(use.model, use.digest)) for use in refiners_of(spec)]
+        embeddings = [load_embedding(self.models.catalogue, pin.name, pin.digest) for pin in spec.embeddings]
+        rehearse(spec, outline, embeddings=embeddings, refiner=refiners[0] if refiners else None)
+        sizes = {digest: self.size_of(digest) for digest in pictures_of(spec)}
+        if isinstance(spec, Inpaint):
+            require_white(spec, self.picture(spec.mask), sizes[spec.init])
+
+    def outline(self, name: str, found: Found) -> Outline:
+        """Of a checkpoint; those asked for lately are kept."""
+        with self.sketching:
+            outline = self.outlines.pop(found.digest, None) or Outline(name, found.description)
+            self.outlines[found.digest] = outline
+            while len(self.outlines) > KEPT_OUTLINES:
+                del self.outlines[next(iter(self.outlines))]
+            return outline
+
+    def needs_of(self, spec: Denoised) -> list[Need]:
+        """What it takes of the memory for weights: of every file that it is drawn with.
+
+        Raises:
+            SafelightError: one of them is gone, another one by now, or damaged.
+        """
+        placement = self.models.placement
+
+        def network(name: str, digest: str) -> Need:
+            return self.models.need(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
+
+        networks = [network(spec.model, spec.model_digest)]
+        networks += [network(use.model, use.digest) for use in refiners_of(spec)]
+        enlarging = [need for name in upscalers_of(spec) for need in self.upscalers.needs(self.upscalers.pin(name))]
+        worn = [self.loras.need(use, spec.model_digest, placement) for use in spec.loras]
+        led = self.controls.needs(spec, placement)
+        return [*networks, *enlarging, *worn, *led, *self.parts.needs(spec, placement)]
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -281,8 +336,11 @@ class Studio:
 
         Raises:
             UnsupportedOption: nothing enlarges pictures by that name here.
+            UnsafeFile, CorruptModel: what has that name is no such network.
         """
-        return Upscale(init=init, scale=scale, method=method, method_digest=self.upscalers.pin(method).digest)
+        pinned = self.upscalers.pin(method)
+        self.upscalers.require_whole(pinned)
+        return Upscale(init=init, scale=scale, method=method, method_digest=pinned.digest)
 
     def find_background(self, draft: Draft, found: Found) -> Draft:
         """A masked draft, in which all but the subject is drawn anew at the model's own size and laid behind it."""
@@ -386,18 +444,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
     parts = PartShelf(PartFolder(models.catalogue))
     upscalers = Upscalers(models.catalogue, placement)
 
-    def needs_of(spec: Denoised) -> list[Need]:
-        model = models.need(spec.model, spec.model_digest, extra=lambda size: packed_bytes(size.unet, placement))
-        enlarging = [need for name in upscalers_of(spec) for need in upscalers.needs(upscalers.pin(name))]
-        worn = [loras.need(use, spec.model_digest, placement) for use in spec.loras]
-        more = [
-            models.need(use.model, use.digest, extra=lambda size: packed_bytes(size.unet, placement))
-            for use in refiners_of(spec)
-        ]
-        return [model, *more, *enlarging, *worn, *controls.needs(spec, placement), *parts.needs(spec, placement)]
-
     async def room_for(spec: Denoised) -> Lease:
-        return await memory.take(await asyncio.to_thread(needs_of, spec))
+        return await memory.take(await asyncio.to_thread(studio.needs_of, spec))
 
     backend = LocalBackend(
         lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
@@ -416,7 +464,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
     )
     preprocessors = Preprocessors(controls.folder, lambda: models.placement)
     picture_bytes = round(settings.picture_memory_gb * 2**30)
-    return Studio(
+    studio = Studio(
         settings,
         models,
         backend,
@@ -430,6 +478,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         Workroom("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         Workroom("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
     )
+    return studio
 
 
 def picture_threads() -> int:

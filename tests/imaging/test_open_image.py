@@ -4,6 +4,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_palette_with_transparent_entries_is_flattened() -> None:
     picture.putpixel((1, 0), 1)
     flat = opened(saved(picture, "PNG", transparency=b"\x00\xff"))
     assert (flat.getpixel((0, 0)), flat.getpixel((1, 0))) == ((255, 255, 255), (40, 50, 60))
+
+
+@pytest.mark.parametrize("transparency", [b"", chunk(b"tRNS", b"\0\xff"), chunk(b"tRNS", b"")])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_palette_that_is_not_there_is_a_damaged_picture(depth: int, transparency: bytes) -> None:
+    bare = png(2, 1, depth=depth, colour=3, rows=b"\0" + bytes((2 * depth + 7) // 8))
+    header = 8 + 25  # the signature and IHDR
+    data = bare[:header] + transparency + bare[header:]
+    for mode in ("RGB", "RGBA"):
+        with suppress(InvalidImage):  # Pillow takes some for grey
+            assert open_image(data, max_pixels=100, max_file_bytes=10_000, mode=mode).mode == mode
 
 
 def foreign() -> dict[str, tuple[bytes, str]]:

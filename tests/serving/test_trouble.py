@@ -41,8 +41,11 @@ def test_a_picture_that_cannot_be_stored_is_drawn_again_once_it_can(tmp_path: Pa
         until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
         blobs.unlink()
         done = ended(url, job["id"])
+        events = httpx.get(f"{url}/v1/jobs/{job['id']}/events").text
     assert done["state"] == "done"
     assert done["attempts"] == 2
+    assert "SAFELIGHT_HOME/blobs" in events, "why it went back in line, without where that is"
+    assert str(tmp_path) not in events
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from safelight.assets.encode import encode_plain
 from safelight.errors import CorruptAsset, StorageFailed, UnknownAsset
+from safelight.regular_file import is_regular, read_regular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class AssetStore:
         path = self._find(digest) or self.folder / digest[:2] / (digest + suffix)
         with storage_errors(path):
             # A file that was damaged since is written anew.
-            if not (path.exists() and path.read_bytes() == data):
+            if not (is_regular(path) and read_regular(path) == data):
                 with written_beside(path, data) as part:
                     part.replace(path)
         return Asset(id=digest, path=path, size_bytes=len(data))
@@ -58,7 +59,7 @@ class AssetStore:
         """The bytes that were put, or an error: never others."""
         path = self.path_of(digest)
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except OSError as error:
             raise StorageFailed(f"cannot read {path}: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != digest:

@@ -102,11 +102,12 @@ def summary(path: Path) -> dict[str, Any]:
 
 def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
     """How the file fits the model's layers; the model's weights are not read."""
-    from safelight.models.adapters.lora import fit, outlines
+    from safelight.models.adapters.lora import fit
     from safelight.models.checkpoints.families import describe
+    from safelight.models.networks.outline import Outline
     from safelight.models.weights.lora_file import read_lora
 
-    description = describe(catalogue.find(model))
-    fitted, unmatched = fit(read_lora(path), outlines(description), name=path.stem, model=model)
+    outline = Outline(model, describe(catalogue.find(model)))
+    fitted, unmatched = fit(read_lora(path), outline.networks, name=path.stem, model=model)
     matched = {part: len(layers) for part, layers in fitted.items()}
     return {"matched": ", ".join(f"{part} {n}" for part, n in matched.items()), "unmatched": list(unmatched)}

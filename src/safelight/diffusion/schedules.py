@@ -77,6 +77,15 @@ def schedule_for(
     return _remembered(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
 
 
+def count_steps(
+    sampler: Sampler | str, model_config: Mapping[str, Any], *, steps: int, strength: float = 1.0, pace: Pace = Pace()
+) -> int:
+    """How many steps `schedule_for` makes of the same arguments; raises as it does, and compiles nothing."""
+    sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
+    _recipe(sampler, model_config, pace)
+    return steps - _first_step(steps, strength, rounds_up=pace.rounds_up)
+
+
 def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     """How many steps are left out; the arithmetic of diffusers' `get_timesteps`, rounding included."""
     if steps < 1:

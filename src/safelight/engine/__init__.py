@@ -2,6 +2,7 @@
 
 job.py        a spec inside the engine: latents, history, place in its schedule
 prepare.py    spec -> job: seeds, start latents, masks
+rehearse.py   what drawing would raise, before a spec is accepted
 scheduler.py  who takes part in the next call
 runner.py     one call: gather rows, denoise, guide, advance
 decoder.py    finished latents -> pictures, in a thread of its own

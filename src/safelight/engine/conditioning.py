@@ -1,19 +1,21 @@
 """The prompts of several newcomers, encoded in one call; prompts seen lately are not encoded again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from safelight.engine.job import Job, Told
 from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Row
 from safelight.models.networks.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
 from safelight.models.networks.image_encoder import ImageEncoder
 from safelight.models.networks.load import Model
 from safelight.models.networks.t5 import alone, joined
-from safelight.models.networks.textual_inversion import named_in
+from safelight.models.networks.textual_inversion import Embedding, named_in
+from safelight.models.networks.tokenize import Tokenizer
 from safelight.prompts.prompt_schedule import parts_of, unroll
-from safelight.spec import Variation
+from safelight.spec import Denoised, Variation
 
 CACHE_BYTES = 64 * 2**20
 MOST_CHUNKS = 256
@@ -78,19 +80,31 @@ class Conditionings:
 
 def strands_of(job: Job) -> list[Strand]:
     """The prompts that AND joins, and the negative one if the network will be asked about it."""
-    words = [part.words for part in parts_of(job.spec.prompt)]
-    contrasts = job.model.description.contrasts
-    if not contrasts and job.num_parts > 1:
-        raise UnsupportedOption(
-            "prompt", f"AND needs a network that is led by a second row, and {job.model.name} is not"
-        )
-    if job.num_parts > 1 or (job.spec.guidance > 1 and contrasts):
-        words.append(job.spec.negative_prompt)
+    model = job.model
     # A LoRA changes what all words mean, those of the negative prompt too.
     loras = tuple((worn.lora.digest, worn.text_weight) for worn in job.loras if any(worn.on_text()))
-    strands = [tuple((prompt_of(job, text), loras) for text in unroll(one, job.passes)) for one in words]
-    require_bounded(job, strands)
-    return strands
+    prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, name=model.name)
+    if len(asked := {prompt for strand in prompts for prompt in strand}) > 2:  # else each is bounded on its own
+        require_bounded(asked, model.text_encoders[0].tokenizer)
+    return [tuple((prompt, loras) for prompt in strand) for strand in prompts]
+
+
+def prompts_of(
+    spec: Denoised, about: Description, passes: Sequence[int], embeddings: Sequence[Embedding], *, name: str
+) -> list[tuple[Prompt, ...]]:
+    """What is read in each step: of every prompt that AND joins, and of the negative one where it counts.
+
+    Raises:
+        InvalidRequest: too many parts or changes.
+        UnsupportedOption: AND, where the network has no second row.
+    """
+    words = [part.words for part in parts_of(spec.prompt)]
+    joined = len(words) > 1
+    if not about.contrasts and joined:
+        raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
+    if joined or (spec.guidance > 1 and about.contrasts):
+        words.append(spec.negative_prompt)
+    return [tuple(prompt_of(spec, embeddings, text) for text in unroll(one, passes)) for one in words]
 
 
 def rows_of(job: Job) -> tuple[Row, ...]:
@@ -99,20 +113,19 @@ def rows_of(job: Job) -> tuple[Row, ...]:
     return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.readers)))
 
 
-def prompt_of(job: Job, words: str) -> Prompt:
+def prompt_of(spec: Denoised, embeddings: Sequence[Embedding], words: str) -> Prompt:
     """With those embeddings that these words name, and no others: fewer keys, more hits."""
-    if not job.embeddings:
-        return Prompt(words, job.spec.clip_skip)
-    named = named_in(words, [embedding.name for embedding in job.embeddings])
-    embeddings = tuple(embedding for embedding in job.embeddings if embedding.name in named)
-    return Prompt(words, job.spec.clip_skip, embeddings)
+    if not embeddings:
+        return Prompt(words, spec.clip_skip)
+    named = named_in(words, [embedding.name for embedding in embeddings])
+    return Prompt(words, spec.clip_skip, tuple(embedding for embedding in embeddings if embedding.name in named))
 
 
-def require_bounded(job: Job, strands: Sequence[Strand]) -> None:
-    prompts = dict.fromkeys(prompt for strand in strands for prompt, _ in strand)
-    if len(prompts) <= 2:
-        return  # each is bounded on its own
-    tokenizer = job.model.text_encoders[0].tokenizer
+def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
+    """
+    Raises:
+        InvalidRequest: weights that cannot be, or more chunks than one job may have.
+    """
     num_chunks = sum(len(chunks_of(prompt, tokenizer)) for prompt in prompts)
     if num_chunks > MOST_CHUNKS:
         raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MOST_CHUNKS}")

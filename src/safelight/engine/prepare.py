@@ -5,10 +5,10 @@ the start picture's latent (sampled by the VAE), then the first noise, then the 
 whatever the sampler wants step by step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.schedule import HISTORY, Schedule
-from safelight.diffusion.schedules import schedule_for
+from safelight.diffusion.schedules import Pace, schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Walk
 from safelight.errors import UnsupportedOption
@@ -25,9 +25,11 @@ from safelight.models.adapters.control import Features
 from safelight.models.adapters.control_shelf import NOTHING
 from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.freeu import levels_of
+from safelight.models.hooks.perturbed import Perturbations
 from safelight.models.hooks.salience import middle_of
 from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
-from safelight.spec import Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
+from safelight.prompts.prompt_schedule import parts_of
+from safelight.spec import Denoised, Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {
     "latent": ("bicubic", False),
@@ -45,7 +47,8 @@ def prepare(job: Job, *, cache: Path | None) -> None:
     assert len(job.loras) == len(job.spec.loras), "the spec's LoRAs were not loaded"
     assert len(job.led.controls) == len(job.spec.controls), "the spec's controls were not loaded"
     assert len(job.led.pictures) == len(job.spec.picture_prompts), "the spec's picture prompts were not read"
-    require_guidable(job)
+    require_guidable(job.spec, [model for model in (job.model, job.refiner) if model])
+    require_mask_where_one_is_read(job.spec, job.model.description, name=job.model.name)
     job.generator = seeded(job.spec.seed)
     match job.spec:
         case TextToImage():
@@ -69,34 +72,44 @@ def prepare(job: Job, *, cache: Path | None) -> None:
         until_refined(job, second)  # what cannot be is said now, and not after the first pass
 
 
-def require_guidable(job: Job) -> None:
+class Guidable(Protocol):
+    """A network, in memory or in outline."""
+
+    @property
+    def unet(self) -> Any: ...
+    @property
+    def perturbed(self) -> Perturbations: ...
+
+
+def require_guidable(spec: Denoised, models: Sequence[Guidable]) -> None:
     """
     Raises:
         UnsupportedOption: guidance for which a network has no place, or perturbed attention with AND.
     """
-    for model in (job.model, job.refiner):
-        if model is None:
-            continue
-        if job.spec.freeu is not None:
+    for model in models:
+        if spec.freeu is not None:
             levels_of(model.unet)
-        if job.perturbed:
-            model.perturbed.paths_of(job.spec.pag_layers)
-        if job.degraded:
+        if spec.pag_scale > 0:
+            model.perturbed.paths_of(spec.pag_layers)
+        if spec.sag_scale > 0:
             middle_of(model.unet)
-    if job.perturbed and job.num_parts > 1:
+    if spec.pag_scale > 0 and len(parts_of(spec.prompt)) > 1:
         raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
 
+def require_mask_where_one_is_read(spec: Denoised, about: Description, *, name: str) -> None:
+    """Raises UnsupportedOption where a network that sees a mask is given none."""
+    if about.inpaints_natively and not isinstance(spec, Inpaint):
+        missing = "a mask too" if isinstance(spec, ImageToImage) else "an init picture and a mask"
+        raise UnsupportedOption("model", f"{name} is made for inpainting: give it {missing}")
+
+
 def from_noise(job: Job, cache: Path | None) -> Walk:
-    if job.model.description.inpaints_natively:
-        raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it an init picture and a mask")
     schedule = plan(job, cache, steps=job.spec.steps)
     return walk_from(schedule, fresh(job) * schedule.initial_scale)
 
 
 def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
-    if job.model.description.inpaints_natively:
-        raise UnsupportedOption("model", f"{job.model.name} is made for inpainting: give it a mask too")
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     init = to_latent(job, fit_to(enlarged(job, spec), spec.width, spec.height, spec.fit))
     return walk_from(schedule, noised(schedule, init, fresh(job)))
@@ -219,12 +232,17 @@ def until_refined(job: Job, schedule: Schedule) -> Schedule:
         return schedule
     assert isinstance(job.spec, Refined)
     assert job.spec.refiner is not None
-    if schedule.steps < 2:
-        raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
+    require_two_steps(schedule.steps)
     levels = int(job.model.description.scheduler.get("num_train_timesteps", 1000))
     first_rows = np.searchsorted(schedule.step_of, np.arange(schedule.steps))
     above = int((schedule.timesteps[first_rows] >= round(levels * (1 - job.spec.refiner.switch))).sum())
     return schedule.first(min(max(above, 1), schedule.steps - 1))
+
+
+def require_two_steps(steps: int) -> None:
+    """Raises UnsupportedOption where a refiner has none left, or leaves none."""
+    if steps < 2:
+        raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
 
 
 def refine(job: Job, cache: Path | None) -> None:
@@ -290,9 +308,14 @@ def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedu
 
 def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> Schedule:
     about = job.model.description
-    _, height, width = latent_size(job)
-    pace = replace(about.family.pace, patches=height // about.patch * (width // about.patch))
+    pace = pace_for(about, job.size)
     return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace, cache=cache)
+
+
+def pace_for(about: Description, size: tuple[int, int]) -> Pace:
+    """`size` is the picture's width and height in pixels."""
+    width, height = (side // about.vae_scale // about.patch for side in size)
+    return replace(about.family.pace, patches=height * width)
 
 
 def walk_from(schedule: Schedule, start: Latent) -> Walk:

@@ -15,6 +15,7 @@ from PIL.ImageFile import ImageFile
 
 from safelight.errors import InvalidImage
 from safelight.imaging.bare_png import bare_png
+from safelight.regular_file import is_regular, open_regular
 
 WANTED = "give a PNG, JPEG, WebP or GIF picture"
 FOREIGN: dict[bytes, str] = {
@@ -52,7 +53,10 @@ def open_image(
     """Decode an untrusted picture; in RGB, what was transparent is white."""
     with opened(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
         load(image)
-        plain = without_extras(upright(image), mode)
+        try:
+            plain = without_extras(upright(image), mode)
+        except Exception as error:  # Pillow loads some faults, such as a palette that is not there, and trips over them
+            raise InvalidImage(f"the {image.format} is cut short or damaged ({error}); send the whole file") from error
     plain.info.clear()
     return plain
 
@@ -109,10 +113,10 @@ def read_bounded(source: bytes | Path, max_file_bytes: int) -> bytes:
     if isinstance(source, bytes):
         data = source
     else:
-        if not source.is_file():
+        if not is_regular(source):
             raise InvalidImage(f"{source} is not a file; {WANTED}")
         try:
-            with source.open("rb") as file:
+            with open_regular(source) as file:
                 data = file.read(max_file_bytes + 1)
         except OSError as error:
             raise InvalidImage(f"{source} cannot be read: {error.strerror}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import InvalidRequest, nearest
+from safelight.regular_file import is_regular, read_regular, where_it_leads
 
 MAX_BYTES = 2**20
 MAX_KEYS_DEEP = 10
@@ -39,7 +40,7 @@ class Wildcards:
         if name.startswith("/") or ".." in name.split("/"):
             raise InvalidRequest(f"wildcard {name!r} leads out of the folder {self.folder}")
         path = self.folder / f"{name}.txt"
-        found = tuple(lines_of(self.text(path))) if path.is_file() else self.from_yaml.get(name)
+        found = tuple(lines_of(self.text(path))) if is_regular(path) else self.from_yaml.get(name)
         if found is None:
             raise InvalidRequest(f"no wildcard {name!r} in {self.folder}{nearest(name, self.names())}")
         if not found:
@@ -62,11 +63,11 @@ class Wildcards:
 
     def text(self, path: Path) -> str:
         try:
-            if not path.resolve().is_relative_to(self.folder.resolve()):
+            if not where_it_leads(path).is_relative_to(where_it_leads(self.folder)):
                 raise InvalidRequest(f"{path} is a link that leads out of the folder {self.folder}")
             if path.stat().st_size > MAX_BYTES:
                 raise InvalidRequest(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-            return path.read_text(encoding="utf-8", errors="replace")
+            return read_regular(path).decode("utf-8", "replace")
         except OSError as error:
             raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
 

@@ -635,3 +635,34 @@ def test_a_network_that_is_not_installed_says_what_to_install(server: str) -> No
         answer = httpx.post(f"{server}/sdapi/v1/extra-single-image", json=body)
         assert answer.status_code == 400
         assert "safelight[upscale]" in answer.text
+
+
+# Base64
+
+
+@pytest.mark.parametrize("how", ["lines of 76", "lines of MIME", "a newline at its end", "data URL in lines"])
+def test_base64_may_hold_white_space_at_every_door(client: httpx.Client, how: str) -> None:
+    def spelt(image: Image.Image) -> str:
+        plain = in_base64(image)
+        lines = base64.encodebytes(base64.b64decode(plain)).decode()
+        return {
+            "lines of 76": lines,
+            "lines of MIME": lines.replace("\n", "\r\n"),
+            "a newline at its end": plain + "\n",
+            "data URL in lines": f"data:image/png;base64,{lines}",
+        }[how]
+
+    noise = Image.effect_noise((64, 64), 80).convert("RGB")
+    img2img = SMALL | {"init_images": [spelt(noise)], "mask": spelt(left_half())}
+    for route, body in (
+        ("/img2img", img2img),
+        ("/extra-single-image", {"image": spelt(noise), "upscaler_1": "None"}),
+        ("/extra-batch-images", {"imageList": [{"data": spelt(noise), "name": "x"}], "upscaler_1": "None"}),
+        ("/png-info", {"image": spelt(noise)}),
+        ("/../../controlnet/detect", {"controlnet_module": "invert", "controlnet_input_images": [spelt(noise)]}),
+    ):
+        answer = client.post(route, json=body)
+        assert answer.status_code == 200, (route, answer.text)
+    unit = {"module": "invert", "model": "nowhere", "image": spelt(noise)}
+    led = SMALL | {"alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    assert "nowhere" in refused(client, "/txt2img", led)[1], "the picture was read, and the model is what is missing"

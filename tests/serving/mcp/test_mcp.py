@@ -226,3 +226,40 @@ def test_a_key_opens_what_is_its_own(keyed_server: tuple[str, dict[str, str]]) -
 
     with_client(lambda: Api(Settings.from_environment(), server=url, owner=True), nobody)
     with_client(lambda: Api(Settings.from_environment(), server=url, key=keys["joe"], owner=True), joe)
+
+
+@pytest.mark.parametrize(
+    ("tool", "argument", "says"),
+    [
+        ("generate_image", "negative", "did you mean 'negative_prompt'"),
+        ("generate_image", "cfg_scale", "known: prompt, negative_prompt, model, width, height, steps, guidance"),
+        ("edit_image", "mask_image", "did you mean 'image' or 'mask'"),
+        ("list_models", "kind", "no such argument"),
+    ],
+)
+def test_an_argument_that_a_tool_does_not_know_is_refused_by_name(
+    at: Callable[[], Api], tool: str, argument: str, says: str
+) -> None:
+    async def use(client: Client) -> None:
+        result = await client.call_tool(tool, SMALL | {argument: "blue", "image": "x"})
+        assert result.is_error
+        [part] = result.content
+        assert isinstance(part, TextContent)
+        assert f"'{argument}': no such argument" in part.text
+        assert says in part.text
+
+    with_client(at, use)
+
+
+def test_base64_in_lines_is_a_picture_to_a_tool_and_no_name_of_a_file(at: Callable[[], Api]) -> None:
+    file = BytesIO()
+    Image.effect_noise((16, 16), 80).save(file, "PNG")
+    lines = base64.encodebytes(file.getvalue()).decode()
+    assert 255 < len(lines) < 4096, "too long for a file's name, and not for a path"
+
+    async def use(client: Client) -> None:
+        result = await client.call_tool("upscale_image", {"image": lines, "scale": 2})
+        assert not result.is_error, result.content
+        assert pictures(result)[0].size == (32, 32)
+
+    with_client(at, use)

@@ -8,7 +8,7 @@ that a row without control has nothing added to it. Weights multiply what is add
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from inspect import unwrap
 from typing import Any
@@ -22,11 +22,12 @@ from torch.nn.functional import one_hot
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.errors import CorruptModel
 from safelight.models.adapters.control_file import ControlFile
-from safelight.models.networks.load import build
+from safelight.models.networks.load import build, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
 from safelight.models.networks.parts import Weights
 from safelight.models.networks.placement import Placement
 from safelight.models.weights.control_lora import restored
+from safelight.models.weights.safetensors_file import read_header
 from safelight.models.weights.tensor_file import TensorFile
 from safelight.spec import HintKind
 
@@ -229,6 +230,43 @@ class EachRowAlone(nn.Module):
         return self.layer(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
 
 
+def maker(about: ControlFile) -> Callable[[Mapping[str, Any]], nn.Module]:
+    classes = control_classes()
+    return {
+        "controlnet": classes.controlnet,
+        "controlnet-union": classes.controlnet_union,
+        "t2i-adapter": classes.t2i_adapter,
+    }[about.kind]
+
+
+def settings_of(about: ControlFile) -> Mapping[str, Any]:
+    # Pooled by us, and in the order of our own pictures.
+    ours = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
+    return {**about.config, **({} if about.kind == "t2i-adapter" else ours)}
+
+
+def require_known(about: ControlFile, names: Set[str], network: nn.Module) -> None:
+    if strange := names - network.state_dict().keys():
+        raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
+
+
+def require_whole(about: ControlFile) -> None:
+    """Raises CorruptModel as `load_control` does, from the headers alone."""
+    network = outlined(maker(about), settings_of(about), about.path)
+    wanted = network.state_dict()
+    headers = [read_header(path) for path in about.files]
+    found = {
+        about.names[name]: entry.shape
+        for header in headers
+        for name, entry in header.tensors.items()
+        if name in about.names
+    }
+    # Of a Control-LoRA, these are the model's own with something added.
+    found |= {name: wanted[name].shape for name in about.changes.values() if name in wanted}
+    require_shapes(wanted, found, about.path)
+    require_known(about, found.keys(), network)
+
+
 def load_control(about: ControlFile, placement: Placement, unet: nn.Module) -> Net:
     """Read the weights, on the device and in the number format of the model, whose network is `unet`.
 
@@ -239,18 +277,8 @@ def load_control(about: ControlFile, placement: Placement, unet: nn.Module) -> N
     tensors = {about.names[name]: file[name] for file in files for name in file if name in about.names}
     if about.changes:
         tensors |= restored_weights(about, files[0], unet)
-    classes = control_classes()
-    make = {
-        "controlnet": classes.controlnet,
-        "controlnet-union": classes.controlnet_union,
-        "t2i-adapter": classes.t2i_adapter,
-    }
-    # Pooled by us, and in the order of our own pictures.
-    ours = {"global_pool_conditions": False, "controlnet_conditioning_channel_order": "rgb"}
-    config = {**about.config, **({} if about.kind == "t2i-adapter" else ours)}
-    network = build(make[about.kind], config, Weights(about.path, tensors, files), placement)
-    if strange := tensors.keys() - network.state_dict().keys():
-        raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
+    network = build(maker(about), settings_of(about), Weights(about.path, tensors, files), placement)
+    require_known(about, tensors.keys(), network)
     size = sum(param.nbytes for param in network.parameters())
     if about.kind == "t2i-adapter":
         channels, downscale = int(network.config.in_channels), int(network.config.downscale_factor)

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from safelight.errors import IncompatibleControl
-from safelight.models.adapters.control import Features, Net, Row, Steer, load_control
+from safelight.models.adapters import ip_adapter
+from safelight.models.adapters.control import Features, Net, Row, Steer, load_control, require_whole
 from safelight.models.adapters.control_file import describe_control, hint_kind
 from safelight.models.adapters.ip_adapter import ImageEncoder, load_adapter, load_encoder
 from safelight.models.adapters.ip_file import require_adapter
@@ -23,6 +24,7 @@ from safelight.models.hooks import picture_prompts
 from safelight.models.hooks.picture_prompts import Seen, Tokens, cross_attentions
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Need
+from safelight.models.networks.outline import Outline
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.room import control_bytes
 from safelight.spec import (
@@ -87,6 +89,8 @@ class ControlShelf:
         default_factory=OrderedDict[tuple[str, ...], tuple[Tokens, Tokens]]
     )
     """Pictures as adapters read them."""
+    whole: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """The digests of controls and models of which it is known that they go together."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def pin(self, wish: ControlWish, model: Description, *, model_name: str) -> dict[str, Any]:
@@ -101,6 +105,21 @@ class ControlShelf:
         about = describe_control(path, model, name=wish.model, model_name=model_name)
         digest = self.folder.find("control", wish.model, digest=wish.digest)[1]
         return {"digest": digest, "hint_kind": hint_kind(wish, about)}
+
+    def require_whole(self, use: ControlUse, outline: Outline, model_digest: str) -> None:
+        """Raises what loading it for this model would, from headers; each is looked at once for a model."""
+        if (use.digest, model_digest) not in self.whole:
+            path, _ = self.folder.find("control", use.model, digest=use.digest)
+            require_whole(describe_control(path, outline.description, name=use.model, model_name=outline.name))
+            self.whole.add((use.digest, model_digest))
+
+    def require_picture_whole(self, use: PicturePromptUse, outline: Outline, model_digest: str) -> None:
+        """The same for an IP-Adapter."""
+        if (use.digest, model_digest) not in self.whole:
+            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
+            kind = require_adapter(path, outline.description, name=use.model, model_name=outline.name)
+            ip_adapter.require_whole(path, kind, cross=cross_attentions(outline.unet), name=use.model)
+            self.whole.add((use.digest, model_digest))
 
     def pin_picture(self, wish: PicturePromptWish, model: Description, *, model_name: str) -> dict[str, Any]:
         """The same for an IP-Adapter and its image encoder."""

@@ -24,7 +24,7 @@ from safelight.models.adapters.ip_file import Projection
 from safelight.models.checkpoints.families import read_config
 from safelight.models.hooks.picture_prompts import IpAdapter
 from safelight.models.networks.image_encoder import to_clip
-from safelight.models.networks.load import build
+from safelight.models.networks.load import build, fitting_name, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
 from safelight.models.networks.parts import Weights, load_weights
 from safelight.models.networks.placement import Placement
@@ -89,12 +89,37 @@ def load_adapter(
         CorruptModel: tensors are missing or of odd shapes.
     """
     file = TensorFile(path)
+    config, tensors = plan_of(file, kind)
+    projection = build(control_classes().projections[kind], config, Weights(path, tensors, (file,)), placement)
+    layers = {
+        where: (copied(keys, placement), copied(values, placement))
+        for where, (keys, values) in layers_of(file, cross, name=name).items()
+    }
+    size = sum(param.nbytes for param in projection.parameters())
+    size += sum(part.nbytes for pair in layers.values() for part in pair)
+    width = int(config["embed_dims"] if kind == "plus" else config["image_embed_dim"])
+    return IpAdapter(projection, kind != "base", width, layers, size)
+
+
+def require_whole(path: Path, kind: Projection, *, cross: Mapping[str, Any], name: str) -> None:
+    """Raises as `load_adapter` does; no weights are read, and `cross` may be those of an outline."""
+    file = TensorFile(path)
+    config, tensors = plan_of(file, kind)
+    wanted = outlined(control_classes().projections[kind], config, path).state_dict()
+    require_shapes(wanted, {fitting_name(one, wanted): tensor.shape for one, tensor in tensors.items()}, path)
+    layers_of(file, cross, name=name)
+
+
+def plan_of(file: TensorFile, kind: Projection) -> "Plan":
     inner = {key.removeprefix("image_proj."): file[key] for key in file if key.startswith("image_proj.")}
     try:
-        config, tensors = PROJECTIONS[kind](inner)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise CorruptModel(f"{path}: its image_proj lacks {error}") from None
-    projection = build(control_classes().projections[kind], config, Weights(path, tensors, (file,)), placement)
+        return PROJECTIONS[kind](inner)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise CorruptModel(f"{file.path}: its image_proj lacks {error}") from None
+
+
+def layers_of(file: TensorFile, cross: Mapping[str, Any], *, name: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Keys and values for each of the model's cross-attentions."""
     numbers = sorted({int(found[1]) for key in file if (found := re.match(r"ip_adapter\.(\d+)\.to_k_ip\.weight", key))})
     if len(numbers) != len(cross):
         raise IncompatibleControl(name, f"it has {len(numbers)} layers for {len(cross)} of the model", model="it")
@@ -103,11 +128,8 @@ def load_adapter(
         keys, values = (f"ip_adapter.{number}.to_{part}_ip.weight" for part in "kv")
         if values not in file or any(file[key].shape != attention.to_k.weight.shape for key in (keys, values)):
             raise IncompatibleControl(name, f"its layer {number} is not as {where} of the model", model="it")
-        layers[where] = copied(file[keys], placement), copied(file[values], placement)
-    size = sum(param.nbytes for param in projection.parameters())
-    size += sum(part.nbytes for pair in layers.values() for part in pair)
-    width = int(config["embed_dims"] if kind == "plus" else config["image_embed_dim"])
-    return IpAdapter(projection, kind != "base", width, layers, size)
+        layers[where] = file[keys], file[values]
+    return layers
 
 
 def copied(tensor: Tensor, placement: Placement) -> Tensor:

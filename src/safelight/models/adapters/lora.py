@@ -17,12 +17,10 @@ from torch import nn
 
 from safelight.errors import CorruptModel, IncompatibleLora
 from safelight.models.adapters.lora_arithmetic import DoesNotFit, apart, fused, terms_of
-from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Adapter
 from safelight.models.hooks.lora_names import Names, denoiser_names, flat, layers_of, text_names
 from safelight.models.hooks.lora_terms import Dense, Gain, Kronecker, LowRank, Term
 from safelight.models.networks.load import Model
-from safelight.models.networks.networks import denoiser_class, network_classes, transformer_classes
 from safelight.models.networks.placement import Placement
 from safelight.models.weights.lora_file import T5, LoraFile, Part, Target, read_lora
 
@@ -107,16 +105,6 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
         what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)
-
-
-def outlines(description: Description) -> dict[Part, nn.Module]:
-    """The model's networks without their weights: names and shapes are all that `fit` looks at."""
-    classes = network_classes()
-    networks: dict[Part, nn.Module] = {"unet": denoiser_class(description.family.name)(description.unet)}
-    for part in description.readers:
-        make = transformer_classes().t5 if part == description.t5 else classes.text_encoder
-        networks[part] = make(description.configuration(part))
-    return networks
 
 
 def find_layers(target: Target, names: Mapping[Part, Names]) -> tuple[Part, tuple[str, ...]]:

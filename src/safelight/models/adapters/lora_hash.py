@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safelight.models.checkpoints.digest import key_of, read_sums, remember_sums
 from safelight.models.weights.safetensors_file import read_header
+from safelight.regular_file import open_regular
 
 LENGTH = 12
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -27,7 +28,7 @@ def lora_hash(path: Path, *, cache: Path) -> str:
     known, key = read_sums(cache), f"{key_of(path)}|weights"
     if key not in known:
         first = min((entry.begin for entry in header.tensors.values()), default=path.stat().st_size)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(first)
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         remember_sums(cache, known)

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from safelight.errors import SafelightError, UnsupportedOption
-from safelight.models.adapters.lora import Lora, load_lora
+from safelight.errors import CorruptModel, SafelightError, UnsupportedOption
+from safelight.models.adapters.lora import Lora, fit, load_lora
 from safelight.models.adapters.lora_hash import lora_hash
 from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Applied, Row
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Need
+from safelight.models.networks.outline import Outline
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.room import lora_bytes
+from safelight.models.weights.lora_file import LoraFile, read_lora
 from safelight.spec import LoraUse, LoraWish
 
 
@@ -50,6 +53,8 @@ class LoraShelf:
     catalogue: Catalogue
     loaded: dict[tuple[str, ...], Lora] = field(default_factory=dict[tuple[str, ...], Lora])
     """By the digests of LoRA, model and its text encoders."""
+    fitting: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """The digests of LoRAs and models of which it is known that they go together."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pin(self, wish: LoraWish) -> LoraUse:
@@ -81,10 +86,19 @@ class LoraShelf:
             UnsafeFile, CorruptModel, IncompatibleLora: as `load_lora`.
             UnsupportedOption: weights by block, for a network that has none.
         """
-        for use in uses:
-            if model.description.family.network != "unet" and (use.blocks or {}).keys() - {"BASE"}:
-                raise UnsupportedOption("blocks", f"LoRA {use.name}: {model.name} is no UNet and has no such blocks")
+        require_blocks(uses, model.description, name=model.name)
         return tuple(Worn(self.get(use, model), use) for use in uses)
+
+    def require_fit(self, uses: Sequence[LoraUse], outline: Outline, model_digest: str) -> None:
+        """Raises as `wear` would, before the model is in memory; each file is read once for a model."""
+        require_blocks(uses, outline.description, name=outline.name)
+        for use in uses:
+            if (use.digest, model_digest) not in self.fitting:
+                file = read_lora(self.catalogue.pinned(use.name, use.digest, "lora"))
+                require_finite(file, name=use.name)
+                model = f"{outline.name} ({outline.description.family.name})"
+                fit(file, outline.networks, name=use.name, model=model)
+                self.fitting.add((use.digest, model_digest))
 
     def get(self, use: LoraUse, model: Model) -> Lora:
         key = use.digest, model.digest, model.text_digest
@@ -104,3 +118,17 @@ class LoraShelf:
         """Forget it; jobs that wear it keep it."""
         for each in [each for each in list(self.loaded) if each[:2] == key]:
             self.loaded.pop(each, None)
+
+
+def require_blocks(uses: Sequence[LoraUse], description: Description, *, name: str) -> None:
+    """Raises UnsupportedOption where a model that is no UNet is given weights by a UNet's blocks."""
+    for use in uses:
+        if description.family.network != "unet" and (use.blocks or {}).keys() - {"BASE"}:
+            raise UnsupportedOption("blocks", f"LoRA {use.name}: {name} is no UNet and has no such blocks")
+
+
+def require_finite(file: LoraFile, *, name: str) -> None:
+    """Raises CorruptModel where numbers in the file are none."""
+    for target, tensors in file.layers.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise CorruptModel(f"LoRA {name}: {target.name} holds numbers that are not finite")

@@ -17,6 +17,7 @@ from safelight.models.checkpoints.digest import sums_of
 from safelight.models.checkpoints.hub import HUB_ID, fetch
 from safelight.models.weights.recognise import Kind
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT, conversion_of
+from safelight.regular_file import is_regular, where_it_leads
 
 MINI = Path(__file__).parents[1] / "mini"
 SINGLE = ".safetensors"
@@ -178,9 +179,9 @@ def own_files(folder: Path, kind: Kind) -> dict[str, Path]:
 def named_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Files of any depth, and diffusers' folders of one component."""
     for path in sorted(folder.rglob(f"*{SINGLE}")):
-        if path.name.startswith(NETWORK) and (path.parent / "config.json").is_file():
+        if path.name.startswith(NETWORK) and is_regular(path.parent / "config.json"):
             yield path.parent.name, path.parent
-        elif not (path.parent / "config.json").is_file():  # such as the image encoder beside an IP-Adapter
+        elif not is_regular(path.parent / "config.json"):  # such as the image encoder beside an IP-Adapter
             yield path.name.removesuffix(SINGLE), path
 
 
@@ -190,12 +191,12 @@ def inside(path: Path, folder: Path) -> Path:
     Raises:
         UnsafeFile: it, or a file in it, is a link that leads out of the folder.
     """
-    root = folder.resolve()
+    root = where_it_leads(folder)
     parts = [path, *path.rglob("*")] if path.is_dir() else [path]
     for part in parts:
-        if not part.resolve().is_relative_to(root):
+        if not (target := where_it_leads(part)).is_relative_to(root):
             raise UnsafeFile(
-                f"{part} is a link that leads out of {folder}, to {part.resolve()}: copy the file, or make its folder "
+                f"{part} is a link that leads out of {folder}, to {target}: copy the file, or make its folder "
                 "known with `safelight models link`"
             )
     return path

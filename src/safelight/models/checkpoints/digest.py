@@ -11,6 +11,7 @@ from pathlib import Path
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import IMAGE_ENCODER, PREPROCESSOR, Description, own_settings, tokenizer_of
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
+from safelight.regular_file import open_regular, read_regular, where_it_leads
 
 
 def files_of(description: Description) -> Iterator[Path]:
@@ -96,17 +97,17 @@ def remember(sums: Mapping[Path, str], *, cache: Path) -> None:
 
 def key_of(path: Path) -> str:
     status = path.stat()
-    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    return f"{where_it_leads(path)}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def file_sum(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sums(cache: Path | None) -> dict[str, str]:
     try:
-        sums = json.loads(cache.read_text()) if cache else {}
+        sums = json.loads(read_regular(cache)) if cache else {}
     except (OSError, ValueError):
         return {}
     return sums if isinstance(sums, dict) else {}

@@ -10,6 +10,7 @@ from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
 from safelight.models.checkpoints.defaults import read_defaults
 from safelight.models.checkpoints.family import FAMILIES, PIPELINES, Family, FamilyName
 from safelight.models.weights.single_file import read_configurations
+from safelight.regular_file import read_regular
 from safelight.spec import Defaults, Reads
 
 SIDE_STEP = 8
@@ -283,11 +284,11 @@ def recognise(index: Mapping[str, Any], unet: Mapping[str, Any]) -> FamilyName:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path))
     except FileNotFoundError:
         raise CorruptModel(f"{path} is missing: a diffusers folder has one") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CorruptModel(f"{path} cannot be read: {error}") from None
+        raise CorruptModel(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict):
         raise CorruptModel(f"{path} must hold a JSON object")
     return config

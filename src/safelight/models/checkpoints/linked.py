@@ -18,6 +18,7 @@ from pathlib import Path
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsafeFile
 from safelight.models.weights.recognise import KINDS, Kind, recognise
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT, conversion_of, read_header
+from safelight.regular_file import read_regular, where_it_leads
 
 SINGLE = ".safetensors"
 LINKS = "links.json"
@@ -107,7 +108,7 @@ class Linked:
 def look_through(root: Path) -> Tree:
     """Every model file in the folder, in no other, and no folder twice."""
     tree = Tree(root)
-    real = root.resolve()
+    real = where_it_leads(root)
     for place, folders, names in os.walk(root):
         folder = Path(place)
         folders.sort()
@@ -148,11 +149,11 @@ def add(named: dict[str, Path], name: str, path: Path) -> None:
 
 
 def leads_out(path: Path, real: Path) -> bool:
-    return path.is_symlink() and not path.resolve().is_relative_to(real)
+    return path.is_symlink() and not where_it_leads(path).is_relative_to(real)
 
 
 def refuse_link(tree: Tree, path: Path) -> None:
-    target = path.resolve()
+    target = where_it_leads(path)
     folder = target if target.is_dir() else target.parent
     tree.refused[path] = (
         f"is a link that leads out of {tree.root}, to {target}; to use what is there: `safelight models link {folder}`"
@@ -196,7 +197,7 @@ def remembered_kind(path: Path, _size: int, _changed: int) -> Kind | None:
 def read_links(home: Path) -> list[Path]:
     file = home / LINKS
     try:
-        return [Path(folder) for folder in json.loads(file.read_text(encoding="utf-8"))["folders"]]
+        return [Path(folder) for folder in json.loads(read_regular(file))["folders"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError):

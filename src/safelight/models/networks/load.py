@@ -6,8 +6,9 @@ loading costs what reading costs.
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -140,20 +141,12 @@ def build(
 ) -> Any:
     """Make a network on the meta device and give it its tensors, in the placement's format."""
     where = weights.where
-    try:
-        network = make(config)
-    except Exception as error:  # diffusers and transformers trip over a garbled configuration in any way there is
-        raise CorruptModel(f"{where}: config.json describes no network: {type(error).__name__}: {error}") from error
+    network = outlined(make, config, where)
     wanted = network.state_dict()
     found = {fitting_name(name, wanted): tensor for name, tensor in weights.tensors.items()}
     twins = {twin: name for twin, name in SHARED.items() if twin in wanted.keys() - found.keys() and name in found}
     found |= {twin: found[name] for twin, name in twins.items()}
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise CorruptModel(f"{where} lacks {len(missing)} tensors of its network, the first is {missing[0]}")
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
-            given, needed = tuple(found[name].shape), tuple(tensor.shape)
-            raise CorruptModel(f"{where}: {name} is {given} in the file and {needed} in the configuration")
+    require_shapes(wanted, {name: tensor.shape for name, tensor in found.items()}, where)
     # What T5 computes there is too large for float16.
     wide: Any = getattr(network, "_keep_in_fp32_modules", None) or ()
     placed: dict[str, Tensor] = {}
@@ -168,6 +161,27 @@ def build(
         if buffer.is_meta:
             fill_buffer(network, name, buffer, placement.device)
     return network.requires_grad_(False).eval()
+
+
+def outlined(make: Callable[[Mapping[str, Any]], nn.Module], config: Mapping[str, Any], where: Path) -> nn.Module:
+    """The network on the meta device.
+
+    Raises:
+        CorruptModel: the configuration describes none.
+    """
+    try:
+        return make(config)
+    except Exception as error:  # diffusers and transformers trip over a garbled configuration in any way there is
+        raise CorruptModel(f"{where}: config.json describes no network: {type(error).__name__}: {error}") from error
+
+
+def require_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Sequence[int]], where: Path) -> None:
+    """Raises CorruptModel where a tensor of a network is not among those in a file, or of another shape."""
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CorruptModel(f"{where} lacks {len(missing)} tensors of its network, the first is {missing[0]}")
+    for name, tensor in wanted.items():
+        if (given := tuple(found[name])) != (needed := tuple(tensor.shape)):
+            raise CorruptModel(f"{where}: {name} is {given} in the file and {needed} in the configuration")
 
 
 def place(tensor: Tensor, placement: Placement) -> Tensor:

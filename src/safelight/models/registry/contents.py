@@ -17,6 +17,7 @@ from safelight.models.weights.safetensors_file import (
     read_header,
     weight_files,
 )
+from safelight.regular_file import read_regular
 
 ENTRY, ENTRY_SETTINGS = "weights.safetensors", "weights.safelight.json"
 """What a single file is called in its version's folder, and safelight's own word on it."""
@@ -130,7 +131,7 @@ def beside(folder: Path) -> dict[str, Path]:
 def read_class(folder: Path) -> str:
     """What diffusers calls the network in the folder; empty where it is none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_regular(folder / "config.json"))
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError):

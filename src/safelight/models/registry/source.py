@@ -11,6 +11,7 @@ from safelight.models.checkpoints.hub_file import fetch_any, is_hub
 from safelight.models.registry.download import download
 from safelight.models.registry.licences import licence_of
 from safelight.models.registry.version import Licence
+from safelight.regular_file import where_it_leads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +82,8 @@ def refuse_links(folder: Path) -> None:
     # The hub's own cache keeps the files of a snapshot beside it, in `blobs`.
     root = folder.parents[1] if folder.parent.name == "snapshots" else folder
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise UnsafeFile(
-                f"{path} is a link that leads out of {folder}, to {path.resolve()}; replace it by the file"
-            )
+        if path.is_symlink() and not (target := where_it_leads(path)).is_relative_to(root):
+            raise UnsafeFile(f"{path} is a link that leads out of {folder}, to {target}; replace it by the file")
 
 
 def name_from(text: str) -> str:

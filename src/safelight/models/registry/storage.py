@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from safelight.errors import CorruptModel, StorageFailed
+from safelight.regular_file import open_regular
 
 INCOMING = ".incoming-"
 CHUNK = 4 * 2**20
@@ -113,7 +114,7 @@ def faults_of(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def hash_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -125,7 +126,7 @@ def copy_hashed(source: Path, target: Path) -> str:
     """
     total = hashlib.sha256()
     try:
-        file = source.open("rb")
+        file = open_regular(source)
     except OSError as error:
         raise CorruptModel(f"{source} cannot be read: {error.strerror}") from None
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,12 @@ class Upscalers:
             )
         return pinned
 
+    def require_whole(self, pinned: Pinned) -> None:
+        """Raises CorruptModel where one's own file holds no network that enlarges; the bundled ones are whole."""
+        if pinned.digest is not None and pinned not in self.loaded:
+            path = self.path(pinned)
+            from_tensors(TensorFile(path), where=path)
+
     def needs(self, pinned: Pinned) -> list[Need]:
         """What it takes of the memory for weights."""
         if pinned.name == LANCZOS:

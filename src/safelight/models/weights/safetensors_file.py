@@ -5,6 +5,7 @@ The header is checked before a byte of it is trusted: format description at gith
 
 import json
 import math
+import os
 import re
 import shlex
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import CorruptModel, UnsafeFile
+from safelight.regular_file import is_regular, open_regular, read_regular
 
 NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
 """What weight files are called in diffusers' and in transformers' folders, without suffix and variant."""
@@ -68,8 +70,8 @@ def read_header(path: Path) -> Header:
         CorruptModel: it is cut off, or not safetensors at all.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 2 <= length <= size - 8:
@@ -148,10 +150,10 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     """One file, or the shards an index names; else the same of the fp16 variant."""
     for variant in VARIANTS:
         single = folder / f"{stem}{variant}.safetensors"
-        if single.is_file():
+        if is_regular(single):
             return [single]
         index = folder / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
+        if is_regular(index):
             return shards(index)
     unsafe = sorted(path.name for path in folder.glob(f"{stem}*") if path.suffix in PICKLE_SUFFIXES)
     if unsafe:
@@ -164,11 +166,11 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 def shards(index: Path) -> list[Path]:
     try:
-        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        names = {str(name) for name in json.loads(read_regular(index))["weight_map"].values()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CorruptModel(f"{index} is not a shard index") from None
     for name in sorted(names):
         # A name with a slash in it would reach outside the folder.
-        if Path(name).name != name or "\0" in name or not (index.parent / name).is_file():
+        if Path(name).name != name or "\0" in name or not is_regular(index.parent / name):
             raise CorruptModel(f"{index} names {name[:80]!r}, which is not a file beside it")
     return [index.parent / name for name in sorted(names)]

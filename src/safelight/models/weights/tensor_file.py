@@ -17,6 +17,7 @@ from torch import Tensor
 
 from safelight.errors import CorruptModel, StorageFailed
 from safelight.models.weights.safetensors_file import DTYPES, Header, read_header
+from safelight.regular_file import open_regular
 
 TORCH_DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for ours, theirs in DTYPES.items()}
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -31,7 +32,7 @@ class TensorFile(Mapping[str, Tensor]):
         self.path = path
         self.header: Header = read_header(path)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 # A private mapping: torch wants memory it may write to, and what it wrote would never reach the file.
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:

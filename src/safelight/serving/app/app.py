@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -24,6 +24,7 @@ from safelight.serving.http.door import Door
 from safelight.serving.http.observe import Observer, device_memory, line_of
 from safelight.serving.http.origin import Origin
 from safelight.serving.http.parts import Parts
+from safelight.serving.http.plain import require_plain
 from safelight.serving.http.readiness import Readiness
 from safelight.serving.jobs.desk import Desk
 from safelight.serving.jobs.keys import Keys
@@ -66,6 +67,7 @@ def create_app(
         summary="Stable Diffusion, end to end: pictures, edits and jobs that survive a restart.",
         lifespan=lifespan,
         redirect_slashes=False,
+        dependencies=[Depends(require_plain)],
     )
     app.state.sittings = Sittings()
     app.state.fault = None  # why it could not be opened

@@ -3,6 +3,7 @@
 parts readiness    what the routes stand on; whether a job would be drawn now
 auth               who is calling
 door access log    limits of size and time; one line and one count a request
+plain               what no request may hold, whatever its route: NULs, halves of characters, NaN
 errors description error bodies, and the OpenAPI document
 attend             a request waits for its jobs, and cancels them when its client goes away
 fetch              pictures by URL

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
+from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.places import told_to_strangers
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[
 
 def ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, SafelightError)
+    error.args = (told_to_strangers(error, parts_of(request).settings.home),)
     return respond(request.url.path, error)
 
 
@@ -94,10 +97,14 @@ def invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = [(".".join(str(part) for part in fault["loc"][1:]), fault["msg"]) for fault in error.errors()]
     message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
-    status = 422 if request.url.path.startswith(AUTOMATIC1111) else 400
     fault = InvalidRequest(message)
-    fault.status = status
+    fault.status = invalid_status(request.url.path)
     return respond(request.url.path, fault, param=faults[0][0] if faults else None)
+
+
+def invalid_status(path: str) -> int:
+    """Of a body or a query that is not what the route takes, in the dialect that was spoken."""
+    return 422 if path.startswith(AUTOMATIC1111) else 400
 
 
 def plain(request: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
@@ -13,6 +12,8 @@ from safelight.public_http import public_client
 
 TIMEOUT_S = 10.0
 MOST_REDIRECTS = 3
+LONGEST_URL = 2048
+WHITE_SPACE = b" \t\r\n\v\f"
 
 
 async def fetch_picture(source: str, *, max_bytes: int) -> bytes:
@@ -21,23 +22,31 @@ async def fetch_picture(source: str, *, max_bytes: int) -> bytes:
     Raises:
         InvalidImage: it cannot be had, is too long, or lies where we do not go.
     """
+    source = source.strip()
     if source.startswith(("http://", "https://")):
         return await fetch(source, max_bytes=max_bytes)
-    _, _, encoded = source.partition(",") if source.startswith("data:") else ("", "", source)
-    if len(encoded) * 3 // 4 > max_bytes:
-        raise InvalidImage(f"the picture is larger than {max_bytes} bytes")
+    return decode(source.partition(",")[2] if source.startswith("data:") else source, max_bytes=max_bytes)
+
+
+def decode(encoded: str, *, max_bytes: int) -> bytes:
+    """Base64, in one line or, as MIME has it, in many (RFC 2045)."""
     try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
+        digits = encoded.encode("ascii").translate(None, WHITE_SPACE)
+        if len(digits) * 3 // 4 - digits[-2:].count(b"=") > max_bytes:
+            raise InvalidImage(f"the picture is larger than {max_bytes} bytes")
+        return base64.b64decode(digits, validate=True)
+    except ValueError:
         raise InvalidImage("the picture is neither a URL nor valid base64") from None
 
 
 async def fetch(url: str, *, max_bytes: int) -> bytes:
+    if len(url) > LONGEST_URL:
+        raise InvalidImage(f"{url[:80]}...: a URL of {len(url)} characters; at most {LONGEST_URL} are taken")
     async with public_client(timeout_s=TIMEOUT_S, refusal=InvalidImage) as http:
         for _ in range(MOST_REDIRECTS + 1):
             try:
                 async with asyncio.timeout(TIMEOUT_S), http.stream("GET", url) as answer:
-                    if answer.is_redirect:
+                    if answer.has_redirect_location:
                         url = urljoin(url, answer.headers["location"])
                         if urlsplit(url).scheme not in ("http", "https"):
                             raise InvalidImage("only http and https URLs are fetched")
@@ -52,6 +61,8 @@ async def fetch(url: str, *, max_bytes: int) -> bytes:
                     return bytes(data)
             except (httpx.HTTPError, httpx.InvalidURL, httpcore.NetworkError, httpcore.TimeoutException) as error:
                 raise InvalidImage(f"{url}: {error or type(error).__name__}") from error
+            except (ValueError, OverflowError) as error:  # what is no host's name or no port fails in many places
+                raise InvalidImage(f"{url}: this URL cannot be read ({error})") from error
             except TimeoutError:
                 raise InvalidImage(f"{url}: took longer than {TIMEOUT_S:.0f} s") from None
     raise InvalidImage(f"{url}: more than {MOST_REDIRECTS} redirects")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from safelight.assets.encode import Encoding
 from safelight.errors import EngineStopped, JobFailed, SafelightError, StorageFailed
@@ -19,6 +20,7 @@ from safelight.pipeline import generate
 from safelight.serving.jobs.attempts import LEASE_S, Attempts, Progress, is_training
 from safelight.serving.jobs.live import Live
 from safelight.serving.jobs.loops import Loop
+from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.queue import JobQueue
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.training import run_training
@@ -154,9 +156,10 @@ class JobWorker:
             raise
         except SafelightError as error:
             ended = Failed(job_id=hand.job.id, error=error)
-        except Exception as error:
+        except Exception:
             log.exception("job %s failed", hand.job.id)
-            ended = Failed(job_id=hand.job.id, error=JobFailed(f"{type(error).__name__}: {error}"))
+            broken = JobFailed("something broke in the server while it drew this; its log has the details")
+            ended = Failed(job_id=hand.job.id, error=broken)
         while True:
             try:
                 await self.queue.database.run(self.settle, hand, ended)
@@ -229,14 +232,19 @@ class JobWorker:
                 more = {name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")}
                 attempts.finish(job, asset_id=None, seconds=learnt.seconds, progress=progress, more=more)
             case Failed(error=EngineStopped() as error):
-                attempts.put_back(job, progress, why=str(error), suspect=True)
+                attempts.put_back(job, progress, why=self.as_row(error)["message"], suspect=True)
             case Failed(error=StorageFailed() as error) if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
-                attempts.put_back(job, progress, delay_s=2.0**job.attempts, why=str(error))
+                attempts.put_back(job, progress, delay_s=2.0**job.attempts, why=self.as_row(error)["message"])
             case Failed(error=error):
-                attempts.fail(job, as_row(error), progress)
+                attempts.fail(job, self.as_row(error), progress)
             case _:
                 attempts.put_back(job, progress, why="it was stopped")
+
+    def as_row(self, error: SafelightError) -> dict[str, Any]:
+        """What callers, webhooks and events will say of it."""
+        message = told_to_strangers(error, self.studio.settings.home)
+        return {"status": error.status, "code": error.code, "message": message}
 
     # Ending early
 
@@ -274,7 +282,3 @@ async def stopped(task: asyncio.Task[None]) -> None:
     if not task.cancelling():
         task.cancel()
     await asyncio.wait([task])
-
-
-def as_row(error: SafelightError) -> dict[str, str | int]:
-    return {"status": error.status, "code": error.code, "message": str(error)}

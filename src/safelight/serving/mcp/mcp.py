@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Self
 
 import anyio
 import httpx
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
@@ -28,10 +29,12 @@ from PIL import Image
 from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, nearest
+from safelight.regular_file import is_regular, open_regular
 from safelight.serving.http.auth import TRUSTED
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.jobs.keys import Caller
+from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
 from safelight.spec import choose_seed
@@ -106,7 +109,7 @@ class Api:
         except httpx.HTTPError as error:
             raise ToolError(f"{self.server}: {error or type(error).__name__}") from error
         except SafelightError as error:
-            raise ToolError(str(error)) from error
+            raise ToolError(str(error) if self.owner else told_to_strangers(error, self.settings.home)) from error
         if answer.is_error:
             raise ToolError(words_of(answer))
         return answer
@@ -244,9 +247,31 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         """A picture, by its asset_id."""
         return CallToolResult(content=await picture(api, ctx, asset_id))
 
+    server.middleware.append(refusing_unknown_arguments(server))
     # They are reached by name.
     _ = generate_image, edit_image, upscale_image, list_models, list_samplers, get_job, cancel_job, get_image
     return server
+
+
+def refusing_unknown_arguments(server: MCPServer[Any]) -> ServerMiddleware[Any]:
+    """A tool's arguments are those that it lists: the package itself would pass over any other, and draw without it."""
+
+    async def look(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        match ctx.method, ctx.params:
+            case "tools/call", {"name": str(name), "arguments": Mapping() as given}:
+                names: Mapping[str, Any] = given
+                tools = {tool.name: list(tool.input_schema["properties"]) for tool in await server.list_tools()}
+                if name in tools and (faults := [unknown(one, tools[name]) for one in names if one not in tools[name]]):
+                    return CallToolResult(content=[TextContent(type="text", text="; ".join(faults))], is_error=True)
+            case _:
+                pass
+        return await call_next(ctx)
+
+    return look
+
+
+def unknown(argument: str, known: list[str]) -> str:
+    return f"{argument[:60]!r}: no such argument{nearest(argument[:60], known)}; known: {', '.join(known)}"
 
 
 async def draw(api: Api, ask: Ask, wishes: dict[str, Any], *, n: int) -> CallToolResult:
@@ -340,9 +365,9 @@ async def kept(api: Api, ask: Ask, image: str, *, local: bool) -> str:
 
 def read(path: str, max_bytes: int) -> bytes | None:
     """The bytes of the file of that name, if there is one."""
-    if len(path) > 4096 or "\0" in path or not Path(path).is_file():
+    if len(path) > 4096 or not is_regular(Path(path)):
         return None
-    with Path(path).open("rb") as file:
+    with open_regular(Path(path)) as file:
         return file.read(max_bytes + 1)  # one too many is refused as too large
 
 

@@ -46,7 +46,7 @@ async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File
 async def download(
     request: Request,
     name: Annotated[str, Path(description="The `asset_id` of a job; a suffix such as `.png` may follow.")],
-    expires: Annotated[int | None, Query()] = None,
+    expires: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     signature: Annotated[str | None, Query()] = None,
 ) -> Response:
     """A picture: with a key that may see it, or with the link that an answer gave."""
@@ -56,7 +56,7 @@ async def download(
         raise UnknownAsset(f"no picture {name!r} is stored here; an id is the 64 hex digits a job reported")
     asset_id = named[1]
     if signature is not None:
-        if expires is None or not hmac.compare_digest(signature, sign(parts.url_secret, asset_id, expires)):
+        if expires is None or not is_signed(signature, parts.url_secret, asset_id, expires):
             raise Forbidden("this link is not one that the server made")
         if expires < time.time():
             raise Forbidden("this link has expired; ask for the job again to get a new one")
@@ -78,6 +78,11 @@ def link(request: Request, job: JobRow) -> str:
     signature = sign(parts_of(request).url_secret, job.asset_id, expires)
     url = request.url_for("download", name=job.asset_id + Encoding(**job.encoding).suffix)
     return str(url.include_query_params(expires=expires, signature=signature))
+
+
+def is_signed(signature: str, secret: bytes, asset_id: str, expires: int) -> bool:
+    """Compared as bytes: of text that is not ASCII, `compare_digest` knows nothing."""
+    return hmac.compare_digest(signature.encode(), sign(secret, asset_id, expires).encode())
 
 
 def sign(secret: bytes, asset_id: str, expires: int) -> str:

@@ -216,7 +216,7 @@ async def events(
     request: Request,
     caller: Who,
     job_id: str,
-    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, lt=2**63)] = 0,
 ) -> EventSourceResponse:
     """Server-sent events until the job has ended. Those with an id last: `Last-Event-ID` resumes after it. Steps and
     previews have none; they are told as they happen."""

@@ -23,6 +23,7 @@ from safelight.prompts.several import expanded
 from safelight.serving.http.attend import failure, stay
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
+from safelight.serving.http.plain import require_plain_values
 from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.tables import JobRow
@@ -173,6 +174,7 @@ async def model_for(request: Request, body: ImageRequest) -> tuple[str, Descript
 def parsed(kind: type[Body], form: FormData) -> Body:
     """Scalars of a form arrive as strings; an empty one was not given."""
     values = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    require_plain_values(values, "body")
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -1,0 +1,78 @@
+"""What drawing would raise, found out before a spec is accepted: from configurations, words, step counts and masks.
+
+`prepare.py` and `conditioning.py` ask the same of a job with its networks in memory, and here the same functions answer
+for an outline. What only the weights show is left for them.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+from PIL import Image
+
+from safelight.diffusion.schedules import count_steps
+from safelight.engine.conditioning import prompts_of, require_bounded
+from safelight.engine.job import scaled_side
+from safelight.engine.prepare import (
+    masks,
+    pace_for,
+    require_guidable,
+    require_mask_where_one_is_read,
+    require_two_steps,
+)
+from safelight.imaging.canvas import fit_to
+from safelight.models.checkpoints.families import Description
+from safelight.models.networks.encode import Prompt, check_depth
+from safelight.models.networks.outline import Outline
+from safelight.models.networks.textual_inversion import Embedding
+from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
+
+
+def rehearse(
+    spec: Denoised, outline: Outline, *, embeddings: Sequence[Embedding] = (), refiner: Outline | None = None
+) -> None:
+    """
+    Raises:
+        InvalidRequest, UnsupportedOption: the spec cannot be drawn.
+    """
+    require_mask_where_one_is_read(spec, outline.description, name=outline.name)
+    if spec.freeu is not None or spec.pag_scale or spec.sag_scale:
+        require_guidable(spec, [outline, refiner] if refiner else [outline])
+    passes = passes_of(spec, outline.description)
+    if isinstance(spec, Refined) and spec.refiner:
+        require_two_steps(passes[-1])
+    if not isinstance(spec, Variation):
+        require_legible(spec, outline, passes, embeddings)
+
+
+def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
+    """The steps of each walk."""
+
+    def count(steps: int, strength: float, size: tuple[int, int]) -> int:
+        pace = pace_for(about, size)
+        return count_steps(spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace)
+
+    size = spec.width, spec.height
+    match spec:
+        case TextToImage(highres=HighresFix() as highres):
+            width, height = (scaled_side(side, highres.scale, about.side_step) for side in size)
+            second = count(highres.steps or spec.steps, highres.strength, (width, height))
+            return count(spec.steps, 1.0, size), second
+        case ImageToImage() | Inpaint() | Edit():
+            return (count(spec.steps, spec.strength, size),)
+        case _:
+            return (count(spec.steps, 1.0, size),)
+
+
+def require_legible(spec: Denoised, outline: Outline, passes: Sequence[int], embeddings: Sequence[Embedding]) -> None:
+    """Raises InvalidRequest or UnsupportedOption where the prompts cannot be read, in any of the steps."""
+    prompts = prompts_of(spec, outline.description, passes, embeddings, name=outline.name)
+    check_depth([Prompt("", spec.clip_skip)], num_layers=outline.num_layers)
+    require_bounded(dict.fromkeys(chain.from_iterable(prompts)), outline.tokenizer)
+
+
+def require_white(spec: Inpaint, mask: Image.Image, size: tuple[int, int]) -> None:
+    """Raises InvalidRequest where the mask leaves nothing to draw of a picture of that size."""
+    mask = mask.convert("L")
+    if mask.size != size:
+        mask = fit_to(mask, *size, "stretch")
+    masks(mask if spec.only_masked else fit_to(mask, spec.width, spec.height, spec.fit), spec)
