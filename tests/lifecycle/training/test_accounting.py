@@ -39,16 +39,20 @@ def test_both_accountants_are_never_below_the_truth_and_prv_is_near_it(sigma: fl
     assert said["epsilon"] < said["epsilon_rdp"] < 1.2 * truth
 
 
+def opacus_holds(sigma: float, steps: int, delta: float, truth: float) -> bool:
+    accountant = PRVAccountant()
+    accountant.history = [(sigma, 1.0, steps)]
+    try:
+        return bool(accountant.get_epsilon(delta) >= truth)
+    except (RuntimeError, ValueError):
+        return False
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("sigma", "steps", "delta"), [(100, 10_000, 1e-13), (0.025, 1, 1e-5), (20, 100, 1e-15)]
-)
+@pytest.mark.parametrize(("sigma", "steps", "delta"), [(100, 10_000, 1e-13), (0.025, 1, 1e-5), (20, 100, 1e-15)])
 def test_where_prv_falls_below_the_truth_or_fails_rdp_is_told(sigma: float, steps: int, delta: float) -> None:
     truth = gaussian_epsilon(math.sqrt(steps) / sigma, delta)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):  # Opacus 1.6.0; where it holds one day, the limits can be moved
-        accountant = PRVAccountant()
-        accountant.history = [(sigma, 1.0, steps)]
-        assert accountant.get_epsilon(delta) >= truth
+    assert not opacus_holds(sigma, steps, delta, truth), "of Opacus 1.6.0; the limits can be moved where it holds"
     said = promise([(sigma, 1.0, steps)], delta)
     assert said["accountant"] == "rdp"
     assert truth <= said["epsilon"] == said["epsilon_rdp"]
@@ -71,7 +75,9 @@ def test_the_numbers_are_opacus_own() -> None:
 
 def test_the_noise_is_what_opacus_finds_and_keeps_to_the_wish() -> None:
     sigma = noise_for(epsilon=4.0, delta=1e-5, rate=0.064, steps=1000)
-    theirs = get_noise_multiplier(target_epsilon=4.0, target_delta=1e-5, sample_rate=0.064, steps=1000, accountant="rdp")
+    theirs = get_noise_multiplier(
+        target_epsilon=4.0, target_delta=1e-5, sample_rate=0.064, steps=1000, accountant="rdp"
+    )
     assert sigma == theirs
     said = promise([(sigma, 0.064, 1000)], 1e-5)
     assert said["epsilon"] < said["epsilon_rdp"] <= 4.0
@@ -90,7 +96,7 @@ def test_small_promises_can_be_kept(epsilon: float) -> None:
 
 
 def test_a_promise_that_no_noise_keeps_is_refused_in_a_sentence() -> None:
-    with pytest.raises(InvalidRequest, match="dp_epsilon 0.001 at dp_delta 1e-15 cannot be kept over 1 steps"):
+    with pytest.raises(InvalidRequest, match=r"dp_epsilon 0\.001 at dp_delta 1e-15 cannot be kept over 1 steps"):
         noise_for(epsilon=0.001, delta=1e-15, rate=0.2, steps=1)
 
 

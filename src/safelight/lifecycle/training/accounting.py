@@ -1,7 +1,7 @@
 """What a run of DP-SGD has promised, by Opacus' accountants.
 
-    rdp   Renyi orders (arXiv:1908.10530): never less than the truth; the noise for a wished epsilon is chosen by it
-    prv   convolved privacy losses (arXiv:2106.02848): nearer to the truth, where its sums in float64 can be trusted
+rdp   Renyi orders (arXiv:1908.10530): never less than the truth; the noise for a wished epsilon is chosen by it
+prv   convolved privacy losses (arXiv:2106.02848): nearer to the truth, where its sums in float64 can be trusted
 """
 
 import warnings
@@ -70,7 +70,7 @@ def epsilon_rdp(spent: Sequence[Spent], delta: float) -> float:
 
 
 def epsilon_prv(spent: Sequence[Spent], delta: float, *, by_rdp: float) -> float | None:
-    """To one in a hundred; None where it cannot be trusted."""
+    """To one in a hundred; None where it cannot be trusted, or has nothing to add."""
     if by_rdp > PRV_MOST or delta < PRV_ERROR * sum(steps for *_, steps in spent):
         return None
     from opacus.accountants import PRVAccountant  # pyright: ignore[reportMissingImports]
@@ -79,9 +79,10 @@ def epsilon_prv(spent: Sequence[Spent], delta: float, *, by_rdp: float) -> float
     accountant.history = list(spent)
     with quiet():
         try:
-            return float(accountant.get_epsilon(delta, eps_error=by_rdp / 100))
+            epsilon = float(accountant.get_epsilon(delta, eps_error=max(by_rdp / 100, 0.001)))
         except (RuntimeError, ValueError):  # it checks its own sums, and gives up where they do not meet
             return None
+    return max(0.0, epsilon) if epsilon <= by_rdp else None
 
 
 def quiet() -> Any:

@@ -5,20 +5,20 @@
     noise of deviation sigma C is added to the sum         (which hides whether it did)
 
 Gradients are taken picture by picture: exact for every kind of layer, at the price of one pass each. Sampling and noise
-are the system's randomness and not the recipe's seed, which the result tells everybody; so no two private runs are alike,
-and one that is taken up again draws anew.
+are the system's randomness and not the recipe's seed, which the result tells everybody; so no two private runs are
+alike, and one that is taken up again draws anew.
 
 Cut gradients and noise are rounded to whole multiples of a power of two and added as integers. A sum of floats has low
-bits that tell what was added up (arXiv:2107.10138); here every sum lies on one grid, whatever the pictures are, and what
-is made of it is the rounding of the exact sum with exact noise, of which the accountants' bounds hold.
+bits that tell what was added up (arXiv:2107.10138); here every sum lies on one grid, whatever the pictures are, and is
+the rounding of the exact sum with the noise, to which the accountants' bounds apply.
 """
 
-import importlib.util
 import math
 import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.lifecycle.training.accounting import Spent, noise_for, promise
-from safelight.lifecycle.training.dataset import Dataset, assemble, placed
+from safelight.lifecycle.training.dataset import Dataset, Ready, assemble, placed
 from safelight.lifecycle.training.recipe import PrivateRecipe, Recipe
 from safelight.lifecycle.training.secret_noise import secret_gaussians
 
@@ -61,12 +61,12 @@ class Privacy:
 
 
 def require_private(recipe: Recipe, *, processes: int) -> None:
-    """Raises InvalidRequest or UnsupportedOption where privacy was asked for and cannot be had, whatever the pictures."""
+    """Raises InvalidRequest or UnsupportedOption where privacy is asked for and cannot be, whatever the pictures."""
     if not isinstance(recipe, PrivateRecipe) or not recipe.dp:
         return
     if processes > 1:
         raise UnsupportedOption("dp", "private training runs on one device")
-    if importlib.util.find_spec("opacus") is None:
+    if find_spec("opacus") is None:
         raise UnsupportedOption("dp", "Opacus is not installed: pip install 'safelight[dp]'")
     if recipe.holdout:
         raise InvalidRequest(
@@ -102,9 +102,7 @@ def private_gradients(
     secret = random.SystemRandom()
     totals = [torch.zeros(param.shape, dtype=torch.int64) for param in params]
     losses: list[float] = []
-    for one in dataset.own:
-        if secret.random() >= privacy.rate:
-            continue
+    for one in chosen(dataset.own, privacy.rate):
         caption = dataset.say(one.example.caption or "", secret)
         flipped = dataset.recipe.flip and secret.random() < 0.5
         batch = assemble(
@@ -117,7 +115,7 @@ def private_gradients(
         )
         loss = learner(placed(batch, device))
         add_cut(totals, torch.autograd.grad(loss, params, allow_unused=True), clip=privacy.clip, grid=privacy.grid)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     expected = privacy.rate * len(dataset.own)
     for param, total in zip(params, totals, strict=True):
         noise = secret_gaussians(total.numel()).view(total.shape) * (privacy.sigma * privacy.clip / privacy.grid)
@@ -125,6 +123,12 @@ def private_gradients(
         param.grad = noisy.to(param.dtype).to(param.device)
     known = [loss for loss in losses if math.isfinite(loss)]
     return sum(known) / len(known) if known else None
+
+
+def chosen(pictures: Sequence[Ready], rate: float) -> list[Ready]:
+    """Each by chance and on its own, by the system's randomness: as the accountants suppose."""
+    secret = random.SystemRandom()
+    return [one for one in pictures if secret.random() < rate]
 
 
 def add_cut(totals: Sequence[Tensor], gradients: Sequence[Tensor | None], *, clip: float, grid: float) -> None:

@@ -28,7 +28,7 @@ POINTS = 100
 def lineage(run: Run, model: Model, report: Report, ended: Ended, privacy: Privacy | None = None) -> dict[str, Any]:
     """From what, by what, with what: enough to make it again.
 
-    A private run keeps the digest of its pictures in its own folder: who guesses the pictures could try them against it.
+    A private run keeps the digest of its pictures in its own folder: who guesses the pictures could try them on it.
     """
     return {
         "base": model.name,
