@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from safelight.spec import (
     Inpaint,
     TextToImage,
     Upscale,
+    choose_seed,
     complete,
     parse_draft,
     parse_spec,
+    seeds_from,
 )
 
 MODEL = "0" * 64
@@ -140,6 +143,19 @@ def test_what_the_caller_leaves_open_the_model_decides() -> None:
     }
 
 
+def test_a_seed_of_before_is_read_from_a_spec_and_not_from_a_draft() -> None:
+    spec = complete(Draft(prompt="x", seed=2**32 - 1), DEFAULTS, model_digest=MODEL)
+    assert parse_spec(spec.model_dump(mode="json") | {"seed": 2**64 - 1}).seed == 2**64 - 1
+    with pytest.raises(InvalidRequest, match="seed"):
+        parse_spec(spec.model_dump(mode="json") | {"seed": 2**64})
+    assert '"maximum": 4294967295' in json.dumps(Draft.model_json_schema()["properties"]["seed"])
+
+
+def test_a_chosen_seed_has_32_bits_and_so_have_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "randbelow", lambda below: below - 1)
+    assert seeds_from(choose_seed(), 3) == [2**32 - 1, 0, 1]
+
+
 def test_a_seed_is_chosen_where_none_is_given_and_every_format_can_carry_it() -> None:
     seeds = {complete(Draft(prompt="x"), DEFAULTS, model_digest=MODEL).seed for _ in range(20)}
     assert len(seeds) > 15
@@ -161,7 +177,8 @@ def test_a_seed_is_chosen_where_none_is_given_and_every_format_can_carry_it() ->
         ({"steps": 0}, r"steps: .*\(got 0\)"),
         ({"steps": 2.5}, r"steps: .*integer"),
         ({"seed": -1}, r"seed: .*\(got -1\)"),
-        ({"seed": 2**64}, r"seed"),
+        ({"seed": 2**32}, r"seed: at most 4294967295: only 32 bits of a seed are heeded, .* the picture of 0 \(got 42"),
+        ({"seed": 2**64}, r"seed: at most 4294967295"),
         ({"prompt": "x" * 100_000}, r"prompt: .*at most 20000 characters \(got 'x+\.\.\.\)"),
         ({"stepz": 3}, r"stepz: no such field; did you mean 'steps'"),
         ({"clip_skip": 0}, r"clip_skip"),

@@ -31,7 +31,7 @@ from safelight.models.checkpoints.digest import file_sum
 from safelight.pipeline import generate
 from safelight.prompts.several import number
 from safelight.settings import Settings
-from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale
+from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale, parse_spec
 from safelight.studio import Studio, open_studio, rounded, same_area
 
 __all__ = ["checkpoint", "one_thread"]
@@ -269,9 +269,27 @@ def test_an_impossible_number_of_pictures_is_refused(n: int) -> None:
         number(draft(), n)
 
 
-def test_seeds_that_run_over_the_end_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="seed"):
-        number(draft(seed=2**64 - 1), 2)
+def test_after_the_largest_seed_comes_0() -> None:
+    assert [one.seed for one in number(draft(seed=2**32 - 2), 4)] == [2**32 - 2, 2**32 - 1, 0, 1]
+
+
+def test_a_spec_of_before_with_a_larger_seed_is_drawn_as_it_was(studio: Studio) -> None:
+    """By the lower 32 bits, which is why no new one is taken."""
+    spec = completed(studio, draft(seed=5))
+    before = parse_spec(spec.model_dump(mode="json") | {"seed": 2**63 + 5})
+    assert before.digest() == spec.model_copy(update={"seed": 2**63 + 5}).digest() != spec.digest()
+    old, new = (decoded(events_of(one, studio)) for one in (before, spec))
+    assert old.tobytes() == new.tobytes()
+
+
+def decoded(events: list[Event]) -> Image.Image:
+    return next(event.image for event in events if isinstance(event, Decoded))
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**64, 2**64 + 7])
+def test_plain_python_is_told_why_a_seed_is_refused(seed: int, studio: Studio) -> None:
+    with pytest.raises(InvalidRequest, match=f"draws the picture of {seed % 2**32} "):
+        generate_pictures("the cat", model="sd1", seed=seed, studio=studio)
 
 
 def test_plain_python_gets_pictures(studio: Studio) -> None:

@@ -13,13 +13,45 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from safelight.errors import InvalidRequest, UnsupportedOption, nearest
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
+NUM_SEEDS = 2**32
+"""torch's generator on the CPU heeds 32 bits of a seed: those that differ by so much draw the same picture."""
+
+
+def heeded(seed: int) -> int:
+    if seed >= NUM_SEEDS:
+        raise PydanticCustomError(
+            "seed_too_large",
+            "at most {most}: only 32 bits of a seed are heeded, so that this one draws the picture of {same}",
+            {"most": NUM_SEEDS - 1, "same": seed % NUM_SEEDS},
+        )
+    return seed
+
+
+Seed = Annotated[
+    int,
+    Field(ge=0),
+    AfterValidator(heeded),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": NUM_SEEDS - 1}),
+]
+SpecSeed = Annotated[int, Field(ge=0, lt=2**64)]
+"""Pictures of earlier versions have larger ones, and are drawn again as they were."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256 of a stored file, in hex."""
 Prompt = Annotated[str, Field(max_length=20_000)]
@@ -285,7 +317,7 @@ class Picture(Frozen):
     model_digest: Digest
     prompt: Prompt
     negative_prompt: Prompt
-    seed: Seed
+    seed: SpecSeed
     width: Side
     height: Side
     sampler: str
@@ -554,8 +586,12 @@ def only_fields(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, A
 
 
 def choose_seed() -> int:
-    """Below 2^32, so that every client and file format that carries seeds can carry it."""
-    return secrets.randbelow(2**32)
+    return secrets.randbelow(NUM_SEEDS)
+
+
+def seeds_from(first: int, n: int) -> list[int]:
+    """`n` seeds that follow each other; after the largest comes 0."""
+    return [(first + i) % NUM_SEEDS for i in range(n)]
 
 
 def digest_of(value: BaseModel) -> str:

@@ -89,6 +89,26 @@ def test_another_programs_settings_are_drawn_with_a_model_that_is_here(safelight
     assert safelight("replay", "theirs.png", "--model", "mini").exit_code == 1  # drawn, and of course another picture
 
 
+def test_a_seed_of_64_bits_is_drawn_by_those_that_are_heeded(safelight: Call) -> None:
+    """ComfyUI's have so many, and a picture of its settings is that of the lower half, there and here."""
+    inputs: dict[str, object] = {"steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    inputs |= {"latent_image": ["2", 0], "positive": ["3", 0], "negative": ["4", 0]}
+    for seed in (7, 2**40 + 7):
+        graph: dict[str, object] = {
+            "1": {"class_type": "KSampler", "inputs": inputs | {"seed": seed}},
+            "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64}},
+            "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
+            "4": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
+        }
+        notes = PngInfo()
+        notes.add_text("prompt", json.dumps(graph))
+        Image.new("RGB", (64, 64), "blue").save(f"{seed}.png", pnginfo=notes)
+        result = safelight("replay", f"{seed}.png", "--model", "mini", "--out", "again")
+        assert result.exit_code == 1, result.stderr  # drawn, and of course another picture
+    with Image.open("again/7-replayed.png") as low, Image.open(f"again/{2**40 + 7}-replayed.png") as high:
+        assert low.tobytes() == high.tobytes()
+
+
 def test_a_picture_without_a_record_is_refused(safelight: Call) -> None:
     Image.new("RGB", (64, 64)).save("plain.png")
     assert "does not say how it was made" in safelight("replay", "plain.png").stderr

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safelight.cli.main import app
+from safelight.cli.tune import promised
 from safelight.lifecycle.mini import scratch
 
 
@@ -45,3 +46,9 @@ def test_a_run_goes_on_after_the_stages_that_are_done(
     scratch.train_all(orders, processes=1)
     assert len(begun) == 7
     assert "finished run" in capsys.readouterr().out
+
+
+def test_a_promise_is_told_with_the_names_of_its_accountants() -> None:
+    said = {"epsilon": 6.641, "accountant": "prv", "epsilon_rdp": 7.994, "delta": 1e-5}
+    assert promised(said) == "epsilon 6.64 at delta 1e-05 by prv, 7.99 by rdp"
+    assert promised(said | {"epsilon": 7.994, "accountant": "rdp"}) == "epsilon 7.99 at delta 1e-05 by rdp"

@@ -60,7 +60,8 @@ def generate(
         int, typer.Option("-n", "--number", min=1, max=1000, help="How many pictures, with seeds SEED, SEED + 1, ...")
     ] = 1,
     seed: Annotated[
-        int | None, typer.Option("--seed", "-s", help="The same seed gives the same picture.", show_default="random")
+        int | None,
+        typer.Option("--seed", "-s", help="The same seed, below 2^32, gives the same picture.", show_default="random"),
     ] = None,
     width: Annotated[
         int | None, typer.Option("--width", "-W", help="In pixels, a multiple of 8.", show_default="the model's own")

@@ -103,7 +103,7 @@ def what_to_draw(
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
     from safelight.models.registry.catalogue import open_catalogue
-    from safelight.spec import Upscale, parse_draft
+    from safelight.spec import NUM_SEEDS, Upscale, parse_draft
 
     if found.producer == "unknown":
         raise InvalidRequest(f"{file} does not say how it was made, so it cannot be made again")
@@ -134,6 +134,9 @@ def what_to_draw(
         "negative_prompt": found.negative_prompt,
         **settled,
     }
+    # ComfyUI's seeds have 64 bits, and so had ours; the lower half is what a generator on the CPU draws by.
+    if type(seed := wish.get("seed")) is int and seed >= NUM_SEEDS:
+        wish["seed"] = seed % NUM_SEEDS
     named = wish.get("model", "none")
     if model is None and open_catalogue(settings).listed(named) is None:
         raise InvalidRequest(

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import UnionType
@@ -219,8 +219,14 @@ def finished(item: "Finished") -> list[str]:
     base = item.lineage["base"]
     more = [] if as_model or base == "mini" else ["--model", base]
     private = item.lineage["privacy"]
-    promise = f", epsilon {private['epsilon']:.2f} at delta {private['delta']:g}" if private else ""
+    promise = f", {promised(private)}" if private else ""
     return [f"{item.reference} after {item.step} steps{early}{promise}", "", "Try next:", f"  {command(*words, *more)}"]
+
+
+def promised(private: Mapping[str, Any]) -> str:
+    """`epsilon 6.64 at delta 1e-05 by prv, 7.99 by rdp`, as Opacus calls its accountants."""
+    first = f"epsilon {private['epsilon']:.2f} at delta {private['delta']:g} by {private['accountant']}"
+    return first if private["accountant"] == "rdp" else f"{first}, {private['epsilon_rdp']:.2f} by rdp"
 
 
 CHECK_EXAMPLES = """\

@@ -6,7 +6,7 @@ from typing import Literal
 from safelight.errors import InvalidRequest
 from safelight.prompts.templates import combinations, draw
 from safelight.prompts.wildcards import Wildcards
-from safelight.spec import Draft, choose_seed, parse_draft
+from safelight.spec import Draft, choose_seed, parse_draft, seeds_from
 
 MOST_PICTURES = 1000
 Expand = Literal["wildcards", "combinatorial"]
@@ -18,7 +18,7 @@ def number(draft: Draft, n: int) -> list[Draft]:
     if not 1 <= n <= MOST_PICTURES:
         raise InvalidRequest(f"n must be 1 to {MOST_PICTURES}, not {n}")
     seed = choose_seed() if draft.seed is None else draft.seed
-    return [parse_draft(draft.model_dump() | {"seed": seed + i}) for i in range(n)]
+    return [parse_draft(draft.model_dump() | {"seed": one}) for one in seeds_from(seed, n)]
 
 
 def expanded(draft: Draft, n: int, *, expand: Expand | None, folder: Path) -> list[Draft]:

@@ -53,7 +53,7 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[News]:
     def embedding() -> Embedding:
         return Embedding(recipe.name, f"step {state.step}", tuple(vector.detach() for vector in vectors))
 
-    privacy = privacy_for(recipe, len(lesson.dataset.own), processes=run.accelerator.num_processes)
+    privacy = privacy_for(recipe, len(lesson.dataset.own))
     ended = yield from fit(
         run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step, [embedding()]), privacy=privacy
     )

@@ -18,7 +18,8 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from safelight.errors import JobFailed, StorageFailed
+from safelight.errors import InvalidRequest, JobFailed, StorageFailed
+from safelight.lifecycle.training.accounting import Spent
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, save_checkpoint
 from safelight.lifecycle.training.dataset import Batch, Ready, assemble, placed
@@ -38,7 +39,7 @@ HELD_ROWS = 32
 """Noise levels that the pictures kept aside are measured at, together."""
 
 
-REMEMBERED = ("step", "seconds", "best", "best_weights", "waited", "losses")
+REMEMBERED = ("step", "seconds", "best", "best_weights", "waited", "losses", "spent")
 """Of the state, as it is."""
 
 
@@ -86,6 +87,8 @@ class State:
     """Measurements since it got better."""
     losses: list[float] = field(default_factory=list[float])
     """Of each step."""
+    spent: list[Spent] = field(default_factory=list[Spent])
+    """By the steps of a private run."""
     saved: int = 0
     """The step of the last checkpoint."""
 
@@ -105,7 +108,7 @@ class State:
         if self.average and kept["average"]:
             self.average.load_state_dict(kept["average"])
         for name in REMEMBERED:
-            setattr(self, name, kept[name])
+            setattr(self, name, kept.get(name, []) if name == "spent" else kept[name])
         self.saved = self.step
 
     @torch.no_grad()
@@ -125,6 +128,7 @@ class Ended:
     held_loss: float | None
     """The least on the pictures kept aside, if any were."""
     seconds: float
+    spent: Sequence[Spent]
 
 
 def new_state(
@@ -169,6 +173,7 @@ def fit(
     Closing the generator, or Ctrl-C, leaves a checkpoint of the last whole step.
 
     Raises:
+        InvalidRequest: the folder has a private run whose noise could be guessed.
         JobFailed: the loss or the gradients are no numbers any more; the checkpoint is of the step before.
         StorageFailed: a checkpoint could not be written; the one before it is whole.
     """
@@ -176,6 +181,11 @@ def fit(
     path = run.folder / "state.pt"
     if kept := load_checkpoint(path):
         state.restore(kept)
+        if privacy and not state.spent:
+            raise InvalidRequest(
+                f"{run.folder} holds a private run of an older version, whose noise had only 32 bits of secret; "
+                "begin again with an --out of its own"
+            )
     accelerator.init_trackers("curves")
     model = accelerator.prepare(learner)
     held = held_batches(lesson.held, lesson.dataset.latent, recipe, levels=lesson.levels, device=accelerator.device)
@@ -216,7 +226,9 @@ def fit(
             set_rates([state.optimizer], factor)
             if privacy:
                 params = list(state.params.values())
-                loss = float(private_gradients(model, params, lesson.dataset, privacy, device=accelerator.device))
+                seen = private_gradients(model, params, lesson.dataset, privacy, device=accelerator.device)
+                # Without a picture, the loss before stands for it.
+                loss = seen if seen is not None else (state.losses or [0.0])[-1]
             else:
                 loss = gradients(run, model, lesson, state.step)
             if not math.isfinite(loss):
@@ -233,6 +245,7 @@ def fit(
                     state.average.update()
                 state.step += 1
                 state.losses.append(loss)
+                state.spent = privacy.spend(state.spent) if privacy else []
                 done = state.step == recipe.steps
                 numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
                 news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
@@ -251,7 +264,7 @@ def fit(
         save()
         raise
     held_loss = state.best if math.isfinite(state.best) else None
-    return Ended(state.step, stopped, state.losses, held_loss, state.seconds)
+    return Ended(state.step, stopped, state.losses, held_loss, state.seconds, state.spent)
 
 
 def gradients(run: Run, model: nn.Module, lesson: Lesson, step: int) -> float:

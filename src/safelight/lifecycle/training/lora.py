@@ -40,7 +40,7 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[News]:
     )
     learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
     state = new_state(recipe, learnt)
-    privacy = privacy_for(recipe, len(lesson.dataset.own), processes=run.accelerator.num_processes)
+    privacy = privacy_for(recipe, len(lesson.dataset.own))
     ended = yield from fit(
         run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step), privacy=privacy
     )

@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Longer gradients are shortened to this."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """All randomness of a run follows from it."""
+    """All randomness of a run follows from it, but that of a private one, which is secret."""
 
     resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
     """Side in pixels of the square whose area pictures are brought to; left out: what the model was made for."""
@@ -138,10 +138,10 @@ class PrivateRecipe(Recipe):
     dp: bool = False
     """Train with differential privacy (DP-SGD): the result tells next to nothing of any one picture, and is worse."""
     dp_epsilon: Annotated[float, Field(gt=0, le=1000)] = 8.0
-    """How much it may tell: below 1 is strong, 8 is usual, far above is little protection."""
+    """How much it may tell, by the accountant rdp: below 1 is strong, 8 is usual, far above is little protection."""
     dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """How likely the promise may fail; well below one over the number of pictures."""
-    dp_clip: Annotated[float, Field(gt=0)] = 1.0
+    dp_clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     """Longest gradient of one picture."""
 
     @model_validator(mode="after")

@@ -26,20 +26,23 @@ POINTS = 100
 
 
 def lineage(run: Run, model: Model, report: Report, ended: Ended, privacy: Privacy | None = None) -> dict[str, Any]:
-    """From what, by what, with what: enough to make it again."""
+    """From what, by what, with what: enough to make it again.
+
+    A private run keeps the digest of its pictures in its own folder: who guesses the pictures could try them on it.
+    """
     return {
         "base": model.name,
         "base_digest": model.digest,
         "family": model.description.family.name,
         "data": run.recipe.data,
-        "dataset_digest": report.digest,
+        "dataset_digest": None if privacy else report.digest,
         "num_pictures": len(report.good),
         "recipe": run.recipe.model_dump(mode="json"),
         "recipe_digest": run.recipe.digest(),
         "steps": ended.step,
         "stopped_early": ended.stopped_early,
         "code_version": run.version,
-        "privacy": privacy.spent(ended.step) if privacy else None,
+        "privacy": privacy.told(ended.spent) if privacy else None,
     }
 
 
@@ -87,7 +90,7 @@ def finish(run: Run, path: Path, known: dict[str, Any], ended: Ended) -> Finishe
             licence=base.licence if base else None,
             lineage=Lineage(
                 parents=(base.parent() if base else Parent(name=known["base"], digest=known["base_digest"]),),
-                dataset_digest=known["dataset_digest"],
+                dataset_digest=known["dataset_digest"] or "",
                 recipe=known["recipe"],
                 code_version=known["code_version"],
                 metrics=metrics(run, known, ended),
@@ -120,14 +123,17 @@ def again_later() -> Generator[None, None, None]:
 
 
 def metrics(run: Run, known: dict[str, Any], ended: Ended) -> dict[str, Any]:
-    """How the run went, for those who look at the version later. Losses of a private run are its owner's alone."""
+    """How the run went, for those who look at the version later.
+
+    The losses of a private run, and how long its chosen pictures took, are its owner's alone.
+    """
     samples = sorted((run.folder / "samples").glob("*.png"))
     private = known["privacy"] is not None
     return {
         "num_pictures": known["num_pictures"],
         "steps": ended.step,
         "stopped_early": ended.stopped_early,
-        "seconds": round(ended.seconds, 1),
+        "seconds": None if private else round(ended.seconds, 1),
         "run": str(run.folder),
         "samples": [str(path) for path in samples],
         "privacy": known["privacy"],

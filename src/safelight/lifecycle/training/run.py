@@ -29,6 +29,7 @@ from safelight.lifecycle.training.dataset import Dataset, Ready, Say, hold_out, 
 from safelight.lifecycle.training.latent_cache import latents_of
 from safelight.lifecycle.training.news import News, Prepared
 from safelight.lifecycle.training.noising import NoiseLevels
+from safelight.lifecycle.training.privacy import require_private
 from safelight.lifecycle.training.recipe import (
     AnyRecipe,
     DreamBoothRecipe,
@@ -70,7 +71,7 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, 
 
     Raises:
         InvalidRequest: the folder has a run of another recipe, or one that is going on.
-        UnsupportedOption: a precision, an optimiser or a tracker that is not to be had here.
+        UnsupportedOption: a precision, an optimiser, a tracker or a privacy that is not to be had here.
     """
     folder = folder or usual_folder(recipe, settings.home / "runs")
     device = best_device() if settings.device == "auto" else settings.device
@@ -83,6 +84,7 @@ def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, 
         # A text encoder's last layer may not be read at all.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
+    require_private(recipe, processes=accelerator.num_processes)
     if recipe.batch % accelerator.num_processes:
         raise InvalidRequest(f"batch {recipe.batch} cannot be shared evenly by {accelerator.num_processes} processes")
     lock = locked(folder, main=accelerator.is_main_process)

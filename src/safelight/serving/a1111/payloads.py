@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidRequest, UnsupportedOption
@@ -18,7 +18,19 @@ from safelight.prompts.several import MOST_PICTURES, Expand
 from safelight.serving.a1111.options import Options
 from safelight.serving.a1111.sd_upscale import SD_UPSCALE
 from safelight.serving.a1111.upscalers import HIGHRES
-from safelight.spec import Blur, Fit, Fraction, Guidance, ImageGuidance, Padding, Prompt, Steps, Strength
+from safelight.spec import (
+    NUM_SEEDS,
+    Blur,
+    Fit,
+    Fraction,
+    Guidance,
+    ImageGuidance,
+    Padding,
+    Prompt,
+    Steps,
+    Strength,
+    heeded,
+)
 
 FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}
 """resize_mode."""
@@ -67,8 +79,13 @@ class Drawing(Loose):
     prompt: Annotated[Prompt, Field(examples=["a red apple"])] = ""
     negative_prompt: Prompt = ""
     styles: list[str] = []
-    seed: Annotated[int, Field(ge=-1, lt=2**64)] = -1
-    """-1 chooses one; picture i of a request has seed + i."""
+    seed: Annotated[
+        int,
+        Field(ge=-1),
+        AfterValidator(heeded),
+        WithJsonSchema({"type": "integer", "minimum": -1, "maximum": NUM_SEEDS - 1}),
+    ] = -1
+    """-1 chooses one; picture i of a request has seed + i, and after the largest comes 0."""
     subseed: int = -1
     subseed_strength: float = 0
     seed_resize_from_h: int = -1

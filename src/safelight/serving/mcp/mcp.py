@@ -37,7 +37,8 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
-from safelight.spec import choose_seed
+from safelight.spec import Seed as AnySeed
+from safelight.spec import choose_seed, seeds_from
 from safelight.version import __version__
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ Sampler = Annotated[str | None, Field(description="A name of list_samplers.")]
 Size = Annotated[int | None, Field(description="In pixels, a multiple of 8; left out, what the model draws best.")]
 Steps = Annotated[int | None, Field(description="More is slower and finer; 20 to 30 is usual.")]
 Guidance = Annotated[float | None, Field(description="How closely to follow the prompt, 1 to 15.")]
-Seed = Annotated[int | None, Field(description="The same seed and words give the same picture.")]
+Seed = Annotated[AnySeed | None, Field(description="The same seed and words give the same picture.")]
 Number = Annotated[int, Field(ge=1, le=MOST_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
 
 Wildcards = Annotated[bool, Field(description="Choose by lot from {red|blue} and __colour__ in the prompt.")]
@@ -276,8 +277,7 @@ def unknown(argument: str, known: list[str]) -> str:
 
 async def draw(api: Api, ask: Ask, wishes: dict[str, Any], *, n: int) -> CallToolResult:
     given = {name: value for name, value in wishes.items() if value is not None}
-    seed = given.get("seed", choose_seed())
-    asked = [given | {"seed": seed + i} for i in range(n)]
+    asked = [given | {"seed": seed} for seed in seeds_from(given.get("seed", choose_seed()), n)]
     return await shown(api, ask, (await api.ask("POST", "/v1/jobs", ask, json=asked)).json()["data"])
 
 
