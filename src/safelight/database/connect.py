@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib import resources
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
@@ -45,6 +45,10 @@ class Database:
         no model and no slow disk."""
         call = partial(contextvars.copy_context().run, partial(work, *args, **named))
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+
+    async def ask(self, look: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """`read` in a thread, with these arguments."""
+        return await self.run(self.read, lambda session: look(session, *args, **named))
 
     def write(self, work: Callable[[Session], T], *, patience_s: float = BUSY_S) -> T:
         """In a transaction, tried again while another process holds the database, for `patience_s` in all.

@@ -193,7 +193,11 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequ
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
     sittings = sittings_of(request)
-    jobs = await sittings.draw(request, upscales, caller, Wishes(), desk=parts.desk, kind="extras") if upscales else []
+    jobs = (
+        await sittings.draw(request, upscales, caller, Wishes(brought=True), desk=parts.desk, kind="extras")
+        if upscales
+        else []
+    )
     for one, job in zip(grows, jobs, strict=True):
         if job.asset_id is None:
             raise JobCancelled("interrupted before all pictures were made larger")

@@ -188,7 +188,7 @@ async def drawn(
 ) -> Drawn:
     began = time.time()
     parts = parts_of(request)
-    wishes = Wishes(encoding=options.encoding)
+    wishes = Wishes(encoding=options.encoding, brought=True)
     jobs = await sittings_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
     return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
 

@@ -2,6 +2,7 @@
 
 tables queue    the rows, and what callers do with them
 attempts        what workers do with them, each write behind a fence
+holders         who may see which picture
 usage           what callers have used, and their limits
 loops           work that goes on for as long as the server runs
 desk            a request -> accepted jobs, or a refusal

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import and_, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.queue import JobQueue, held
 from safelight.serving.jobs.tables import TRAINING, JobRow, WorkerRow
 
@@ -149,6 +150,7 @@ class Attempts:
 
         def work(session: Session, row: JobRow) -> None:
             row.asset_id, row.seconds, row.step = asset_id, seconds, row.total_steps
+            hold(session, [asset_id] if asset_id else [], row.tenant)
             self.queue.leave(session, row, "done", {"asset_id": asset_id, "seconds": seconds, **(more or {})})
 
         return self.change(job, progress, work)

@@ -14,6 +14,7 @@ from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
 from safelight.models.checkpoints.sizes import require_area
 from safelight.pipeline import PNG
+from safelight.serving.jobs.holders import pictures_of, require_sight
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.live import Live
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
@@ -39,6 +40,8 @@ class Wishes:
     webhook_url: str | None = None
     said: str = ""
     """What the request said, where its drafts already hold chances such as seeds; tells a retry from another one."""
+    brought: bool = False
+    """The pictures that the drafts name came with the request: the client named none by its id."""
     retried: bool = False
     """The client says that it asks again, and has no idempotency key: its last equal request is the one it means."""
 
@@ -72,6 +75,9 @@ class Desk:
         wishes = wishes or Wishes()
         caller.require("draw")
         self.require_terms(caller, wishes)
+        if not wishes.brought:
+            named = {asset_id for draft in drafts for asset_id in pictures_of(draft)}
+            await self.queue.database.ask(require_sight, named, caller.sees)
         terms = self.terms_of(caller, wishes, digest_of(drafts, wishes))
         if known := await self.queue.database.run(self.queue.put_before, terms):
             return known
@@ -87,7 +93,9 @@ class Desk:
             "quality": wishes.encoding.quality,
             "metadata": wishes.encoding.metadata,
         }
-        orders = [Order(spec=spec.model_dump(mode="json"), encoding=encoding) for spec in specs]
+        orders = [
+            Order(spec=spec.model_dump(mode="json"), encoding=encoding, pictures=pictures_of(spec)) for spec in specs
+        ]
         return await self.put(orders, terms)
 
     async def accept_training(self, recipe: AnyRecipe, caller: Caller, wishes: Wishes) -> JobRow:

@@ -10,7 +10,7 @@ What workers do with it is in `attempts`. Every change names the state it starts
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from safelight.database.connect import Database
 from safelight.errors import IdempotencyConflict, UnknownJob
 from safelight.serving.jobs import usage
+from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
 from safelight.serving.jobs.usage import Limits
 
@@ -36,6 +37,8 @@ class Order:
 
     spec: Mapping[str, Any]
     encoding: Mapping[str, Any]
+    pictures: Collection[str] = ()
+    """The ids of those that the spec names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,7 @@ class JobQueue:
         ]
         session.add_all(jobs)
         session.flush()
+        hold(session, {asset_id for order in orders for asset_id in order.pictures}, terms.tenant)
         for job in jobs:
             usage.expect(session, job)
             self.note(session, job, "queued", {})
@@ -164,13 +168,6 @@ class JobQueue:
         if before:
             query = query.where(JobRow.id < before)
         return self.database.read(lambda session: list(session.scalars(query)))
-
-    def may_see(self, tenant: str | None, asset_id: str) -> bool:
-        """Whether a job of the tenant (None: of anybody) made the picture."""
-        query = select(JobRow.id).where(JobRow.asset_id == asset_id).limit(1)
-        if tenant is not None:
-            query = query.where(JobRow.tenant == tenant)
-        return self.database.read(lambda session: session.scalar(query)) is not None
 
     def events(self, job_id: str, *, after: int = 0) -> list[EventRow]:
         query = select(EventRow).where(EventRow.job_id == job_id, EventRow.number > after).order_by(EventRow.number)

@@ -111,6 +111,15 @@ class UsageRow(Base):
     compute_s: Mapped[float]
 
 
+class HolderRow(Base):
+    """Whose jobs made, or began with, a stored picture, or who sent it: they may see it."""
+
+    __tablename__ = "holders"
+
+    asset_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
 class KeyRow(Base):
     """Who may ask, for what, and how much; the key itself is not kept, only its sha256."""
 

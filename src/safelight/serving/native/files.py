@@ -18,6 +18,7 @@ from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, UnknownAsset
 from safelight.serving.http.auth import Who, caller_of
 from safelight.serving.http.parts import parts_of
+from safelight.serving.jobs.holders import hold, require_sight
 from safelight.serving.jobs.tables import JobRow
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -35,7 +36,10 @@ class FileView(BaseModel):
 async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File()]) -> FileView:
     """Store a picture that jobs start from."""
     caller.require("draw")
-    return FileView(id=await parts_of(request).studio.take(await file.read(), tenant=caller.tenant))
+    parts = parts_of(request)
+    asset_id = await parts.studio.take(await file.read(), tenant=caller.tenant)
+    await parts.database.run(parts.database.write, lambda session: hold(session, [asset_id], caller.tenant))
+    return FileView(id=asset_id)
 
 
 @router.get(
@@ -62,8 +66,7 @@ async def download(
             raise Forbidden("this link has expired; ask for the job again to get a new one")
     else:
         caller = await caller_of(request)
-        if not await parts.database.run(parts.desk.queue.may_see, caller.sees, asset_id):
-            raise UnknownAsset(f"no picture {asset_id!r} is stored here")
+        await parts.database.ask(require_sight, [asset_id], caller.sees)
     path = await asyncio.to_thread(parts.studio.assets.path_of, asset_id)
     data = await asyncio.to_thread(parts.studio.assets.read, asset_id)
     # The name is the content's own digest: it never changes.

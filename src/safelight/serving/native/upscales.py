@@ -33,7 +33,6 @@ class UpscaleRequest(BaseModel):
 async def create(request: Request, caller: Who, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
     """Accept a picture to be made larger."""
     parts = parts_of(request)
-    await asyncio.to_thread(parts.studio.assets.path_of, body.init)  # there is such a picture
     wishes = Wishes(
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
         idempotency_key=idempotency_key,

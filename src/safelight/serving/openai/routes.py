@@ -128,6 +128,7 @@ async def draw(
     """
     parts = parts_of(request)
     wishes = Wishes(
+        brought=True,
         encoding=body.encoding(),
         idempotency_key=idempotency_key,
         said=body.model_dump_json() + str(first.init) + str(first.mask),
