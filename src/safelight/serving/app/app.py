@@ -16,7 +16,7 @@ from safelight.serving.a1111 import extras as a1111_extras
 from safelight.serving.a1111 import lists as a1111_lists
 from safelight.serving.a1111 import routes as a1111
 from safelight.serving.a1111.sittings import Sittings
-from safelight.serving.http import errors, health, metrics_route
+from safelight.serving.http import errors, health, metrics_route, viewer_route
 from safelight.serving.http.access import Access
 from safelight.serving.http.description import describe
 from safelight.serving.http.door import Door
@@ -59,10 +59,12 @@ def create_app(
         summary="Stable Diffusion, end to end: pictures, edits and jobs that survive a restart.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages take their scripts from elsewhere: `viewer_route` has ours
+        redoc_url=None,
     )
     app.state.sittings = Sittings()
     errors.install(app)
-    for part in (health, metrics_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
+    for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)
