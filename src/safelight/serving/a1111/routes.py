@@ -24,6 +24,7 @@ from safelight.serving.a1111.sd_upscale import enlarged
 from safelight.serving.a1111.sittings import sittings_of
 from safelight.serving.a1111.units import led_by, units_of
 from safelight.serving.http.auth import Who
+from safelight.serving.http.description import NULL
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
@@ -143,7 +144,7 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
     return {}
 
 
-@router.post("/skip")
+@router.post("/skip", responses=NULL)
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)

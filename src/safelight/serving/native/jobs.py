@@ -17,10 +17,12 @@ from safelight.events import Event, Previewed, Stepped
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.prompts.several import Expand, expanded
 from safelight.serving.http.auth import Who
+from safelight.serving.http.description import stream
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Desk, Wishes
 from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
 from safelight.serving.native.files import as_base64, link
+from safelight.serving.native.told import JobMessage
 from safelight.spec import Draft
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -211,7 +213,11 @@ async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
     return await view(request, await parts_of(request).desk.cancel(job))
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
+@router.get(
+    "/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses=stream(JobMessage, "Messages until the job has ended."),
+)
 async def events(
     request: Request,
     caller: Who,

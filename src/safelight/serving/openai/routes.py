@@ -21,6 +21,7 @@ from safelight.models.checkpoints.families import Description
 from safelight.prompts.several import expanded
 from safelight.serving.http.attend import failure, stay
 from safelight.serving.http.auth import Who
+from safelight.serving.http import description
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
@@ -48,10 +49,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 STRENGTHS = {"high": 0.5, "low": 0.75, None: 0.75}
 """By `input_fidelity`."""
 MOST_IMAGES = 16
-PICTURE = "The picture that is edited: PNG, JPEG, WebP or GIF. Named `image[]`, there may be several; the first counts."
-MASK = "A PNG of the same shape; where it is transparent, the picture is drawn anew."
-EDIT_FORM = form_of(EditRequest, {"image": PICTURE, "mask": MASK}, needed="image")
-VARIATION_FORM = form_of(VariationRequest, {"image": PICTURE}, needed="image")
+TOLD = "Pictures; or with `stream`, messages as they are drawn."
 Body = TypeVar("Body", bound=ImageRequest)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 RETRIES = "x-stainless-retry-count"
@@ -74,7 +72,11 @@ async def model(request: Request, caller: Who, name: str) -> ModelView:
     return ModelView(id=name, created=0)
 
 
-@router.post("/images/generations", response_model=ImagesAnswer)
+@router.post(
+    "/images/generations",
+    response_model=ImagesAnswer,
+    responses=description.stream(GenerationMessage, TOLD),
+)
 async def generations(
     request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
 ) -> ImagesAnswer | Response:
@@ -84,7 +86,12 @@ async def generations(
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
-@router.post("/images/edits", response_model=ImagesAnswer, openapi_extra=EDIT_FORM)
+@router.post(
+    "/images/edits",
+    response_model=ImagesAnswer,
+    responses=description.stream(EditMessage, TOLD),
+    openapi_extra=description.form(EditForm),
+)
 async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew."""
     caller.require("draw")
@@ -96,7 +103,12 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
-@router.post("/images/variations", response_model=ImagesAnswer, openapi_extra=VARIATION_FORM)
+@router.post(
+    "/images/variations",
+    response_model=ImagesAnswer,
+    responses=description.stream(EditMessage, TOLD),
+    openapi_extra=description.form(VariationForm),
+)
 async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture like another one; a `prompt` may help."""
     caller.require("draw")
