@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.family import Family
-from safelight.spec import Defaults, explain
+from safelight.faults import explain
+from safelight.spec import Defaults
 
 
 def read_defaults(

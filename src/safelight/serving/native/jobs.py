@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WrapValidator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from safelight.assets.encode import Detail, Encoding, Format
 from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
-from safelight.lifecycle.training.recipe import parse_recipe
+from safelight.faults import Checked, untagged
+from safelight.lifecycle.training.recipe import RecipeByKind
 from safelight.prompts.several import Expand, expanded
 from safelight.serving.http.auth import Who
 from safelight.serving.http.description import stream
@@ -65,7 +66,7 @@ class JobRequest(Draft):
         )
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(Checked):
     """A training run that is asked for: the recipe of `safelight train`."""
 
     model_config = ConfigDict(
@@ -74,7 +75,7 @@ class TrainingRequest(BaseModel):
                                                                         "data": "/data/my-icons", "steps": 300}}]},
     )  # fmt: skip
     kind: Literal["training"]
-    recipe: dict[str, Any]
+    recipe: RecipeByKind
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
@@ -141,6 +142,7 @@ Asked = Annotated[
     | Annotated[list[JobRequest], Tag("pictures")]
     | Annotated[TrainingRequest, Tag("training")],
     Discriminator(kind_of),
+    WrapValidator(untagged),
     Body(),
 ]
 
@@ -151,8 +153,7 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
     same jobs."""
     desk = parts_of(request).desk
     if isinstance(body, TrainingRequest):
-        recipe = parse_recipe(body.recipe)
-        return await view(request, await desk.accept_training(recipe, caller, body.wishes(idempotency_key)))
+        return await view(request, await desk.accept_training(body.recipe, caller, body.wishes(idempotency_key)))
     asked = body if isinstance(body, list) else [body]
     if not 1 <= len(asked) <= MOST_IN_A_LIST:
         raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")
