@@ -9,8 +9,8 @@ A model that is `Checked` finds clashes between fields and misspelt names along 
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, Self, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,7 @@ from safelight.errors import Faults, InvalidField, InvalidRequest, SafelightErro
 LONGEST_SHOWN = 60
 SHORTEST_SLIP = 4
 """Any short name is a letter away from another."""
-T = TypeVar("T")
+A, B, C = TypeVar("A"), TypeVar("B"), TypeVar("C")
 
 
 class Checked(BaseModel):
@@ -51,11 +51,10 @@ class Checked(BaseModel):
             faults += [detail(fault, known) for fault in told]
             broken = {str(fault["loc"][0]) for fault in told if fault["loc"]}
             if isinstance(values, Mapping) and broken:
+                missing = {str(fault["loc"][0]): "" for fault in told if fault["type"] == "missing"}
                 rest = {name: value for name, value in values.items() if name not in broken}
-                try:
-                    whole = handler(rest)
-                except ValidationError:
-                    pass  # something is missing: what it clashes with is not known
+                with suppress(ValidationError):  # what is missing is no string: what it clashes with is not known
+                    whole = handler(rest | missing)
         if whole is not None:
             faults += [carrying(one, values) for one in whole.clashes() if broken.isdisjoint(heads_of(one))]
         if faults or whole is None:
@@ -122,12 +121,17 @@ def why_of(fault: Mapping[str, Any], known: Sequence[str]) -> str:
             return f"no such field{nearest(str(fault['loc'][0]), list(known)) if len(fault['loc']) == 1 else ''}"
         case "missing":
             return "is needed"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"should be a JSON object, not {shown(fault['input'])}"
         case "value_error" | "assertion_error":
             return str(fault["msg"]).partition(", ")[2]
         case _:
-            given = repr(fault["input"])
-            shown = given if len(given) <= LONGEST_SHOWN else given[: LONGEST_SHOWN - 3] + "..."
-            return f"{fault['msg']} (got {shown})"
+            return f"{fault['msg']} (got {shown(fault['input'])})"
+
+
+def shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def faults_in(found: Iterable[Mapping[str, Any]], known: Sequence[str] = (), *, status: int = 400) -> Faults:
@@ -173,7 +177,7 @@ def in_words(words: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def about(field: str) -> Iterator[None]:
+def concerning(field: str) -> Iterator[None]:
     """What is refused inside of the block, and names no field, is about this one."""
     try:
         yield
@@ -183,19 +187,22 @@ def about(field: str) -> Iterator[None]:
         raise
 
 
-async def together(*asked: Awaitable[T]) -> list[T]:
+async def together(first: Awaitable[A], second: Awaitable[B], third: Awaitable[C]) -> tuple[A, B, C]:
     """What each gives.
 
     Raises:
         SafelightError: what is wrong with any of them, all at once.
     """
-    given = await asyncio.gather(*asked, return_exceptions=True)
-    for one in given:
-        if isinstance(one, BaseException) and not isinstance(one, SafelightError):
+    a, b, c = await asyncio.gather(first, second, third, return_exceptions=True)
+    wrong: list[SafelightError] = []
+    for one in (a, b, c):
+        if isinstance(one, SafelightError):
+            wrong += each(one)
+        elif isinstance(one, BaseException):
             raise one
-    if wrong := [error for one in given if isinstance(one, SafelightError) for error in each(one)]:
+    if wrong:
         raise Faults(wrong).alone()
-    return [one for one in given if not isinstance(one, BaseException)]
+    return cast("tuple[A, B, C]", (a, b, c))
 
 
 def each(error: SafelightError) -> Sequence[SafelightError]:

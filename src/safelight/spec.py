@@ -27,7 +27,8 @@ Prompt = Annotated[str, Field(max_length=20_000)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """How far the picture departs from the one it starts from: 1 keeps nothing."""
-Steps = Annotated[int, Field(ge=1, le=1000)]
+MOST_STEPS = 1000
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
 PagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
@@ -42,8 +43,9 @@ ClipSkip = Annotated[int, Field(ge=1, le=12)]
 """AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
-Scale = Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)]
-OrOwnSize = Annotated[float, Field(ge=1, le=8, allow_inf_nan=False)]
+MOST_SCALE = 8
+Scale = Annotated[float, Field(gt=1, le=MOST_SCALE, allow_inf_nan=False)]
+OrOwnSize = Annotated[float, Field(ge=1, le=MOST_SCALE, allow_inf_nan=False)]
 Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
 
 LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -87,7 +89,7 @@ LatentUpscaler = Literal[
 """Latents resampled as they are; the first two are bicubic."""
 BundledUpscaler = Literal["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
 """Networks that come with the extra `upscale`."""
-HighresUpscaler = Literal[LatentUpscaler, Literal["lanczos"], BundledUpscaler]
+HighresUpscaler = Literal[LatentUpscaler, "lanczos", BundledUpscaler]
 UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
 """`lanczos`, a bundled network, or the name of one's own; `models/vision/upscalers.py`."""
 
@@ -99,7 +101,7 @@ class Tiles(Frozen):
     """In pixels; None takes what the model draws best."""
     overlap: Margin = 32
     """Pixels that neighbours share, and over which they fade into one another."""
-    upscaler: Literal[Literal["lanczos"], BundledUpscaler] = "lanczos"
+    upscaler: Literal["lanczos", BundledUpscaler] = "lanczos"
     """What enlarges the picture before it is drawn over."""
 
 

@@ -31,7 +31,9 @@ from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
 from safelight.serving.native import files, jobs, upscales
+from safelight.serving.native.told import JobMessage
 from safelight.serving.openai import routes as openai
+from safelight.serving.openai.payloads import EditMessage, EditRequest, GenerationMessage, VariationRequest
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.version import __version__
@@ -68,7 +70,7 @@ def create_app(
         app.include_router(part.router)
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)
-    describe(app)
+    describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:
         app.add_middleware(

@@ -101,7 +101,11 @@ def invalid(request: Request, error: Exception) -> Response:
 def unreadable(fault: Mapping[str, Any]) -> Mapping[str, Any]:
     """A body that is no JSON has no fields, and its place in the body is no name."""
     where = fault["loc"][-1]
-    return {"type": "value_error", "loc": ("body",), "msg": f", the body is not JSON: {fault['ctx']['error']} at {where}"}
+    return {
+        "type": "value_error",
+        "loc": ("body",),
+        "msg": f", the body is not JSON: {fault['ctx']['error']} at {where}",
+    }
 
 
 def plain(request: Request, error: Exception) -> Response:

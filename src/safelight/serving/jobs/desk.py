@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from safelight.assets.encode import Encoding
-from safelight.errors import Forbidden, InvalidRequest, TooManyRequests
+from safelight.errors import Forbidden, InvalidField, TooManyRequests
 from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
 from safelight.pipeline import PNG
@@ -72,7 +72,9 @@ class Desk:
         wishes = wishes or Wishes()
         caller.require("draw")
         if wishes.priority > caller.priority:
-            raise InvalidRequest(f"priority {wishes.priority}: this key may ask for at most {caller.priority}")
+            raise InvalidField(
+                "priority", f"{wishes.priority} is more than this key may ask for: at most {caller.priority}"
+            )
         if wishes.webhook_url is not None:
             require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
         terms = Terms(
@@ -163,12 +165,15 @@ class Desk:
             case Upscale():
                 image = self.studio.picture(spec.init)
                 pixels = image.width * image.height * spec.scale**2
+                field = "scale"
             case TextToImage(highres=HighresFix(scale=scale)):
                 pixels = spec.width * spec.height * scale**2
+                field = "highres.scale"
             case _:
                 pixels = spec.width * spec.height
+                field = "width"
         if pixels > most:
-            raise InvalidRequest(f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
+            raise InvalidField(field, f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""

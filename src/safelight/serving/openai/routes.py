@@ -8,27 +8,32 @@
 import asyncio
 import base64
 import time
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 from PIL import ImageChops
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
-from safelight.errors import InvalidImage, InvalidRequest, UnknownModel
+from safelight.errors import InvalidImage, UnknownModel
+from safelight.faults import concerning, in_words, refuse
 from safelight.models.checkpoints.families import Description
 from safelight.prompts.several import expanded
+from safelight.serving.http import description
 from safelight.serving.http.attend import failure, stay
 from safelight.serving.http.auth import Who
-from safelight.serving.http import description
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import link
 from safelight.serving.openai.payloads import (
+    WORDS,
+    EditMessage,
     EditRequest,
+    GenerationMessage,
     GenerationRequest,
     ImageData,
     ImageRequest,
@@ -36,15 +41,20 @@ from safelight.serving.openai.payloads import (
     ModelList,
     ModelView,
     VariationRequest,
-    form_of,
     model_of,
     usage_of,
 )
 from safelight.serving.openai.stream import stream
-from safelight.spec import Draft, Reads, explain
+from safelight.spec import Draft, Reads
 from safelight.studio import Studio
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+async def in_their_words() -> AsyncGenerator[None, None]:
+    with in_words(WORDS):
+        yield
+
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[Depends(in_their_words)])
 
 STRENGTHS = {"high": 0.5, "low": 0.75, None: 0.75}
 """By `input_fidelity`."""
@@ -90,7 +100,7 @@ async def generations(
     "/images/edits",
     response_model=ImagesAnswer,
     responses=description.stream(EditMessage, TOLD),
-    openapi_extra=description.form(EditForm),
+    openapi_extra=description.form(EditRequest),
 )
 async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew."""
@@ -98,7 +108,7 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
         about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
+        given = await starts(parts_of(request).studio, body, about.reads)
     first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
@@ -107,7 +117,7 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     "/images/variations",
     response_model=ImagesAnswer,
     responses=description.stream(EditMessage, TOLD),
-    openapi_extra=description.form(VariationForm),
+    openapi_extra=description.form(VariationRequest),
 )
 async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture like another one; a `prompt` may help."""
@@ -115,7 +125,7 @@ async def variations(request: Request, caller: Who, idempotency_key: Key = None)
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
         about = await description_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads)
+        given = await starts(parts_of(request).studio, body, about.reads)
     first = body.draft(about.defaults.steps, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
@@ -172,27 +182,23 @@ async def description_for(request: Request, body: ImageRequest) -> Description:
 
 def parsed(kind: type[Body], form: FormData) -> Body:
     """Scalars of a form arrive as strings; an empty one was not given."""
-    values = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    values = {name.removesuffix("[]"): value for name, value in reversed(form.multi_items()) if value != ""}
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest(explain(error, list(kind.model_fields))) from None
+        refuse(error)
 
 
-async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads) -> dict[str, Any]:
+async def starts(studio: Studio, body: VariationRequest, reads: Reads) -> dict[str, Any]:
     """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
-    images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
-    if not images:
-        raise InvalidRequest("image: a picture is needed, as a file of the multipart form")
-    if len(images) > MOST_IMAGES:
-        raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
     strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
-    given: dict[str, Any] = {"init": await asyncio.to_thread(studio.keep, await images[0].read()), "strength": strength}
-    mask = form.get("mask")
-    if isinstance(mask, UploadFile):
-        data = await mask.read()
-        given |= {"mask": await asyncio.to_thread(keep_mask, studio, data), "strength": body.strength or 1.0}
-    return given
+    with concerning("image"):
+        init = await asyncio.to_thread(studio.keep, await body.image.read())
+    if not isinstance(body, EditRequest) or body.mask is None:
+        return {"init": init, "strength": strength}
+    with concerning("mask"):
+        mask = await asyncio.to_thread(keep_mask, studio, await body.mask.read())
+    return {"init": init, "mask": mask, "strength": body.strength or 1.0}
 
 
 def keep_mask(studio: Studio, data: bytes) -> str:
