@@ -63,7 +63,7 @@ class InvalidField(InvalidRequest):
         super().__init__(why)
         self.param = field
         self.why = why
-        self.fields = (field, *others)
+        self.fields: tuple[str, ...] = (field, *others)
 
     def __str__(self) -> str:
         return f"{self.param}: {self.why}"

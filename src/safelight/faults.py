@@ -26,7 +26,9 @@ from safelight.errors import Faults, InvalidField, InvalidRequest, SafelightErro
 LONGEST_SHOWN = 60
 SHORTEST_SLIP = 4
 """Any short name is a letter away from another."""
-A, B, C = TypeVar("A"), TypeVar("B"), TypeVar("C")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 class Checked(BaseModel):

@@ -157,7 +157,7 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"control_mode": "mine"}, "control_mode"),
         ({"union_control_type": "Sideways"}, "union_control_type"),
         ({"union_control_type": "OpenPose"}, "cannot be told that it is shown 'pose'"),
-        ({"guidance_start": 0.8}, "start 0.8 must be below end 0.5"),
+        ({"guidance_start": 0.8}, "guidance_start: 0.8 must be below guidance_end 0.5"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:

@@ -121,7 +121,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
         ({"size": "large"}, openai.BadRequestError, "size"),
         ({"background": "transparent"}, openai.BadRequestError, "background"),
         ({"n": 11}, openai.BadRequestError, "n"),
-        ({"model": "mimi"}, openai.NotFoundError, None),
+        ({"model": "mimi"}, openai.NotFoundError, "model"),
     ],
 )
 def test_errors_arrive_typed(

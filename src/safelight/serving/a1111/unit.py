@@ -67,6 +67,7 @@ POSITIONS = (
     " threshold_b guidance_start guidance_end guess_mode"
 ).split()
 """A unit as its oldest clients send it, without names."""
+UNREAD = ("mask", "advanced_weighting", "effective_region_mask", "ipadapter_input", "scribble_mode", "rgbbgr_mode")
 WHITES_FIRST = re.compile(r" \(.*\)$")
 """`invert (from white bg & black line)`."""
 HIGHEST_THRESHOLD = 255
@@ -140,14 +141,7 @@ class Unit(Loose):
         return (self.threshold_a, self.threshold_b) if given else None
 
     def clashes(self) -> Iterator[SafelightError]:
-        for name in (
-            "mask",
-            "advanced_weighting",
-            "effective_region_mask",
-            "ipadapter_input",
-            "scribble_mode",
-            "rgbbgr_mode",
-        ):
+        for name in UNREAD:
             if getattr(self, name):
                 yield InvalidField(name, "is not supported here; leave it out")
         if self.model.strip().lower() in ("", "none"):
@@ -221,9 +215,9 @@ def in_parts(where: str, args: list[Any]) -> Iterator[tuple[str, Mapping[str, An
             raise InvalidField(where, why)
         starts = range(flags, len(args), len(POSITIONS))
         parts = [(where, dict(zip(POSITIONS, args[start:], strict=False))) for start in starts]
-    yield from (
-        (place, part) for place, part in parts if not (isinstance(part, Mapping) and part.get("enabled") is False)
-    )
+    for place, part in parts:
+        if not (isinstance(part, Mapping) and part.get("enabled") is False):
+            yield place, part
 
 
 def preprocessor_of(field: str, module: str) -> str:

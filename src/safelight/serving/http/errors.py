@@ -94,18 +94,14 @@ def invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     path = request.url.path
     found = [unreadable(fault) if fault["type"] == "json_invalid" else fault for fault in error.errors()]
-    said = [fault | {"loc": fault["loc"][1:]} for fault in found]
+    said = [{**fault, "loc": fault["loc"][1:]} for fault in found]
     return respond(path, faults_in(said, status=422 if path.startswith(AUTOMATIC1111) else 400).alone())
 
 
-def unreadable(fault: Mapping[str, Any]) -> Mapping[str, Any]:
+def unreadable(fault: Mapping[str, Any]) -> dict[str, Any]:
     """A body that is no JSON has no fields, and its place in the body is no name."""
-    where = fault["loc"][-1]
-    return {
-        "type": "value_error",
-        "loc": ("body",),
-        "msg": f", the body is not JSON: {fault['ctx']['error']} at {where}",
-    }
+    said = f"the body is not JSON: {fault['ctx']['error']} at {fault['loc'][-1]}"
+    return {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}"}
 
 
 def plain(request: Request, error: Exception) -> Response:

@@ -72,9 +72,7 @@ class Desk:
         wishes = wishes or Wishes()
         caller.require("draw")
         if wishes.priority > caller.priority:
-            raise InvalidField(
-                "priority", f"{wishes.priority} is more than this key may ask for: at most {caller.priority}"
-            )
+            raise InvalidField("priority", f"this key may ask for at most {caller.priority}, not {wishes.priority}")
         if wishes.webhook_url is not None:
             require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
         terms = Terms(

@@ -170,7 +170,7 @@ class GenerationRequest(ImageRequest):
 
 def file_of(value: Any) -> SentFile:
     if not isinstance(value, SentFile):
-        raise ValueError("a picture is needed, as a file of the multipart form")
+        raise ValueError("a picture is needed, as a file of the multipart form")  # noqa: TRY004  pydantic's word
     return value
 
 
@@ -193,7 +193,7 @@ class VariationRequest(ImageRequest):
 
 class EditRequest(VariationRequest):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an orange", "size": "auto"}]})
-    prompt: Prompt
+    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]
     mask: Annotated[PictureFile | None, Field(description=MASK, exclude=True)] = None
 
 
