@@ -10,6 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from safelight.serving.openai.payloads import GenerationMessage
+
 SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 7}}
 
 
@@ -84,6 +86,8 @@ def test_partial_images_come_before_the_whole_one(client: openai.OpenAI) -> None
     assert all(opened(event.b64_json).size == (64, 64) for event in events)
     assert [event.partial_image_index for event in events[:2]] == [0, 1]  # pyright: ignore
     assert events[-1].usage.total_tokens == 3  # pyright: ignore
+    for event in events:
+        GenerationMessage.model_validate({"event": event.type, "data": event.model_dump()})
 
 
 def test_a_stream_that_fails_raises_in_the_client(client: openai.OpenAI) -> None:

@@ -25,7 +25,7 @@ class Script(Loose):
     @model_validator(mode="before")
     @classmethod
     def listed(cls, said: Any) -> Any:
-        values = {"args": said} if isinstance(said, list) else said
+        values = {"args": said} if isinstance(said, list) or said is None else said
         if isinstance(values, Mapping) and isinstance(one := values.get("args"), Mapping):
             return {**values, "args": [one] if one else []}
         return values

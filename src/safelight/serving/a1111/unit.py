@@ -210,7 +210,7 @@ def in_parts(where: str, args: list[Any]) -> Iterator[tuple[str, Mapping[str, An
         parts = [(f"{where}.{place}", arg) for place, arg in enumerate(args) if not isinstance(arg, bool) and arg]
     else:
         flags = len(args) % len(POSITIONS)
-        if flags not in (0, FLAGS):
+        if flags not in (0, FLAGS) or len(args) < len(POSITIONS):
             why = f"units are objects, or {len(POSITIONS)} arguments each: {', '.join(POSITIONS)}"
             raise InvalidField(where, why)
         starts = range(flags, len(args), len(POSITIONS))
