@@ -109,12 +109,10 @@ def test_one_fault_is_itself_and_several_share_a_status() -> None:
             Whole.model_validate(values)
         error = faults_in(caught.value.errors(), status=422).alone()
         assert (type(error), error.status) == (kind, status)
-    with pytest.raises(InvalidField) as refused:
-        try:
-            Whole.model_validate({"name": 3})
-        except ValidationError as error:
-            refuse(error)
-    assert refused.value.param == "name"
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate({"name": 3})
+    with pytest.raises(InvalidField, match=r"^name: .*string"):
+        refuse(caught.value)
 
 
 def test_a_dialect_has_its_own_words() -> None:
@@ -122,7 +120,7 @@ def test_a_dialect_has_its_own_words() -> None:
     wrong = list(wrong_in(Whole, {"name": "x", "steps": 0, "part": {"low": "a", "high": "b"}}, words))
     assert [error.param for error in wrong] == ["num_steps", "bottom", "piece.high"]
     assert str(wrong[1]).startswith("bottom: ")
-    with pytest.raises(InvalidField, match="^num_steps: few$"), in_words(words):
+    with pytest.raises(InvalidField, match=r"^num_steps: few$"), in_words(words):
         raise InvalidField("steps", "few")
     with pytest.raises(UnknownSampler) as caught, in_words({"sampler": "sampler_name"}), concerning("body"):
         raise UnknownSampler("x", [])

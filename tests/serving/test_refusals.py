@@ -40,7 +40,8 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
             {"width": 100, "stepz": 3, "strength": 0.5, "highres": {"scal": 3}, "loras": [{"name": "x", "wieght": 1}]},
             "prompt",
             ["prompt: is needed", "width: ", "stepz: no such field; did you mean 'steps'", "strength: needs an init",
-             "highres.scal: no such field; did you mean 'scale'", "loras.0.wieght: no such field; did you mean 'weight'"],
+             "highres.scal: no such field; did you mean 'scale'",
+             "loras.0.wieght: no such field; did you mean 'weight'"],
         ),
         ("/v1/jobs", [SMALL, SMALL | {"steps": 0, "mask_invert": True}], "1.steps", ["1.mask_invert: needs a mask"]),
         (
@@ -77,8 +78,8 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
         ),
         (
             TXT2IMG,
-            SMALL | {"refiner_checkpoint": "nothing", "override_settings": {"sd_model_checkpoint": "mimi", "sd_vae": "x",
-                     "CLIP_stop_at_last_layers": 99, "jpeg_qualiti": 3, "eta_ddim": 1}},
+            SMALL | {"refiner_checkpoint": "nothing", "override_settings": {
+                     "sd_model_checkpoint": "mimi", "sd_vae": "x", "CLIP_stop_at_last_layers": 99, "jpeg_qualiti": 3, "eta_ddim": 1}},
             None,
             ["no model named 'mimi'", "no model named 'nothing'", "override_settings.sd_vae: ",
              "override_settings.CLIP_stop_at_last_layers: ", "override_settings.eta_ddim: ",
@@ -106,7 +107,7 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
             {"upscaling_resize": 9, "gfpgan_visibility": 1, "upscaler_2": "Lanczos", "extras_upscaler_2_visibility": 1,
              "upscaler1": "Lanczos"},
             None,
-            ["image: is needed", "upscaling_resize: ", "gfpgan_visibility: ", "upscaler_2: ", "did you mean 'upscaler_1'"],
+            ["image: is needed", "upscaling_resize: ", "gfpgan_visibility: ", "upscaler_2: ", "mean 'upscaler_1'"],
         ),
         (
             "/controlnet/detect",
@@ -258,7 +259,7 @@ def test_a_picture_grows_as_far_as_is_possible(client: httpx.Client, body: dict[
         (TXT2IMG, {"enable_hr": True, "hr_resize_x": 640}, "hr_resize_x: "),
         (TXT2IMG, {"enable_hr": True, "hr_resize_y": 32}, "hr_resize_y: "),
         (TXT2IMG, {"enable_hr": True, "hr_scale": 1}, "hr_scale: "),
-        (TXT2IMG, {"enable_hr": True, "hr_scale": 8, "width": 1024, "height": 1024}, "hr_scale: the picture would have"),
+        (TXT2IMG, {"enable_hr": True, "hr_scale": 8, "width": 1024, "height": 1024}, "hr_scale: the picture would"),
         (TXT2IMG, {"enable_hr": True, "denoising_strength": 0}, "denoising_strength: "),
         (TXT2IMG, {"refiner_checkpoint": "mini", "refiner_switch_at": -1}, "refiner_switch_at: "),
         (TXT2IMG, {"seed": 2**64 - 1, "batch_size": 2}, "seed"),
