@@ -8,9 +8,9 @@ A model that is `Checked` finds clashes between fields and misspelt names along 
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, Self, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,9 @@ C = TypeVar("C")
 
 class Checked(BaseModel):
     """A body that is told all of its faults: of fields, of their names, and of fields that do not go together."""
+
+    other_names: ClassVar[Collection[str]] = ()
+    """Older names of its fields, which are no slips."""
 
     def clashes(self) -> Iterable[SafelightError]:
         """What is wrong beyond single fields. Asked also where some are at fault, which stand at their defaults then:
@@ -73,11 +76,12 @@ def untagged(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         raise ValidationError.from_exception_data(error.title, faults) from None
 
 
-def slips(values: Any, kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
+def slips(values: Any, kind: type[Checked]) -> Iterator[tuple[str, str]]:
     """Of a body that may hold fields of others: names that are known but for one letter, and the known ones."""
     if isinstance(values, Mapping) and kind.model_config.get("extra") == "ignore":
         for name, value in values.items():
-            if isinstance(name, str) and name not in kind.model_fields and value is not None:
+            known_so = name in kind.model_fields or name in kind.other_names
+            if isinstance(name, str) and not known_so and value is not None:
                 yield from ((name, known) for known in kind.model_fields if one_letter_off(name, known))
 
 

@@ -79,7 +79,8 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
         (
             TXT2IMG,
             SMALL | {"refiner_checkpoint": "nothing", "override_settings": {
-                     "sd_model_checkpoint": "mimi", "sd_vae": "x", "CLIP_stop_at_last_layers": 99, "jpeg_qualiti": 3, "eta_ddim": 1}},
+                     "sd_model_checkpoint": "mimi", "sd_vae": "x", "CLIP_stop_at_last_layers": 99,
+                     "jpeg_qualiti": 3, "eta_ddim": 1}},
             None,
             ["no model named 'mimi'", "no model named 'nothing'", "override_settings.sd_vae: ",
              "override_settings.CLIP_stop_at_last_layers: ", "override_settings.eta_ddim: ",

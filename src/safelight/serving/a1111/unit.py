@@ -89,6 +89,8 @@ Word = Annotated[str, BeforeValidator(word_of)]
 
 
 class Unit(Loose):
+    other_names = OLD_NAMES
+
     enabled: bool = True
     module: str = "none"
     model: str = "None"
@@ -214,7 +216,7 @@ def in_parts(where: str, args: list[Any]) -> Iterator[tuple[str, Mapping[str, An
             why = f"units are objects, or {len(POSITIONS)} arguments each: {', '.join(POSITIONS)}"
             raise InvalidField(where, why)
         starts = range(flags, len(args), len(POSITIONS))
-        parts = [(where, dict(zip(POSITIONS, args[start:], strict=False))) for start in starts]
+        parts = [(f"{where}.{start}", dict(zip(POSITIONS, args[start:], strict=False))) for start in starts]
     for place, part in parts:
         if not (isinstance(part, Mapping) and part.get("enabled") is False):
             yield place, part
