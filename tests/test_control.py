@@ -111,7 +111,7 @@ def test_hints_are_no_larger_than_what_a_server_draws() -> None:
     [
         ({"model": "other"}, IncompatibleControl, "its levels shrink"),
         ({"model": "canny", "hint": "0" * 64}, UnknownAsset, "0000"),
-        ({"model": "canny", "start": 0.5, "end": 0.5}, InvalidRequest, "start 0.5 must be below end 0.5"),
+        ({"model": "canny", "start": 0.5, "end": 0.5}, InvalidRequest, "start: 0.5 must be below end 0.5"),
         ({"model": "canny", "weigth": 1}, InvalidRequest, "weigth"),
         ({}, InvalidRequest, "model"),
     ],

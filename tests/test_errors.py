@@ -16,7 +16,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_codes_are_stable_names_and_all_different() -> None:
-    codes = [item.code for item in CLASSES]
+    codes = [item.code for item in CLASSES if "code" in vars(item)]
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
 

@@ -2,6 +2,8 @@
 
     SafelightError                500
     ├── InvalidRequest            400   the caller asked for something that cannot be
+    │   ├── Faults                400   several faults of one request; their own status where they share one
+    │   ├── InvalidField          400   one field of a request
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
     │   ├── UnknownModel          404
@@ -33,6 +35,7 @@
 The caller's and the world's faults are raised as these; a fault of ours is an `assert` or a plain crash.
 """
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 MOST_LISTED = 20
@@ -43,22 +46,60 @@ class SafelightError(Exception):
 
     status: int = 500
     code: str = "internal_error"
+    param: str | None = None
+    """The field at fault, in the caller's words, where there is one."""
 
 
 class InvalidRequest(SafelightError):
     status, code = 400, "invalid_request"
 
 
+class InvalidField(InvalidRequest):
+    """Says its field as it is called at last: a dialect may have another name for it (`faults.in_words`).
+
+    Args:
+        others: the fields that it does not go together with.
+    """
+
+    def __init__(self, field: str, why: str, *others: str) -> None:
+        super().__init__(why)
+        self.param = field
+        self.why = why
+        self.fields: tuple[str, ...] = (field, *others)
+
+    def __str__(self) -> str:
+        return f"{self.param}: {self.why}"
+
+
+class Faults(InvalidRequest):
+    """All that is wrong with a request."""
+
+    def __init__(self, errors: Sequence[SafelightError]) -> None:
+        assert errors
+        super().__init__()
+        self.errors = list(errors)
+        statuses, codes = {error.status for error in errors}, {error.code for error in errors}
+        self.status = statuses.pop() if len(statuses) == 1 else 422 if 422 in statuses else 400
+        self.code = codes.pop() if len(codes) == 1 else InvalidRequest.code
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.errors))
+
+    @property
+    def param(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return next((error.param for error in self.errors if error.param), None)
+
+    def alone(self) -> SafelightError:
+        """Where there is one, it."""
+        return self.errors[0] if len(self.errors) == 1 else self
+
+
 class InvalidImage(InvalidRequest):
     status, code = 400, "invalid_image"
 
 
-class UnsupportedOption(InvalidRequest):
+class UnsupportedOption(InvalidField):
     status, code = 400, "unsupported_option"
-
-    def __init__(self, option: str, why: str) -> None:
-        super().__init__(f"{option}: {why}")
-        self.option = option
 
 
 class UnknownModel(InvalidRequest):
@@ -67,6 +108,7 @@ class UnknownModel(InvalidRequest):
     def __init__(self, name: str, known: list[str], *, kind: str = "model") -> None:
         listed = ", ".join(known[:MOST_LISTED]) + (", ..." if len(known) > MOST_LISTED else "")
         super().__init__(f"no {kind} named {name!r}{nearest(name, known)}; known: {listed or 'none'}")
+        self.param = "model" if kind == "model" else None
 
 
 class UnknownVersion(InvalidRequest):
@@ -78,6 +120,7 @@ class UnknownVersion(InvalidRequest):
 
 class UnknownSampler(InvalidRequest):
     status, code = 404, "unknown_sampler"
+    param = "sampler"
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"no sampler named {name!r}{nearest(name, known)}; `safelight samplers` lists all")
@@ -115,12 +158,12 @@ class IncompatibleControl(InvalidRequest):
         super().__init__(f"{name} does not fit {model}: {why}{seems}")
 
 
-class UnknownPart(InvalidRequest):
+class UnknownPart(InvalidField):
     status, code = 404, "unknown_part"
 
     def __init__(self, part: str, name: str, known: list[str]) -> None:
         where = f"it is a file or folder of SAFELIGHT_HOME/{part}s, a path, or a model's name"
-        super().__init__(f"{part}: nothing is named {name!r}{nearest(name, known)}; {where}")
+        super().__init__(part, f"nothing is named {name!r}{nearest(name, known)}; {where}")
 
 
 class UnknownAsset(InvalidRequest):

@@ -10,8 +10,8 @@ their stored file, so a spec is a few hundred bytes of JSON and `digest` names i
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,11 +22,11 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from safelight.errors import InvalidRequest, UnsupportedOption, nearest
+from safelight.errors import InvalidField, UnsupportedOption
+from safelight.faults import Checked, refuse
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
@@ -58,7 +58,8 @@ Prompt = Annotated[str, Field(max_length=20_000)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """How far the picture departs from the one it starts from: 1 keeps nothing."""
-Steps = Annotated[int, Field(ge=1, le=1000)]
+MOST_STEPS = 1000
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
 PagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
@@ -73,8 +74,9 @@ ClipSkip = Annotated[int, Field(ge=1, le=12)]
 """AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
-Scale = Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)]
-OrOwnSize = Annotated[float, Field(ge=1, le=8, allow_inf_nan=False)]
+MOST_SCALE = 8
+Scale = Annotated[float, Field(gt=1, le=MOST_SCALE, allow_inf_nan=False)]
+OrOwnSize = Annotated[float, Field(ge=1, le=MOST_SCALE, allow_inf_nan=False)]
 Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
 
 LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -107,7 +109,7 @@ Determinism = Literal["fast", "strict"]
 """strict: the job runs in a fixed batch shape, so the same spec gives the same bytes on the same machine."""
 
 
-class Frozen(BaseModel):
+class Frozen(Checked):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -118,7 +120,7 @@ LatentUpscaler = Literal[
 """Latents resampled as they are; the first two are bicubic."""
 BundledUpscaler = Literal["realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3"]
 """Networks that come with the extra `upscale`."""
-HighresUpscaler = LatentUpscaler | Literal["lanczos"] | BundledUpscaler
+HighresUpscaler = Literal[LatentUpscaler, "lanczos", BundledUpscaler]
 UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
 """`lanczos`, a bundled network, or the name of one's own; `models/vision/upscalers.py`."""
 
@@ -130,7 +132,7 @@ class Tiles(Frozen):
     """In pixels; None takes what the model draws best."""
     overlap: Margin = 32
     """Pixels that neighbours share, and over which they fade into one another."""
-    upscaler: Literal["lanczos"] | BundledUpscaler = "lanczos"
+    upscaler: Literal["lanczos", BundledUpscaler] = "lanczos"
     """What enlarges the picture before it is drawn over."""
 
 
@@ -144,17 +146,19 @@ class HighresFix(Frozen):
     upscaler: HighresUpscaler = "lanczos"
 
 
+def out_of_order(start: float, end: float) -> Iterator[InvalidField]:
+    if start >= end:
+        yield InvalidField("start", f"{start} must be below end {end}", "end")
+
+
 class GuidanceInterval(Frozen):
     """The part of the walk, as fractions of its steps, in which guidance acts (arXiv:2404.07724)."""
 
     start: Fraction = 0.0
     end: Fraction = 1.0
 
-    @model_validator(mode="after")
-    def in_order(self) -> Self:
-        if self.start >= self.end:
-            raise ValueError(f"start {self.start} must be below end {self.end}")
-        return self
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from out_of_order(self.start, self.end)
 
 
 class Sides(Frozen):
@@ -225,14 +229,11 @@ class LoraWish(Frozen):
         if not isinstance(blocks, list | tuple):
             return blocks
         if len(blocks) not in BLOCKS:
-            raise ValueError(f"blocks: a list has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
+            raise ValueError(f"a list has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
         return dict(zip(BLOCKS[len(blocks)].split(), blocks, strict=True))
 
-    @model_validator(mode="after")
-    def in_order(self) -> Self:
-        if self.start >= self.end:
-            raise ValueError(f"lora {self.name}: start {self.start} must be below end {self.end}")
-        return self
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from out_of_order(self.start, self.end)
 
 
 class LoraUse(LoraWish):
@@ -247,11 +248,8 @@ class Span(Frozen):
     start: Fraction = 0.0
     end: Fraction = 1.0
 
-    @model_validator(mode="after")
-    def in_order(self) -> Self:
-        if self.start >= self.end:
-            raise ValueError(f"start {self.start} must be below end {self.end}")
-        return self
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from out_of_order(self.start, self.end)
 
     def holds(self, step: int, steps: int) -> bool:
         """Whether it acts in this one of so many steps, counted from 0."""
@@ -482,31 +480,36 @@ class Draft(Frozen):
     extend: Sides | None = None
     """Outpainting: grow the canvas of `init` and draw what is new."""
 
-    @model_validator(mode="after")
-    def makes_sense(self) -> Self:
+    def clashes(self) -> Iterator[InvalidField]:
         if self.init is None:
             for name in ("mask", "strength", "extend", "replace_background", "scale", "tiles"):
                 if getattr(self, name) not in (None, False):
-                    raise ValueError(f"{name} needs an init picture")
+                    yield InvalidField(name, "needs an init picture", "init")
         elif self.highres is not None:
-            raise ValueError("highres starts from text alone: leave out init, or use image-to-image at the larger size")
-        if self.mask is None and self.extend is None and (self.mask_invert or self.only_masked or self.soft_mask):
-            raise ValueError("mask_invert, only_masked and soft_mask need a mask")
-        if self.scale is not None and (self.width or self.height):
-            raise ValueError("scale takes the place of width and height: give one or the other")
-        if self.tiles is not None and (self.mask is not None or self.extend is not None or self.replace_background):
-            raise ValueError("tiles draw a whole picture over: leave out mask, extend and replace_background")
+            yield InvalidField("highres", "starts from text alone: leave out init, or draw at the larger size", "init")
+        if self.mask is None and self.extend is None:
+            for name in ("mask_invert", "only_masked", "soft_mask"):
+                if getattr(self, name):
+                    yield InvalidField(name, "needs a mask", "mask", "extend")
+        for name in ("width", "height"):
+            if self.scale is not None and getattr(self, name):
+                yield InvalidField(name, "scale takes the place of width and height: give one or the other", "scale")
+        if self.tiles is not None:
+            for name in ("mask", "extend", "replace_background"):
+                if getattr(self, name):
+                    yield InvalidField(name, "tiles draw a whole picture over: give one or the other", "tiles")
+            if self.controls:
+                yield InvalidField("controls", "tiles are not led by controls: give one or the other", "tiles")
         if self.pag_layers != ("mid",) and not self.pag_scale:
-            raise ValueError("pag_layers is for perturbed attention: give a pag_scale too, such as 3")
+            yield InvalidField("pag_layers", "are of perturbed attention: give a pag_scale too, such as 3", "pag_scale")
         if self.refiner is None and self.refiner_switch is not None:
-            raise ValueError("refiner_switch is for a refiner: name one")
-        if self.tiles is not None and self.controls:
-            raise ValueError("tiles are not led by controls: leave out one or the other")
-        if self.mask is not None and self.extend is not None:
-            raise ValueError("extend makes its own mask: give one or the other")
-        if self.replace_background and self.extend is not None:
-            raise ValueError("extend grows the picture and replace_background keeps its size: give one or the other")
-        return self
+            yield InvalidField("refiner_switch", "is of a refiner: name one", "refiner")
+        if self.extend is not None:
+            if self.mask is not None:
+                yield InvalidField("extend", "makes its own mask: give one or the other", "mask")
+            if self.replace_background:
+                why = "keeps the picture's size, and extend makes it grow: give one or the other"
+                yield InvalidField("replace_background", why, "extend")
 
 
 class Defaults(Frozen):
@@ -610,7 +613,7 @@ def parse_spec(values: Mapping[str, Any]) -> Denoised | Upscale:
     try:
         return _SPEC.validate_python(values)
     except ValidationError as error:
-        raise InvalidRequest(explain(error, [])) from None
+        refuse(error)
 
 
 def parse_draft(values: Mapping[str, Any]) -> Draft:
@@ -618,19 +621,4 @@ def parse_draft(values: Mapping[str, Any]) -> Draft:
     try:
         return Draft.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest(explain(error, list(Draft.model_fields))) from None
-
-
-def explain(error: ValidationError, known: list[str]) -> str:
-    """`width: Input should be a multiple of 8 (got 100); stepz: no such field; did you mean 'steps'?`"""
-    lines: list[str] = []
-    for fault in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: no such field{nearest(where, known)}")
-        elif fault["type"] == "value_error":
-            lines.append(fault["msg"].removeprefix("Value error, "))
-        else:
-            given = repr(fault["input"])
-            lines.append(f"{where}: {fault['msg']} (got {given if len(given) <= 60 else given[:57] + '...'})")
-    return "; ".join(lines)
+        refuse(error)

@@ -347,7 +347,7 @@ def find_sampler(name: str, schedule: str | None = None) -> Sampler:
     found = by_name.get(_fold(sampler.plain) + wanted)
     if found is None:
         can = ", ".join(("Automatic", "Uniform", *sampler.spacings))
-        raise UnsupportedOption(f"schedule {schedule!r}", f"{sampler.plain} has: {can}")
+        raise UnsupportedOption("sampler", f"there is no schedule {schedule!r}; {sampler.plain} has: {can}")
     return found
 
 

@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from safelight.errors import InvalidRequest, nearest
-from safelight.spec import BLOCKS, LoraWish, explain
+from safelight.faults import explain
+from safelight.spec import BLOCKS, LoraWish
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 NAMED = ("te", "unet", "lbw", "start", "end")

@@ -106,6 +106,25 @@ def test_a_unit_is_drawn_and_the_hint_comes_after_the_picture(client: httpx.Clie
     assert quiet["images"] == answer["images"][:1]
 
 
+def test_units_are_read_however_they_are_sent(client: httpx.Client) -> None:
+    """With names, in a list or alone, or by position, after whether it is img2img and whether a person asks."""
+    positional = [True, "canny", UNIT["model"], 0.8, {"image": UNIT["image"]}, False, "Just Resize", False, False, 64]
+    positional += [20, 60, 0.0, 0.5, True]
+    named = {"image": [UNIT["image"]], "guessmode": True, "lowvram": False, "resize_mode": 0}
+    named = {name: value for name, value in UNIT.items() if name != "control_mode"} | named
+    drawn: list[Any] = []
+    for args in ([named], named, [None, False, named], positional, [False, False, *positional]):
+        body = SMALL | TINY | {"alwayson_scripts": {"ControlNet": {"args": args}}}
+        answer = client.post("/sdapi/v1/txt2img", json=body).raise_for_status().json()
+        drawn.append(spec_in(answer["images"][0])[0])
+    assert drawn[0].controls[0].mode == "control"
+    assert drawn[0].controls[0].thresholds == (20.0, 60.0)
+    assert [spec == drawn[0] for spec in drawn] == [True] * 5
+    off = [False, False, False, *positional[1:]]
+    body = SMALL | TINY | {"alwayson_scripts": {"ControlNet": {"args": off}}}
+    assert not spec_in(client.post("/sdapi/v1/txt2img", json=body).json()["images"][0])[0].controls
+
+
 def test_webuiapi_sends_units(api: webuiapi.WebUIApi) -> None:
     unit = webuiapi.ControlNetUnit(image=shapes_picture(1), module="none", model="control_v11p_sd15_canny")
     # Left to itself, webuiapi keeps the units for all its calls to come, in a default that it changes.
@@ -157,7 +176,7 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"control_mode": "mine"}, "control_mode"),
         ({"union_control_type": "Sideways"}, "union_control_type"),
         ({"union_control_type": "OpenPose"}, "cannot be told that it is shown 'pose'"),
-        ({"guidance_start": 0.8}, "start 0.8 must be below end 0.5"),
+        ({"guidance_start": 0.8}, "guidance_start: 0.8 must be below guidance_end 0.5"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:

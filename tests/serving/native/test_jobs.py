@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from tests.serving.conftest import serving, settings_in
 
+from safelight.serving.native.told import JobMessage
+
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 
 
@@ -122,6 +124,8 @@ def heard(client: httpx.Client, job_id: str, **headers: str) -> list[tuple[str, 
 def test_events_tell_the_story_and_resume_where_they_were_cut_off(client: httpx.Client) -> None:
     job = client.post("/v1/jobs", json=SMALL | {"steps": 12, "seed": 11}).json()
     told = heard(client, job["id"])
+    for number, kind, data in told:
+        JobMessage.model_validate({"id": number, "event": kind, "data": data})
     lasting = [kind for number, kind, _ in told if number]
     assert lasting == ["queued", "running", "done"]
     assert [data["step"] for _, kind, data in told if kind == "step"] == sorted(

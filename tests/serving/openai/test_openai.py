@@ -13,6 +13,7 @@ from PIL import Image
 from tests.serving.conftest import serving, settings_in
 
 from safelight.errors import InvalidRequest
+from safelight.serving.openai.payloads import GenerationMessage
 from safelight.settings import Settings
 
 SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 7}}
@@ -128,6 +129,8 @@ def test_partial_images_come_before_the_whole_one(client: openai.OpenAI) -> None
     assert all(opened(event.b64_json).size == (64, 64) for event in events)
     assert [event.partial_image_index for event in events[:2]] == [0, 1]  # pyright: ignore
     assert events[-1].usage.total_tokens == 3  # pyright: ignore
+    for event in events:
+        GenerationMessage.model_validate({"event": event.type, "data": event.model_dump()})
 
 
 def test_a_stream_that_fails_raises_in_the_client(client: openai.OpenAI) -> None:
@@ -166,7 +169,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
         ({"size": "4096x64"}, openai.BadRequestError, "size"),
         ({"background": "transparent"}, openai.BadRequestError, "background"),
         ({"n": 11}, openai.BadRequestError, "n"),
-        ({"model": "mimi"}, openai.NotFoundError, None),
+        ({"model": "mimi"}, openai.NotFoundError, "model"),
     ],
 )
 def test_errors_arrive_typed(

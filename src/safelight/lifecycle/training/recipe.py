@@ -7,15 +7,16 @@ A recipe is complete: written down by `to_yaml`, it repeats the run. Imports no 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
 
-from safelight.errors import InvalidRequest, nearest
-from safelight.spec import Fraction, explain
+from safelight.errors import InvalidField, InvalidRequest, nearest
+from safelight.faults import Checked, refuse, untagged
+from safelight.spec import Fraction
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -26,7 +27,7 @@ CHANGEABLE = {"steps", "save_every", "validate_every", "sample_every", "prompts"
 """What may be said anew when a run is taken up again; the rest would make it another run."""
 
 
-class Recipe(BaseModel):
+class Recipe(Checked):
     """What all four kinds have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -111,13 +112,11 @@ class Recipe(BaseModel):
     tracker: Literal["tensorboard", "mlflow", "none"] = "tensorboard"
     """Where the curves go: the run's folder, or an MLflow server (MLFLOW_TRACKING_URI)."""
 
-    @model_validator(mode="after")
-    def makes_sense(self) -> Self:
+    def clashes(self) -> Iterator[InvalidField]:
         if self.patience is not None and self.holdout == 0:
-            raise ValueError("patience needs holdout: a share of the pictures to measure on, 0.1 say")
+            yield InvalidField("patience", "needs holdout: a share of the pictures to measure on, 0.1 say", "holdout")
         if self.keep_tokens and not self.shuffle_tags:
-            raise ValueError("keep_tokens is for shuffle_tags")
-        return self
+            yield InvalidField("keep_tokens", "is for shuffle_tags", "shuffle_tags")
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
@@ -144,11 +143,11 @@ class PrivateRecipe(Recipe):
     dp_clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     """Longest gradient of one picture."""
 
-    @model_validator(mode="after")
-    def private_makes_sense(self) -> Self:
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from super().clashes()
         if self.dp and self.accumulate > 1:
-            raise ValueError("dp takes its pictures one by one: give a larger batch instead of accumulate")
-        return self
+            why = "differential privacy takes its pictures one by one: give a larger batch instead"
+            yield InvalidField("accumulate", why, "dp")
 
 
 class LoraRecipe(PrivateRecipe):
@@ -222,7 +221,8 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "embedding": EmbeddingRecipe,
     "full": FullRecipe,
 }
-_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(Annotated[AnyRecipe, Field(discriminator="kind")])
+RecipeByKind = Annotated[Annotated[AnyRecipe, Field(discriminator="kind")], WrapValidator(untagged)]
+_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind)
 
 
 def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:
@@ -231,13 +231,12 @@ def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:
         InvalidRequest: what is wrong, by field, all at once.
     """
     kind = values.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidRequest(f"kind is one of {', '.join(KINDS)}, not {kind!r}{nearest(str(kind), list(KINDS))}")
     try:
         return _RECIPE.validate_python(values)
     except ValidationError as error:
-        faults = explain(error, list(KINDS[kind].model_fields)).replace(f"{kind}.", "")
-        raise InvalidRequest(faults) from None
+        refuse(error)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
+from safelight.errors import CorruptModel, InvalidField, UnsupportedOption
 from safelight.models.checkpoints.defaults import read_defaults
 from safelight.models.checkpoints.family import FAMILIES, PIPELINES, Family, FamilyName
 from safelight.models.weights.single_file import read_configurations
@@ -204,14 +204,14 @@ def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
 def require_sides(about: Description, width: int, height: int) -> None:
     """
     Raises:
-        InvalidRequest: the network cannot draw a picture of this size.
+        InvalidField: the network cannot draw a picture of this size.
     """
     step = about.side_step
     for name, side in (("width", width), ("height", height)):
         if side % step:
-            raise InvalidRequest(f"{name}: this model draws multiples of {step} pixels; {side // step * step} is one")
+            raise InvalidField(name, f"this model draws multiples of {step} pixels; {side // step * step} is one")
         if about.most_side and side > about.most_side:
-            raise InvalidRequest(f"{name}: this model draws sides of at most {about.most_side} pixels, not {side}")
+            raise InvalidField(name, f"this model draws sides of at most {about.most_side} pixels, not {side}")
 
 
 def require_successor(first: Description, second: Description, *, names: tuple[str, str], masked: bool) -> None:

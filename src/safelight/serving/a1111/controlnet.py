@@ -1,14 +1,17 @@
 """/controlnet, the routes of AUTOMATIC1111's extension: which nets and modules there are, and hints of pictures."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, Field, model_validator
 
-from safelight.serving.a1111.payloads import FAULTS, RED_DOT, Loose
-from safelight.serving.a1111.units import MODULES, own_names, preprocessor_of, refused
+from safelight.errors import InvalidField, SafelightError
+from safelight.faults import concerning
+from safelight.serving.a1111.loose import RED_DOT, Loose
+from safelight.serving.a1111.payloads import FAULTS
+from safelight.serving.a1111.unit import HIGHEST_THRESHOLD, MODULES, own_names, preprocessor_of
 from safelight.serving.http.auth import Who
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
@@ -56,6 +59,32 @@ class Detection(Loose):
         if isinstance(values, Mapping) and "controlnet_images" in values:
             return {"controlnet_input_images": values["controlnet_images"], **values}
         return values
+
+    @property
+    def thresholds(self) -> tuple[float, float] | None:
+        """Below 0, they are the module's own; those of other modules are passed over."""
+        low, high = self.controlnet_threshold_a, self.controlnet_threshold_b
+        return (low, high) if self.preprocessor == "canny" and low >= 0 and high >= 0 else None
+
+    @property
+    def preprocessor(self) -> str:
+        """
+        Raises:
+            InvalidField: nothing here does what the module does.
+        """
+        return preprocessor_of("controlnet_module", self.controlnet_module)
+
+    def clashes(self) -> Iterator[SafelightError]:
+        if not self.controlnet_input_images:
+            yield InvalidField("controlnet_input_images", "No image selected")
+        try:
+            thresholds = self.thresholds or ()
+        except InvalidField as error:
+            yield error
+        else:
+            for name, value in zip(("controlnet_threshold_a", "controlnet_threshold_b"), thresholds, strict=False):
+                if value > HIGHEST_THRESHOLD:
+                    yield InvalidField(name, f"at most {HIGHEST_THRESHOLD}, not {value:g}", "controlnet_module")
 
 
 class Detected(BaseModel):
@@ -107,21 +136,17 @@ async def settings(caller: Who) -> UnitCount:
 async def detect(request: Request, caller: Who, body: Annotated[Detection, Body()]) -> Detected:
     """What a net would be shown of these pictures."""
     caller.require("draw")
-    name = preprocessor_of(body.controlnet_module)
-    if not body.controlnet_input_images:
-        raise refused("No image selected")
-    low, high = body.controlnet_threshold_a, body.controlnet_threshold_b
-    thresholds = (low, high) if name == "canny" and low >= 0 and high >= 0 else None
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
     images: list[str] = []
-    for source in body.controlnet_input_images:
-        data = await fetch_picture(source, max_bytes=most)
-
-        room, turn = studio.pictures_room, await studio.turn(data, tenant=caller.tenant)
-        image = await room.work(turn, studio.open, data)
+    for place, source in enumerate(body.controlnet_input_images):
+        field = f"controlnet_input_images.{place}"
+        with concerning(field):
+            data = await fetch_picture(source, max_bytes=most)
+            room, turn = studio.pictures_room, await studio.turn(data, tenant=caller.tenant)
+            image = await room.work(turn, studio.open, data)
         if image.width * image.height > studio.settings.max_output_pixels:
-            raise refused(f"the picture has more than {studio.settings.max_output_pixels} pixels")
-        hint = await studio.make_hint(name, image, thresholds=thresholds, tenant=caller.tenant)
+            raise InvalidField(field, f"the picture has more than {studio.settings.max_output_pixels} pixels")
+        hint = await studio.make_hint(body.preprocessor, image, thresholds=body.thresholds, tenant=caller.tenant)
         images.append(await room.work(await studio.turn(hint, tenant=caller.tenant), as_base64, hint))
     return Detected(images=images)
 

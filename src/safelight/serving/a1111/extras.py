@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,11 +10,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from safelight.assets.read_metadata import read_metadata
-from safelight.errors import JobCancelled, UnknownModel, UnsupportedOption
+from safelight.errors import InvalidField, JobCancelled, SafelightError, UnknownModel, UnsupportedOption
+from safelight.faults import concerning, in_words
 from safelight.imaging.canvas import upscale
 from safelight.models.vision.upscalers import LANCZOS, Upscalers
 from safelight.serving.a1111.info import infotext_of, items_of, parameters_of
-from safelight.serving.a1111.payloads import FAULTS, RED_DOT, Loose
+from safelight.serving.a1111.loose import RED_DOT, Loose
+from safelight.serving.a1111.payloads import FAULTS
 from safelight.serving.a1111.sittings import sittings_of
 from safelight.serving.a1111.upscalers import NONE, ours_for
 from safelight.serving.http.auth import Who
@@ -22,7 +24,9 @@ from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
+from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
+from safelight.spec import MOST_SCALE
 from safelight.studio import Studio
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
@@ -45,7 +49,7 @@ class Extras(Loose):
     gfpgan_visibility: Visibility = 0
     codeformer_visibility: Visibility = 0
     codeformer_weight: Visibility = 0
-    upscaling_resize: Annotated[float, Field(gt=0, le=8)] = 2
+    upscaling_resize: Annotated[float, Field(gt=0, le=MOST_SCALE)] = 2
     upscaling_resize_w: Pixels = 512
     upscaling_resize_h: Pixels = 512
     upscaling_crop: bool = True
@@ -55,32 +59,50 @@ class Extras(Loose):
     extras_upscaler_2_visibility: Visibility = 0
     upscale_first: bool = False
 
+    def clashes(self) -> Iterator[SafelightError]:
+        for name in ("gfpgan_visibility", "codeformer_visibility"):
+            if getattr(self, name):
+                yield UnsupportedOption(name, "no face restorer is installed here; leave it at 0")
+        if self.extras_upscaler_2_visibility and self.upscaler_2 not in ("None", self.upscaler_1):
+            why = "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
+            yield UnsupportedOption("upscaler_2", why, "extras_upscaler_2_visibility", "upscaler_1")
+
     def method(self, upscalers: Upscalers) -> str:
         """In our words; "None" leaves pictures as they are.
 
         Raises:
-            UnsupportedOption: an upscaler, or something else, that is not here.
+            UnsupportedOption: an upscaler that is not here.
         """
-        for name in ("gfpgan_visibility", "codeformer_visibility"):
-            if getattr(self, name):
-                raise UnsupportedOption(name, "no face restorer is installed here; leave it at 0")
         methods = {
             name: ours_for(name, getattr(self, name), upscalers)
             for name in ("upscaler_1", "upscaler_2")
             if getattr(self, name) != NONE
         }
-        if self.extras_upscaler_2_visibility and self.upscaler_2 not in ("None", self.upscaler_1):
-            raise UnsupportedOption(
-                "upscaler_2", "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
-            )
         return methods.get("upscaler_1", LANCZOS)
 
-    def scale_for(self, size: tuple[int, int]) -> float:
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Its own names for the fields of an upscale."""
+        wider = "upscaling_resize_w" if self.upscaling_resize_w >= self.upscaling_resize_h else "upscaling_resize_h"
+        return {"scale": wider if self.resize_mode else "upscaling_resize", "method": "upscaler_1"}
+
+    def scale_for(self, width: int, height: int) -> float:
+        """
+        Raises:
+            InvalidField: the picture would grow by more than is possible, or shrink to nothing.
+        """
         if self.upscaler_1 == "None":
             return 1.0
+        scale = max(self.upscaling_resize_w / width, self.upscaling_resize_h / height)
         if self.resize_mode == 0:
-            return self.upscaling_resize
-        return max(self.upscaling_resize_w / size[0], self.upscaling_resize_h / size[1])
+            scale = self.upscaling_resize
+        if scale > MOST_SCALE:
+            limit = f"{width * MOST_SCALE}x{height * MOST_SCALE}"
+            why = f"a picture of {width}x{height} grows to {limit} at most, which is {MOST_SCALE} times as large"
+            raise InvalidField(self.words["scale"], why)
+        if min(width, height) * scale < 1:
+            raise InvalidField(self.words["scale"], f"nothing would be left of a picture of {width}x{height}")
+        return scale
 
     @property
     def cuts(self) -> bool:
@@ -145,14 +167,15 @@ class Kept:
 @router.post("/extra-single-image")
 async def extra_single_image(request: Request, caller: Who, body: ExtrasSingle) -> ExtrasSingleAnswer:
     """Make a picture larger."""
-    [image] = await enlarged(request, caller, body, [body.image])
+    [image] = await enlarged(request, caller, body, {"image": body.image})
     return ExtrasSingleAnswer(html_info=html_of(body), image=image)
 
 
 @router.post("/extra-batch-images")
 async def extra_batch_images(request: Request, caller: Who, body: ExtrasBatch) -> ExtrasBatchAnswer:
     """Make several pictures larger."""
-    images = await enlarged(request, caller, body, [file.data for file in body.imageList])
+    named = {f"imageList.{place}.data": file.data for place, file in enumerate(body.imageList)}
+    images = await enlarged(request, caller, body, named)
     return ExtrasBatchAnswer(html_info=html_of(body), images=images)
 
 
@@ -160,7 +183,8 @@ async def extra_batch_images(request: Request, caller: Who, body: ExtrasBatch) -
 async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoAnswer:
     """What a picture says of how it was made, whichever program made it."""
     limits = parts_of(request).settings
-    data = await fetch_picture(body.image, max_bytes=limits.max_file_bytes)
+    with concerning("image"):
+        data = await fetch_picture(body.image, max_bytes=limits.max_file_bytes)
 
     def read() -> PngInfoAnswer:
         metadata = read_metadata(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
@@ -169,7 +193,8 @@ async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoA
         return PngInfoAnswer(info=infotext, items=items_of(metadata.raw), parameters=parameters)
 
     studio = parts_of(request).studio
-    return await studio.pictures_room.work(await studio.turn(data, tenant=caller.tenant), read)
+    with concerning("image"):
+        return await studio.pictures_room.work(await studio.turn(data, tenant=caller.tenant), read)
 
 
 @router.post("/interrogate")
@@ -178,26 +203,26 @@ async def interrogate(caller: Who, body: InterrogateBody) -> InterrogateAnswer:
     raise UnknownModel(body.model, ["none that describes pictures"])
 
 
-async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequence[str]) -> list[str]:
-    """PNGs in base64, by way of a job for each picture that grows."""
+async def enlarged(request: Request, caller: Caller, body: Extras, sources: Mapping[str, str]) -> list[str]:
+    """PNGs in base64 of pictures by their fields, by way of a job for each that grows."""
     parts = parts_of(request)
     studio = parts.studio
     method = body.method(studio.upscalers)
     caller.require("draw")
     # One at a time in memory: a small file can hold a very large picture.
     kept: list[Kept] = []
-    for source in sources:
-        data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
-        turn = await studio.turn(data, tenant=caller.tenant)
-        kept.append(await studio.pictures_room.work(turn, keep, data, body, studio))
+    for field, source in sources.items():
+        with concerning(field):
+            data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
+            turn = await studio.turn(data, tenant=caller.tenant)
+            kept.append(await studio.pictures_room.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
-    sittings = sittings_of(request)
-    jobs = (
-        await sittings.draw(request, upscales, caller, Wishes(brought=True), desk=parts.desk, kind="extras")
-        if upscales
-        else []
-    )
+    sittings, wishes = sittings_of(request), Wishes(brought=True)
+    jobs: list[JobRow] = []
+    if upscales:
+        with in_words(body.words):
+            jobs = await sittings.draw(request, upscales, caller, wishes, desk=parts.desk, kind="extras")
     for one, job in zip(grows, jobs, strict=True):
         if job.asset_id is None:
             raise JobCancelled("interrupted before all pictures were made larger")
@@ -211,7 +236,7 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Sequ
 
 def keep(data: bytes, body: Extras, studio: Studio) -> Kept:
     digest = studio.keep(data)
-    return Kept(digest=digest, scale=body.scale_for(studio.size_of(digest)))
+    return Kept(digest=digest, scale=body.scale_for(*studio.size_of(digest)))
 
 
 def finish(kept: Kept, body: Extras, studio: Studio) -> str:

@@ -18,6 +18,7 @@ from safelight.serving.a1111.payloads import FAULTS
 from safelight.serving.a1111.sittings import sittings_of
 from safelight.serving.a1111.upscalers import LATENT_MODES, NONE, upscalers_by_name
 from safelight.serving.http.auth import Who
+from safelight.serving.http.description import NULL
 from safelight.serving.http.parts import parts_of
 from safelight.studio import Studio
 from safelight.version import __version__
@@ -136,7 +137,7 @@ async def options(request: Request, caller: Who) -> dict[str, Any]:
     return await asyncio.to_thread(look)
 
 
-@router.post("/options")
+@router.post("/options", responses=NULL)
 async def set_options(
     request: Request,
     caller: Who,
@@ -299,11 +300,11 @@ def cuda() -> dict[str, Any]:
     }
 
 
-@router.post("/refresh-checkpoints")
-@router.post("/refresh-vae")
-@router.post("/refresh-loras")
-@router.post("/refresh-embeddings")
-@router.post("/unload-checkpoint")
-@router.post("/reload-checkpoint")
+@router.post("/refresh-checkpoints", responses=NULL)
+@router.post("/refresh-vae", responses=NULL)
+@router.post("/refresh-loras", responses=NULL)
+@router.post("/refresh-embeddings", responses=NULL)
+@router.post("/unload-checkpoint", responses=NULL)
+@router.post("/reload-checkpoint", responses=NULL)
 async def nothing_to_do(caller: Who) -> None:
     """Folders are looked into whenever they are asked about, and one caller's wish to unload is not another's."""

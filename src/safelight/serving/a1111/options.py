@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from safelight.assets.encode import Encoding, Format
-from safelight.errors import InvalidRequest, SafelightError, UnsupportedOption
-from safelight.spec import ClipSkip, explain
+from safelight.errors import Faults, SafelightError, UnsupportedOption
+from safelight.faults import Checked, faults_in
+from safelight.spec import ClipSkip
 from safelight.studio import Studio
 
 DEFAULT_MODEL = "mini"
@@ -45,7 +46,7 @@ NEUTRAL: dict[str, object] = {
 """Options that would change the picture, at the only value that we draw with."""
 
 
-class Options(BaseModel):
+class Options(Checked):
     """Those that are honoured; `given` is how they are stored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -78,20 +79,28 @@ def merged(stored: Mapping[str, Any], said: Mapping[str, Any], studio: Studio) -
     """The options with what a client says of them; null says nothing. Blocks: models are looked for on disk.
 
     Raises:
-        UnsupportedOption, UnknownModel, InvalidRequest: it says what cannot be.
+        SafelightError: it says what cannot be; all of it at once.
     """
     said = {name: value for name, value in said.items() if value is not None}
-    for name, neutral in NEUTRAL.items():
-        if said.get(name, neutral) != neutral:
-            raise UnsupportedOption(name, f"{said[name]!r} is not supported here, only {neutral!r}")
-    if "sd_model_checkpoint" in said:
-        said["sd_model_checkpoint"] = find_model(str(said["sd_model_checkpoint"]), studio)
-    if (vae := said.get("sd_vae", "")) not in OWN_VAE:
-        studio.parts.folder.find("vae", str(vae))
+    wrong: list[SafelightError] = [
+        UnsupportedOption(name, f"{said[name]!r} is not supported here, only {neutral!r}")
+        for name, neutral in NEUTRAL.items()
+        if said.get(name, neutral) != neutral
+    ]
+    for name, find in {"sd_model_checkpoint": find_model, "sd_vae": find_vae}.items():
+        if isinstance(given := said.get(name), str):
+            try:
+                said[name] = find(given, studio)
+            except SafelightError as error:
+                error.param = name
+                wrong.append(error)
     try:
-        return Options.model_validate({**stored, **said})
+        options = Options.model_validate({**stored, **said})
     except ValidationError as error:
-        raise InvalidRequest(explain(error, list(Options.model_fields))) from None
+        raise Faults([*wrong, *faults_in(error.errors(include_url=False)).errors]).alone() from None
+    if wrong:
+        raise Faults(wrong).alone()
+    return options
 
 
 def shown(options: Options, studio: Studio) -> dict[str, Any]:
@@ -117,4 +126,14 @@ def find_model(name: str, studio: Studio) -> str:
     if name not in known and re.fullmatch("[0-9a-f]{10,64}", name):
         name = next((model for model in known if title(model, studio).endswith(f" [{name[:10]}]")), name)
     studio.models.find(name)
+    return name
+
+
+def find_vae(name: str, studio: Studio) -> str:
+    """
+    Raises:
+        UnknownPart: nothing has that name.
+    """
+    if name not in OWN_VAE:
+        studio.parts.folder.find("vae", name)
     return name

@@ -6,22 +6,34 @@ other it is refused by name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_validator
 
 from safelight.diffusion.samplers import Sampler, find_sampler
-from safelight.errors import InvalidRequest, UnsupportedOption
+from safelight.errors import InvalidField, SafelightError, UnknownSampler, UnsupportedOption
+from safelight.faults import each, wrong_in
 from safelight.prompts.lora_tags import take_loras
 from safelight.prompts.several import MOST_PICTURES, Expand
+from safelight.serving.a1111.loose import FITS, RED_DOT, Loose
 from safelight.serving.a1111.options import Options
+from safelight.serving.a1111.scripts import (
+    CONTROLNET,
+    DYNAMIC_PROMPTS,
+    Script,
+    disagreements,
+    fields_of,
+    no_script,
+    with_panels,
+)
 from safelight.serving.a1111.sd_upscale import SD_UPSCALE
+from safelight.serving.a1111.unit import Unit, units_in
 from safelight.serving.a1111.upscalers import HIGHRES
 from safelight.spec import (
     NUM_SEEDS,
     Blur,
-    Fit,
+    Draft,
     Fraction,
     Guidance,
     ImageGuidance,
@@ -32,45 +44,43 @@ from safelight.spec import (
     heeded,
 )
 
-FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}
-"""resize_mode."""
 PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
 AT_ETA_0 = {"Euler a": "Euler", "DPM2 a": "DPM2"}
 """What an ancestral sampler is without its noise."""
-DYNAMIC_PROMPTS = "dynamic prompts"
-"""How the extension's name begins, whatever its version."""
 HYPERNETWORK = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
+SETTINGS = "override_settings"
+WORDS = {
+    "model": f"{SETTINGS}.sd_model_checkpoint",
+    "sampler": "sampler_name",
+    "guidance": "cfg_scale",
+    "clip_skip": f"{SETTINGS}.CLIP_stop_at_last_layers",
+    "vae": f"{SETTINGS}.sd_vae",
+    "refiner": "refiner_checkpoint",
+    "refiner_switch": "refiner_switch_at",
+    "highres": "enable_hr",
+    "highres.scale": "hr_scale",
+    "highres.strength": "denoising_strength",
+    "highres.steps": "hr_second_pass_steps",
+    "highres.upscaler": "hr_upscaler",
+    "init": "init_images",
+    "strength": "denoising_strength",
+    "fit": "resize_mode",
+    "image_guidance": "image_cfg_scale",
+    "mask_invert": "inpainting_mask_invert",
+    "only_masked": "inpaint_full_res",
+    "padding": "inpaint_full_res_padding",
+    "scale": "script_args",
+    "tiles": "script_args",
+    "controls": f"alwayson_scripts.{CONTROLNET}",
+    "picture_prompts": f"alwayson_scripts.{CONTROLNET}",
+}
+"""Their names for the fields of our drafts."""
+STORED = "0" * 64
+"""Stands for a picture that has not been looked at yet."""
 Side = Annotated[int, Field(ge=64, le=4103)]
 """Cut to a multiple of 8, as there."""
 Count = Annotated[int, Field(ge=1, le=MOST_PICTURES)]
-
-
-def nullable(schema: dict[str, Any]) -> None:
-    """Every field that may be left out may be null."""
-    for name, said in schema["properties"].items():
-        if name not in schema.get("required", ()):
-            schema["properties"][name] = {"anyOf": [said, {"type": "null"}]}
-
-
-class Loose(BaseModel):
-    """A body as AUTOMATIC1111 reads it: null leaves a field at its default, and unknown fields are passed over."""
-
-    model_config = ConfigDict(extra="ignore", json_schema_extra=nullable, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def without_nulls(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            return {name: value for name, value in values.items() if value is not None}
-        return values
-
-
-RED_DOT = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQMAAAD+wSzIAAAAA1BMVEXIKChQLvxyAAAAC0lEQVR42mNgQAUAABAAAaoZ"
-    "+IIAAAAASUVORK5CYII="
-)
-"""A picture for /openapi.json to give as an example: 8x8."""
 
 
 class Drawing(Loose):
@@ -78,7 +88,7 @@ class Drawing(Loose):
 
     prompt: Annotated[Prompt, Field(examples=["a red apple"])] = ""
     negative_prompt: Prompt = ""
-    styles: list[str] = []
+    styles: tuple[str, ...] = ()
     seed: Annotated[
         int,
         Field(ge=-1),
@@ -115,29 +125,44 @@ class Drawing(Loose):
     s_min_uncond: float = 0
     refiner_checkpoint: str = ""
     refiner_switch_at: float = 0
-    override_settings: dict[str, Any] = {}
+    override_settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     override_settings_restore_afterwards: bool = True
     disable_extra_networks: bool = False
-    comments: dict[str, Any] = {}
+    comments: dict[str, Any] = Field(default_factory=dict[str, Any])
     script_name: str = ""
-    script_args: list[Any] = []
-    alwayson_scripts: dict[str, Any] = {}
+    script_args: tuple[Any, ...] = ()
+    alwayson_scripts: dict[str, Script] = Field(default_factory=dict[str, Script])
     send_images: bool = True
     save_images: bool = False
     """Every picture is kept, whatever this says."""
     force_task_id: str = ""
     infotext: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def with_what_panels_say(cls, values: Any) -> Any:
+        return with_panels(values) if isinstance(values, Mapping) else values
+
     @property
     def num_pictures(self) -> int:
-        if self.batch_size * self.n_iter > MOST_PICTURES:
-            raise InvalidRequest(f"batch_size x n_iter: at most {MOST_PICTURES}, not {self.batch_size} x {self.n_iter}")
         return self.batch_size * self.n_iter
 
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Its own names for the fields of a draft."""
+        return WORDS
+
+    @property
+    def starts_from(self) -> dict[str, Any]:
+        """The fields of a draft that are pictures which are kept later."""
+        return {}
+
     def wishes(self, options: Options) -> dict[str, Any]:
-        """In the words of `spec.Draft`."""
-        sampler = self.sampler
-        self.refuse_what_we_cannot(sampler)
+        """In the words of `spec.Draft`, all but the pictures."""
+        return self.plain_wishes(options) | {"sampler": self.sampler.name}
+
+    def plain_wishes(self, options: Options) -> dict[str, Any]:
+        """All but the sampler, which there may be none for."""
         return {
             "prompt": take_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -145,7 +170,6 @@ class Drawing(Loose):
             "seed": None if self.seed == -1 else self.seed,
             "width": self.width - self.width % 8,
             "height": self.height - self.height % 8,
-            "sampler": sampler.name,
             "steps": self.steps,
             "guidance": self.cfg_scale,
             "clip_skip": options.CLIP_stop_at_last_layers,
@@ -166,11 +190,27 @@ class Drawing(Loose):
     @property
     def expand(self) -> Expand | None:
         """The extension Dynamic Prompts: its first argument turns it on, its second draws every combination."""
-        for name, said in self.alwayson_scripts.items():
-            if name.casefold().startswith(DYNAMIC_PROMPTS) and not is_idle(said):
-                args: Any = said.get("args") if isinstance(said, Mapping) else said
-                return "combinatorial" if args[1:2] == [True] else "wildcards"
+        for name, script in self.alwayson_scripts.items():
+            if name.casefold().startswith(DYNAMIC_PROMPTS) and not script.is_idle:
+                return "combinatorial" if script.args[1:2] == [True] else "wildcards"
         return None
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """ControlNet's, by their fields.
+
+        Raises:
+            SafelightError: they cannot be read.
+        """
+        units: dict[str, Unit] = {}
+        for name, script in self.alwayson_scripts.items():
+            if name.casefold() == CONTROLNET:
+                units |= units_in(f"alwayson_scripts.{name}.args", script.args)
+        return units
+
+    def refuse_units(self, units: Mapping[str, Unit]) -> Iterator[SafelightError]:
+        """What is wrong with them in this body."""
+        return iter(())
 
     @property
     def sampler(self) -> Sampler:
@@ -179,32 +219,58 @@ class Drawing(Loose):
             return find_sampler(sampler.name.replace(sampler.plain, AT_ETA_0[sampler.plain]))
         return sampler
 
-    def refuse_what_we_cannot(self, sampler: Sampler) -> None:
-        """Raises UnsupportedOption, or InvalidRequest (422) for scripts."""
-        for name in ("restore_faces", "tiling", "subseed_strength", "s_churn", "s_min_uncond", "infotext"):
-            if getattr(self, name):
-                raise UnsupportedOption(name, f"{getattr(self, name)!r} is not supported here; leave it out")
-        for name in ("seed_resize_from_h", "seed_resize_from_w"):
-            if getattr(self, name) > 0:
-                raise UnsupportedOption(name, "seeds are not resized here; leave it at -1")
+    def clashes(self) -> Iterator[SafelightError]:
+        if self.num_pictures > MOST_PICTURES:
+            why = f"{self.batch_size} x n_iter {self.n_iter} are more than {MOST_PICTURES} pictures"
+            yield InvalidField("batch_size", why, "n_iter")
+        try:
+            sampler = self.sampler
+        except SafelightError as error:
+            error.param = "sampler_name" if isinstance(error, UnknownSampler) else "scheduler"
+            yield error
+        else:
+            yield from self.noise_we_do_not_add(sampler)
+        yield from self.what_we_do_not_do()
+        yield from self.scripts_we_do_not_have()
+        try:
+            yield from self.refuse_units(self.units)
+        except SafelightError as error:
+            yield from each(error)
+        yield from wrong_in(Draft, self.plain_wishes(Options()) | self.starts_from, self.words)
+
+    def noise_we_do_not_add(self, sampler: Sampler) -> Iterator[SafelightError]:
         if sampler.name == "DDIM" and self.eta not in (0, 1):
-            raise UnsupportedOption("eta", f"DDIM is drawn with 0, not {self.eta}")
+            yield UnsupportedOption("eta", f"DDIM is drawn with 0, not {self.eta}", "sampler_name")
         if sampler.stochastic:
             for name in ("eta", "s_noise"):
-                if getattr(self, name) != 1:
-                    raise UnsupportedOption(name, f"{sampler.plain} is drawn with 1, not {getattr(self, name)}")
+                if (said := getattr(self, name)) != 1:
+                    yield UnsupportedOption(name, f"{sampler.plain} is drawn with 1, not {said}", "sampler_name")
+
+    def what_we_do_not_do(self) -> Iterator[SafelightError]:
+        for name in ("restore_faces", "tiling", "subseed_strength", "s_churn", "s_min_uncond", "infotext"):
+            if said := getattr(self, name):
+                yield UnsupportedOption(name, f"{said!r} is not supported here; leave it out")
+        for name in ("seed_resize_from_h", "seed_resize_from_w"):
+            if getattr(self, name) > 0:
+                yield UnsupportedOption(name, "seeds are not resized here; leave it at -1")
         if any(self.styles):
-            raise UnsupportedOption("styles", f"no style {next(filter(None, self.styles))!r}; none are kept here")
-        if not self.disable_extra_networks:
-            for name in ("prompt", "negative_prompt"):
-                if found := HYPERNETWORK.search(getattr(self, name)):
-                    raise UnsupportedOption(name, f"{found[0]} names a hypernetwork, and none are loaded here")
+            yield UnsupportedOption("styles", f"no style {next(filter(None, self.styles))!r}; none are kept here")
+        for name in () if self.disable_extra_networks else ("prompt", "negative_prompt"):
+            if found := HYPERNETWORK.search(getattr(self, name)):
+                yield UnsupportedOption(name, f"{found[0]} names a hypernetwork, and none are loaded here")
+
+    def scripts_we_do_not_have(self) -> Iterator[SafelightError]:
         if self.script_name not in ("", "None") and not self.drawn_over:
-            raise no_script("script_name", self.script_name)
-        for name, said in self.alwayson_scripts.items():
-            read = name.casefold() == "controlnet" or name.casefold().startswith(DYNAMIC_PROMPTS)
-            if not read and not is_idle(said):
-                raise no_script("alwayson_scripts", name)
+            yield no_script("script_name", self.script_name)
+        for name, script in self.alwayson_scripts.items():
+            yield from disagreements(name, script, self.__dict__)
+            read = name.casefold() == CONTROLNET or fields_of(name.casefold(), script.args)
+            if name.casefold().startswith(DYNAMIC_PROMPTS):
+                if not script.is_idle and script.args[0] is not True:
+                    where = f"alwayson_scripts.{name}.args.0"
+                    yield InvalidField(where, f"turns it on: true or false, not {script.args[0]!r}")
+            elif not read and not script.is_idle:
+                yield no_script("alwayson_scripts", name)
 
 
 class TextToImageBody(Drawing):
@@ -223,13 +289,34 @@ class TextToImageBody(Drawing):
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
 
-    def wishes(self, options: Options) -> dict[str, Any]:
-        return super().wishes(options) | {"highres": self.highres() if self.enable_hr else None}
+    @property
+    def words(self) -> Mapping[str, str]:
+        resized = "hr_resize_x" if self.hr_resize_x else "hr_resize_y" if self.hr_resize_y else "hr_scale"
+        return {**WORDS, "highres.scale": resized}
+
+    def plain_wishes(self, options: Options) -> dict[str, Any]:
+        return super().plain_wishes(options) | {"highres": self.highres() if self.enable_hr else None}
 
     def highres(self) -> dict[str, Any]:
+        known = {"upscaler": HIGHRES[self.hr_upscaler]} if self.hr_upscaler in HIGHRES else {}
+        return known | {
+            "scale": max(self.scales) if self.scales else self.hr_scale,
+            "strength": self.denoising_strength,
+            "steps": self.hr_second_pass_steps or None,
+        }
+
+    @property
+    def scales(self) -> set[float]:
+        """As the sizes that are asked for have it."""
+        return {self.hr_resize_x / self.width, self.hr_resize_y / self.height} - {0.0}
+
+    def clashes(self) -> Iterator[SafelightError]:
+        yield from super().clashes()
+        if not self.enable_hr:
+            return
         if self.hr_upscaler not in HIGHRES:
             known = ", ".join(filter(None, HIGHRES))
-            raise UnsupportedOption("hr_upscaler", f"no upscaler {self.hr_upscaler!r}; known: {known}")
+            yield UnsupportedOption("hr_upscaler", f"no upscaler {self.hr_upscaler!r}; known: {known}")
         same = {
             "hr_checkpoint_name": ("", "Use same checkpoint"),
             "hr_sampler_name": ("", "Use same sampler", self.sampler_name or self.sampler_index),
@@ -239,25 +326,22 @@ class TextToImageBody(Drawing):
         }
         for name, values in same.items():
             if getattr(self, name) not in values:
-                raise UnsupportedOption(name, "the second pass is drawn as the first; leave it out")
-        return {
-            "scale": self.scale(),
-            "strength": self.denoising_strength,
-            "steps": self.hr_second_pass_steps or None,
-            "upscaler": HIGHRES[self.hr_upscaler],
-        }
-
-    def scale(self) -> float:
-        asked = {self.hr_resize_x / self.width, self.hr_resize_y / self.height} - {0.0}
-        if len(asked) > 1:
-            raise UnsupportedOption(
-                "hr_resize_x", "the second pass keeps the proportions; give one of hr_resize_x and _y"
+                yield UnsupportedOption(name, "the second pass is drawn as the first; leave it out")
+        if len(self.scales) > 1:
+            yield UnsupportedOption(
+                "hr_resize_x", "the second pass keeps the proportions; give one of hr_resize_x and _y", "hr_resize_y"
             )
-        return asked.pop() if asked else self.hr_scale
+
+    def refuse_units(self, units: Mapping[str, Unit]) -> Iterator[SafelightError]:
+        for place, unit in units.items():
+            if not unit.image:
+                yield InvalidField(f"{place}.image", "a unit has no image")
+            if self.enable_hr and unit.hr_option.lower() not in ("both", "0"):
+                yield InvalidField(f"{place}.hr_option", "a unit acts in both passes here")
 
 
 class ImageToImageBody(Drawing):
-    init_images: Annotated[list[str], Field(examples=[[RED_DOT]])] = []
+    init_images: Annotated[tuple[str, ...], Field(examples=[[RED_DOT]])] = ()
     """Base64, data URLs, or http(s) URLs of public addresses; one, or one for each picture of a batch."""
     resize_mode: Annotated[int, Field(ge=0, le=3)] = 0
     """0 stretches, 1 crops, 2 fills up from the edges."""
@@ -287,29 +371,51 @@ class ImageToImageBody(Drawing):
     def blur(self) -> float:
         return self.mask_blur_x if self.mask_blur is None else self.mask_blur
 
-    def wishes(self, options: Options) -> dict[str, Any]:
-        """All but the pictures, which are kept first."""
-        if self.resize_mode not in FITS:
-            raise UnsupportedOption("resize_mode", "3 (latent upscale) is not supported; 0, 1 and 2 are")
-        if self.initial_noise_multiplier != 1:
-            raise UnsupportedOption(
-                "initial_noise_multiplier", f"{self.initial_noise_multiplier} is not supported, only 1"
-            )
-        wishes = super().wishes(options) | {"fit": FITS[self.resize_mode], "strength": self.denoising_strength}
+    @property
+    def starts_from(self) -> dict[str, Any]:
+        return {"init": STORED} | ({"mask": STORED} if self.mask else {})
+
+    def plain_wishes(self, options: Options) -> dict[str, Any]:
+        wishes = super().plain_wishes(options) | {"strength": self.denoising_strength}
+        if self.resize_mode in FITS:
+            wishes["fit"] = FITS[self.resize_mode]
         if not self.mask:
             return wishes
-        if self.inpainting_fill not in (0, 1):
-            raise UnsupportedOption("inpainting_fill", "2 and 3 (latent) are not supported; 0 and 1 are")
-        if self.mask_blur is None and self.mask_blur_x != self.mask_blur_y:
-            raise UnsupportedOption("mask_blur_y", "the mask is blurred alike in both directions")
-        if not self.mask_round:
-            raise UnsupportedOption("mask_round", "soft masks are not supported; leave it out")
         return wishes | {
             "mask_blur": self.blur,
             "mask_invert": bool(self.inpainting_mask_invert),
             "only_masked": self.inpaint_full_res,
             "padding": self.inpaint_full_res_padding,
         }
+
+    def clashes(self) -> Iterator[SafelightError]:
+        if not self.init_images:
+            yield InvalidField("init_images", "name at least one picture, in base64")
+        if len(self.init_images) > self.batch_size:
+            why = f"{len(self.init_images)} are more than the batch_size of {self.batch_size}"
+            yield InvalidField("init_images", why, "batch_size")
+        yield from super().clashes()
+        if self.resize_mode not in FITS:
+            yield UnsupportedOption("resize_mode", "3 (latent upscale) is not supported; 0, 1 and 2 are")
+        if self.initial_noise_multiplier != 1:
+            why = f"{self.initial_noise_multiplier} is not supported, only 1"
+            yield UnsupportedOption("initial_noise_multiplier", why)
+        if self.mask:
+            yield from self.masks_we_do_not_have()
+        if self.drawn_over:
+            yield from self.not_drawn_over()
+
+    def masks_we_do_not_have(self) -> Iterator[SafelightError]:
+        if self.inpainting_fill not in (0, 1):
+            yield UnsupportedOption("inpainting_fill", "2 and 3 (latent) are not supported; 0 and 1 are")
+        if self.mask_blur is None and self.mask_blur_x != self.mask_blur_y:
+            yield UnsupportedOption("mask_blur_y", "the mask is blurred alike in both directions", "mask_blur_x")
+        if not self.mask_round:
+            yield UnsupportedOption("mask_round", "soft masks are not supported; leave it out")
+
+    def not_drawn_over(self) -> Iterator[SafelightError]:
+        if self.mask:
+            yield InvalidField("mask", "SD upscale draws a whole picture over; leave one of them out", "script_name")
 
 
 class Fault(BaseModel):
@@ -346,22 +452,3 @@ def sampler_of(name: str, schedule: str = "Automatic") -> Sampler:
         return sampler
     # There, "Normal" is worked out otherwise and comes to the same noise levels as "Uniform".
     return find_sampler(name, "Uniform" if schedule.casefold() == "normal" else schedule or "Automatic")
-
-
-def is_idle(script: object) -> bool:
-    """Clients name their extensions also where they are off: without arguments, or with false first, or not enabled."""
-    args: Any = script.get("args") if isinstance(script, Mapping) else script
-    if not args:
-        return True
-    if not isinstance(args, list):
-        return False
-    units: list[Any] = args
-    return units[0] is False or all(
-        not unit or (isinstance(unit, Mapping) and unit.get("enabled") is False) for unit in units
-    )
-
-
-def no_script(where: str, name: str) -> InvalidRequest:
-    error = UnsupportedOption(where, f"no script {name!r}; there are ControlNet and, for img2img, SD upscale")
-    error.status = 422
-    return error

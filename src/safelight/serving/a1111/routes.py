@@ -8,23 +8,24 @@
 import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
-from safelight.errors import InvalidRequest
+from safelight.faults import concerning, in_words, together
 from safelight.models.checkpoints.sizes import by_highres
 from safelight.prompts.several import expanded
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
-from safelight.serving.a1111.payloads import FAULTS, Drawing, Drawn, ImageToImageBody, TextToImageBody
+from safelight.serving.a1111.payloads import FAULTS, SETTINGS, WORDS, Drawing, Drawn, ImageToImageBody, TextToImageBody
 from safelight.serving.a1111.pictures import keep, keep_mask
 from safelight.serving.a1111.sd_upscale import enlarged
 from safelight.serving.a1111.sittings import sittings_of
-from safelight.serving.a1111.units import led_by, units_of
+from safelight.serving.a1111.units import led_by
 from safelight.serving.http.auth import Who
+from safelight.serving.http.description import NULL
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
@@ -35,7 +36,13 @@ from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
 from safelight.studio import MANY_COPIES, Studio
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
+
+async def in_their_words() -> AsyncGenerator[None, None]:
+    with in_words(WORDS):
+        yield
+
+
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS, dependencies=[Depends(in_their_words)])
 
 BEGUN = 0.01
 """What `progress` says before the first step: 0 would mean that nothing is being drawn."""
@@ -70,8 +77,10 @@ class ProgressView(BaseModel):
 @router.post("/txt2img")
 async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
     """Draw pictures from words."""
-    options = await options_for(request, caller, body)
-    wishes = await wishes_of(request, body, options) | await led_by(request, caller, body)
+    options, refiner, led = await together(
+        options_for(request, caller, body), refiner_for(request, body), led_by(request, caller, body)
+    )
+    wishes = body.wishes(options) | refiner | led
     first = await asyncio.to_thread(within_reach, parse_draft(wishes), parts_of(request).studio)
     drafts = await asyncio.to_thread(several, first, body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
@@ -81,33 +90,29 @@ async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn
 async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Drawn:
     """Draw pictures from pictures, or anew what a mask covers."""
     caller.require("draw")
-    if not body.init_images:
-        raise InvalidRequest("init_images: name at least one picture, in base64")
-    if 1 < len(body.init_images) <= body.batch_size:
+    if len(body.init_images) > 1:
         body.batch_size = len(body.init_images)
-    if len(body.init_images) > body.batch_size:
-        raise InvalidRequest(f"init_images: {len(body.init_images)} are more than the batch_size of {body.batch_size}")
-    options = await options_for(request, caller, body)
-    wishes = await wishes_of(request, body, options)
+    options, refiner, over = await together(
+        options_for(request, caller, body), refiner_for(request, body), drawn_over(request, body)
+    )
+    wishes = body.wishes(options) | refiner | over
     found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
     if found.description.reads == "instructions":
         wishes["image_guidance"] = body.image_cfg_scale
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
-    if body.drawn_over:
-        wishes |= await asyncio.to_thread(
-            enlarged, body.script_args, studio.upscalers, width=body.width, height=body.height
-        )
     marked = None
     if body.mask:
-        data = await fetch_picture(body.mask, max_bytes=most)
-        turn = await studio.turn(data, tenant=caller.tenant)
-        marked, wishes["mask"] = await studio.pictures_room.work(turn, keep_mask, data, studio)
+        with concerning("mask"):
+            data = await fetch_picture(body.mask, max_bytes=most)
+            turn = await studio.turn(data, tenant=caller.tenant)
+            marked, wishes["mask"] = await studio.pictures_room.work(turn, keep_mask, data, studio)
     # One at a time in memory: a small file can hold a very large picture.
     inits: list[str] = []
-    for source in body.init_images:
-        data = await fetch_picture(source, max_bytes=most)
-        turn = await studio.turn(data, tenant=caller.tenant, copies=MANY_COPIES)
-        inits.append(await studio.pictures_room.work(turn, keep, data, marked, body, studio))
+    for place, source in enumerate(body.init_images):
+        with concerning(f"init_images.{place}"):
+            data = await fetch_picture(source, max_bytes=most)
+            turn = await studio.turn(data, tenant=caller.tenant, copies=MANY_COPIES)
+            inits.append(await studio.pictures_room.work(turn, keep, data, marked, body, studio))
     leads = [await led_by(request, caller, body, init=init) for init in inits]
     firsts = [parse_draft(wishes | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
     changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
@@ -147,7 +152,7 @@ async def interrupt(request: Request, caller: Who) -> dict[str, str]:
     return {}
 
 
-@router.post("/skip")
+@router.post("/skip", responses=NULL)
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
     await sittings_of(request).skip(caller, parts_of(request).desk)
@@ -165,22 +170,28 @@ def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
     return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
-async def wishes_of(request: Request, body: Drawing, options: Options) -> dict[str, Any]:
-    """In the words of `spec.Draft`; a refiner is found as models are, by its title, its name or its hash."""
-    wishes = body.wishes(options)
-    if refiner := wishes.get("refiner"):
-        wishes["refiner"] = await asyncio.to_thread(find_model, refiner, parts_of(request).studio)
-    return wishes
+async def refiner_for(request: Request, body: Drawing) -> dict[str, Any]:
+    """It is found as models are, by its title, its name or its hash."""
+    if "refiner" not in body.refining():
+        return {}
+    with in_words({"model": "refiner"}):
+        return {"refiner": await asyncio.to_thread(find_model, body.refiner_checkpoint, parts_of(request).studio)}
+
+
+async def drawn_over(request: Request, body: ImageToImageBody) -> dict[str, Any]:
+    """What the script SD upscale says."""
+    if not body.drawn_over:
+        return {}
+    upscalers = parts_of(request).studio.upscalers
+    return await asyncio.to_thread(enlarged, body.script_args, upscalers, width=body.width, height=body.height)
 
 
 async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:
     """The caller's options, and over them those of this request."""
     parts, sittings = parts_of(request), sittings_of(request)
     stored = sittings.options_of(caller)
-    options = await asyncio.to_thread(merged, stored, body.override_settings, parts.studio)
-    if body.override_settings and not body.override_settings_restore_afterwards:
-        await sittings.keep_options(caller, options, parts.keys)
-    return options
+    with in_words({name: f"{SETTINGS}.{name}" for name in body.override_settings}):
+        return await asyncio.to_thread(merged, stored, body.override_settings, parts.studio)
 
 
 async def drawn(
@@ -188,6 +199,8 @@ async def drawn(
 ) -> Drawn:
     began = time.time()
     parts = parts_of(request)
+    if body.override_settings and not body.override_settings_restore_afterwards:
+        await sittings_of(request).keep_options(caller, options, parts.keys)
     wishes = Wishes(encoding=options.encoding, brought=True)
     jobs = await sittings_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
     return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
@@ -207,7 +220,7 @@ def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: floa
 
 def hints_of(drawn: Sequence[Denoised], body: Drawing, studio: Studio) -> list[str]:
     """What the nets were shown, after the pictures, as there."""
-    if not drawn or not any(unit.save_detected_map for unit in units_of(body)):
+    if not drawn or not any(unit.save_detected_map for unit in body.units.values()):
         return []
     return [base64.b64encode(studio.assets.read(use.hint)).decode() for use in drawn[0].controls]
 

@@ -17,7 +17,7 @@ from safelight.serving.a1111 import extras as a1111_extras
 from safelight.serving.a1111 import lists as a1111_lists
 from safelight.serving.a1111 import routes as a1111
 from safelight.serving.a1111.sittings import Sittings
-from safelight.serving.http import errors, health, metrics_route
+from safelight.serving.http import errors, health, metrics_route, viewer_route
 from safelight.serving.http.access import Access
 from safelight.serving.http.description import describe
 from safelight.serving.http.door import Door
@@ -35,7 +35,9 @@ from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
 from safelight.serving.native import files, jobs, upscales
+from safelight.serving.native.told import JobMessage
 from safelight.serving.openai import routes as openai
+from safelight.serving.openai.payloads import EditMessage, EditRequest, GenerationMessage, VariationRequest
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.version import __version__
@@ -68,15 +70,17 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         dependencies=[Depends(require_plain)],
+        docs_url=None,  # FastAPI's own pages take their scripts from elsewhere: `viewer_route` has ours
+        redoc_url=None,
     )
     app.state.sittings = Sittings()
     app.state.fault = None  # why it could not be opened
     errors.install(app)
-    for part in (health, metrics_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
+    for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
     for part in (jobs, upscales, files, openai):
         app.include_router(part.router, responses=errors.FAULTS)
-    describe(app)
+    describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Origin, settings=settings)
     app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:

@@ -19,8 +19,6 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-PAGES = ("/docs", "/redoc")
-"""FastAPI's own pages fetch scripts, so no content policy fits them."""
 
 
 class Door:
@@ -53,8 +51,7 @@ class Door:
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
-                    if not (name == "content-security-policy" and scope["path"].startswith(PAGES)):
-                        out.setdefault(name, value)
+                    out.setdefault(name, value)
             await send(message)
 
         async def take() -> Message:

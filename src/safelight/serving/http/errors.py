@@ -6,6 +6,7 @@ elsewhere    {"error": {"message", "type", "param", "code"}}  OpenAI, and our ow
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests, UnsupportedOption
+from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests
+from safelight.faults import faults_in
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.places import told_to_strangers
 
@@ -54,13 +56,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
-def respond(path: str, error: SafelightError, *, param: str | None = None) -> Response:
+def respond(path: str, error: SafelightError) -> Response:
     headers = {"x-should-retry": "true" if may_pass(error) else "false", ERROR_CODE: error.code}
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
         headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith(AUTOMATIC1111) else "Bearer"
-    return JSONResponse(body(path, error, param=param), status_code=error.status, headers=headers)
+    return JSONResponse(body(path, error), status_code=error.status, headers=headers)
 
 
 def may_pass(error: SafelightError) -> bool:
@@ -68,7 +70,7 @@ def may_pass(error: SafelightError) -> bool:
     return isinstance(error, TooManyRequests) or (error.status in (503, 507) and not isinstance(error, OutOfMemory))
 
 
-def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[str, object]:
+def body(path: str, error: SafelightError) -> dict[str, object]:
     if path.startswith(AUTOMATIC1111):
         return {"error": type(error).__name__, "detail": str(error), "body": "", "errors": str(error)}
     kind = "invalid_request_error" if error.status < 500 else "server_error"
@@ -81,9 +83,7 @@ def body(path: str, error: SafelightError, *, param: str | None = None) -> dict[
             kind = "rate_limit_error"
         case _:
             pass
-    if isinstance(error, UnsupportedOption):
-        param = error.option
-    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
 
 
 def ours(request: Request, error: Exception) -> Response:
@@ -95,11 +95,16 @@ def ours(request: Request, error: Exception) -> Response:
 def invalid(request: Request, error: Exception) -> Response:
     """What FastAPI found wrong with a body or a query, all at once."""
     assert isinstance(error, RequestValidationError)
-    faults = [(".".join(str(part) for part in fault["loc"][1:]), fault["msg"]) for fault in error.errors()]
-    message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
-    fault = InvalidRequest(message)
-    fault.status = invalid_status(request.url.path)
-    return respond(request.url.path, fault, param=faults[0][0] if faults else None)
+    path = request.url.path
+    found = [unreadable(fault) if fault["type"] == "json_invalid" else fault for fault in error.errors()]
+    said = [{**fault, "loc": fault["loc"][1:]} for fault in found]
+    return respond(path, faults_in(said, status=invalid_status(path)).alone())
+
+
+def unreadable(fault: Mapping[str, Any]) -> dict[str, Any]:
+    """A body that is no JSON has no fields, and its place in the body is no name."""
+    said = f"the body is not JSON: {fault['ctx']['error']} at {fault['loc'][-1]}"
+    return {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}"}
 
 
 def invalid_status(path: str) -> int:

@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from safelight.assets.encode import Encoding
-from safelight.errors import Forbidden, InvalidRequest
+from safelight.errors import Forbidden, InvalidField
 from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
 from safelight.models.checkpoints.sizes import require_area
@@ -115,7 +115,7 @@ class Desk:
     def require_terms(self, caller: Caller, wishes: Wishes) -> None:
         """Raises InvalidRequest where this caller cannot have its jobs so."""
         if wishes.priority > caller.priority:
-            raise InvalidRequest(f"priority {wishes.priority}: this key may ask for at most {caller.priority}")
+            raise InvalidField("priority", f"this key may ask for at most {caller.priority}, not {wishes.priority}")
         if wishes.webhook_url is not None:
             require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
 
@@ -148,12 +148,15 @@ class Desk:
             case Upscale():
                 width, height = self.studio.size_of(spec.init)
                 pixels = width * height * spec.scale**2
+                field = "scale"
             case TextToImage(highres=HighresFix(scale=scale)):
                 pixels = spec.width * spec.height * scale**2
+                field = "highres.scale"
             case _:
                 pixels = spec.width * spec.height
+                field = "width"
         if pixels > most:
-            raise InvalidRequest(f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
+            raise InvalidField(field, f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
         if not isinstance(spec, Upscale):
             about = self.studio.models.find(spec.model).description
             require_area(about, spec, most=self.studio.settings.max_native_areas)

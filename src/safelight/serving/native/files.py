@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, UnknownAsset
 from safelight.serving.http.auth import Who, caller_of
+from safelight.serving.http.description import PICTURE
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.holders import hold, require_sight
 from safelight.serving.jobs.tables import JobRow
@@ -45,7 +46,7 @@ async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File
 @router.get(
     "/{name}",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in TYPES.values()}, "description": "The picture's file."}},
+    responses={200: {"content": dict.fromkeys(TYPES.values(), PICTURE), "description": "The picture's file."}},
 )
 async def download(
     request: Request,

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WrapValidator
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from safelight.assets.encode import Detail, Encoding, Format
 from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
-from safelight.lifecycle.training.recipe import parse_recipe
+from safelight.faults import Checked, untagged
+from safelight.lifecycle.training.recipe import RecipeByKind
 from safelight.prompts.several import Expand, expanded
 from safelight.serving.http.auth import Who
+from safelight.serving.http.description import stream
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Desk, Wishes
 from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
 from safelight.serving.native.files import as_base64, link
+from safelight.serving.native.told import JobMessage
 from safelight.spec import Draft
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -63,7 +66,7 @@ class JobRequest(Draft):
         )
 
 
-class TrainingRequest(BaseModel):
+class TrainingRequest(Checked):
     """A training run that is asked for: the recipe of `safelight train`."""
 
     model_config = ConfigDict(
@@ -72,7 +75,7 @@ class TrainingRequest(BaseModel):
                                                                         "data": "/data/my-icons", "steps": 300}}]},
     )  # fmt: skip
     kind: Literal["training"]
-    recipe: dict[str, Any]
+    recipe: RecipeByKind
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
@@ -139,6 +142,7 @@ Asked = Annotated[
     | Annotated[list[JobRequest], Tag("pictures")]
     | Annotated[TrainingRequest, Tag("training")],
     Discriminator(kind_of),
+    WrapValidator(untagged),
     Body(),
 ]
 
@@ -149,8 +153,7 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
     same jobs."""
     desk = parts_of(request).desk
     if isinstance(body, TrainingRequest):
-        recipe = parse_recipe(body.recipe)
-        return await view(request, await desk.accept_training(recipe, caller, body.wishes(idempotency_key)))
+        return await view(request, await desk.accept_training(body.recipe, caller, body.wishes(idempotency_key)))
     asked = body if isinstance(body, list) else [body]
     if not 1 <= len(asked) <= MOST_IN_A_LIST:
         raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")
@@ -211,7 +214,11 @@ async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
     return await view(request, await parts_of(request).desk.cancel(job))
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
+@router.get(
+    "/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses=stream(JobMessage, "Messages until the job has ended."),
+)
 async def events(
     request: Request,
     caller: Who,

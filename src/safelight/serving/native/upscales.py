@@ -4,9 +4,10 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from safelight.assets.encode import Detail, Encoding, Format
+from safelight.faults import Checked
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.desk import Wishes
@@ -16,7 +17,7 @@ from safelight.spec import Digest, Scale, UpscaleMethod
 router = APIRouter(prefix="/v1/upscales", tags=["jobs"])
 
 
-class UpscaleRequest(BaseModel):
+class UpscaleRequest(Checked):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"init": "0" * 64, "scale": 2}]})
 
     init: Digest

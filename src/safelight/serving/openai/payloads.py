@@ -3,17 +3,24 @@
 The bodies are those of the `openai` SDK of 2026; what it sends through `extra_body` are fields of our own drafts.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import UploadFile
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
+from starlette.datastructures import UploadFile as SentFile
 
 from safelight.assets.encode import Encoding
-from safelight.errors import UnsupportedOption
+from safelight.errors import SafelightError, UnsupportedOption
+from safelight.faults import Checked, wrong_in
 from safelight.prompts.several import Expand
+from safelight.serving.http.errors import Fault
 from safelight.spec import (
+    MOST_STEPS,
     ClipSkip,
     ControlWish,
     Determinism,
@@ -43,11 +50,26 @@ UNNAMED = "dall-e-2"
 DEFAULT_MODEL = "mini"
 QUALITIES = {"low": 0.5, "medium": 0.75, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5}
 """Steps, as a share of the model's own number of them."""
+WORDS = {"width": "size", "height": "size"}
+"""Where they have another word for a field of our drafts."""
+STORED = "0" * 64
+"""Stands for a picture whose file has not been looked at yet."""
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
-class Extras(BaseModel):
-    """What only safelight knows; the SDK sends it through `extra_body`."""
+def unfolded(value: Any) -> Any:
+    """The fields of a form are strings: what is more than a word is sent as JSON."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
+
+
+Unfolded = BeforeValidator(unfolded)
+
+
+class Extras(Checked):
+    """What only safelight knows; the SDK sends it through `extra_body`, and a form as JSON where it has parts."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,18 +78,18 @@ class Extras(BaseModel):
     sampler: str | None = None
     guidance: Guidance | None = None
     guidance_rescale: Fraction | None = None
-    freeu: FreeU | None = None
+    freeu: Annotated[FreeU | None, Unfolded] = None
     pag_scale: PagScale | None = None
-    pag_layers: PagLayers | None = None
+    pag_layers: Annotated[PagLayers | None, Unfolded] = None
     sag_scale: SagScale | None = None
     refiner: ModelName | None = None
     refiner_switch: Switch | None = None
     negative_prompt: Prompt = ""
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
-    loras: tuple[LoraWish, ...] = ()
-    controls: tuple[ControlWish, ...] = ()
-    picture_prompts: tuple[PicturePromptWish, ...] = ()
+    loras: Annotated[tuple[LoraWish, ...], Unfolded] = ()
+    controls: Annotated[tuple[ControlWish, ...], Unfolded] = ()
+    picture_prompts: Annotated[tuple[PicturePromptWish, ...], Unfolded] = ()
     strength: Strength | None = None
     """Of edits and variations: how far the picture departs from the one it starts from."""
     image_guidance: ImageGuidance | None = None
@@ -93,18 +115,42 @@ class ImageRequest(Extras):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     user: str | None = None
 
+    @property
+    def starts_from(self) -> dict[str, Any]:
+        """The fields of a draft that a picture in the form is."""
+        return {}
+
+    def clashes(self) -> Iterator[SafelightError]:
+        if self.background == "transparent":
+            yield UnsupportedOption("background", "pictures have no transparency here; use opaque or auto")
+        try:
+            size = self.sides
+        except UnsupportedOption as error:
+            yield error
+            size = {}
+        wishes = {"model": self.model or DEFAULT_MODEL} | self.wishes(1)
+        yield from wrong_in(Draft, wishes | size | self.starts_from, WORDS)
+
     def draft(self, default_steps: int, *, model: str, **given: Any) -> Draft:
         """The first picture; the others differ in their seeds."""
-        if self.background == "transparent":
-            raise UnsupportedOption("background", "pictures have no transparency here; use opaque or auto")
+        return parse_draft({"model": model} | self.wishes(default_steps) | self.sides | given)
+
+    def wishes(self, default_steps: int) -> dict[str, Any]:
+        """In the words of `spec.Draft`, all but the model and the size."""
         wishes: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
         if self.steps is None and self.quality not in (None, "auto", "standard"):
-            wishes["steps"] = max(1, round(default_steps * QUALITIES[self.quality]))
-        if self.size not in (None, "auto"):
-            wishes["width"], wishes["height"] = sides(self.size)
-        if "init" not in given:
+            wishes["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MOST_STEPS)
+        if not self.starts_from:
             wishes.pop("strength", None)
-        return parse_draft({"prompt": self.prompt, "model": model} | wishes | given)
+        return {"prompt": self.prompt} | wishes
+
+    @property
+    def sides(self) -> dict[str, int]:
+        """
+        Raises:
+            UnsupportedOption: no picture has such a size.
+        """
+        return {} if self.size in (None, "auto") else sides(self.size)
 
     def encoding(self) -> Encoding:
         quality = 100 if self.output_compression is None else max(1, self.output_compression)
@@ -126,26 +172,33 @@ class GenerationRequest(ImageRequest):
     moderation: Literal["auto", "low"] | None = None
 
 
-class EditRequest(ImageRequest):
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an orange", "size": "auto"}]})
+def file_of(value: Any) -> SentFile:
+    if not isinstance(value, SentFile):
+        raise ValueError("a picture is needed, as a file of the multipart form")  # noqa: TRY004  pydantic's word
+    return value
+
+
+PictureFile = Annotated[UploadFile, BeforeValidator(file_of), WithJsonSchema({"type": "string", "format": "binary"})]
+PICTURE = "The picture that is edited: PNG, JPEG, WebP or GIF. Named `image[]`, there may be several; the first counts."
+MASK = "A PNG of the same shape; where it is transparent, the picture is drawn anew."
+
+
+class VariationRequest(ImageRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
+    prompt: Prompt = ""
+    image: Annotated[PictureFile, Field(description=PICTURE, exclude=True)]
     input_fidelity: Literal["high", "low"] | None = None
     """`high` stays closer to the picture, where `strength` does not say."""
 
+    @property
+    def starts_from(self) -> dict[str, Any]:
+        return {"init": STORED}
 
-class VariationRequest(EditRequest):
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
-    prompt: Prompt = ""
 
-
-def form_of(body: type[BaseModel], files: dict[str, str], *, needed: str) -> dict[str, Any]:
-    """The body of a multipart route for /openapi.json: the fields of `body`, and files by name with what they are."""
-    schema = body.model_json_schema()
-    schema["properties"] |= {
-        name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
-    }
-    schema["required"] = [*schema.get("required", ()), needed]
-    content = {"multipart/form-data": {"schema": schema}}
-    return {"requestBody": {"content": content, "required": True}}
+class EditRequest(VariationRequest):
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"prompt": "an orange", "size": "auto"}]})
+    prompt: Prompt  # pyright: ignore[reportGeneralTypeIssues]
+    mask: Annotated[PictureFile | None, Field(description=MASK, exclude=True)] = None
 
 
 class ImageData(BaseModel):
@@ -177,6 +230,61 @@ class ImagesAnswer(BaseModel):
     quality: str
     size: str
     usage: Usage
+
+
+class Partial(BaseModel):
+    """A picture on its way, or whole."""
+
+    type: str
+    b64_json: str
+    created_at: int
+    size: str
+    quality: str
+    background: str
+    output_format: str
+
+
+class PartialImage(Partial):
+    partial_image_index: int
+
+
+class CompletedImage(Partial):
+    usage: Usage
+
+
+class GenerationPartial(BaseModel):
+    event: Literal["image_generation.partial_image"]
+    data: PartialImage
+
+
+class GenerationCompleted(BaseModel):
+    event: Literal["image_generation.completed"]
+    data: CompletedImage
+
+
+class EditPartial(BaseModel):
+    event: Literal["image_edit.partial_image"]
+    data: PartialImage
+
+
+class EditCompleted(BaseModel):
+    event: Literal["image_edit.completed"]
+    data: CompletedImage
+
+
+class StreamFailed(BaseModel):
+    event: Literal["error"]
+    data: Fault
+
+
+class GenerationMessage(
+    RootModel[Annotated[GenerationPartial | GenerationCompleted | StreamFailed, Field(discriminator="event")]]
+):
+    """One message of the stream; `data` is JSON."""
+
+
+class EditMessage(RootModel[Annotated[EditPartial | EditCompleted | StreamFailed, Field(discriminator="event")]]):
+    """One message of the stream; `data` is JSON."""
 
 
 class ModelView(BaseModel):
@@ -214,14 +322,14 @@ def final_sides(spec: Mapping[str, Any]) -> tuple[int, int]:
     return width, height
 
 
-def sides(size: str | None) -> tuple[int, int]:
+def sides(size: str | None) -> dict[str, int]:
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size or "")
     if match is None:
         raise UnsupportedOption("size", f"{size!r} is neither WIDTHxHEIGHT nor auto")
     width, height = int(match[1]), int(match[2])
     if width % 8 or height % 8 or not (64 <= width <= 4096 and 64 <= height <= 4096):
         raise UnsupportedOption("size", f"{size}: each side must be a multiple of 8 from 64 to 4096")
-    return width, height
+    return {"width": width, "height": height}
 
 
 def usage_of(prompt: str, num_images: int = 0) -> Usage:

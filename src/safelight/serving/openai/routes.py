@@ -8,18 +8,21 @@
 import asyncio
 import base64
 import time
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 from PIL import ImageChops
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
-from safelight.errors import InvalidImage, InvalidRequest, UnknownModel
+from safelight.errors import InvalidImage, UnknownModel
+from safelight.faults import concerning, in_words, refuse
 from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.sizes import by_highres, good_sizes
 from safelight.prompts.several import expanded
+from safelight.serving.http import description
 from safelight.serving.http.attend import failure, stay
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
@@ -29,7 +32,10 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import link
 from safelight.serving.openai.payloads import (
+    WORDS,
+    EditMessage,
     EditRequest,
+    GenerationMessage,
     GenerationRequest,
     ImageData,
     ImageRequest,
@@ -38,24 +44,26 @@ from safelight.serving.openai.payloads import (
     ModelView,
     VariationRequest,
     final_sides,
-    form_of,
     model_of,
     pairs_in,
     usage_of,
 )
 from safelight.serving.openai.stream import stream
-from safelight.spec import Draft, Reads, explain
+from safelight.spec import Draft, Reads
 from safelight.studio import Studio
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+async def in_their_words() -> AsyncGenerator[None, None]:
+    with in_words(WORDS):
+        yield
+
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[Depends(in_their_words)])
 
 STRENGTHS = {"high": 0.5, "low": 0.75, None: 0.75}
 """By `input_fidelity`."""
 MOST_IMAGES = 16
-PICTURE = "The picture that is edited: PNG, JPEG, WebP or GIF. Named `image[]`, there may be several; the first counts."
-MASK = "A PNG of the same shape; where it is transparent, the picture is drawn anew."
-EDIT_FORM = form_of(EditRequest, {"image": PICTURE, "mask": MASK}, needed="image")
-VARIATION_FORM = form_of(VariationRequest, {"image": PICTURE}, needed="image")
+TOLD = "Pictures; or with `stream`, messages as they are drawn."
 Body = TypeVar("Body", bound=ImageRequest)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 RETRIES = "x-stainless-retry-count"
@@ -84,7 +92,11 @@ async def model(request: Request, caller: Who, name: str) -> ModelView:
     return ModelView(id=name, created=0, root=ours, sizes=good_sizes(about))
 
 
-@router.post("/images/generations", response_model=ImagesAnswer)
+@router.post(
+    "/images/generations",
+    response_model=ImagesAnswer,
+    responses=description.stream(GenerationMessage, TOLD),
+)
 async def generations(
     request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
 ) -> ImagesAnswer | Response:
@@ -94,26 +106,36 @@ async def generations(
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
-@router.post("/images/edits", response_model=ImagesAnswer, openapi_extra=EDIT_FORM)
+@router.post(
+    "/images/edits",
+    response_model=ImagesAnswer,
+    responses=description.stream(EditMessage, TOLD),
+    openapi_extra=description.form(EditRequest),
+)
 async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew."""
     caller.require("draw")
     async with request.form(max_files=MOST_IMAGES + 1) as form:
         body = parsed(EditRequest, form)
         model, about = await model_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
+        given = await starts(parts_of(request).studio, body, about.reads, caller)
     first = body.draft(about.defaults.steps, model=model, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
 
-@router.post("/images/variations", response_model=ImagesAnswer, openapi_extra=VARIATION_FORM)
+@router.post(
+    "/images/variations",
+    response_model=ImagesAnswer,
+    responses=description.stream(EditMessage, TOLD),
+    openapi_extra=description.form(VariationRequest),
+)
 async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture like another one; a `prompt` may help."""
     caller.require("draw")
     async with request.form(max_files=2) as form:
         body = parsed(VariationRequest, form)
         model, about = await model_for(request, body)
-        given = await starts(parts_of(request).studio, form, body, about.reads, caller)
+        given = await starts(parts_of(request).studio, body, about.reads, caller)
     first = body.draft(about.defaults.steps, model=model, **given)
     return await draw(request, caller, body, first, idempotency_key, kind="image_edit")
 
@@ -174,31 +196,26 @@ async def model_for(request: Request, body: ImageRequest) -> tuple[str, Descript
 
 def parsed(kind: type[Body], form: FormData) -> Body:
     """Scalars of a form arrive as strings; an empty one was not given."""
-    values = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    values = {name.removesuffix("[]"): value for name, value in reversed(form.multi_items()) if value != ""}
     require_plain_values(values, "body")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest(explain(error, list(kind.model_fields))) from None
+        refuse(error)
 
 
-async def starts(studio: Studio, form: FormData, body: EditRequest, reads: Reads, caller: Caller) -> dict[str, Any]:
+async def starts(studio: Studio, body: VariationRequest, reads: Reads, caller: Caller) -> dict[str, Any]:
     """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
-    images = [file for name in ("image", "image[]") for file in form.getlist(name) if isinstance(file, UploadFile)]
-    if not images:
-        raise InvalidRequest("image: a picture is needed, as a file of the multipart form")
-    if len(images) > MOST_IMAGES:
-        raise InvalidRequest(f"image: at most {MOST_IMAGES} pictures")
     strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
-    init = await studio.take(await images[0].read(), tenant=caller.tenant)
-    given: dict[str, Any] = {"init": init, "strength": strength}
-    mask = form.get("mask")
-    if isinstance(mask, UploadFile):
-        data = await mask.read()
+    with concerning("image"):
+        init = await studio.take(await body.image.read(), tenant=caller.tenant)
+    if not isinstance(body, EditRequest) or body.mask is None:
+        return {"init": init, "strength": strength}
+    with concerning("mask"):
+        data = await body.mask.read()
         turn = await studio.turn(data, tenant=caller.tenant)
-        digest = await studio.pictures_room.work(turn, keep_mask, studio, data)
-        given |= {"mask": digest, "strength": body.strength or 1.0}
-    return given
+        mask = await studio.pictures_room.work(turn, keep_mask, studio, data)
+    return {"init": init, "mask": mask, "strength": body.strength or 1.0}
 
 
 def keep_mask(studio: Studio, data: bytes) -> str:
