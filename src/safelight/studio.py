@@ -29,8 +29,8 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.networks.memory import Lease, Memory, Need
-from safelight.models.networks.outline import Outline
 from safelight.models.networks.part_shelf import PartShelf
+from safelight.models.networks.parts import Outline
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import Found, ModelPool
 from safelight.models.networks.room import budget_bytes, device_bytes
