@@ -32,8 +32,8 @@ from safelight.models.checkpoints.families import require_sides, require_success
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.checkpoints.sizes import own_area, rounded, same_area
 from safelight.models.networks.memory import Lease, Memory, Need
-from safelight.models.networks.outline import Outline
 from safelight.models.networks.part_shelf import PartShelf
+from safelight.models.networks.parts import Outline
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import Found, ModelPool
 from safelight.models.networks.room import budget_bytes, device_bytes

@@ -104,7 +104,7 @@ def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
     """How the file fits the model's layers; the model's weights are not read."""
     from safelight.models.adapters.lora import fit
     from safelight.models.checkpoints.families import describe
-    from safelight.models.networks.outline import Outline
+    from safelight.models.networks.parts import Outline
     from safelight.models.weights.lora_file import read_lora
 
     outline = Outline(model, describe(catalogue.find(model)))

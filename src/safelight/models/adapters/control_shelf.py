@@ -24,7 +24,7 @@ from safelight.models.hooks import picture_prompts
 from safelight.models.hooks.picture_prompts import Seen, Tokens, cross_attentions
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Need
-from safelight.models.networks.outline import Outline
+from safelight.models.networks.parts import Outline
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.room import control_bytes
 from safelight.spec import (

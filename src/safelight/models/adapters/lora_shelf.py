@@ -13,7 +13,7 @@ from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Applied, Row
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Need
-from safelight.models.networks.outline import Outline
+from safelight.models.networks.parts import Outline
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.room import lora_bytes
 from safelight.models.weights.lora_file import LoraFile, read_lora

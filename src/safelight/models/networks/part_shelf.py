@@ -17,8 +17,7 @@ from safelight.models.networks.latents import VAE
 from safelight.models.networks.load import Model, build, fitting_name, outlined, require_shapes
 from safelight.models.networks.memory import Need
 from safelight.models.networks.networks import network_classes, transformer_classes
-from safelight.models.networks.outline import Outline
-from safelight.models.networks.parts import Weights, load_weights, open_parts
+from safelight.models.networks.parts import Outline, Weights, load_weights, open_parts
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.room import weights_bytes
 from safelight.models.networks.t5 import T5

@@ -1,24 +1,28 @@
-"""Where a checkpoint's weights and tokenizers are: in a diffusers folder, or in one file."""
+"""Where a checkpoint's weights and tokenizers are, in a folder or in one file; and what it is without its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import Description, tokenizer_of
+from safelight.models.hooks.perturbed import Perturbations
 from safelight.models.networks.clip_vocabulary import END, NUM_WORDS, clip_tokenizer
+from safelight.models.networks.networks import denoiser_class, network_classes, transformer_classes
 from safelight.models.networks.t5 import T5Tokenizer
 from safelight.models.networks.t5_vocabulary import t5_tokenizer
 from safelight.models.networks.tokenize import Tokenizer
 from safelight.models.weights.ldm_weights import from_ldm
+from safelight.models.weights.lora_file import Part
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 from safelight.models.weights.scaled import Unscaled
 from safelight.models.weights.single_file import T5_WORDS, TEXT_PARTS
 from safelight.models.weights.tensor_file import TensorFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +101,43 @@ def load_weights(folder: Path, stem: str) -> Weights:
     """The tensors of a diffusers component; `stem` is NETWORK or TEXT_ENCODER."""
     files = tuple(TensorFile(path) for path in weight_files(folder, stem))
     return Weights(folder, {name: file[name] for file in files for name in file}, files)
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A checkpoint without its weights: the names and shapes of its networks, and the words that it knows.
+
+    Enough to say whether something fits it, before anything of it is in memory.
+    """
+
+    name: str
+    description: Description
+
+    @cached_property
+    def networks(self) -> "dict[Part, nn.Module]":
+        """What denoises, and all that reads the prompt; on no device."""
+        about, classes = self.description, network_classes()
+        networks: dict[Part, nn.Module] = {"unet": denoiser_class(about.family.name)(about.unet)}
+        for part in about.readers:
+            make = transformer_classes().t5 if part == about.t5 else classes.text_encoder
+            networks[part] = make(about.configuration(part))
+        return networks
+
+    @property
+    def unet(self) -> Any:
+        return self.networks["unet"]
+
+    @property
+    def perturbed(self) -> Perturbations:
+        return Perturbations(self.unet)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the first text encoder; the others cut a prompt into the same chunks."""
+        return open_parts(self.description).tokenizer(self.description.family.text_encoders[0])
+
+    @property
+    def num_layers(self) -> int:
+        """Of the shallowest text encoder that `clip_skip` counts in."""
+        about = self.description
+        return min(int(about.configuration(part).get("num_hidden_layers", 12)) for part in about.family.text_encoders)
