@@ -23,6 +23,10 @@ HOME = Path("/home/joe smith/.local/share/safelight")
         ("[Errno 2] No such file: '/usr/lib/python3/x.so'", "[Errno 2] No such file: 'x.so'"),
         ("socket \"/var/run/postgresql/.s.PGSQL.5432\" failed", 'socket ".s.PGSQL.5432" failed'),
         ("/mnt/models/ is full", "a folder is full"),
+        (
+            'connection failed: connection to server at "10.1.2.3", port 5432 failed: refused',
+            "connection failed: the database server failed: refused",
+        ),
         (r"C:\Users\joe\ink.safetensors is damaged", "ink.safetensors is damaged"),
     ],
 )  # fmt: skip

@@ -21,10 +21,13 @@ PATH = re.compile(
     | \b[A-Za-z]:\\ (?:[^\s\\'"`,;:()]+\\)* (?P<last>[^\s\\'"`,;:()]*)""",
     re.VERBOSE,
 )
+SERVER = re.compile(r"""(?:connection to )?server at "[^"]*"(?: \([^)]*\))?, port \d+""")
+"""How PostgreSQL's client names the database."""
 
 
 def without_places(words: str, home: Path) -> str:
-    """The sentence with every path in it cut down to what a stranger may know."""
+    """The sentence with every path in it cut down to what a stranger may know, and no address of the database."""
+    words = SERVER.sub("the database server", words)
     # Home first, and as a whole: it may hold spaces, at which nothing else tells a path's end.
     for folder in sorted({str(home), os.path.abspath(home), os.path.realpath(home)}, key=len, reverse=True):  # noqa: PTH100
         words = re.sub(rf"(?<![\w.-]){re.escape(folder)}(?![\w.-])", "SAFELIGHT_HOME", words)
