@@ -2,12 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
+from tests.serving.conftest import serving, settings_in
 from tests.serving.jobs.conftest import Clock
 
+from safelight.database.connect import open_database
 from safelight.errors import InvalidRequest, TooManyRequests
 from safelight.serving.jobs.attempts import Attempts, Progress
+from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
 from safelight.serving.jobs.usage import DAY_S, Limits
 
@@ -110,3 +115,21 @@ def test_asking_counts_for_the_rate_whatever_becomes_of_it(queue: JobQueue) -> N
     with pytest.raises(TooManyRequests):
         queue.put([ORDER], joe(per_minute=1))
     assert queue.used("joe", since=0) == (0, 0.0), "but no picture of the day is gone"
+
+
+def test_a_picture_that_is_cancelled_while_it_is_drawn_is_used(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    database = open_database(settings.database)
+    headers = {"x-api-key": Keys(database).create("joe", pictures_per_day=1)}
+    database.close()
+    wish = {"prompt": "a red apple", "steps": 1000, "width": 64, "height": 64}
+    with serving(settings) as url:
+        job = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers).raise_for_status().json()
+        events = f"{url}/v1/jobs/{job['id']}/events"
+        with httpx.stream("GET", events, headers=headers, timeout=60) as stream:
+            next(line for line in stream.iter_lines() if line == "event: step")
+        cancelled = httpx.post(f"{url}/v1/jobs/{job['id']}/cancel", headers=headers).json()
+        assert cancelled["state"] == "cancelled"
+        assert cancelled["compute_s"] > 0
+        refused = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
