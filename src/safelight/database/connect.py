@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from safelight.errors import InvalidRequest, StorageFailed
+from safelight.errors import InvalidRequest, StorageFailed, needing
 
 T = TypeVar("T")
 BUSY_S = 20
@@ -84,7 +84,8 @@ def connect(url: str, *, pooled: bool = True) -> Engine:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":
-        return create_engine(parsed, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
+        with needing("postgres"):
+            return create_engine(parsed, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
     if parsed.drivername != "sqlite":
         raise InvalidRequest(f"database_url: {parsed.drivername!r} is not supported; say sqlite or postgresql")
     engine = create_engine(parsed, connect_args={"timeout": BUSY_S}, **pool)
