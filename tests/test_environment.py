@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,21 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     installed = {name: installed_version(name) for name in pinned()}
     other = {name: found for name, found in installed.items() if found is not None and found != pinned()[name]}
     assert other == {}
+
+
+@in_ci
+def test_all_that_is_installed_is_pinned() -> None:
+    """What a dependency brings is as exact as the dependency."""
+    installed = {canonicalize_name(found.metadata["Name"]) for found in distributions()}
+    assert installed - pinned().keys() <= {"pip", "safelight", "setuptools"}
+
+
+def test_what_a_test_needs_is_asked_for_in_one_place() -> None:
+    """Otherwise CI could pass over a test because something is not installed there."""
+    looks = re.compile(r"importorskip|shutil\.which|find_spec\(|skipif\(.*(BINARIES|is None)")
+    mine = {"needs.py", "commands.py", Path(__file__).name}
+    others = [path for path in (ROOT / "tests").rglob("*.py") if looks.search(path.read_text("utf-8"))]
+    assert [path for path in others if path.name not in mine] == []
 
 
 def test_every_dependency_is_pinned_within_its_range() -> None:
