@@ -78,7 +78,7 @@ slow-memory:
 slow-shapes:
 	@$(PYTEST) $(SHAPES)
 slow-extras:
-	@$(MAKE) --no-print-directory VENV="$(VENV)-extras" EXTRAS=dev,mlflow,server,train,upscale pytest-extras
+	@$(MAKE) --no-print-directory VENV="$(VENV)-extras" EXTRAS="$(EXTRAS),mlflow,upscale" pytest-extras
 slow-python313:
 	@test -n "$(PYTHON313)" || { echo "no Python 3.13 here: say make PYTHON313=/path/to/python3.13"; exit 1; }
 	@$(MAKE) --no-print-directory VENV="$(VENV)-3.13" PYTHON="$(PYTHON313)" test

@@ -519,7 +519,7 @@ def test_interrupt_leaves_jobs_of_the_same_key_alone(keyed_server: tuple[str, di
 
 
 def test_skip_stops_the_picture_that_is_shown(server: str, api: webuiapi.WebUIApi) -> None:
-    drawing = Drawing(api_at(server), **SMALL | {"steps": 300}, batch_size=2)
+    drawing = Drawing(api_at(server), **SMALL | {"steps": 200}, batch_size=2)
     drawing.wait_for_a_step(api)
     assert api.skip() is None
     drawing.join(PATIENCE_S)
