@@ -14,13 +14,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from safelight.database.connect import Database
 
-# Tensor code is slow the first time and fast afterwards, so a deadline an example only makes tests fail at random.
-settings.register_profile("safelight", deadline=None, derandomize="CI" in os.environ)
+# Tensor code is slow the first time and fast afterwards, and the machine may have much else to do: bounds on the time
+# of an example, or on making one up, only make tests fail at random.
+settings.register_profile(
+    "safelight", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("safelight")
 
 
@@ -38,10 +41,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server; what is in it may be there from another test."""
+    from tests.needs import lacking
     from tests.postgres import BINARIES, postgresql_server
 
     if not BINARIES:
-        pytest.skip("PostgreSQL is not installed")
+        lacking("PostgreSQL")
     with postgresql_server() as url:
         yield url
 
@@ -78,6 +82,9 @@ def database(database_url: str) -> "Iterator[Database]":
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    from tests.needs import require
+
+    require(item)
     if item.get_closest_marker("gpu"):
         import torch
 

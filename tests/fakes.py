@@ -1,7 +1,6 @@
 """Stand-ins for what is slow or far away: an engine driven by hand, networks that misbehave on demand."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from tests.patience import wait_until
 from torch import Tensor
 
 from safelight.engine.engine import Engine
@@ -46,10 +46,7 @@ class Desk:
         """Step until there is nothing to do, then wait for the decoder."""
         while self.engine.step():
             pass
-        deadline = time.monotonic() + 60
-        while any(job.state == "decoding" for job in self.engine.live.values()):
-            assert time.monotonic() < deadline, "the decoder is stuck"
-            time.sleep(0.001)
+        wait_until(lambda: not any(job.state == "decoding" for job in self.engine.live.values()))
 
     def heard(self, job: Job, kind: type[E]) -> list[E]:
         return [event for event in self.events if event.job_id == job.id and isinstance(event, kind)]

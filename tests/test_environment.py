@@ -4,12 +4,13 @@ import importlib.util
 import os
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests.needs import lacking, require
 
 ROOT = Path(__file__).parents[1]
 in_ci = pytest.mark.skipif(
@@ -32,6 +33,40 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     installed = {name: installed_version(name) for name in pinned()}
     other = {name: found for name, found in installed.items() if found is not None and found != pinned()[name]}
     assert other == {}
+
+
+@in_ci
+def test_all_that_is_installed_is_pinned() -> None:
+    """What a dependency brings is as exact as the dependency."""
+    installed = {canonicalize_name(found.metadata["Name"]) for found in distributions()}
+    assert installed - pinned().keys() <= {"pip", "safelight", "setuptools"}
+
+
+def test_what_a_test_needs_is_asked_for_in_one_place() -> None:
+    """Otherwise CI could pass over a test because something is not installed there."""
+    looks = re.compile(r"importorskip|shutil\.which|find_spec\(|skipif\(.*(BINARIES|is None)")
+    mine = {"needs.py", "commands.py", Path(__file__).name}
+    others = [path for path in (ROOT / "tests").rglob("*.py") if looks.search(path.read_text("utf-8"))]
+    assert [path for path in others if path.name not in mine] == []
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "PostgreSQL"])
+def test_what_a_test_lacks_fails_in_ci_and_is_skipped_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=f"{name} is not installed, and CI skips nothing for that"):
+        lacking(name)
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match=f"{name} is not installed"):
+        lacking(name)
+
+
+def test_a_need_is_a_package_or_a_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    request.node.add_marker(pytest.mark.needs("pytest", "python3"))
+    require(request.node)
+    request.node.add_marker(pytest.mark.needs("no-such-program"))
+    with pytest.raises(pytest.fail.Exception, match="no-such-program"):
+        require(request.node)
 
 
 def test_every_dependency_is_pinned_within_its_range() -> None:

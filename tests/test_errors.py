@@ -4,7 +4,16 @@ import re
 import pytest
 
 from safelight import errors
-from safelight.errors import InvalidRequest, SafelightError, UnknownModel, UnknownSampler, UnsupportedOption, nearest
+from safelight.errors import (
+    InvalidRequest,
+    MissingExtra,
+    SafelightError,
+    UnknownModel,
+    UnknownSampler,
+    UnsupportedOption,
+    nearest,
+    needing,
+)
 
 CLASSES = [item for item in vars(errors).values() if inspect.isclass(item) and issubclass(item, SafelightError)]
 
@@ -42,3 +51,14 @@ def test_messages_say_what_was_wrong_and_what_would_be_right() -> None:
     assert str(UnknownModel("mimi", ["mini"])) == "no model named 'mimi'; did you mean 'mini'?; known: mini"
     assert "did you mean 'Euler'" in str(UnknownSampler("Euller", ["Euler", "DDIM"]))
     assert str(UnsupportedOption("steps", "at most 9")) == "steps: at most 9"
+
+
+def test_what_an_extra_would_bring_is_named_with_the_extra() -> None:
+    with pytest.raises(MissingExtra) as caught, needing("server", "mcp"):
+        import a_package_that_nobody_has  # noqa: F401  # pyright: ignore[reportMissingImports]
+    assert str(caught.value) == "a_package_that_nobody_has is missing: pip install 'safelight[server,mcp]'"
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault_of_ours() -> None:
+    with pytest.raises(ModuleNotFoundError), needing("server"):
+        import safelight.nowhere  # noqa: F401  # pyright: ignore[reportMissingImports]

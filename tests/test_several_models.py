@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import shutil
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from tests.control_files import colours_picture, controlnet, write_encoder, writ
 from tests.fakes import psnr
 from tests.lora_files import write_kohya
 from tests.models.vision.test_preprocessors import write_dpt
+from tests.patience import PATIENCE_S, wait_in_loop_until, wait_until
 from tests.tiny_models import checkpoint, load, model, one_thread
 
 from safelight.api import Drawn, draw_all, run
@@ -106,11 +106,7 @@ def test_a_model_that_left_is_gone_and_comes_back_to_the_same_picture(studio: St
 
 
 def assert_gone(network: "weakref.ref[Any]") -> None:
-    deadline = time.monotonic() + 30
-    while network() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.05)
-    assert network() is None, "something still holds a network that left"
+    wait_until(lambda: gc.collect() >= 0 and network() is None)
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder"])
@@ -197,7 +193,7 @@ def test_a_depth_model_waits_for_room_and_one_that_is_damaged_holds_none(studio:
         lease = await studio.memory.take([Need(key="busy", kind="model", name="busy", size_bytes=9, drop=lambda: None)])
         studio.memory.budget_bytes = 10
         waiting = asyncio.create_task(studio.make_hint("depth", colours_picture(1)))
-        await asyncio.wait([waiting], timeout=0.3)
+        await wait_in_loop_until(lambda: studio.memory.line)
         assert not waiting.done()
         lease.end()
         assert (await waiting).size == colours_picture(1).size
@@ -214,8 +210,8 @@ def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:
     """Both fit: the second does not wait for the first's jobs to end."""
 
     async def work() -> None:
-        long = asyncio.create_task(events_of(studio, draft("one", steps=200)))
-        await asyncio.sleep(0.5)
+        long = asyncio.create_task(events_of(studio, draft("one", steps=1000)))
+        await wait_in_loop_until(lambda: studio.backend.engine.live)
         short = await events_of(studio, draft("two"))
         assert any(isinstance(event, Stepped) for event in short)
         assert not long.done()
@@ -240,10 +236,10 @@ def test_a_cancelled_job_lets_its_model_go(studio: Studio) -> None:
     studio.memory.budget_bytes = int(1.5 * size_of(studio, "one"))
 
     async def work() -> None:
-        long = asyncio.create_task(events_of(studio, draft("one", steps=500)))
-        await asyncio.sleep(0.5)
+        long = asyncio.create_task(events_of(studio, draft("one", steps=1000)))
+        await wait_in_loop_until(lambda: studio.backend.engine.live)
         waiting = asyncio.create_task(events_of(studio, draft("two")))
-        await asyncio.wait([waiting], timeout=0.3)
+        await wait_in_loop_until(lambda: studio.memory.line)
         assert not waiting.done()
         long.cancel()
         assert any(isinstance(event, Stepped) for event in await waiting)
@@ -291,7 +287,7 @@ def test_a_model_that_cannot_be_loaded_holds_no_room(studio: Studio, monkeypatch
 
 
 async def events_of(studio: Studio, wish: Draft) -> list[Event]:
-    async with asyncio.timeout(60), aclosing(generate(wish, studio)) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(generate(wish, studio)) as events:
         return [event async for event in events if isinstance(event, Started | Stepped)]
 
 

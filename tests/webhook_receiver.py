@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.patience import PATIENCE_S
+
 
 @dataclass
 class Receiver:
@@ -29,7 +31,7 @@ def receiving() -> Generator[Receiver, None, None]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             told.got.append((headers, self.rfile.read(int(headers["content-length"]))))
             if told.slow:
-                told.closing.wait(30)
+                told.closing.wait(PATIENCE_S)
             self.send_response(told.statuses.pop(0) if told.statuses else 200)
             if told.location:
                 self.send_header("location", told.location)

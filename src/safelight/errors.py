@@ -6,6 +6,7 @@
     │   ├── InvalidField          400   one field of a request
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
+    │   ├── MissingExtra          400   it takes packages that are not installed
     │   ├── UnknownModel          404
     │   ├── UnknownVersion        404   nothing is registered under that name, number or alias
     │   ├── UnknownSampler        404
@@ -35,7 +36,8 @@
 The caller's and the world's faults are raised as these; a fault of ours is an `assert` or a plain crash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 MOST_LISTED = 20
@@ -100,6 +102,13 @@ class InvalidImage(InvalidRequest):
 
 class UnsupportedOption(InvalidField):
     status, code = 400, "unsupported_option"
+
+
+class MissingExtra(InvalidRequest):
+    status, code = 400, "missing_extra"
+
+    def __init__(self, what: str, *extras: str) -> None:
+        super().__init__(f"{what}: {install(*extras)}")
 
 
 class UnknownModel(InvalidRequest):
@@ -237,6 +246,26 @@ class JobFailed(SafelightError):
 
 class JobCancelled(SafelightError):
     status, code = 499, "cancelled"
+
+
+def install(*extras: str) -> str:
+    """What to tell a shell that lacks them."""
+    return f"pip install 'safelight[{','.join(extras)}]'"
+
+
+@contextmanager
+def needing(*extras: str) -> Generator[None, None, None]:
+    """What is imported within comes with these extras.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "safelight").partition(".")[0] == "safelight":
+            raise  # a fault of ours
+        raise MissingExtra(f"{error.name} is missing", *extras) from None
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Call
+from tests.patience import PATIENCE_S
 
 from safelight.version import __version__
 
@@ -95,7 +96,7 @@ def test_control_c_stops_at_the_next_step_and_keeps_what_is_finished(tmp_path: P
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=PATIENCE_S)
     paths = [line.split()[0] for line in (first + rest).splitlines()]
     assert process.returncode == 130
     assert 1 <= len(paths) < 50

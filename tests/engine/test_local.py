@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.fakes import draw, psnr, spec_for
+from tests.patience import PATIENCE_S, wait_in_loop_until, wait_until
 
 from safelight.engine.local import LocalBackend
 from safelight.errors import EngineStopped, SafelightError, UnknownModel
@@ -21,8 +22,6 @@ from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 Models = Callable[[str], Model]
-PATIENCE_S = 60
-"""Far more than anything here takes; only a test that hangs meets it."""
 
 
 @pytest.fixture
@@ -108,9 +107,7 @@ def test_closing_the_generator_cancels_the_job(tiny: Model) -> None:
             async for event in events:
                 if isinstance(event, Stepped):
                     break
-        async with asyncio.timeout(PATIENCE_S):
-            while backend.engine.live:
-                await asyncio.sleep(0.01)
+        await wait_in_loop_until(lambda: not backend.engine.live)
 
     try:
         asyncio.run(leave_early())
@@ -143,7 +140,7 @@ def test_closing_the_backend_leaves_nobody_waiting(tiny: Model) -> None:
 
     async def close_midway() -> list[list[Event]]:
         jobs = [asyncio.create_task(all_events(backend, spec_for(tiny, seed=seed, steps=500))) for seed in range(3)]
-        await asyncio.sleep(0.2)
+        await wait_in_loop_until(lambda: len(backend.engine.live) == 3)
         await asyncio.to_thread(backend.close)
         return await asyncio.gather(*jobs)
 
@@ -184,7 +181,7 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(tiny: Model, monkeypat
 
     async def break_midway() -> list[Event]:
         task = asyncio.create_task(all_events(backend, spec_for(tiny, steps=500)))
-        await asyncio.sleep(0.2)
+        await wait_in_loop_until(lambda: backend.engine.live)
         monkeypatch.setattr(backend.engine, "step", broken)
         return await task
 
@@ -213,9 +210,6 @@ def test_a_loop_that_is_gone_costs_nobody_else(tiny: Model) -> None:
         thread.start()
         thread.join(PATIENCE_S)
         assert isinstance(asyncio.run(all_events(backend, spec_for(tiny)))[-1], Decoded)
-        deadline = time.monotonic() + PATIENCE_S
-        while backend.engine.live and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not backend.engine.live
+        wait_until(lambda: not backend.engine.live)
     finally:
         backend.close()

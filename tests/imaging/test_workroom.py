@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import wait_in_loop_until
 
 from safelight.errors import TooManyRequests
 from safelight.imaging.workroom import MOST_WAITING_PER_TENANT, Turn, Workroom
@@ -40,12 +41,6 @@ async def closed_gate(room: Workroom) -> AsyncGenerator[tuple[Begin, list[str], 
         room.close()
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.001)
-
-
 def room_of(threads: int) -> Workroom:
     return Workroom("test", threads=threads, budget_bytes=BUDGET)
 
@@ -56,13 +51,13 @@ def test_one_tenant_cannot_have_all_threads_nor_all_memory() -> None:
             for number in range(10):
                 await begin(f"joe {number}", tenant="joe")
             await begin("ann", tenant="ann")
-            await until(lambda: "ann" in begun)
+            await wait_in_loop_until(lambda: "ann" in begun)
             assert sorted(begun) == ["ann", "joe 0", "joe 1"]
         async with closed_gate(room_of(4)) as (begin, begun, _gate):
             await begin("large", BUDGET // 2, "joe")
             await begin("larger", BUDGET // 2, "joe")
             await begin("small", BUDGET // 2, "ann")
-            await until(lambda: "small" in begun)
+            await wait_in_loop_until(lambda: "small" in begun)
             assert begun == ["large", "small"]
 
     asyncio.run(play())
@@ -77,7 +72,7 @@ def test_tenants_take_turns_and_accepted_jobs_have_their_own() -> None:
             await begin("ann", tenant="ann")
             await begin("joe's job", tenant="joe", accepted=True)
             gate.set()
-            await until(lambda: len(begun) == 6)
+            await wait_in_loop_until(lambda: len(begun) == 6)
             assert begun == ["first", "joe 0", "ann", "joe's job", "joe 1", "joe 2"]
 
     asyncio.run(play())
@@ -89,10 +84,10 @@ def test_what_is_larger_than_the_budget_is_worked_on_alone() -> None:
             await begin("small", tenant="ann")
             await begin("huge", 5 * BUDGET, "joe")
             await begin("late", tenant="eve")
-            await until(lambda: "small" in begun)
+            await wait_in_loop_until(lambda: "small" in begun)
             assert begun == ["small"], "nobody overtakes what waits for memory"
             gate.set()
-            await until(lambda: len(begun) == 3)
+            await wait_in_loop_until(lambda: len(begun) == 3)
             assert begun == ["small", "huge", "late"]
 
     asyncio.run(play())
@@ -111,7 +106,7 @@ def test_a_full_line_refuses_and_says_when_to_come_back_but_never_an_accepted_jo
             for number in range(2 * MOST_WAITING_PER_TENANT):
                 await begin(f"job {number}", tenant="joe", accepted=True)
             gate.set()
-            await until(lambda: len(begun) == 3 * MOST_WAITING_PER_TENANT + 2)
+            await wait_in_loop_until(lambda: len(begun) == 3 * MOST_WAITING_PER_TENANT + 2)
 
     asyncio.run(play())
 
@@ -126,7 +121,7 @@ def test_who_stops_waiting_leaves_the_line() -> None:
             waiting.cancel()
             await begin("last")
             gate.set()
-            await until(lambda: "last" in begun)
+            await wait_in_loop_until(lambda: "last" in begun)
             assert begun == ["first", "last"]
 
     asyncio.run(play())

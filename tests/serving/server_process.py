@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-
-PATIENCE_S = 120
+from tests.patience import PATIENCE_S
 
 
 @contextmanager

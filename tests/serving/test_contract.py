@@ -1,7 +1,6 @@
 """What /openapi.json promises is what is answered, whatever is asked: no 5xx, and no answer off its schema."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,7 +90,7 @@ def test_every_answer_has_a_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("npm") is None, reason="the generator comes from npm")
+@pytest.mark.needs("npx")
 def test_a_generator_of_clients_accepts_the_description(tmp_path: Path) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(create_app(settings_in(tmp_path)).openapi()))
     generator = ["npx", "--yes", "openapi-typescript@7.13.0", "openapi.json", "--output", "api.ts"]

@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
+from tests.patience import PATIENCE_S
 
 from safelight.database.connect import open_database
 from safelight.serving.jobs.attempts import LEASE_S
 from safelight.serving.jobs.queue import JobQueue
 
-PATIENCE_S = 240
 NAMELESS = """
 import os, socket
 os.getpid = lambda: 1

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -13,6 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 from sqlalchemy import select
+from tests.patience import PATIENCE_S, wait_until
 from tests.serving.conftest import serving, settings_in
 from tests.serving.server_process import serve
 
@@ -22,7 +22,6 @@ from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.tables import WorkerRow
 from safelight.studio import Studio, picture_threads
 
-PATIENCE_S = 60
 JOB = {"prompt": "a red apple", "seed": 7, "steps": 1000, "width": 64, "height": 64}
 
 
@@ -34,13 +33,6 @@ def file_of(side: int, kind: str) -> bytes:
 
 def upload(url: str, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
     return httpx.post(f"{url}/v1/files", files={"file": ("picture", data)}, headers=headers, timeout=PATIENCE_S)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @dataclass
@@ -76,16 +68,16 @@ def test_probes_lists_and_leases_wait_for_no_picture(tmp_path: Path, gate: Gate)
     data = file_of(8, "PNG")
     with serving(settings) as url, ThreadPoolExecutor(50) as hands:
         job = httpx.post(f"{url}/v1/jobs", json=JOB).raise_for_status().json()
-        until(lambda: beat(database) > 0)
+        wait_until(lambda: beat(database) > 0)
         # More than the event loop's own pool has threads.
         uploads = [hands.submit(upload, url, data) for _ in range(picture_threads() + MOST_WAITING_PER_TENANT + 5)]
         try:
-            until(lambda: sum(one.done() for one in uploads) >= 5)  # those that found the line full
+            wait_until(lambda: sum(one.done() for one in uploads) >= 5)  # those that found the line full
             assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
             assert httpx.get(f"{url}/v1/jobs", timeout=PATIENCE_S).json()["data"][0]["id"] == job["id"]
             assert httpx.post(f"{url}/v1/jobs", json=JOB | {"seed": 8}, timeout=PATIENCE_S).status_code == 202
             now = beat(database)
-            until(lambda: beat(database) > now)
+            wait_until(lambda: beat(database) > now)
             assert sum(not one.done() for one in uploads) >= MOST_WAITING_PER_TENANT
         finally:
             gate.opens.set()
@@ -106,9 +98,9 @@ def test_one_key_cannot_take_the_turns_of_another(tmp_path: Path, gate: Gate) ->
     with serving(settings) as url, ThreadPoolExecutor(20) as hands:
         try:
             uploads = [hands.submit(upload, url, joes, joe) for _ in range(15)]
-            until(lambda: joes in gate.begun)
+            wait_until(lambda: joes in gate.begun)
             uploads.append(hands.submit(upload, url, anns, ann))
-            until(lambda: anns in gate.begun)
+            wait_until(lambda: anns in gate.begun)
             assert gate.begun.count(joes) <= picture_threads() // 2
         finally:
             gate.opens.set()

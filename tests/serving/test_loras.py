@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 from tests.lora_files import write_kohya
-from tests.serving.conftest import serving, settings_in
+from tests.serving.conftest import ended, serving, settings_in
 from tests.tiny_models import load
 
 from safelight.assets.read_metadata import read_metadata
@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[httpx.Client]:
-    with serving(settings_in(home)) as url, httpx.Client(base_url=url, timeout=120) as client:
+    with serving(settings_in(home)) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -91,7 +91,7 @@ def test_openai_and_jobs_take_tags_and_fields_alike(client: httpx.Client) -> Non
     )
     assert by_field[:2] == by_tag[:2]
     jobs = [client.post("/v1/jobs", json=SMALL | said).json() for said in (field, tag)]
-    specs = [client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status().json()["spec"] for job in jobs]
+    specs = [ended(client, job["id"])["spec"] for job in jobs]
     assert specs[0] == specs[1]
     assert specs[0]["loras"][0]["weight"] == 0.8
 

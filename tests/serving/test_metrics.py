@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.serving.conftest import serving, settings_in
+from tests.serving.conftest import ended, serving, settings_in
 
 from safelight.database.connect import open_database
 from safelight.serving.http.log import JsonLines
@@ -35,9 +35,9 @@ def test_a_picture_a_refusal_and_a_stranger_are_seen(tmp_path: Path, caplog: pyt
     database.close()
     with caplog.at_level(logging.INFO, logger="safelight"), serving(settings) as url:
         headers = {"authorization": f"Bearer {joe}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=120) as client:
+        with httpx.Client(base_url=url, headers=headers) as client:
             job = client.post("/v1/jobs", json=SMALL, headers={"x-request-id": "mine-7"}).json()
-            client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status()
+            ended(client, job["id"])
             assert client.post("/v1/jobs", json=SMALL | {"sampler": "Eular"}).status_code == 404
             assert client.get("/metrics").status_code == 403
         assert httpx.get(f"{url}/metrics").status_code == 401

@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
+from tests.patience import wait_until
 from tests.postgres import postgresql_server
 from tests.serving.conftest import serving, settings_in
 from tests.serving.server_process import serve
-from tests.serving.test_trouble import ask, ended, until
+from tests.serving.test_trouble import ask, ended_at
 
 from safelight.engine.engine import Engine as DrawingEngine
 
@@ -87,14 +88,14 @@ def test_trouble_with_the_database_is_seen_and_passes(
         assert readiness(url)[0] == 200
         with trouble(engine):
             # Each of these answers comes while the trouble lasts.
-            until(lambda: readiness(url)[0] == 503)
+            wait_until(lambda: readiness(url)[0] == 503)
             status, said = readiness(url)
             assert status == 503
             assert "not_ready" in said
             if refuses:
                 assert httpx.post(f"{url}/v1/jobs", json={"prompt": "a cat"}, timeout=30).status_code == 507
-        until(lambda: readiness(url)[0] == 200)
-        assert ended(url, ask(url)["id"])["state"] == "done"
+        wait_until(lambda: readiness(url)[0] == 200)
+        assert ended_at(url, ask(url)["id"])["state"] == "done"
     engine.dispose()
 
 
@@ -104,7 +105,7 @@ def test_a_full_disk_is_seen_and_passes(tmp_path: Path) -> None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, most))  # no file may grow, nor be written at all
         assert readiness(url)[0] == 503
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
-        until(lambda: readiness(url)[0] == 200)
+        wait_until(lambda: readiness(url)[0] == 200)
 
 
 def test_an_engine_that_broke_down_takes_no_more_and_loses_nothing(
@@ -117,8 +118,8 @@ def test_an_engine_that_broke_down_takes_no_more_and_loses_nothing(
         with monkeypatch.context() as patched:
             patched.setattr(DrawingEngine, "step", breaks)
             job = ask(url)
-            until(lambda: readiness(url)[0] == 503)
+            wait_until(lambda: readiness(url)[0] == 503)
         assert "the engine has stopped" in readiness(url)[1]
-        until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
+        wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
     with serving(settings_in(tmp_path)) as url:
-        assert ended(url, job["id"])["state"] == "done"
+        assert ended_at(url, job["id"])["state"] == "done"

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.serving.conftest import serving, settings_in
+from tests.serving.conftest import ended, serving, settings_in
 
 from safelight.errors import InvalidRequest
 from safelight.serving.monitoring.traces import tracing_from
@@ -21,9 +21,9 @@ TRACEPARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
 def test_a_request_is_followed_through_its_stages(tmp_path: Path) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with serving(settings_in(tmp_path), tracing=provider) as url, httpx.Client(base_url=url, timeout=120) as client:
+    with serving(settings_in(tmp_path), tracing=provider) as url, httpx.Client(base_url=url) as client:
         job = client.post("/v1/jobs", json=SMALL, headers={"traceparent": TRACEPARENT}).json()
-        client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status()
+        ended(client, job["id"])
         stopped = client.post("/v1/jobs", json=SMALL | {"steps": 1000}).json()
         client.post(f"/v1/jobs/{stopped['id']}/cancel").raise_for_status()
         client.get("/healthz").raise_for_status()

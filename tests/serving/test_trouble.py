@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import create_engine, text
-from tests.serving.conftest import serving, settings_in
+from tests.patience import wait_until
+from tests.serving.conftest import ended, serving, settings_in
 
 from safelight.database.connect import open_database
 from safelight.serving.jobs.keys import Keys
@@ -18,18 +18,12 @@ SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 
 
 
 def ask(url: str, **wishes: Any) -> dict[str, Any]:
-    return httpx.post(f"{url}/v1/jobs", json=SMALL | wishes, timeout=60).raise_for_status().json()
+    return httpx.post(f"{url}/v1/jobs", json=SMALL | wishes).raise_for_status().json()
 
 
-def ended(url: str, job_id: str) -> dict[str, Any]:
-    return httpx.get(f"{url}/v1/jobs/{job_id}/wait?timeout_s=120", timeout=130).raise_for_status().json()
-
-
-def until(true: Callable[[], bool], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def ended_at(url: str, job_id: str) -> dict[str, Any]:
+    with httpx.Client(base_url=url) as client:
+        return ended(client, job_id)
 
 
 def test_a_picture_that_cannot_be_stored_is_drawn_again_once_it_can(tmp_path: Path) -> None:
@@ -37,10 +31,10 @@ def test_a_picture_that_cannot_be_stored_is_drawn_again_once_it_can(tmp_path: Pa
     with serving(settings_in(tmp_path)) as url:
         blobs.write_text("a file where the folder should be, as full as any disk")
         job = ask(url)
-        until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["attempts"] >= 1)
-        until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
+        wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["attempts"] >= 1)
+        wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
         blobs.unlink()
-        done = ended(url, job["id"])
+        done = ended_at(url, job["id"])
         events = httpx.get(f"{url}/v1/jobs/{job['id']}/events").text
     assert done["state"] == "done"
     assert done["attempts"] == 2
@@ -50,7 +44,7 @@ def test_a_picture_that_cannot_be_stored_is_drawn_again_once_it_can(tmp_path: Pa
 
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     with serving(settings_in(tmp_path)) as url:
-        ended(url, ask(url)["id"])
+        ended_at(url, ask(url)["id"])
         locker = create_engine(f"sqlite:///{tmp_path / 'safelight.db'}", isolation_level="AUTOCOMMIT")
         with locker.connect() as connection:
             connection.execute(text("BEGIN EXCLUSIVE"))
@@ -62,13 +56,13 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
             connection.execute(text("COMMIT"))
         asker.join()
         locker.dispose()
-        assert ended(url, answers[0]["id"])["state"] == "done"
+        assert ended_at(url, answers[0]["id"])["state"] == "done"
 
 
 def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
     with serving(settings_in(tmp_path).model_copy(update={"longest_line": 2, "jobs_in_hand": 1})) as url:
         ask(url, steps=1000)
-        until(lambda: httpx.get(f"{url}/v1/jobs?state=running").json()["data"] != [])
+        wait_until(lambda: httpx.get(f"{url}/v1/jobs?state=running").json()["data"] != [])
         ask(url, steps=1000)
         ask(url, steps=1000)
         refused = httpx.post(f"{url}/v1/jobs", json=SMALL)
@@ -114,11 +108,11 @@ def test_a_revoked_key_no_longer_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", ["queued", "running", "step"])
 def test_cancelling_works_at_every_stage(server: str, after: str) -> None:
     job = ask(server, steps=1000, seed=len(after))
-    with httpx.stream("GET", f"{server}/v1/jobs/{job['id']}/events", timeout=60) as stream:
+    with httpx.stream("GET", f"{server}/v1/jobs/{job['id']}/events") as stream:
         for line in stream.iter_lines():
             if line == f"event: {after}":
                 break
     httpx.post(f"{server}/v1/jobs/{job['id']}/cancel").raise_for_status()
-    assert ended(server, job["id"])["state"] == "cancelled"
+    assert ended_at(server, job["id"])["state"] == "cancelled"
     # The engine is free again.
-    assert ended(server, ask(server)["id"])["state"] == "done"
+    assert ended_at(server, ask(server)["id"])["state"] == "done"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.serving.conftest import settings_in
 from safelight.serving.app.app import create_app
 from safelight.serving.http.viewer_route import FOLDER, PARTS
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 ALONE = (
     "--headless",
     "--no-sandbox",
@@ -67,10 +65,9 @@ def test_there_is_nothing_else(server: str, path: str) -> None:
     assert httpx.get(server + path).status_code == 404
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.needs("chromium")
 def test_a_browser_shows_every_route(server: str, tmp_path: Path) -> None:
-    assert BROWSER is not None
-    command = [BROWSER, *ALONE, f"--user-data-dir={tmp_path}", "--dump-dom", f"{server}/docs"]
+    command = ["chromium", *ALONE, f"--user-data-dir={tmp_path}", "--dump-dom", f"{server}/docs"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     paths = set(re.findall(r'data-path="([^"]*)"', shown.stdout))
     described = create_app(settings_in(tmp_path)).openapi()["paths"]

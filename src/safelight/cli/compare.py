@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safelight.cli import options
-from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
     from safelight.lifecycle.evaluation.gate import Policy
@@ -116,10 +115,7 @@ def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    try:
-        from safelight.lifecycle.promotion.ask import ask
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
+    from safelight.lifecycle.promotion.ask import ask
     from safelight.lifecycle.promotion.compare import compare
     from safelight.lifecycle.promotion.report import kept_report, report_of, shown_of, write_report
     from safelight.models.registry.registry import open_registry

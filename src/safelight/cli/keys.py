@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from safelight.errors import SafelightError
+from safelight.errors import needing
 from safelight.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,11 +80,9 @@ def webhook_secret() -> None:
 
 @contextmanager
 def opened() -> Generator["Keys", None, None]:
-    try:
+    with needing("server"):
         from safelight.database.connect import open_database
         from safelight.serving.jobs.keys import Keys
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
     settings = Settings.from_environment()
     settings.make_home()
     database = open_database(settings.database)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from safelight.cli.serve import NoKeys, guarded, is_loopback
-from safelight.errors import InvalidRequest, SafelightError
+from safelight.errors import InvalidRequest, needing
 from safelight.settings import Settings
 
 EXAMPLES = """\
@@ -33,11 +33,9 @@ def mcp(
     ] = None,
 ) -> None:
     """Let language models draw, edit and look at pictures (MCP)."""
-    try:
+    with needing("server", "mcp"):
         from safelight.serving.http.log import LOGGING
         from safelight.serving.mcp.mcp import Api, serve
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server,mcp]'") from None
     settings = Settings.from_environment()
     if http:
         if server is None:

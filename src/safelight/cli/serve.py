@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.errors import InvalidRequest, SafelightError
+from safelight.errors import InvalidRequest, needing
 from safelight.settings import Settings
 
 STEPS_BETWEEN_PREVIEWS = 2
@@ -28,10 +28,8 @@ def serve(
     no_keys: NoKeys = False,
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
-    try:
+    with needing("server"):
         from safelight.serving.app.run import run
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[server]'") from None
     settings = Settings.from_environment()
     if "SAFELIGHT_PREVIEW_EVERY" not in os.environ:
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})

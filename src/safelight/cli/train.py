@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from safelight.cli import tune
-from safelight.errors import SafelightError
+from safelight.errors import needing
 
 if TYPE_CHECKING:
     from safelight.lifecycle.mini.scratch import Stage
@@ -61,10 +61,8 @@ def scratch(
     """
     from safelight.settings import Settings
 
-    try:
+    with needing("train"):
         from safelight.lifecycle.mini.scratch import Orders, train_all, train_stage
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
 
     orders = Orders(
         out=out,

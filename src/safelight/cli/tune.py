@@ -12,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from safelight.cli import options
-from safelight.errors import InvalidRequest, SafelightError
+from safelight.errors import InvalidRequest, needing
 from safelight.lifecycle.training.recipe import KINDS, AnyRecipe, Recipe, parse_recipe, read_recipe
 from safelight.version import __version__
 
@@ -125,10 +125,8 @@ def help_of(field: FieldInfo) -> str:
 def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) -> None:
     from safelight.settings import Settings
 
-    try:
+    with needing("train"):
         from safelight.lifecycle.training.train import train as begin
-    except ModuleNotFoundError as error:
-        raise SafelightError(f"{error.name} is missing: pip install 'safelight\\[train]'") from None
 
     settings = Settings.from_environment(device=device)
     with closing(begin(recipe, settings, out, version=__version__)) as news:

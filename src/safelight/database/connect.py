@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from safelight.errors import InvalidRequest, StorageFailed
+from safelight.errors import InvalidRequest, StorageFailed, needing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -148,7 +148,8 @@ def connect(url: str, *, pooled: bool = True) -> Engine:
         # A connection whose other end is gone without a word is given up after as long as a lock.
         given_up = {"connect_timeout": CONNECT_S, "tcp_user_timeout": int(BUSY_S * 1000)}
         unsaid = {name: value for name, value in given_up.items() if name not in parsed.query}
-        engine = create_engine(parsed, connect_args=unsaid, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
+        with needing("postgres"):
+            engine = create_engine(parsed, connect_args=unsaid, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
         event.listen(engine, "begin", limit_waiting)
         return engine
     if parsed.drivername != "sqlite":

@@ -3,7 +3,6 @@
 Bounds leave room for other weights of mini.
 """
 
-import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ __all__ = ["one_thread"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="the icons come from npm")
+@pytest.mark.needs("npm")
 def test_a_lora_brings_a_style_that_the_model_never_saw(tmp_path: Path) -> None:
     numbers = on_a_bench(tmp_path, show_style).numbers
     far, near, least = (numbers[f"distance {of}"] for of in ("before", "after", "of the artist's"))

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +164,7 @@ def test_each_picture_is_chosen_by_chance_on_its_own() -> None:
 
 
 DP = {"dp": True, "dp_delta": 1e-3}
-NEEDS_OPACUS = pytest.mark.skipif(find_spec("opacus") is None, reason="needs opacus")
+NEEDS_OPACUS = pytest.mark.needs("opacus")
 
 
 @NEEDS_OPACUS

@@ -61,8 +61,9 @@ def test_every_layout_holds_the_same(folder: Path, tmp_path: Path) -> None:
     remote.rm("/set", recursive=True)
 
 
+@pytest.mark.needs("pyarrow")
 def test_parquet_holds_bytes_or_names(folder: Path, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     rows = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.models.hub_server import COMMIT, Hub, serve
+from tests.patience import PATIENCE_S
 
 from safelight.errors import UnsafeFile
 from safelight.models.checkpoints.hub import HUB_ID, wanted_files
@@ -59,7 +60,7 @@ def fetch(
     environment = {**os.environ, **quiet, "HF_ENDPOINT": endpoint or hub.endpoint, "HF_HOME": str(cache), **extra}
     environment["PYTHONPATH"] = "src"
     arguments = [sys.executable, "-c", FETCH, "half" if half else "full", *(names or (hub.name,))]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     results = [
         json.loads(line.removeprefix("RESULT")) for line in done.stdout.splitlines() if line.startswith("RESULT")
     ]

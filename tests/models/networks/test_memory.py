@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import PATIENCE_S
 
 from safelight.errors import OutOfMemory
 from safelight.models.networks import memory as module
 from safelight.models.networks.memory import Lease, Memory, Need
 
 T = TypeVar("T")
-PATIENCE_S = 10
+OF_THE_LINE_S = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ class Shelf:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     async def bounded() -> T:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             return await work
 
     return asyncio.run(bounded())
@@ -59,8 +60,8 @@ def held(memory: Memory) -> set[str]:
     return {one.name for one in memory.held()}
 
 
-async def settled(task: "asyncio.Task[Lease]") -> bool:
-    """Whether it was let in, once all that can happen has happened."""
+async def soon_done(task: "asyncio.Task[Lease]") -> bool:
+    """Whether it is let in without anything else having to happen."""
     await asyncio.wait([task], timeout=0.05)
     return task.done()
 
@@ -95,13 +96,13 @@ def test_what_a_job_uses_is_never_dropped_and_others_wait_for_it() -> None:
     async def work() -> None:
         first, second = await memory.take([shelf["a"]]), await memory.take([shelf["a"]])
         waiting = asyncio.create_task(memory.take([shelf["b"]]))
-        assert not await settled(waiting)
+        assert not await soon_done(waiting)
         first.end()
         first.end()  # once is enough
-        assert not await settled(waiting)
+        assert not await soon_done(waiting)
         assert shelf.dropped == []
         second.end()
-        assert await settled(waiting)
+        await waiting
         assert shelf.dropped == ["a"]
 
     run(work())
@@ -109,23 +110,23 @@ def test_what_a_job_uses_is_never_dropped_and_others_wait_for_it() -> None:
 
 def test_jobs_of_a_loaded_model_pass_one_that_waits_until_its_patience_ends() -> None:
     clock, shelf = Clock(), Shelf(a=6, b=6)
-    memory = Memory(10, patience_s=PATIENCE_S, clock=clock)
+    memory = Memory(10, patience_s=OF_THE_LINE_S, clock=clock)
 
     async def work() -> None:
         lease = await memory.take([shelf["a"]])
         waiting = asyncio.create_task(memory.take([shelf["b"]]))
-        assert not await settled(waiting)
-        clock.now_s = PATIENCE_S - 1
+        assert not await soon_done(waiting)
+        clock.now_s = OF_THE_LINE_S - 1
         passing = await memory.take([shelf["a"]])
-        clock.now_s = PATIENCE_S
+        clock.now_s = OF_THE_LINE_S
         behind = asyncio.create_task(memory.take([shelf["a"]]))
-        assert not await settled(behind)
+        assert not await soon_done(behind)
         lease.end()
         passing.end()
-        assert await settled(waiting)
-        assert not await settled(behind)
+        await waiting
+        assert not await soon_done(behind)
         waiting.result().end()
-        assert await settled(behind)
+        await behind
 
     run(work())
 
@@ -136,9 +137,9 @@ def test_a_model_larger_than_the_budget_is_loaded_alone_with_a_warning(caplog: p
     async def work() -> None:
         lease = await memory.take([shelf["a"]])
         waiting = asyncio.create_task(memory.take([shelf["large"]]))
-        assert not await settled(waiting)
+        assert not await soon_done(waiting)
         lease.end()
-        assert await settled(waiting)
+        await waiting
         waiting.result().end()
         with pytest.raises(OutOfMemory, match="model larger takes"):
             await memory.take([shelf["larger"]])
@@ -156,10 +157,10 @@ def test_all_that_a_job_needs_is_taken_at_once() -> None:
     async def work() -> None:
         first = await memory.take([shelf["a"], shelf["x"]])
         waiting = asyncio.create_task(memory.take([shelf["b"], shelf["y"]]))
-        assert not await settled(waiting)
+        assert not await soon_done(waiting)
         assert held(memory) == {"a", "x"}
         first.end()
-        assert await settled(waiting)
+        await waiting
 
     run(work())
 
@@ -170,10 +171,10 @@ def test_who_waits_no_longer_leaves_nothing_behind() -> None:
     async def work() -> None:
         lease = await memory.take([shelf["a"]])
         waiting, next_one = (asyncio.create_task(memory.take([shelf[name]])) for name in ("b", "c"))
-        assert not await settled(next_one)
+        assert not await soon_done(next_one)
         waiting.cancel()
         lease.end()
-        assert await settled(next_one)
+        await next_one
 
     run(work())
     assert held(memory) == {"c"}

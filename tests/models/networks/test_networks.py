@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE_S
 
 QUICK = "from safelight.models.networks.networks import denoiser_class, network_classes; classes = network_classes()\n"
 
@@ -16,7 +17,7 @@ def after_the_quick_import(code: str, *arguments: str) -> Any:
     """What the code leaves in `found`."""
     script = f"import sys, json, warnings; warnings.simplefilter('ignore'); sys.path.insert(0, 'src')\n{QUICK}{code}\n"
     command = [sys.executable, "-c", script + "print('RESULT', json.dumps(found))", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rpartition("RESULT")[2])
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE_S
 from tests.tiny_models import CPU
 
 from safelight.errors import CorruptModel, InvalidRequest, UnknownModel
@@ -52,7 +53,7 @@ def test_a_slow_model_does_not_keep_others_waiting(pool: ModelPool, monkeypatch:
 
     def slow(self: Catalogue, name: str) -> Path | None:
         if name == "sdxl":
-            assert go_on.wait(60)
+            assert go_on.wait(PATIENCE_S)
         return plain(self, name)
 
     monkeypatch.setattr(Catalogue, "listed", slow)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.patience import PATIENCE_S
+
 
 @dataclass
 class Site:
@@ -53,7 +55,7 @@ def serve(site: Site) -> Iterator[Site]:
             if site.stall:
                 self.wfile.write(rest[: len(rest) // 2])
                 self.wfile.flush()
-                site.stall.wait(60)
+                site.stall.wait(PATIENCE_S)
                 rest = rest[len(rest) // 2 :]
             self.wfile.write(rest[:cut])
             self.wfile.flush()

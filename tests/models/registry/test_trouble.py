@@ -9,14 +9,15 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.models.registry.file_server import Site, serve
 from tests.models.registry.files import write_lora
+from tests.patience import PATIENCE_S, wait_until
 
 from safelight.errors import CorruptModel, InvalidRequest, StorageFailed, UnsafeFile
 from safelight.models.checkpoints.digest import file_sum
@@ -149,7 +150,7 @@ from safelight.models.registry import registry as module
 from safelight.settings import Settings
 def insert(session, row):
     print("placed", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 module.insert = insert
 with module.open_registry(Settings.from_environment()) as registry:
     registry.add(sys.argv[1], name="ink")
@@ -166,7 +167,7 @@ def test_processes_that_add_at_once_do_not_get_in_each_others_way(registry: Regi
     orders = (files, files[::-1], files)
     adding = [start(ADD, *order) for order in orders]
     for process in adding:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
     versions = registry.versions("ink")
     assert [version.number for version in versions] == [1, 2, 3, 4]
@@ -181,7 +182,8 @@ def test_a_process_that_is_killed_while_it_downloads_leaves_nothing_but_what_the
     file = write_lora(tmp_path / "there.safetensors", width=200_000)  # half of it is beyond every buffer on the way
     with serve(Site(file.read_bytes(), stall=threading.Event())) as site:
         process = start(ADD, site.url)
-        wait_for(lambda: any(part.stat().st_size > 10_000 for part in registry.storage.folder.glob(".download-*.part")))
+        parts = partial(registry.storage.folder.glob, ".download-*.part")
+        wait_until(lambda: any(part.stat().st_size > 10_000 for part in parts()))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert registry.versions(removed=True) == []
@@ -212,10 +214,3 @@ def test_what_was_never_registered_can_be_cleaned_away(registry: Registry, tmp_p
     (registry.storage.folder / ("0" * 64)).mkdir()
     assert clean(registry) == ["0" * 64]
     assert version.path.is_file()
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)

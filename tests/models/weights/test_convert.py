@@ -3,12 +3,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.patience import PATIENCE_S
 
 from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile
 from safelight.models.weights import convert as module
@@ -78,8 +78,8 @@ def test_a_pickle_that_calls_out_is_refused_and_nobody_is_called(tmp_path: Path)
         torch.save({"a": torch.ones(1), "b": Caller(listener.getsockname()[1])}, tmp_path / "spy.ckpt")
         with pytest.raises(UnsafeFile, match=r"asks for socket\.create_connection"):
             convert_pickle(tmp_path / "spy.ckpt", tmp_path / "out.safetensors")
-        listener.settimeout(0.1)
-        with pytest.raises(TimeoutError):
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
             listener.accept()
 
 
@@ -98,7 +98,7 @@ def locked_down(program: str, *arguments: object) -> "subprocess.CompletedProces
     start = f"import importlib.util as u; s = u.spec_from_file_location('limits', {str(PROGRAM)!r}); "
     start += "limits = u.module_from_spec(s); s.loader.exec_module(limits); import sys\n"
     command = [sys.executable, "-I", "-c", start + program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @ON_LINUX
@@ -125,10 +125,8 @@ def test_the_program_has_so_much_memory_and_no_more() -> None:
 
 @ON_LINUX
 def test_the_program_has_so_much_time_and_no_more() -> None:
-    began = time.monotonic()
     done = locked_down("limits.LONGEST_S = 1; limits.lock_down(2**30)\nwhile True: pass")
     assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-    assert time.monotonic() - began < 50
 
 
 def test_what_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

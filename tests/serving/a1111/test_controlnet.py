@@ -18,7 +18,7 @@ from tests.control_files import (
     write_ip_adapter,
     write_ldm,
 )
-from tests.serving.conftest import serving, settings_in
+from tests.serving.conftest import ended, serving, settings_in
 from tests.tiny_models import load, write_sd1
 
 from safelight.assets.read_metadata import read_metadata
@@ -50,7 +50,7 @@ def url(home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=120) as client:
+    with httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -214,7 +214,7 @@ def test_jobs_take_controls_by_the_id_of_an_upload(client: httpx.Client) -> None
         "picture_prompts": [{"model": "ip-adapter_sd15", "image": picture, "weight": 0.5}],
     }
     job = client.post("/v1/jobs", json=wish).raise_for_status().json()
-    done = client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status().json()
+    done = ended(client, job["id"])
     assert done["state"] == "done", done["error"]
     assert done["spec"]["controls"][0]["hint"] != picture
     openai = {"size": "64x64", "response_format": "b64_json", **{name: wish[name] for name in wish if name != "height"}}

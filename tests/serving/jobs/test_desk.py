@@ -3,6 +3,8 @@
 import asyncio
 from typing import cast
 
+from tests.patience import PATIENCE_S, wait_in_loop_until
+
 from safelight.database.connect import Database
 from safelight.events import Stepped
 from safelight.serving.jobs.desk import Desk
@@ -19,11 +21,11 @@ def test_a_wait_that_is_given_up_as_an_event_comes_ends(database: Database) -> N
         desk = Desk(queue, cast(Studio, None), cast(JobWorker, None), live, longest_line=1)
         [job] = queue.put([Order(spec={"prompt": "a red apple"}, encoding={})], Terms())
         waiting = asyncio.create_task(desk.wait([job]))
-        await asyncio.sleep(0.3)
+        await wait_in_loop_until(lambda: live.listeners[job.id])
         live.tell(job.id, Stepped(job_id=job.id, step=1, total_steps=2, batch_rows=1))
         await asyncio.sleep(0)
         waiting.cancel()
-        await asyncio.wait([waiting], timeout=1)
+        await asyncio.wait([waiting], timeout=PATIENCE_S)
         assert waiting.cancelled()
 
     asyncio.run(use())

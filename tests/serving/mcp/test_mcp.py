@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,6 +20,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image
+from tests.patience import PATIENCE_S, wait_in_loop_until, wait_until
 
 from safelight.serving.mcp import mcp
 from safelight.serving.mcp.mcp import Api, mcp_server
@@ -46,7 +46,7 @@ def test_a_client_over_stdio_draws_a_picture(home: Path) -> None:
     )
 
     async def go() -> None:
-        async with Client(command, read_timeout_seconds=120) as client:
+        async with Client(command, read_timeout_seconds=PATIENCE_S) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             assert sorted(tools) == sorted(TOOLS)
             assert all(tool.description for tool in tools.values())
@@ -60,9 +60,8 @@ def test_a_client_over_stdio_draws_a_picture(home: Path) -> None:
             assert not result.is_error, result.content
             [job], [image] = told(result), pictures(result)
             assert (job["state"], job["seed"], image.size) == ("done", 7, (64, 64))
-            async with asyncio.timeout(60):
-                while steps[-1:] != [(2, 2)]:  # a notification may come after the answer
-                    await asyncio.sleep(0.01)
+            # A notification may come after the answer.
+            await wait_in_loop_until(lambda: steps[-1:] == [(2, 2)])
             again = await client.call_tool("get_image", {"asset_id": job["asset_id"]})
             assert pictures(again)[0].tobytes() == image.tobytes()
 
@@ -119,11 +118,14 @@ def test_what_takes_long_is_a_job_that_can_be_looked_at_and_stopped(
     monkeypatch.setattr(mcp, "PATIENCE_S", 0.2)
 
     async def use(client: Client) -> None:
-        [job] = told(await client.call_tool("generate_image", SMALL | {"steps": 1000}))
-        assert job["state"] in ("queued", "running")
-        await client.call_tool("cancel_job", {"job_id": job["job_id"]})
-        seen = await client.call_tool("get_job", {"job_id": job["job_id"]})
-        assert told(seen)[0]["state"] == "cancelled"
+        [answer] = told(await client.call_tool("generate_image", SMALL | {"steps": 1000}))
+        assert answer["state"] in ("queued", "running")
+        job = {"job_id": answer["job_id"]}
+        await client.call_tool("cancel_job", job)
+        async with asyncio.timeout(PATIENCE_S):
+            while (seen := told(await client.call_tool("get_job", job)))[0]["state"] == "running":
+                pass
+        assert seen[0]["state"] == "cancelled"
 
     with_client(at, use)
 
@@ -193,8 +195,7 @@ def over_http(api: Api) -> Generator[str, None, None]:
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
         try:
-            while not server.started:
-                time.sleep(0.02)
+            wait_until(lambda: server.started)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
         finally:
             server.should_exit = True

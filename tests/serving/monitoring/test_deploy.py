@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +80,7 @@ def test_the_dashboard_is_one_that_grafana_reads() -> None:
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in dashboard["panels"])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.needs("promtool")
 @pytest.mark.parametrize(
     "words", ["check rules alerts.yml", "test rules alerts_test.yml", "check config prometheus.yml"]
 )

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from PIL import Image
-from tests.serving.conftest import serving, settings_in
+from tests.patience import PATIENCE_S
+from tests.serving.conftest import ended, serving, settings_in
 
 from safelight.serving.native.told import JobMessage
 
@@ -20,13 +21,13 @@ SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 
 
 @pytest.fixture
 def client(server: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server, timeout=120) as client:
+    with httpx.Client(base_url=server) as client:
         yield client
 
 
 def drawn(client: httpx.Client, **wishes: Any) -> dict[str, Any]:
     job = client.post("/v1/jobs", json=SMALL | wishes).raise_for_status().json()
-    return client.get(f"/v1/jobs/{job['id']}/wait").raise_for_status().json()
+    return ended(client, job["id"])
 
 
 def test_only_a_prompt_is_needed(client: httpx.Client) -> None:
@@ -35,7 +36,7 @@ def test_only_a_prompt_is_needed(client: httpx.Client) -> None:
     job = answer.json()
     assert job["state"] in ("queued", "running")
     assert job["spec"]["model"] == "mini"
-    done = client.get(f"/v1/jobs/{job['id']}/wait").json()
+    done = ended(client, job["id"])
     assert done["state"] == "done"
     assert done["step"] == done["total_steps"] == job["spec"]["steps"]
 
@@ -59,7 +60,7 @@ def test_the_picture_is_behind_its_link_which_needs_no_key(client: httpx.Client)
 def test_a_list_is_accepted_as_one_request(client: httpx.Client) -> None:
     answer = client.post("/v1/jobs", json=[SMALL, SMALL | {"seed": 8}]).json()
     assert len({job["request"] for job in answer["data"]}) == 1
-    ends = [client.get(f"/v1/jobs/{job['id']}/wait").json() for job in answer["data"]]
+    ends = [ended(client, job["id"]) for job in answer["data"]]
     assert len({job["asset_id"] for job in ends}) == 2
 
 
@@ -137,16 +138,16 @@ def test_events_tell_the_story_and_resume_where_they_were_cut_off(client: httpx.
 def test_a_running_job_is_cancelled_at_its_next_step(client: httpx.Client) -> None:
     job = client.post("/v1/jobs", json=SMALL | {"steps": 1000}).json()
     client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
-    ended = client.get(f"/v1/jobs/{job['id']}/wait").json()
-    assert ended["state"] == "cancelled"
-    assert ended["asset_id"] is None
+    job = ended(client, job["id"])
+    assert job["state"] == "cancelled"
+    assert job["asset_id"] is None
 
 
 def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) -> None:
     url, keys = keyed_server
     one, two = list(keys)[:2]
-    first = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {keys[one]}"}, timeout=120)
-    second = httpx.Client(base_url=url, headers={"X-API-Key": keys[two]}, timeout=120)
+    first = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {keys[one]}"})
+    second = httpx.Client(base_url=url, headers={"X-API-Key": keys[two]})
     with first, second:
         job = drawn(first)
         assert second.get(f"/v1/jobs/{job['id']}").status_code == 404
@@ -215,7 +216,7 @@ def test_lists_of_choices_are_bounded_together(client: httpx.Client) -> None:
 def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
     settings = settings_in(tmp_path).model_copy(update={"body_timeout_s": 0.5})
     with serving(settings) as url, socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
-        client.settimeout(30)
+        client.settimeout(PATIENCE_S)
         client.sendall(
             b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
         )

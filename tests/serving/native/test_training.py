@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.lifecycle.training.lessons import write_pictures
-from tests.serving.conftest import serving, settings_in
+from tests.serving.conftest import ended, serving, settings_in
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[httpx.Client]:
     with serving(settings_in(home).model_copy(update={"allow_training": True, "device": "cpu"})) as url:
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with httpx.Client(base_url=url) as client:
             yield client
 
 
@@ -51,7 +51,7 @@ def test_a_second_run_of_a_name_is_its_second_version(client: httpx.Client, home
     digests: list[str] = []
     for seed in (1, 2):
         job = client.post("/v1/jobs", json=order(home, name="twice", seed=seed)).json()
-        assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "done"
+        assert ended(client, job["id"])["state"] == "done"
         digests.append(digest_drawn_with(client, "twice"))
     assert digests[0] != digests[1]
     assert [digest_drawn_with(client, f"twice@{number}") for number in (1, 2)] == digests
@@ -60,16 +60,16 @@ def test_a_second_run_of_a_name_is_its_second_version(client: httpx.Client, home
 def digest_drawn_with(client: httpx.Client, lora: str) -> str:
     picture = {"prompt": f"a red apple <lora:{lora}:0.8>", "seed": 7, "steps": 1, "width": 64, "height": 64}
     drawn = client.post("/v1/jobs", json=picture).json()
-    assert client.get(f"/v1/jobs/{drawn['id']}/wait").json()["state"] == "done"
+    assert ended(client, drawn["id"])["state"] == "done"
     return drawn["spec"]["loras"][0]["digest"]
 
 
 def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home: Path) -> None:
     job = client.post("/v1/jobs", json=order(home, name="lost", data=str(home / "nowhere"))).json()
-    ended = client.get(f"/v1/jobs/{job['id']}/wait").json()
-    assert ended["state"] == "failed"
-    assert ended["error"]["code"] == "invalid_request"
-    assert "there is no such folder" in ended["error"]["message"]
+    job = ended(client, job["id"])
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "invalid_request"
+    assert "there is no such folder" in job["error"]["message"]
 
 
 def test_a_recipe_that_cannot_be_is_refused_at_the_door(client: httpx.Client, home: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_run_that_is_cancelled_leaves_a_checkpoint(client: httpx.Client, home:
     with ThreadPoolExecutor() as pool:  # Asked again while it is written, as the worker's own heartbeat does.
         for answer in pool.map(client.post, [f"/v1/jobs/{job['id']}/cancel"] * 4):
             answer.raise_for_status()
-    assert client.get(f"/v1/jobs/{job['id']}/wait").json()["state"] == "cancelled"
+    assert ended(client, job["id"])["state"] == "cancelled"
     assert (home / "runs" / job["id"] / "state.pt").is_file()
     assert not (home / "runs" / job["id"] / "result.json").exists()
 

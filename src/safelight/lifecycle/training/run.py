@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption
+from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption, install
 from safelight.lifecycle.training.check import Report, check, require_good
 from safelight.lifecycle.training.dataset import Dataset, Ready, Say, hold_out, make_ready
 from safelight.lifecycle.training.latent_cache import latents_of
@@ -167,9 +167,7 @@ def require_known(recipe: AnyRecipe, device: str) -> None:
         raise UnsupportedOption("optimizer", "adamw8bit needs a CUDA device and the package bitsandbytes; adamw runs")
     if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
         extra = "train" if recipe.tracker == "tensorboard" else recipe.tracker
-        raise UnsupportedOption(
-            "tracker", f"{recipe.tracker} is not installed: pip install 'safelight[{extra}]', or take none"
-        )
+        raise UnsupportedOption("tracker", f"{recipe.tracker} is not installed; take none, or {install(extra)}")
 
 
 def open_base(run: Run, *, frozen: bool) -> Model:

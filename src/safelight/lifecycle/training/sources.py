@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from safelight.errors import InvalidRequest
+from safelight.errors import InvalidRequest, MissingExtra, needing
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 MASK = ".mask.png"
@@ -53,8 +53,12 @@ class Place:
 
         try:
             return Place(*url_to_fs(where))
-        except (ImportError, ValueError) as error:
-            raise InvalidRequest(f"data {where}: {error}; https needs 'safelight[data]', s3 needs s3fs") from None
+        except ImportError as error:
+            if where.startswith("http"):
+                raise MissingExtra(f"data {where} needs aiohttp", "data") from None
+            raise InvalidRequest(f"data {where}: {error}") from None
+        except ValueError as error:
+            raise InvalidRequest(f"data {where}: {error}") from None
 
     def inside(self, name: str) -> "Place":
         """A file that a table names: beside the table, or somewhere else entirely."""
@@ -183,10 +187,8 @@ def rows_of(table: Place) -> Iterator[Mapping[str, Any]]:
 
 
 def parquet_rows(data: bytes) -> list[dict[str, Any]]:
-    try:
+    with needing("data"):
         from pyarrow import BufferReader, parquet  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise InvalidRequest("Parquet needs pyarrow: pip install 'safelight[data]'") from None
     return parquet.read_table(BufferReader(data)).to_pylist()
 
 

