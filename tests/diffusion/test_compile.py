@@ -220,7 +220,7 @@ def test_an_option_that_is_not_linear_is_refused_by_name(option: str, class_name
     config = {**SD1, "_class_name": class_name, option: True, "sample_max_value": 2.0}
     with pytest.raises(UnsupportedOption, match="not linear") as error:
         schedule_for("Default", config, steps=5)
-    assert error.value.option == option
+    assert error.value.param == option
 
 
 def test_thresholding_of_a_multistep_sampler_is_refused_by_name() -> None:

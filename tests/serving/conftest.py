@@ -68,8 +68,8 @@ def ask_and_go(url: str, body: Any, *, headers: dict[str, str] | None = None) ->
     return jobs[0]
 
 
-def settings_in(home: Path) -> Settings:
-    return Settings(home=home, preview_every=1, drain_s=0, no_keys=True)
+def settings_in(home: Path, *, no_keys: bool = True) -> Settings:
+    return Settings(home=home, preview_every=1, drain_s=0, no_keys=no_keys)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """Base URL of a server that wants a key, and two keys by name."""
-    settings = settings_in(tmp_path_factory.mktemp("keyed"))
+    settings = settings_in(tmp_path_factory.mktemp("keyed"), no_keys=False)
     database = open_database(settings.database)
     keys = {name: Keys(database).create(name) for name in ("joe", "ann")}
     database.close()

@@ -28,7 +28,7 @@ def scraped(url: str, **headers: str) -> dict[tuple[str, str], float]:
 
 
 def test_a_picture_a_refusal_and_a_stranger_are_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = settings_in(tmp_path)
+    settings = settings_in(tmp_path, no_keys=False)
     database = open_database(settings.database)
     keys = Keys(database)
     joe, boss = keys.create("joe"), keys.create("boss", scopes=("draw", "admin"))

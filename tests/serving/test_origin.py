@@ -117,7 +117,7 @@ def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
 
 
 def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path).model_copy(update={"no_keys": False})
+    settings = settings_in(tmp_path, no_keys=False)
     database = open_database(settings.database)
     keys = Keys(database)
     key = keys.create("joe")

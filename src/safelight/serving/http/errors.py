@@ -56,13 +56,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
-def respond(path: str, error: SafelightError) -> Response:
+def respond(path: str, error: SafelightError, *, told: str | None = None) -> Response:
+    """`told` is what the caller learns of it, where that is not all."""
     headers = {"x-should-retry": "true" if may_pass(error) else "false", ERROR_CODE: error.code}
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
         headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith(AUTOMATIC1111) else "Bearer"
-    return JSONResponse(body(path, error), status_code=error.status, headers=headers)
+    return JSONResponse(body(path, error, told or str(error)), status_code=error.status, headers=headers)
 
 
 def may_pass(error: SafelightError) -> bool:
@@ -70,9 +71,9 @@ def may_pass(error: SafelightError) -> bool:
     return isinstance(error, TooManyRequests) or (error.status in (503, 507) and not isinstance(error, OutOfMemory))
 
 
-def body(path: str, error: SafelightError) -> dict[str, object]:
+def body(path: str, error: SafelightError, told: str) -> dict[str, object]:
     if path.startswith(AUTOMATIC1111):
-        return {"error": type(error).__name__, "detail": str(error), "body": "", "errors": str(error)}
+        return {"error": type(error).__name__, "detail": told, "body": "", "errors": told}
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     match error.status:
         case 401:
@@ -83,13 +84,12 @@ def body(path: str, error: SafelightError) -> dict[str, object]:
             kind = "rate_limit_error"
         case _:
             pass
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": told, "type": kind, "param": error.param, "code": error.code}}
 
 
 def ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, SafelightError)
-    error.args = (told_to_strangers(error, parts_of(request).settings.home),)
-    return respond(request.url.path, error)
+    return respond(request.url.path, error, told=told_to_strangers(error, parts_of(request).settings.home))
 
 
 def invalid(request: Request, error: Exception) -> Response:

@@ -38,10 +38,11 @@ class Origin:
 
     def fault(self, scope: Scope) -> Forbidden | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if self.names_are_checked and not is_loopback(host_of(host)) and not self.allows(host_of(host)):
+        host = headers.get("host")  # every browser says it, and HTTP/1.0 need not
+        name = host_of(host or "")
+        if self.names_are_checked and host is not None and not (is_loopback(name) or self.allows(name)):
             return Forbidden(
-                f"this server does not go by the name {host_of(host)!r}; SAFELIGHT_ALLOWED_HOSTS lists more names, "
+                f"this server does not go by the name {name!r}; SAFELIGHT_ALLOWED_HOSTS lists more names, "
                 "between spaces"
             )
         if scope["method"] not in SAFE and not self.is_ours(headers, host):
@@ -53,7 +54,7 @@ class Origin:
     def allows(self, name: str) -> bool:
         return is_among(name, self.hosts)
 
-    def is_ours(self, headers: Headers, host: str) -> bool:
+    def is_ours(self, headers: Headers, host: str | None) -> bool:
         """Whether no page asks, or one of the server's own, or one that may."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site in OWN or "*" in self.origins or (origin is not None and origin in self.origins):
@@ -63,7 +64,7 @@ class Origin:
         if origin is None:
             return True
         asking = urlsplit(origin)
-        return asking.netloc.lower() == host.lower() or self.allows(host_of(asking.netloc))
+        return asking.netloc.lower() == (host or "").lower() or self.allows(host_of(asking.netloc))
 
 
 def host_of(netloc: str) -> str:

@@ -50,7 +50,7 @@ UNNAMED = "dall-e-2"
 DEFAULT_MODEL = "mini"
 QUALITIES = {"low": 0.5, "medium": 0.75, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5}
 """Steps, as a share of the model's own number of them."""
-WORDS = {"width": "size", "height": "size"}
+WORDS = {"width": "size", "height": "size", "highres.scale": "size"}
 """Where they have another word for a field of our drafts."""
 STORED = "0" * 64
 """Stands for a picture whose file has not been looked at yet."""

@@ -52,7 +52,8 @@ async def tell(
                 case JobRow() as job:
                     del open_jobs[job_id]
                     if job.asset_id is None:
-                        yield ServerSentEvent(json.dumps(error_body("/v1/images", failure(job))), event="error")
+                        error = failure(job)
+                        yield ServerSentEvent(json.dumps(error_body("/v1/images", error, str(error))), event="error")
                         return
                     file = await asyncio.to_thread(parts.studio.assets.read, job.asset_id)
                     usage = usage_of(body.prompt, "init" in job.spec).model_dump()
