@@ -16,11 +16,10 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
+from tests.patience import PATIENCE_S
 
 from safelight.database.connect import open_database
 from safelight.serving.jobs.queue import JobQueue
-
-PATIENCE_S = 240
 
 
 @dataclass
@@ -58,7 +57,7 @@ class Server:
     def stop(self, how: signal.Signals) -> None:
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(60)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     @property
@@ -99,7 +98,7 @@ def wishes(count: int) -> list[dict[str, Any]]:
 
 
 def ask(server: Server, asked: list[dict[str, Any]]) -> list[str]:
-    answer = httpx.post(f"{server.url}/v1/jobs", json=asked, headers={"Idempotency-Key": "all"}, timeout=60)
+    answer = httpx.post(f"{server.url}/v1/jobs", json=asked, headers={"Idempotency-Key": "all"}, timeout=PATIENCE_S)
     assert answer.status_code == 202, answer.text
     return [job["id"] for job in answer.json()["data"]]
 
