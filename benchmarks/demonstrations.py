@@ -26,7 +26,6 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.creature import BACKGROUNDS, creatures, nearer, recognised
-
 from safelight.api import draw_all, unwrapped
 from safelight.imaging.grid import paste
 from safelight.lifecycle.evaluation.judge import Judge, open_judge

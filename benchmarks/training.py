@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import Report, ratio
 from benchmarks.stable_diffusion_15 import VAE, random_model
-
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import add_lora
 from safelight.lifecycle.training.news import Trained

@@ -68,7 +68,7 @@ class Server:
     def stop(self, how: signal.Signals) -> None:
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(60)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def send(self, how: signal.Signals) -> None:
@@ -114,7 +114,7 @@ def wishes(count: int, *, unlike: int) -> list[dict[str, Any]]:
 
 
 def ask(server: Server, asked: list[dict[str, Any]]) -> list[str]:
-    answer = httpx.post(f"{server.url}/v1/jobs", json=asked, headers={"Idempotency-Key": "all"}, timeout=60)
+    answer = httpx.post(f"{server.url}/v1/jobs", json=asked, headers={"Idempotency-Key": "all"}, timeout=PATIENCE_S)
     assert answer.status_code == 202, answer.text
     return [job["id"] for job in answer.json()["data"]]
 
