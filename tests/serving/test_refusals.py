@@ -259,6 +259,7 @@ def test_a_picture_grows_as_far_as_is_possible(client: httpx.Client, body: dict[
     [
         (TXT2IMG, {"enable_hr": True, "hr_resize_x": 640}, "hr_resize_x: "),
         (TXT2IMG, {"enable_hr": True, "hr_resize_y": 32}, "hr_resize_y: "),
+        (TXT2IMG, {"enable_hr": True, "hr_resize_x": 10**400}, "hr_resize_x: "),
         (TXT2IMG, {"enable_hr": True, "hr_scale": 1}, "hr_scale: "),
         (TXT2IMG, {"enable_hr": True, "hr_scale": 8, "width": 1024, "height": 1024}, "hr_scale: the picture would"),
         (TXT2IMG, {"enable_hr": True, "denoising_strength": 0}, "denoising_strength: "),

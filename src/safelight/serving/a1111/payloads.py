@@ -281,8 +281,8 @@ class TextToImageBody(Drawing):
     hr_scale: float = 2.0
     hr_upscaler: str = "Latent"
     hr_second_pass_steps: Annotated[int, Field(ge=0, le=1000)] = 0
-    hr_resize_x: Annotated[int, Field(ge=0)] = 0
-    hr_resize_y: Annotated[int, Field(ge=0)] = 0
+    hr_resize_x: Annotated[int, Field(ge=0, le=32_768)] = 0
+    hr_resize_y: Annotated[int, Field(ge=0, le=32_768)] = 0
     hr_checkpoint_name: str = ""
     hr_sampler_name: str = ""
     hr_scheduler: str = ""
