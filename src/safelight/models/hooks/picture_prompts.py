@@ -77,8 +77,6 @@ class PicturePrompts:
         self.hooked = False
         self.queries: Tensor | None = None
         self.now: tuple[Group, ...] = ()
-        self.last: tuple[tuple[Row, ...], tuple[Group, ...]] = ((), ())
-        """Steps that follow each other mostly have the same rows."""
 
     def __deepcopy__(self, _memo: object) -> "PicturePrompts":
         """A copied network has hooks of ours: they go on looking here, where nothing is on while the copy is called."""
@@ -91,9 +89,7 @@ class PicturePrompts:
             yield
             return
         self.hook()
-        if self.last[0] != tuple(rows):
-            self.last = tuple(rows), groups_of(rows, next(self.network.parameters()).device)
-        self.now = self.last[1]
+        self.now = groups_of(rows, next(self.network.parameters()).device)
         try:
             yield
         finally:
