@@ -29,17 +29,17 @@ from benchmarks.creature import BACKGROUNDS, creatures, nearer, recognised
 from safelight.api import draw_all, unwrapped
 from safelight.imaging.grid import paste
 from safelight.lifecycle.evaluation.judge import Judge, open_judge
-from safelight.lifecycle.evaluation.likeness import kernel_distance, over_white
+from safelight.lifecycle.evaluation.similarity import kernel_distance, over_white
 from safelight.lifecycle.mini.artwork import fetch_package, render, slug_of, svg_of
 from safelight.lifecycle.mini.captions import names_of, read_aliases
 from safelight.lifecycle.promotion.audit import open_whole
-from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.events import Trained
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.lifecycle.training.train import train
 from safelight.models.networks.latents import decode, encode, from_pil, to_pil
 from safelight.models.vision.similarity import open_similarity
 from safelight.settings import Settings
-from safelight.spec import Draft, LoraWish
+from safelight.spec import Draft, LoraRequest
 from safelight.studio import Studio, open_studio
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -115,7 +115,7 @@ def show_style(bench: Bench) -> Shown:
     # The style has no word: it is what the LoRA does. Prompts are the same before and after.
     prompts = [words[slug] for slug in asked]
     before = draw(bench.studio, prompts, seeds=2)
-    after = draw(bench.studio, prompts, seeds=2, loras=(LoraWish(name="ink", start=LATE),))
+    after = draw(bench.studio, prompts, seeds=2, loras=(LoraRequest(name="ink", start=LATE),))
     # As the model's own autoencoder shows them: a LoRA does not change that, and the judge sees its blur.
     real, others = (through_autoencoder(bench.studio, [drawn[slug] for slug in part]) for part in (asked, seen))
     twice = [slug for slug in asked for _ in range(2)]
@@ -181,10 +181,10 @@ def show_object(bench: Bench) -> Shown:
     data = creatures(bench.folder / "object")
     said = {"prompt": f"a sks {CLASS}", "class_prompt": f"a {CLASS}"}
     learn(bench, "dreambooth", "creature", data, **OBJECT, **said)
-    worn = (LoraWish(name="creature"),)
+    active = (LoraRequest(name="creature"),)
     prompts = [f"a sks {CLASS}{context}" for context in CONTEXTS]
-    before, after = (draw(bench.studio, prompts, seeds=SEEDS, loras=loras) for loras in ((), worn))
-    class_before, class_after = (draw(bench.studio, [f"a {CLASS}"], seeds=8, loras=loras) for loras in ((), worn))
+    before, after = (draw(bench.studio, prompts, seeds=SEEDS, loras=loras) for loras in ((), active))
+    class_before, class_after = (draw(bench.studio, [f"a {CLASS}"], seeds=8, loras=loras) for loras in ((), active))
     others = near_misses(bench)
     numbers = {
         "recognised before": recognised(bench.judge, before, others),
@@ -240,7 +240,7 @@ def learn(bench: Bench, kind: str, name: str, data: Path, **wishes: Any) -> None
 
 
 def draw(
-    studio: Studio, prompts: Sequence[str], *, seeds: int = 1, loras: tuple[LoraWish, ...] = ()
+    studio: Studio, prompts: Sequence[str], *, seeds: int = 1, loras: tuple[LoraRequest, ...] = ()
 ) -> list[Image.Image]:
     drafts = [Draft(prompt=prompt, seed=seed, loras=loras) for prompt in prompts for seed in range(seeds)]
     return [one.image for one in unwrapped(draw_all(drafts, studio))]

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import Report, ratio
 from benchmarks.stable_diffusion_15 import VAE, random_model
+from safelight.lifecycle.training.caption_encoder import Reader
+from safelight.lifecycle.training.events import Trained
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import add_lora
-from safelight.lifecycle.training.news import Trained
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.lifecycle.training.run import open_run, prepare
 from safelight.models.checkpoints.catalogue import MINI

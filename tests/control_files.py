@@ -18,12 +18,12 @@ from tests.tiny_models import CPU, SIDE, seeded
 from torch import Tensor
 
 from safelight.models.adapters.control import load_control
+from safelight.models.adapters.control_cache import ActiveControls, Control, ControlCache
 from safelight.models.adapters.control_file import describe_control
-from safelight.models.adapters.control_shelf import Control, ControlShelf, Led
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.networks.load import Model
-from safelight.spec import ControlUse, PicturePromptUse
+from safelight.spec import PinnedControl, PinnedPicturePrompt
 
 HINTS = (8, 12, 16)
 """One width more than halvings: the autoencoder of the tiny models shrinks pictures four times."""
@@ -291,29 +291,29 @@ def control(path: Path, model: Model, **use: Any) -> Control:
     return Control(net, control_use(path, **use))
 
 
-def control_use(path: Path, **use: Any) -> ControlUse:
-    return ControlUse(**({"model": path.stem, "digest": "0" * 64, "image": HINT, "hint": HINT} | use))
+def control_use(path: Path, **use: Any) -> PinnedControl:
+    return PinnedControl(**({"model": path.stem, "digest": "0" * 64, "image": HINT, "hint": HINT} | use))
 
 
-def shelf_in(models: Path) -> ControlShelf:
-    return ControlShelf(ControlFolder(Catalogue(models)))
+def shelf_in(models: Path) -> ControlCache:
+    return ControlCache(ControlFolder(Catalogue(models)))
 
 
-def picture_led(shelf: ControlShelf, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> Led:
+def picture_led(shelf: ControlCache, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> ActiveControls:
     """An adapter of the shelf's folder, with its picture read."""
     from tests.fakes import spec_for
 
-    from safelight.spec import PicturePromptWish
+    from safelight.spec import PicturePromptRequest
 
-    wish = PicturePromptWish(**({"model": name, "image": LOOK} | use))
+    wish = PicturePromptRequest(**({"model": name, "image": LOOK} | use))
     pins = shelf.pin_picture(wish, model.description, model_name=model.name)
     spec = spec_for(model).model_copy(
-        update={"picture_prompts": (PicturePromptUse.model_validate(wish.model_dump() | pins),)}
+        update={"picture_prompts": (PinnedPicturePrompt.model_validate(wish.model_dump() | pins),)}
     )
     return shelf.lead(spec, model, pictures)
 
 
-def controlled(spec: Any, led: Led) -> Any:
+def controlled(spec: Any, led: ActiveControls) -> Any:
     return spec.model_copy(
         update={
             "controls": tuple(one.use for one in led.controls),

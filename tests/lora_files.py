@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.models.adapters.lora import load_lora
-from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.load import Model
-from safelight.spec import LoraUse
+from safelight.spec import PinnedLora
 
 Tensors = dict[str, Tensor]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -169,8 +169,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return path
 
 
-def worn(path: Path, model: Model, weight: float = 1.0, **use: Any) -> Worn:
+def active(path: Path, model: Model, weight: float = 1.0, **use: Any) -> ActiveLora:
     """The file, loaded for the model, as a spec would have it."""
     digest = file_sum(path)
-    spec = LoraUse(name=path.stem, digest=digest, weight=weight, **use)
-    return Worn(load_lora(path, model, name=path.stem, digest=digest), spec)
+    spec = PinnedLora(name=path.stem, digest=digest, weight=weight, **use)
+    return ActiveLora(load_lora(path, model, name=path.stem, digest=digest), spec)

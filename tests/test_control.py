@@ -20,7 +20,7 @@ import safelight
 from safelight.errors import IncompatibleControl, InvalidRequest, UnknownAsset
 from safelight.imaging import outlines
 from safelight.settings import Settings
-from safelight.spec import ControlUse, ControlWish, Span, TextToImage, parse_spec
+from safelight.spec import ControlRequest, PinnedControl, Span, TextToImage, parse_spec
 from safelight.studio import Studio, within
 
 SMALL = {"model": "tiny", "steps": 2, "width": 64, "height": 64, "seed": 1}
@@ -133,5 +133,7 @@ def test_specs_of_before_keep_their_digests_and_controls_change_them(studio: Stu
     assert isinstance(spec, TextToImage)
     without = spec.model_dump(mode="json", exclude={"controls", "picture_prompts"})
     assert parse_spec(without).digest() == spec.digest()
-    use = ControlUse(**ControlWish(model="a", image="0" * 64).model_dump() | {"digest": "1" * 64, "hint": "0" * 64})
+    use = PinnedControl(
+        **ControlRequest(model="a", image="0" * 64).model_dump() | {"digest": "1" * 64, "hint": "0" * 64}
+    )
     assert spec.model_copy(update={"controls": (use,)}).digest() != spec.digest()

@@ -13,8 +13,8 @@ from tests.tiny_models import checkpoint, load
 
 from safelight.errors import InvalidRequest, UnknownControl, UnsafeFile
 from safelight.models.checkpoints.catalogue import Catalogue
-from safelight.models.checkpoints.linked import Linked, write_links
-from safelight.models.registry.catalogue import Registered
+from safelight.models.checkpoints.linked import LinkedFolders, write_links
+from safelight.models.registry.registered_models import RegisteredModels
 from safelight.models.registry.registry import open_registry
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
@@ -109,7 +109,7 @@ def test_strangers_find_what_is_listed_and_no_paths(files: dict[str, Path], home
     shutil.copytree(files["controlnet"].parent, home / "controlnets")
     settings = Settings(home=home)
     with open_studio(settings) as studio:
-        studio.see(Catalogue(home, elsewhere=(Registered(settings), Linked(home)), listed_only=True))
+        studio.see(Catalogue(home, elsewhere=(RegisteredModels(settings), LinkedFolders(home)), listed_only=True))
         assert studio.controls.folder.path("control", "net") == home / "controlnets" / "net.safetensors"
         with pytest.raises(UnknownControl):
             studio.controls.folder.path("control", str(files["controlnet"]))

@@ -25,10 +25,10 @@ from safelight.models.adapters.ip_adapter import ImageEncoder
 from safelight.models.hooks.picture_prompts import IpAdapter
 from safelight.models.networks import pool as module
 from safelight.models.networks.load import Model
-from safelight.models.networks.memory import Memory, Need
+from safelight.models.networks.memory import Allocation, Memory
 from safelight.pipeline import generate
 from safelight.settings import Settings
-from safelight.spec import ControlWish, Draft, LoraWish, PicturePromptWish
+from safelight.spec import ControlRequest, Draft, LoraRequest, PicturePromptRequest
 from safelight.studio import Studio, open_studio
 
 __all__ = ["checkpoint", "model", "one_thread"]
@@ -139,8 +139,8 @@ LEADING: dict[str, tuple[type, str]] = {
 def led_by(kind: str, picture: str) -> dict[str, Any]:
     """The fields of a draft that bring such a network into memory."""
     if kind == "control":
-        return {"controls": (ControlWish(model="net", image=picture),)}
-    return {"picture_prompts": (PicturePromptWish(model="ip", image=picture),)}
+        return {"controls": (ControlRequest(model="net", image=picture),)}
+    return {"picture_prompts": (PicturePromptRequest(model="ip", image=picture),)}
 
 
 @pytest.mark.parametrize("kind", ["control", "ip-adapter", "image-encoder"])
@@ -170,7 +170,7 @@ def test_a_depth_model_counts_and_is_gone_when_it_left(studio: Studio, tmp_path:
     write_dpt(tmp_path / "depth-models" / "near")
     write_folder(tmp_path / "controlnets" / "net", controlnet(load(studio.models.find("one").path)))
     picture = studio.keep(colours_picture(1))
-    wish = ControlWish(model="net", image=picture, preprocessor="depth")
+    wish = ControlRequest(model="net", image=picture, preprocessor="depth")
     [first] = drawn(studio, draft("one", controls=(wish,)))
     [held] = [one for one in studio.memory.held() if one.kind == "depth"]
     [loaded] = studio.preprocessors.depths.values()
@@ -190,7 +190,9 @@ def test_a_depth_model_waits_for_room_and_one_that_is_damaged_holds_none(studio:
     folder = write_dpt(tmp_path / "depth-models" / "near")
 
     async def work() -> None:
-        lease = await studio.memory.take([Need(key="busy", kind="model", name="busy", size_bytes=9, drop=lambda: None)])
+        lease = await studio.memory.take(
+            [Allocation(key="busy", kind="model", name="busy", size_bytes=9, drop=lambda: None)]
+        )
         studio.memory.budget_bytes = 10
         waiting = asyncio.create_task(studio.make_hint("depth", colours_picture(1)))
         await wait_in_loop_until(lambda: studio.memory.line)
@@ -264,14 +266,14 @@ def test_loras_count(studio: Studio, tmp_path: Path, model: Callable[[str], Mode
     (tmp_path / "loras").mkdir()
     for seed in range(3):
         write_kohya(tmp_path / "loras" / f"style{seed}.safetensors", model("sd1"), seed=seed)
-    drawn(studio, draft("one", loras=(LoraWish(name="style0"),)))
+    drawn(studio, draft("one", loras=(LoraRequest(name="style0"),)))
     [lora] = [one for one in studio.memory.held() if one.kind == "lora"]
     real = next(iter(studio.loras.loaded.values())).size_bytes
     # What is stacked for a call comes on top; the alphas of the file are in none of them.
     assert 2 * real <= lora.size_bytes < 2.1 * real
     studio.memory.budget_bytes = size_of(studio, "one") + int(1.5 * lora.size_bytes)
     for number in (1, 2):
-        drawn(studio, draft("one", loras=(LoraWish(name=f"style{number}"),)))
+        drawn(studio, draft("one", loras=(LoraRequest(name=f"style{number}"),)))
     assert [one.name for one in studio.memory.held() if one.kind == "lora"] == ["style2"]
     assert len(studio.loras.loaded) == 1
 

@@ -29,7 +29,7 @@ from safelight.errors import (
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
 from safelight.models.checkpoints.digest import file_sum
 from safelight.pipeline import generate
-from safelight.prompts.several import number
+from safelight.prompts.expand import number
 from safelight.settings import Settings
 from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale, parse_spec
 from safelight.studio import Studio, open_studio, rounded, same_area

@@ -22,7 +22,7 @@ from safelight.assets.encode import Encoding
 from safelight.errors import JobCancelled
 from safelight.events import Cancelled, Decoded, Event, Failed, Stored
 from safelight.pipeline import PNG
-from safelight.prompts.several import Expand, expanded
+from safelight.prompts.expand import Expand, expanded
 from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
 

@@ -40,7 +40,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 class SafelightError(Exception):
@@ -73,7 +73,7 @@ class InvalidField(InvalidRequest):
         return f"{self.param}: {self.why}"
 
 
-class Faults(InvalidRequest):
+class InvalidFields(InvalidRequest):
     """All that is wrong with a request."""
 
     def __init__(self, errors: Sequence[SafelightError]) -> None:
@@ -115,7 +115,7 @@ class UnknownModel(InvalidRequest):
     status, code = 404, "unknown_model"
 
     def __init__(self, name: str, known: list[str], *, kind: str = "model") -> None:
-        listed = ", ".join(known[:MOST_LISTED]) + (", ..." if len(known) > MOST_LISTED else "")
+        listed = ", ".join(known[:MAX_LISTED]) + (", ..." if len(known) > MAX_LISTED else "")
         super().__init__(f"no {kind} named {name!r}{nearest(name, known)}; known: {listed or 'none'}")
         self.param = "model" if kind == "model" else None
 

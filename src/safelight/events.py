@@ -68,7 +68,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
+class Trained:
     """The end of a training job: a LoRA, an embedding or a model has this name from now on."""
 
     job_id: str
@@ -93,4 +93,4 @@ class Cancelled:
     step: int
 
 
-Event = Queued | Started | Stepped | Previewed | Decoded | Stored | Learnt | Failed | Cancelled
+Event = Queued | Started | Stepped | Previewed | Decoded | Stored | Trained | Failed | Cancelled

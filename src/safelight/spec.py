@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from safelight.errors import InvalidField, UnsupportedOption
-from safelight.faults import Checked, refuse
+from safelight.validation import CheckedModel, refuse
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 """Length of one side of the image, in pixels."""
@@ -58,8 +58,8 @@ Prompt = Annotated[str, Field(max_length=20_000)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """How far the picture departs from the one it starts from: 1 keeps nothing."""
-MOST_STEPS = 1000
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+MAX_STEPS = 1000
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 """Classifier-free guidance scale; 1 and below means one network row instead of two."""
 PagScale = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
@@ -74,9 +74,9 @@ ClipSkip = Annotated[int, Field(ge=1, le=12)]
 """AUTOMATIC1111's count: 1 reads the text encoder's last layer, 2 the one before."""
 Blur = Annotated[float, Field(ge=0, le=256, allow_inf_nan=False)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
-MOST_SCALE = 8
-Scale = Annotated[float, Field(gt=1, le=MOST_SCALE, allow_inf_nan=False)]
-OrOwnSize = Annotated[float, Field(ge=1, le=MOST_SCALE, allow_inf_nan=False)]
+MAX_SCALE = 8
+Scale = Annotated[float, Field(gt=1, le=MAX_SCALE, allow_inf_nan=False)]
+OrOwnSize = Annotated[float, Field(ge=1, le=MAX_SCALE, allow_inf_nan=False)]
 Margin = Annotated[int, Field(ge=0, le=2048, multiple_of=8)]
 
 LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -90,13 +90,13 @@ BLOCKS = {
     26: f"BASE {' '.join(f'IN{i:02}' for i in range(12))} M00 {' '.join(f'OUT{i:02}' for i in range(12))}",
 }
 """What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
-MOST_LORAS = 50
+MAX_LORAS = 50
 ControlWeight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
 ControlMode = Literal["balanced", "prompt", "control"]
 """Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on
 what guidance leads away from (the guess mode of ControlNet's authors)."""
-MOST_CONTROLS = 10
+MAX_CONTROLS = 10
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
 Switch = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
@@ -109,7 +109,7 @@ Determinism = Literal["fast", "strict"]
 """strict: the job runs in a fixed batch shape, so the same spec gives the same bytes on the same machine."""
 
 
-class Frozen(Checked):
+class Frozen(CheckedModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -207,7 +207,7 @@ class PinnedPart(Frozen):
     digest: Digest
 
 
-class LoraWish(Frozen):
+class LoraRequest(Frozen):
     """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
 
     name: Annotated[str, Field(min_length=1, max_length=500)]
@@ -236,7 +236,7 @@ class LoraWish(Frozen):
         yield from out_of_order(self.start, self.end)
 
 
-class LoraUse(LoraWish):
+class PinnedLora(LoraRequest):
     """The same, pinned to the file it was drawn with."""
 
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
@@ -261,7 +261,7 @@ HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
 """As ControlNet Union numbers them; the first six are all that its first edition has."""
 
 
-class ControlWish(Span):
+class ControlRequest(Span):
     """A picture that says what goes where, and the network that reads it: a ControlNet or a T2I-Adapter."""
 
     model: ModelName
@@ -281,14 +281,14 @@ class ControlWish(Span):
     mode: ControlMode = "balanced"
 
 
-class ControlUse(ControlWish):
+class PinnedControl(ControlRequest):
     """The same, pinned to the network and to the hint that it was drawn with."""
 
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     hint: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
-class PicturePromptWish(Span):
+class PicturePromptRequest(Span):
     """A picture as a part of the prompt, through an IP-Adapter."""
 
     model: ModelName
@@ -300,7 +300,7 @@ class PicturePromptWish(Span):
     weight: ControlWeight = 1.0
 
 
-class PicturePromptUse(PicturePromptWish):
+class PinnedPicturePrompt(PicturePromptRequest):
     """The same, pinned to the files it was drawn with."""
 
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
@@ -326,9 +326,9 @@ class Picture(Frozen):
     clip_skip: ClipSkip
     determinism: Determinism
     embeddings: tuple[PinnedEmbedding, ...] = ()
-    loras: Annotated[tuple[LoraUse, ...], Field(max_length=MOST_LORAS)] = ()
-    controls: Annotated[tuple[ControlUse, ...], Field(max_length=MOST_CONTROLS)] = ()
-    picture_prompts: Annotated[tuple[PicturePromptUse, ...], Field(max_length=MOST_CONTROLS)] = ()
+    loras: Annotated[tuple[PinnedLora, ...], Field(max_length=MAX_LORAS)] = ()
+    controls: Annotated[tuple[PinnedControl, ...], Field(max_length=MAX_CONTROLS)] = ()
+    picture_prompts: Annotated[tuple[PinnedPicturePrompt, ...], Field(max_length=MAX_CONTROLS)] = ()
     freeu: FreeU | None = None
     pag_scale: PagScale = 0.0
     """Perturbed-attention guidance: how far away from a picture without structure; 0 is not at all, 3 is usual."""
@@ -342,7 +342,7 @@ class Picture(Frozen):
         return digest_of(self)
 
 
-class RefinerUse(Frozen):
+class PinnedRefiner(Frozen):
     """Another model that draws the rest of the walk, pinned to its weights."""
 
     model: ModelName
@@ -354,7 +354,7 @@ class RefinerUse(Frozen):
 class TextToImage(Picture):
     task: Literal["text-to-image"] = "text-to-image"
     highres: HighresFix | None = None
-    refiner: RefinerUse | None = None
+    refiner: PinnedRefiner | None = None
 
 
 class ImageToImage(Picture):
@@ -363,7 +363,7 @@ class ImageToImage(Picture):
     strength: Strength
     fit: Fit
     tiles: Tiles | None = None
-    refiner: RefinerUse | None = None
+    refiner: PinnedRefiner | None = None
 
 
 class Inpaint(Picture):
@@ -383,7 +383,7 @@ class Inpaint(Picture):
     """Pixels of surroundings the box of `only_masked` takes in."""
     soft_mask: bool = False
     """Grey in the mask mixes, and what is black keeps its very pixels: the mask is laid on as it is, without blur."""
-    refiner: RefinerUse | None = None
+    refiner: PinnedRefiner | None = None
 
 
 class Edit(Picture):
@@ -440,10 +440,10 @@ class Draft(Frozen):
     guidance_interval: GuidanceInterval = GuidanceInterval()
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
-    loras: Annotated[tuple[LoraWish, ...], Field(max_length=MOST_LORAS)] = ()
+    loras: Annotated[tuple[LoraRequest, ...], Field(max_length=MAX_LORAS)] = ()
     """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
-    controls: Annotated[tuple[ControlWish, ...], Field(max_length=MOST_CONTROLS)] = ()
-    picture_prompts: Annotated[tuple[PicturePromptWish, ...], Field(max_length=MOST_CONTROLS)] = ()
+    controls: Annotated[tuple[ControlRequest, ...], Field(max_length=MAX_CONTROLS)] = ()
+    picture_prompts: Annotated[tuple[PicturePromptRequest, ...], Field(max_length=MAX_CONTROLS)] = ()
     freeu: FreeU | None = None
     pag_scale: PagScale | None = None
     """Perturbed-attention guidance, 3 say: more structure for another row in every call of the network."""
@@ -533,7 +533,7 @@ def complete(
     model_digest: str,
     embeddings: tuple[PinnedEmbedding, ...] = (),
     parts: Mapping[PartName, PinnedPart] | None = None,
-    refiner: RefinerUse | None = None,
+    refiner: PinnedRefiner | None = None,
     random_seed: int | None = None,
     reads: Reads = "words",
 ) -> Denoised:

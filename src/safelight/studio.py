@@ -19,11 +19,11 @@ from safelight.engine.local import LocalBackend
 from safelight.engine.rehearse import rehearse, require_white
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.imaging.canvas import fit_to, outpaint_canvas
+from safelight.imaging.image_pool import ImagePool, MemoryClaim
 from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
 from safelight.imaging.subject import background_mask
-from safelight.imaging.workroom import Turn, Workroom
-from safelight.models.adapters.control_shelf import ControlShelf
-from safelight.models.adapters.lora_shelf import LoraShelf
+from safelight.models.adapters.control_cache import ControlCache
+from safelight.models.adapters.lora_cache import LoraCache
 from safelight.models.backends.budget import budget_for
 from safelight.models.backends.packed import denoiser_for, packed_bytes
 from safelight.models.checkpoints.catalogue import Catalogue
@@ -31,22 +31,21 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import require_sides, require_successor, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.checkpoints.sizes import own_area, rounded, same_area
-from safelight.models.networks.memory import Lease, Memory, Need
-from safelight.models.networks.part_shelf import PartShelf
-from safelight.models.networks.parts import Outline
+from safelight.models.networks.components import Outline
+from safelight.models.networks.memory import Allocation, Lease, Memory
+from safelight.models.networks.part_cache import PartCache
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import Found, ModelPool
-from safelight.models.networks.room import budget_bytes, device_bytes
+from safelight.models.networks.size_estimate import budget_bytes, device_bytes
 from safelight.models.networks.textual_inversion import load_embedding, pin_embeddings
-from safelight.models.registry.catalogue import open_catalogue
+from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
 from safelight.prompts.lora_tags import take_loras
 from safelight.settings import Settings
 from safelight.spec import (
-    MOST_LORAS,
-    ControlUse,
-    ControlWish,
+    MAX_LORAS,
+    ControlRequest,
     Defaults,
     Denoised,
     Draft,
@@ -54,11 +53,12 @@ from safelight.spec import (
     ImageToImage,
     Inpaint,
     PartName,
-    PicturePromptUse,
+    PinnedControl,
     PinnedEmbedding,
     PinnedPart,
+    PinnedPicturePrompt,
+    PinnedRefiner,
     Refined,
-    RefinerUse,
     TextToImage,
     Tiles,
     Upscale,
@@ -84,15 +84,15 @@ class Studio:
     models: ModelPool
     backend: Backend
     assets: AssetStore
-    loras: LoraShelf
-    parts: PartShelf
-    controls: ControlShelf
+    loras: LoraCache
+    parts: PartCache
+    controls: ControlCache
     preprocessors: Preprocessors
     memory: Memory
     upscalers: Upscalers
-    pictures_room: Workroom
+    pictures_room: ImagePool
     """Where pictures are opened, changed and written, which takes memory and little time."""
-    vision_room: Workroom
+    vision_room: ImagePool
     """Where networks look at pictures or enlarge them, which takes time."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
@@ -165,7 +165,7 @@ class Studio:
                 del self.outlines[next(iter(self.outlines))]
             return outline
 
-    def needs_of(self, spec: Denoised) -> list[Need]:
+    def needs_of(self, spec: Denoised) -> list[Allocation]:
         """What it takes of the memory for weights: of every file that it is drawn with.
 
         Raises:
@@ -173,15 +173,15 @@ class Studio:
         """
         placement = self.models.placement
 
-        def network(name: str, digest: str) -> Need:
+        def network(name: str, digest: str) -> Allocation:
             return self.models.need(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
 
         networks = [network(spec.model, spec.model_digest)]
         networks += [network(use.model, use.digest) for use in refiners_of(spec)]
         enlarging = [need for name in upscalers_of(spec) for need in self.upscalers.needs(self.upscalers.pin(name))]
-        worn = [self.loras.need(use, spec.model_digest, placement) for use in spec.loras]
+        active = [self.loras.need(use, spec.model_digest, placement) for use in spec.loras]
         led = self.controls.needs(spec, placement)
-        return [*networks, *enlarging, *worn, *led, *self.parts.needs(spec, placement)]
+        return [*networks, *enlarging, *active, *led, *self.parts.needs(spec, placement)]
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -196,7 +196,7 @@ class Studio:
         wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
         return {part: self.parts.folder.pin(part, name) for part, name in wanted.items() if name is not None}
 
-    def pin_refiner(self, draft: Draft, found: Found) -> RefinerUse | None:
+    def pin_refiner(self, draft: Draft, found: Found) -> PinnedRefiner | None:
         """The model that takes over, with its digest.
 
         Raises:
@@ -208,7 +208,7 @@ class Studio:
         names = draft.model, draft.refiner
         require_successor(found.description, refiner.description, names=names, masked=draft.mask is not None)
         said = {} if draft.refiner_switch is None else {"switch": draft.refiner_switch}
-        return RefinerUse(model=draft.refiner, digest=refiner.digest, **said)
+        return PinnedRefiner(model=draft.refiner, digest=refiner.digest, **said)
 
     def pin_loras(self, draft: Draft) -> Draft:
         """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
@@ -218,8 +218,8 @@ class Studio:
         wishes = (*draft.loras, *tagged)
         if not wishes:
             return draft
-        if len(wishes) > MOST_LORAS:
-            raise InvalidRequest(f"at most {MOST_LORAS} LoRAs in one picture, not {len(wishes)}")
+        if len(wishes) > MAX_LORAS:
+            raise InvalidRequest(f"at most {MAX_LORAS} LoRAs in one picture, not {len(wishes)}")
         return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.loras.pin, wishes))})
 
     def pin_controls(self, draft: Draft, found: Found) -> Draft:
@@ -234,23 +234,23 @@ class Studio:
         return draft.model_copy(
             update={
                 "controls": tuple(
-                    ControlUse.model_validate(wish.model_dump() | pin | {"hint": hint})
+                    PinnedControl.model_validate(wish.model_dump() | pin | {"hint": hint})
                     for wish, pin, hint in zip(draft.controls, pins, hints, strict=True)
                 ),
                 "picture_prompts": tuple(
-                    PicturePromptUse.model_validate(wish.model_dump() | pin)
+                    PinnedPicturePrompt.model_validate(wish.model_dump() | pin)
                     for wish, pin in zip(draft.picture_prompts, looks, strict=True)
                 ),
             }
         )
 
-    def needs_of_hints(self, draft: Draft) -> list[Need]:
+    def needs_of_hints(self, draft: Draft) -> list[Allocation]:
         """What those that are still to be made take of the memory for weights."""
         return [
             need for wish in draft.controls if not wish.hint for need in self.preprocessors.needs(wish.preprocessor)
         ]
 
-    def hint(self, wish: ControlWish, draft: Draft, defaults: Defaults) -> str:
+    def hint(self, wish: ControlRequest, draft: Draft, defaults: Defaults) -> str:
         """What the network will be shown, drawn at the size of the picture; returns its digest."""
         image = self.picture(wish.image)
         if wish.preprocessor == "none":
@@ -304,7 +304,7 @@ class Studio:
     async def upscaled(self, spec: Upscale, image: Image.Image, *, tenant: str = "") -> Image.Image:
         """The picture made larger; what enlarges it counts among the weights in memory."""
         pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
-        turn = Turn(tenant=tenant, size_bytes=round(decoded_bytes(*image.size) * spec.scale**2), accepted=True)
+        turn = MemoryClaim(tenant=tenant, size_bytes=round(decoded_bytes(*image.size) * spec.scale**2), accepted=True)
         async with self.room(self.upscalers.needs(pinned)):
             return await self.vision_room.work(turn, self.upscalers.enlarge, image, spec.scale, pinned)
 
@@ -312,12 +312,12 @@ class Studio:
         self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None, tenant: str = ""
     ) -> Image.Image:
         """As a preprocessor makes it; a network that it runs counts among the weights in memory."""
-        turn = Turn(tenant=tenant, size_bytes=MANY_COPIES * decoded_bytes(*image.size))
+        turn = MemoryClaim(tenant=tenant, size_bytes=MANY_COPIES * decoded_bytes(*image.size))
         async with self.room(await asyncio.to_thread(self.preprocessors.needs, name)):
             return await self.vision_room.work(turn, self.preprocessors.make_hint, name, image, thresholds=thresholds)
 
     @asynccontextmanager
-    async def room(self, needs: Sequence[Need]) -> AsyncGenerator[None]:
+    async def room(self, needs: Sequence[Allocation]) -> AsyncGenerator[None]:
         """Inside of the block, what is needed may be in memory."""
         if not needs:  # or it would stand in line with those who wait for room
             yield
@@ -363,14 +363,14 @@ class Studio:
 
     async def turn(
         self, *pictures: bytes | str | Image.Image, tenant: str = "", copies: int = COPIES, accepted: bool = False
-    ) -> Turn:
+    ) -> MemoryClaim:
         """For work on these: files, digests of stored ones, or pictures as they are. Headers say how much memory it
         will take, before anything is decoded."""
         files = sum(len(picture) for picture in pictures if isinstance(picture, bytes))
-        measuring = Turn(tenant=tenant, size_bytes=files, accepted=accepted)
+        measuring = MemoryClaim(tenant=tenant, size_bytes=files, accepted=accepted)
         sizes = await self.pictures_room.work(measuring, lambda: [self.size_of(picture) for picture in pictures])
         decoded = copies * sum(decoded_bytes(*size) for size in sizes)
-        return Turn(tenant=tenant, size_bytes=files + decoded, accepted=accepted)
+        return MemoryClaim(tenant=tenant, size_bytes=files + decoded, accepted=accepted)
 
     async def take(self, data: bytes, *, tenant: str) -> str:
         """Store a picture that a caller sent, in its turn."""
@@ -439,19 +439,19 @@ def open_studio(settings: Settings | None = None) -> Studio:
     placement = choose_placement(settings.device, settings.dtype)
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
-    loras = LoraShelf(models.catalogue)
-    controls = ControlShelf(ControlFolder(models.catalogue))
-    parts = PartShelf(PartFolder(models.catalogue))
+    loras = LoraCache(models.catalogue)
+    controls = ControlCache(ControlFolder(models.catalogue))
+    parts = PartCache(PartFolder(models.catalogue))
     upscalers = Upscalers(models.catalogue, placement)
 
-    async def room_for(spec: Denoised) -> Lease:
+    async def acquire(spec: Denoised) -> Lease:
         return await memory.take(await asyncio.to_thread(studio.needs_of, spec))
 
     backend = LocalBackend(
         lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
-        loras_for=lambda spec, model: loras.wear(spec.loras, model),
+        loras_for=lambda spec, model: loras.load(spec.loras, model),
         led_by=controls.lead,
-        room_for=room_for,
+        acquire=acquire,
         refiner_for=lambda spec: next((models.get(use.model, use.digest) for use in refiners_of(spec)), None),
         embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
@@ -475,8 +475,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
         preprocessors,
         memory,
         upscalers,
-        Workroom("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
-        Workroom("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
+        ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
+        ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
     )
     return studio
 
@@ -505,7 +505,7 @@ def pictures_of(spec: Denoised | Upscale) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def refiners_of(spec: Denoised) -> list[RefinerUse]:
+def refiners_of(spec: Denoised) -> list[PinnedRefiner]:
     """The one that takes over, if any does."""
     return [spec.refiner] if isinstance(spec, Refined) and spec.refiner else []
 

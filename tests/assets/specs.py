@@ -12,7 +12,7 @@ from safelight.spec import (
     ImageToImage,
     Inpaint,
     PinnedPart,
-    RefinerUse,
+    PinnedRefiner,
     TextToImage,
     Tiles,
     Variation,
@@ -102,7 +102,7 @@ masked: dict[str, Any] = started | {
     "soft_mask": st.booleans(),
 }
 refiners = st.none() | st.builds(
-    RefinerUse,
+    PinnedRefiner,
     model=st.text(min_size=1),
     digest=st.just(DIGEST),
     switch=st.floats(0, 1, exclude_min=True, exclude_max=True),

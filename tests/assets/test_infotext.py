@@ -9,7 +9,7 @@ from tests.assets.specs import APPLE, FROM_MASK, PLAIN, prompts, specs
 from safelight.assets import sampler_names
 from safelight.assets.infotext import from_pairs, parse_infotext, quote, storable, unquote, write_infotext
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.spec import ControlUse, Denoised, HighresFix, Inpaint, PinnedEmbedding, RefinerUse, TextToImage
+from safelight.spec import Denoised, HighresFix, Inpaint, PinnedControl, PinnedEmbedding, PinnedRefiner, TextToImage
 
 NOT_IN_TEXT = {
     "task",
@@ -89,7 +89,7 @@ def test_a_second_pass_and_a_mask_have_automatic1111s_names() -> None:
 
 
 def test_a_refiner_has_automatic1111s_names() -> None:
-    refined = APPLE.model_copy(update={"refiner": RefinerUse(model="fine", digest="ab" * 32, switch=0.75)})
+    refined = APPLE.model_copy(update={"refiner": PinnedRefiner(model="fine", digest="ab" * 32, switch=0.75)})
     pairs = parse_infotext(write_infotext(refined, version="1")).pairs
     assert (pairs["Refiner"], pairs["Refiner switch at"]) == ("fine [ababababab]", "0.75")
     assert from_pairs({"Refiner": "sd_xl_refiner_1.0 [7440042bbd]"})["refiner"] == "sd_xl_refiner_1.0"
@@ -230,7 +230,7 @@ def test_quoting_is_json_as_automatic1111_reads_it() -> None:
 
 
 def test_controls_are_written_as_the_extension_writes_them() -> None:
-    use = ControlUse(
+    use = PinnedControl(
         model="canny-sd15",
         digest="ab" * 32,
         image="0" * 64,

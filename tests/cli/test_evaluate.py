@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from safelight.cli.main import app
 from safelight.lifecycle.evaluation.nearest import NEAREST
-from safelight.lifecycle.evaluation.obedience import MEASURES, read_prompts
+from safelight.lifecycle.evaluation.prompt_adherence import MEASURES, read_prompts
 
 
 def test_a_quick_look(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_full_disk_is_found_before_drawing(safelight: Call, small_disk: Path) 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(
     safelight: Call, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safelight.cli.out.LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr("safelight.cli.out.MIN_FREE_BYTES", 0)
     (small_disk / "filler").write_bytes(bytes(2 * 2**20 - 24 * 2**10))  # room for one small picture, or two
     result = safelight("generate", "a red apple", *QUICK, "-n", 6, "--out", small_disk)
     assert result.exit_code == 1, result.stdout

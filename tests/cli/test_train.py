@@ -28,7 +28,7 @@ def test_a_run_goes_on_after_the_stages_that_are_done(
 ) -> None:
     begun: list[str] = []
 
-    def train(stage: str, _orders: scratch.Orders, *, processes: int) -> None:
+    def train(stage: str, _orders: scratch.ScratchOptions, *, processes: int) -> None:
         begun.append(stage)
         if len(begun) == 4:
             raise KeyboardInterrupt
@@ -36,7 +36,7 @@ def test_a_run_goes_on_after_the_stages_that_are_done(
     monkeypatch.setattr(scratch, "train_stage", train)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/vocab.json").write_text("{}")
-    orders = scratch.Orders(out=tmp_path)
+    orders = scratch.ScratchOptions(out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         scratch.train_all(orders, processes=1)
     (tmp_path / "views.json").write_text("[]")

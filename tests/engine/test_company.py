@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.events import Stepped
@@ -14,7 +14,7 @@ from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised
 
 PICTURES = {INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
-LEAST_PSNR = 60.0
+MIN_PSNR = 60.0
 """The promise. Kernels change the last bits with the batch size, which moves a few pixels by one level: over 70 dB."""
 
 LONG = "a photo of the red apple, " * 15
@@ -74,7 +74,7 @@ def draw_in_company(
     spec: Denoised, model: Model, company: list[tuple[dict[str, Any], int, int | None, int, str]]
 ) -> tuple[Any, int]:
     """The picture, and the most network rows it ever shared a call with."""
-    with Desk(budget_megapixels=20 * SIDE * SIDE / 1e6) as desk:
+    with JobService(budget_megapixels=20 * SIDE * SIDE / 1e6) as desk:
         job = desk.add(spec, model, PICTURES)
         neighbours: dict[int, Any] = {}
         call = 0
@@ -106,7 +106,7 @@ def test_a_picture_in_company_is_the_picture_alone(
 ) -> None:
     spec = spec_for(model(kind), **wish)
     together, _ = draw_in_company(spec, model(kind), company)
-    assert psnr(together, draw(spec, model(kind), PICTURES)) >= LEAST_PSNR
+    assert psnr(together, draw(spec, model(kind), PICTURES)) >= MIN_PSNR
 
 
 @bounded
@@ -134,4 +134,4 @@ def test_a_job_among_neighbours_that_all_leave_is_left_alone(model: Callable[[st
     company = [({"seed": seed, "steps": 6}, 0, 2, 0, "B") for seed in range(5)]
     spec = spec_for(model("sd1"), steps=6, sampler="Euler a")
     together, _ = draw_in_company(spec, model("sd1"), company)
-    assert psnr(together, draw(spec, model("sd1"))) >= LEAST_PSNR
+    assert psnr(together, draw(spec, model("sd1"))) >= MIN_PSNR

@@ -27,19 +27,19 @@ from tests.control_files import (
     write_ip_adapter,
     write_ldm,
 )
-from tests.fakes import Desk, draw, psnr, spec_for
-from tests.lora_files import worn, write_kohya
+from tests.fakes import JobService, draw, psnr, spec_for
+from tests.lora_files import active, write_kohya
 from tests.tiny_models import INIT, MASK, box_mask, load, start_picture
 
 from safelight.engine.job import CONTROL_COST
 from safelight.events import Stepped
-from safelight.models.adapters.control_shelf import Control, Led
+from safelight.models.adapters.control_cache import ActiveControls, Control
 from safelight.models.backends.packed import packed_denoiser
 from safelight.models.networks.load import Model
 
 Models = Callable[[str], Model]
-Leads = Callable[..., Led]
-LEAST_PSNR = 60.0
+Leads = Callable[..., ActiveControls]
+MIN_PSNR = 60.0
 """The promise, as for pictures without control. We see 75 dB and more."""
 EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 
@@ -69,8 +69,8 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
             write_ip_adapter(root / "ip-adapters" / f"{name}.safetensors", model(kind), kind=name, encoder=encoder)
         return shelf_in(root)
 
-    def lead(kind: str, *names: str, **use: Any) -> Led:
-        led = Led()
+    def lead(kind: str, *names: str, **use: Any) -> ActiveControls:
+        led = ActiveControls()
         for name in names:
             if name in ("base", "plus"):
                 more = picture_led(shelf(kind), model(kind), name, **use).pictures
@@ -83,14 +83,14 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
     return lead
 
 
-def drawn(model: Model, led: Led, **wishes: Any) -> Image.Image:
-    with Desk() as desk:
+def drawn(model: Model, led: ActiveControls, **wishes: Any) -> Image.Image:
+    with JobService() as desk:
         job = desk.add(controlled(spec_for(model, **wishes), led), model, EVERY, led=led)
         desk.finish()
         return desk.image(job)
 
 
-def company(leads: Leads, kind: str) -> list[Led]:
+def company(leads: Leads, kind: str) -> list[ActiveControls]:
     """No two alike: one net and several, other hints and weights, modes and spans, pictures, and nothing."""
     sets = [
         leads(kind, "net"),
@@ -101,7 +101,7 @@ def company(leads: Leads, kind: str) -> list[Led]:
         leads(kind, "base", weight=0.8),
         leads(kind, "plus", image=OTHER_LOOK, start=0.25, weight=3.0),
         replace(leads(kind, "ldm", weight=0.7), pictures=leads(kind, "base", "plus", weight=0.5).pictures),
-        Led(),
+        ActiveControls(),
     ]
     # An adapter needs the blocks of its family's UNet; that of the tiny SDXL has them.
     if kind == "sd1":
@@ -110,7 +110,7 @@ def company(leads: Leads, kind: str) -> list[Led]:
     unions = [leads(kind, "union", hint_kind=hint, weight=0.7) for hint in ("depth", "hard-edge")]
     twice = replace(unions[0], controls=unions[0].controls + unions[1].controls)
     more = [leads(kind, "t2i", weight=2.0), leads(kind, "net", "t2i"), *unions, twice]
-    return [*sets[:-1], *more, Led()]
+    return [*sets[:-1], *more, ActiveControls()]
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
@@ -122,7 +122,7 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
         {"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2], "prompt": words if i % 3 == 0 else "an apple"}
         for i in range(len(sets))
     ]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [
             desk.add(controlled(spec_for(ours, **wish), led), ours, EVERY, led=led)
             for led, wish in zip(sets, wishes, strict=True)
@@ -132,7 +132,7 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
         rows = max(event.batch_rows for event in desk.heard(jobs[0], Stepped))
     assert rows == len(sets) + len(sets) // 2, "all in one call, every other one guided"
     alone = [drawn(ours, led, **wish) for led, wish in zip(sets, wishes, strict=True)]
-    assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= LEAST_PSNR
+    assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= MIN_PSNR
     without = [draw(spec_for(ours, **wish), ours) for wish in wishes]
     differences = [psnr(a, b) for a, b in zip(alone, without, strict=True)]
     assert max(differences[:-1]) < 50
@@ -143,14 +143,14 @@ def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(
     """What is added to them is zero, so beside a neighbour that is led they are as beside one that is not."""
     ours = model("sd1")
 
-    def beside(led: Led) -> bytes:
-        with Desk() as desk:
+    def beside(led: ActiveControls) -> bytes:
+        with JobService() as desk:
             job = desk.add(spec_for(ours, seed=1), ours)
             desk.add(controlled(spec_for(ours, seed=2), led), ours, EVERY, led=led)
             desk.finish()
             return desk.image(job).tobytes()
 
-    assert beside(Led()) == beside(leads("sd1", "net", "other")) == beside(leads("sd1", "base", "plus"))
+    assert beside(ActiveControls()) == beside(leads("sd1", "net", "other")) == beside(leads("sd1", "base", "plus"))
 
 
 def test_control_and_lora_and_picture_act_together_over_packed_weights(
@@ -159,17 +159,17 @@ def test_control_and_lora_and_picture_act_together_over_packed_weights(
     """On a model of its own, for packing gives its layers another forward for good."""
     ours = load(checkpoint("sd1"))
     led = replace(leads("sd1", "net"), pictures=leads("sd1", "base").pictures)
-    lora = worn(write_kohya(tmp_path / "lora.safetensors", ours), ours)
+    lora = active(write_kohya(tmp_path / "lora.safetensors", ours), ours)
     spec = controlled(spec_for(ours), led).model_copy(update={"loras": (lora.use,)})
 
     def picture(*denoiser: Any) -> Image.Image:
-        with Desk(*denoiser) as desk:
+        with JobService(*denoiser) as desk:
             job = desk.add(spec, ours, EVERY, led=led, loras=(lora,))
             desk.finish()
             return desk.image(job)
 
     eager = picture()
-    assert psnr(picture(packed_denoiser), eager) >= LEAST_PSNR
+    assert psnr(picture(packed_denoiser), eager) >= MIN_PSNR
     for less in (drawn(ours, led), drawn(ours, replace(led, pictures=())), drawn(ours, replace(led, controls=()))):
         assert psnr(less, eager) < 45
 
@@ -178,7 +178,7 @@ def test_a_span_is_the_steps_that_lie_inside(model: Models, leads: Leads) -> Non
     ours = model("sd1")
     led = replace(leads("sd1", "net", start=0.2, end=0.6), pictures=leads("sd1", "base", end=0.5).pictures)
     acts = []
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(controlled(spec_for(ours, steps=5), led), ours, EVERY, led=led)
         desk.engine.begin([job])
         while job.state == "running":
@@ -198,13 +198,13 @@ def test_the_second_pass_is_led_too(model: Models, leads: Leads) -> None:
     highres = {"highres": {"scale": 1.5, "strength": 0.7}}
     large = drawn(ours, led, **highres)
     assert large.size == (96, 96)
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(controlled(spec_for(ours, **highres), led), ours, EVERY, led=led)
         while not job.enlarged:
             desk.engine.step()
         job.now.features = tuple((torch.zeros_like(part[0]),) for part in job.now.features)
         desk.finish()
-        assert psnr(desk.image(job), large) < LEAST_PSNR, "in the second pass it made no difference"
+        assert psnr(desk.image(job), large) < MIN_PSNR, "in the second pass it made no difference"
 
 
 def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models, leads: Leads) -> None:
@@ -215,7 +215,7 @@ def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models
     pictures = {**EVERY, MASK: mask}
     images = []
     for hint in (box_mask((0, 0, 32, 32)), Image.new("L", (64, 64), 255)):
-        with Desk() as desk:
+        with JobService() as desk:
             spec = controlled(spec_for(ours, **wishes), led)
             job = desk.add(spec, ours, {**pictures, HINT: hint.convert("RGB")}, led=led)
             desk.finish()
@@ -225,10 +225,10 @@ def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models
 
 def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads) -> None:
     ours = model("sd1")
-    with Desk() as desk:
+    with JobService() as desk:
         plain, led = (
             desk.add(controlled(spec_for(ours), led), ours, EVERY, led=led)
-            for led in (Led(), leads("sd1", "net", "other"))
+            for led in (ActiveControls(), leads("sd1", "net", "other"))
         )
         assert led.megapixels == pytest.approx(plain.megapixels * (1 + 2 * CONTROL_COST))
 
@@ -237,7 +237,7 @@ def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads
 def test_jobs_hold_what_leads_their_spec(kind: str, model: Models, leads: Leads) -> None:
     """A spec with controls must not be drawn without them, whoever forgot to load them."""
     ours, led = model("sd1"), leads("sd1", kind)
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(controlled(spec_for(ours), led), ours, EVERY)
         desk.finish()
         assert "were not" in str(desk.last(job))

@@ -9,14 +9,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tests.fakes import Desk, draw, psnr, spec_for
-from tests.lora_files import CONVOLUTIONS, LINEAR, Make, dora, locon_cp, loha, lokr, lora, worn, write_kohya
+from tests.fakes import JobService, draw, psnr, spec_for
+from tests.lora_files import CONVOLUTIONS, LINEAR, Make, active, dora, locon_cp, loha, lokr, lora, write_kohya
 from tests.tiny_models import load
 
 from safelight.engine.job import Job
 from safelight.events import Stepped
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.adapters.lora_merge import merge
-from safelight.models.adapters.lora_shelf import Worn
 from safelight.models.backends.denoiser import Conditions
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.backends.packed import packed_denoiser
@@ -25,9 +25,9 @@ from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
 Models = Callable[[str], Model]
-Loras = Callable[..., Worn]
+Loras = Callable[..., ActiveLora]
 Checkpoints = Callable[[str], Path]
-LEAST_PSNR = 60.0
+MIN_PSNR = 60.0
 """The promise, as for pictures without LoRA. We see 80 dB and more."""
 MAKERS: dict[str, Make] = {
     "LoRA": lora,
@@ -48,23 +48,23 @@ def loaded(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Loras:
     folder = tmp_path_factory.mktemp("loras")
 
     @cache
-    def once(kind: str, name: str) -> Worn:
+    def once(kind: str, name: str) -> ActiveLora:
         path = folder / f"{kind} {name}.safetensors"
-        return worn(write_kohya(path, model(kind), MAKERS[name], endings=EVERYTHING, seed=len(name)), model(kind))
+        return active(write_kohya(path, model(kind), MAKERS[name], endings=EVERYTHING, seed=len(name)), model(kind))
 
-    def with_use(kind: str, name: str, **use: Any) -> Worn:
+    def with_use(kind: str, name: str, **use: Any) -> ActiveLora:
         found = once(kind, name)
-        return Worn(found.lora, found.use.model_copy(update=use))
+        return ActiveLora(found.lora, found.use.model_copy(update=use))
 
     return with_use
 
 
-def spec_with(model: Model, loras: tuple[Worn, ...], **wishes: Any) -> Denoised:
-    return spec_for(model, **wishes).model_copy(update={"loras": tuple(worn.use for worn in loras)})
+def spec_with(model: Model, loras: tuple[ActiveLora, ...], **wishes: Any) -> Denoised:
+    return spec_for(model, **wishes).model_copy(update={"loras": tuple(active.use for active in loras)})
 
 
-def drawn(model: Model, *loras: Worn, **wishes: Any) -> Any:
-    with Desk() as desk:
+def drawn(model: Model, *loras: ActiveLora, **wishes: Any) -> Any:
+    with JobService() as desk:
         job = desk.add(spec_with(model, loras, **wishes), model, loras=loras)
         desk.finish()
         return desk.image(job)
@@ -78,7 +78,7 @@ def test_a_lora_draws_what_the_merged_weights_draw(kind: str, name: str, model: 
     fixed = merge(ours, [one], name="merged")
     assert fixed.digest != ours.digest
     ink = drawn(ours, one)
-    assert psnr(ink, draw(spec_for(fixed), fixed)) >= LEAST_PSNR
+    assert psnr(ink, draw(spec_for(fixed), fixed)) >= MIN_PSNR
     assert psnr(ink, draw(spec_for(ours), ours)) < 30, "a LoRA that changes nothing shows nothing"
 
 
@@ -87,22 +87,22 @@ def test_packed_weights_take_loras_and_merges_do_not_keep_them(checkpoint: Check
     ours = load(checkpoint("sd1"))
     several = (loaded("sd1", "LoRA"), loaded("sd1", "DoRA", weight=0.5))
     spec = spec_with(ours, several)
-    with Desk(packed_denoiser) as desk:
+    with JobService(packed_denoiser) as desk:
         job = desk.add(spec, ours, loras=several)
         desk.finish()
         packed = desk.image(job)
     fixed = merge(ours, several, name="merged")
-    assert psnr(packed, draw(spec_for(fixed), fixed)) >= LEAST_PSNR
+    assert psnr(packed, draw(spec_for(fixed), fixed)) >= MIN_PSNR
 
 
 def test_several_loras_add_up(model: Models, loaded: Loras) -> None:
     ours = model("sd1")
     several = (loaded("sd1", "LoRA", weight=0.5), loaded("sd1", "LoKr", weight=-0.4), loaded("sd1", "DoRA", weight=0.3))
     fixed = merge(ours, several, name="merged")
-    assert psnr(drawn(ours, *several), draw(spec_for(fixed), fixed)) >= LEAST_PSNR
+    assert psnr(drawn(ours, *several), draw(spec_for(fixed), fixed)) >= MIN_PSNR
 
 
-def company(loaded: Loras, kind: str) -> list[tuple[Worn, ...]]:
+def company(loaded: Loras, kind: str) -> list[tuple[ActiveLora, ...]]:
     """Eight sets, no two alike: of every algorithm, of one and of several, at all weights, and none."""
     names = list(MAKERS)
     lone = [(loaded(kind, name, weight=0.3 + 0.1 * i),) for i, name in enumerate(names[:5])]
@@ -116,7 +116,7 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
     ours = model(kind)
     sets = company(loaded, kind)
     wishes = [{"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2]} for i in range(len(sets))]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [
             desk.add(spec_with(ours, loras, **wish), ours, loras=loras)
             for loras, wish in zip(sets, wishes, strict=True)
@@ -126,7 +126,7 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
         rows = max(event.batch_rows for event in desk.heard(jobs[0], Stepped))
     assert rows == 12, "all eight in one call, four of them guided"
     alone = [drawn(ours, *loras, **wish) for loras, wish in zip(sets, wishes, strict=True)]
-    assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= LEAST_PSNR
+    assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= MIN_PSNR
     without = [draw(spec_for(ours, **wish), ours) for wish in wishes]
     differences = [psnr(a, b) for a, b in zip(alone, without, strict=True)]
     assert max(differences[:-1]) < 40
@@ -139,19 +139,19 @@ def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: L
     one, two, three = (loaded("sd1", name) for name in ("LoRA", "LoRA of rank 7", "DoRA"))
     sets = [(one,)] * 7 + [(two,)] * 2 + [(three, one), ()]
     wishes = [{"seed": i, "guidance": 1.0} for i in range(len(sets))]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec_with(ours, s, **w), ours, loras=s) for s, w in zip(sets, wishes, strict=True)]
         desk.finish()
         together = [desk.image(job) for job in jobs]
     chosen = (0, 6, 8, 9, 10)
     alone = {i: drawn(ours, *sets[i], **wishes[i]) for i in chosen}
-    assert min(psnr(alone[i], together[i]) for i in chosen) >= LEAST_PSNR
+    assert min(psnr(alone[i], together[i]) for i in chosen) >= MIN_PSNR
 
 
 def test_neighbours_with_loras_leave_a_strict_picture_as_it_is(model: Models, loaded: Loras) -> None:
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     alone = drawn(ours, one, determinism="strict")
-    with Desk() as desk:
+    with JobService() as desk:
         others = company(loaded, "sd1")
         for loras in others:
             desk.add(spec_with(ours, loras), ours, loras=loras)
@@ -173,7 +173,7 @@ def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) 
     """Of a LoRA for the UNet, in the first half of four steps: two steps with it, then two without."""
     ours = model("sd1")
     half = loaded("sd1", "LoRA", end=0.5, text_weight=0.0)
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec_with(ours, (half,), steps=4), ours, loras=(half,))
         desk.engine.step()
         acts = [bool(job.adapted)]
@@ -183,7 +183,7 @@ def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) 
     assert acts == [True, True, False, False]
     whole, none = (loaded("sd1", "LoRA", text_weight=0.0, **use) for use in ({}, {"weight": 0.0}))
     pictures = [drawn(ours, each, steps=4) for each in (half, whole, none)]
-    assert all(psnr(pictures[0], other) < LEAST_PSNR for other in pictures[1:])
+    assert all(psnr(pictures[0], other) < MIN_PSNR for other in pictures[1:])
 
 
 def test_weights_by_block_reach_their_block_alone(model: Models, loaded: Loras) -> None:
@@ -198,7 +198,7 @@ def test_weights_by_block_reach_their_block_alone(model: Models, loaded: Loras) 
         if not torch.equal(weight, ours.unet.state_dict()[path])
     }
     assert changed == {"mid_block"}
-    assert psnr(drawn(ours, only_middle), draw(spec_for(merged), merged)) >= LEAST_PSNR
+    assert psnr(drawn(ours, only_middle), draw(spec_for(merged), merged)) >= MIN_PSNR
     assert psnr(drawn(ours, nothing), draw(spec_for(ours), ours)) == float("inf")
 
 
@@ -206,7 +206,7 @@ def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Lo
     """The same prompt with and without; the cache must not mix them up, nor take one weight for another."""
     ours = model("sd1")
     several = [loaded("sd1", "LoRA", weight=0.0, text_weight=weight) for weight in (1.0, 0.5, 0.0)]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec_with(ours, (one,)), ours, loras=(one,)) for one in several]
         jobs.append(desk.add(spec_for(ours), ours))
         desk.engine.step()
@@ -250,7 +250,7 @@ def test_a_thousand_swaps_leave_nothing_behind(
     process = psutil.Process()
 
     def swap(i: int) -> None:
-        fresh = worn(paths[i % len(paths)], ours).on_unet(0.0)
+        fresh = active(paths[i % len(paths)], ours).on_unet(0.0)
         conditions = Conditions(
             context=torch.ones(3, 4, 32),
             mask=None,
@@ -284,7 +284,7 @@ def count_tensors() -> int:
 def test_jobs_hold_the_loras_of_their_spec(model: Models, loaded: Loras) -> None:
     """A spec with LoRAs must not be drawn without them, whoever forgot to load them."""
     ours, one = model("sd1"), loaded("sd1", "LoRA")
-    with Desk() as desk:
+    with JobService() as desk:
         job: Job = desk.add(spec_with(ours, (one,)), ours)
         desk.finish()
         assert "were not loaded" in str(desk.last(job))

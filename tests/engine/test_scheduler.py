@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.engine.scheduler import LONGEST_LEAD, LORA_BYTES, PRIORITY_AGES_S, Scheduler
+from safelight.engine.scheduler import LORA_BYTES, MAX_LEAD, PRIORITY_AGES_S, Scheduler
 
 BUDGET = 8.0
 _arrivals = count()
@@ -174,7 +174,7 @@ def test_who_asked_for_little_cannot_shut_others_out_later() -> None:
     alone = 0
     while all(job.tenant == "light" for job in call(scheduler)):
         alone += 1
-    assert alone <= LONGEST_LEAD + 1
+    assert alone <= MAX_LEAD + 1
 
 
 def test_higher_priority_goes_first_whatever_its_size() -> None:
@@ -229,8 +229,8 @@ def test_half_the_memory_is_half_the_batch_of_that_size_alone() -> None:
 
 def test_loras_of_one_call_are_bounded() -> None:
     """Each lora counts once, however many wear it; a job that is alone always fits."""
-    worn = [SimpleNamespace(lora=SimpleNamespace(digest=str(n), size_bytes=LORA_BYTES // 2)) for n in range(3)]
-    jobs = [FakeJob(loras=(worn[n],)) for n in (0, 0, 1, 2)]
+    active = [SimpleNamespace(lora=SimpleNamespace(digest=str(n), size_bytes=LORA_BYTES // 2)) for n in range(3)]
+    jobs = [FakeJob(loras=(active[n],)) for n in (0, 0, 1, 2)]
     assert call(scheduler_with(*jobs)) == jobs[:3]
     heavy = FakeJob(loras=(SimpleNamespace(lora=SimpleNamespace(digest="x", size_bytes=2 * LORA_BYTES)),))
     assert call(scheduler_with(heavy)) == [heavy]

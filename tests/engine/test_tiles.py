@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fakes import Desk, draw, out_of_memory_above, psnr, spec_for
+from tests.fakes import JobService, draw, out_of_memory_above, psnr, spec_for
 from tests.tiny_models import INIT, start_picture
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from safelight.events import Failed, Stepped
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.backends.tiled import tiled
-from safelight.models.hooks.salience import Salience
+from safelight.models.hooks.attention_mask import AttentionMask
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Tiles
 
@@ -60,23 +60,28 @@ def test_a_network_that_looks_at_single_pixels_cannot_tell_tiles_from_the_whole(
 
 def test_what_tiles_look_at_is_joined_for_the_rows_that_are_asked_about() -> None:
     def looks_at_what_is_bright(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-        assert conditions.salience is not None
-        asked = latents[torch.tensor(conditions.salience.rows)]
+        assert conditions.attention_mask is not None
+        asked = latents[torch.tensor(conditions.attention_mask.rows)]
         if len(asked):
-            conditions.salience.masks = (asked[:, :1] > 0).float()
+            conditions.attention_mask.masks = (asked[:, :1] > 0).float()
         return latents
 
-    latents, salience = torch.randn(3, 4, 20, 33), Salience([True, False, True])
+    latents, attention_mask = torch.randn(3, 4, 20, 33), AttentionMask([True, False, True])
     conditions = Conditions(
-        context=torch.randn(3, 7, 5), mask=None, pooled=None, time_ids=None, guidance=None, salience=salience
+        context=torch.randn(3, 7, 5),
+        mask=None,
+        pooled=None,
+        time_ids=None,
+        guidance=None,
+        attention_mask=attention_mask,
     )
     for most_rows in (1, 5, 1000):
         tiled(looks_at_what_is_bright, Tiling(side=8, overlap=3), most_rows=most_rows, scale=8)(
             latents, torch.zeros(3), conditions
         )
-        assert salience.masks is not None
-        torch.testing.assert_close(salience.masks, (latents[[0, 2], :1] > 0).float())
-        salience.masks = None
+        assert attention_mask.masks is not None
+        torch.testing.assert_close(attention_mask.masks, (latents[[0, 2], :1] > 0).float())
+        attention_mask.masks = None
 
 
 def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> None:
@@ -91,7 +96,7 @@ def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models
     ours, rows = model(kind), list[int]()
     images: list[Image.Image] = []
     for budget in (1e9, 5 * 64 * 64 / 1e6):
-        with Desk(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
+        with JobService(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
             job = desk.add(large(ours), ours, PICTURES)
             desk.finish()
             images.append(desk.image(job))
@@ -109,7 +114,7 @@ def test_what_tiles_looked_at_is_blurred_in_as_many_calls_as_it_takes(model: Mod
 
 
 def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Image.Image:
-    with Desk(budget_megapixels=budget_megapixels) as desk:
+    with JobService(budget_megapixels=budget_megapixels) as desk:
         job = desk.add(spec, model, PICTURES)
         desk.finish()
         return desk.image(job)
@@ -117,11 +122,11 @@ def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Imag
 
 def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Models) -> None:
     ours = model("sd1")
-    with Desk(out_of_memory_above(3)) as desk:
+    with JobService(out_of_memory_above(3)) as desk:
         job = desk.add(large(ours), ours, PICTURES)
         desk.finish()
         assert psnr(desk.image(job), draw(large(ours), ours, PICTURES)) >= 60
-    with Desk(out_of_memory_above(0)) as desk:
+    with JobService(out_of_memory_above(0)) as desk:
         job = desk.add(large(ours), ours, PICTURES)
         desk.finish()
         assert isinstance(desk.last(job), Failed)
@@ -130,7 +135,7 @@ def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Mode
 def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
     told: list[Tensor | None] = []
     ours = model("sdxl")
-    with Desk(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
+    with JobService(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
         desk.add(large(ours, guidance=1.0), ours, PICTURES)
         desk.finish()
     assert told[0] is not None
@@ -141,7 +146,7 @@ def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
 def test_company_and_size_are_minded(model: Models) -> None:
     """Tiled pictures of one canvas share calls, and none with a plain one of that size."""
     ours = model("sd1")
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(large(ours, seed=seed), ours, PICTURES) for seed in (1, 2)]
         assert jobs[0].megapixels == pytest.approx(2 * 6 * 64 * 64 / 1e6)
         plain = desk.add(spec_for(ours, **LARGE), ours, PICTURES)
@@ -166,7 +171,7 @@ def test_no_seam_shows_where_tiles_meet(model: Models) -> None:
 def test_a_network_that_is_not_there_is_said(model: Models) -> None:
     ours = model("sd1")
     spec = spec_for(ours, **LARGE | {"width": 192, "height": 128}, tiles=Tiles(side=64, upscaler="realesrgan-x4plus"))
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, ours, PICTURES)
         desk.finish()
         last = desk.last(job)
@@ -182,7 +187,7 @@ def test_a_refiner_is_told_its_score_in_every_tile(model: Models) -> None:
         told.extend(conditions.time_ids.tolist())
 
     refiner = model("sdxl_refiner")
-    with Desk(heard_by(hear)) as desk:
+    with JobService(heard_by(hear)) as desk:
         job = desk.add(large(refiner), refiner, PICTURES)
         desk.finish()
         desk.image(job)

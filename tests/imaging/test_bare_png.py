@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from safelight.imaging.bare_png import MOST_BYTES_PER_PIXEL, SLACK_BYTES, bare_png
+from safelight.imaging.bare_png import MAX_BYTES_PER_PIXEL, SLACK_BYTES, bare_png
 from safelight.imaging.open_image import file_as_it_is, open_image
 
 LIMITS = {"max_pixels": 10**6, "max_file_bytes": 10**6}
@@ -87,7 +87,7 @@ def test_a_chunk_that_a_reader_must_know_is_not_dropped() -> None:
 
 def test_a_stream_longer_than_its_pixels_hides_something() -> None:
     image = picture("RGB")
-    hidden = chunk(b"IDAT", b"x" * (MOST_BYTES_PER_PIXEL * image.width * image.height + SLACK_BYTES))
+    hidden = chunk(b"IDAT", b"x" * (MAX_BYTES_PER_PIXEL * image.width * image.height + SLACK_BYTES))
     file = file_of(image)
     end = file.index(b"IEND") - 4
     assert bare_png(file[:end] + hidden + file[end:]) is None

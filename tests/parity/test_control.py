@@ -28,13 +28,13 @@ from tests.control_files import (
     write_tencent,
 )
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.parity.pipelines import Reference, usable
-from tests.parity.test_pipelines import LEAST_PSNR
+from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, write_sd1
 
 from safelight.diffusion.samplers import find_sampler
-from safelight.models.adapters.control_shelf import Led
+from safelight.models.adapters.control_cache import ActiveControls
 from safelight.models.networks.load import Model
 from safelight.spec import HINT_KINDS, Denoised
 
@@ -48,9 +48,9 @@ EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 SIZED = {"width": SIDE, "height": SIDE}
 
 
-def ours(model: Model, led: Led, **wishes: Any) -> tuple[Denoised, Image.Image]:
+def ours(model: Model, led: ActiveControls, **wishes: Any) -> tuple[Denoised, Image.Image]:
     spec = controlled(spec_for(model, **(USUAL | wishes)), led)
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, model, EVERY, led=led)
         desk.finish()
         return spec, desk.image(job)
@@ -93,12 +93,12 @@ def test_a_controlnet_draws_what_diffusers_draws_with_it(
 ) -> None:
     net = controlnet(model(kind))
     one = control(WRITERS[dialect](tmp_path / "net", net), model(kind), weight=0.8)
-    spec, picture = ours(model(kind), Led(controls=(one,)))
+    spec, picture = ours(model(kind), ActiveControls(controls=(one,)))
     expected = theirs(
         reference(kind), "ControlNetPipeline", spec, {"controlnet": net},
         image=PICTURES[HINT], controlnet_conditioning_scale=0.8,
     )  # fmt: skip
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30, (
         "a net that does nothing shows nothing"
     )
@@ -110,9 +110,9 @@ def test_a_control_lora_is_the_controlnet_that_it_was_cut_out_of(
 ) -> None:
     net = controlnet(model(kind))
     path = write_control_lora(tmp_path / "canny.safetensors", net, model(kind))
-    spec, picture = ours(model(kind), Led(controls=(control(path, model(kind)),)))
+    spec, picture = ours(model(kind), ActiveControls(controls=(control(path, model(kind)),)))
     expected = theirs(reference(kind), "ControlNetPipeline", spec, {"controlnet": net}, image=PICTURES[HINT])
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
     assert path.stat().st_size < write_ldm(tmp_path / "whole.safetensors", net).stat().st_size
 
 
@@ -126,12 +126,12 @@ def test_a_controlnet_union_draws_what_diffusers_draws_with_it(
     made = {}
     for kind in ("hard-edge", "depth"):
         one = control(path, model("sdxl"), weight=0.8, hint_kind=kind)
-        spec, made[kind] = ours(model("sdxl"), Led(controls=(one,)))
+        spec, made[kind] = ours(model("sdxl"), ActiveControls(controls=(one,)))
         expected = theirs(
             reference("sdxl"), "ControlNetUnionPipeline", spec, {"controlnet": net},
             control_image=[PICTURES[HINT]], control_mode=[HINT_KINDS.index(kind)], controlnet_conditioning_scale=0.8,
         )  # fmt: skip
-        assert psnr(made[kind], expected) >= LEAST_PSNR
+        assert psnr(made[kind], expected) >= MIN_PSNR
     assert psnr(made["hard-edge"], made["depth"]) < 50, "a kind that does nothing shows nothing"
 
 
@@ -144,7 +144,7 @@ def test_several_with_weights_and_spans(kind: str, model: Models, reference: Ref
         {"weight": 1.2, "start": 0.2, "image": OTHER_HINT, "hint": OTHER_HINT},
     ]
     controls = tuple(control(path, model(kind), **use) for path, use in zip(paths, uses, strict=True))
-    spec, picture = ours(model(kind), Led(controls=controls))
+    spec, picture = ours(model(kind), ActiveControls(controls=controls))
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
     expected = theirs(
@@ -154,7 +154,7 @@ def test_several_with_weights_and_spans(kind: str, model: Models, reference: Ref
         control_guidance_start=[0.0, 0.2],
         control_guidance_end=[0.6, 1.0],
     )  # fmt: skip
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("config", [{}, {"global_pool_conditions": True}], ids=["guess mode", "pooled"])
@@ -163,22 +163,22 @@ def test_the_mode_that_listens_to_control_is_guess_mode(
 ) -> None:
     net = controlnet(model("sd1"), **config)
     one = control(write_folder(tmp_path / "net", net), model("sd1"), mode="balanced" if config else "control")
-    spec, picture = ours(model("sd1"), Led(controls=(one,)))
+    spec, picture = ours(model("sd1"), ActiveControls(controls=(one,)))
     expected = theirs(
         reference("sd1"), "ControlNetPipeline", spec, {"controlnet": net}, image=PICTURES[HINT], guess_mode=not config
     )
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
     balanced = control(write_folder(tmp_path / "plain", controlnet(model("sd1"))), model("sd1"))
-    assert psnr(picture, ours(model("sd1"), Led(controls=(balanced,)))[1]) < 40
+    assert psnr(picture, ours(model("sd1"), ActiveControls(controls=(balanced,)))[1]) < 40
 
 
 def test_a_net_that_was_trained_on_blue_green_red(model: Models, reference: References, tmp_path: Path) -> None:
     net = controlnet(model("sd1"), controlnet_conditioning_channel_order="bgr")
     one = control(write_folder(tmp_path / "net", net), model("sd1"), image=LOOK, hint=LOOK, fit="stretch")
-    spec, picture = ours(model("sd1"), Led(controls=(one,)))
+    spec, picture = ours(model("sd1"), ActiveControls(controls=(one,)))
     hint = PICTURES[LOOK].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     expected = theirs(reference("sd1"), "ControlNetPipeline", spec, {"controlnet": net}, image=hint)
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
@@ -186,13 +186,13 @@ def test_image_to_image_with_control(kind: str, model: Models, reference: Refere
     net = controlnet(model(kind))
     one = control(write_folder(tmp_path / "net", net), model(kind), end=0.5)
     wishes = {"init": INIT, "strength": 0.8, **SIZED}
-    spec, picture = ours(model(kind), Led(controls=(one,)), **wishes)
+    spec, picture = ours(model(kind), ActiveControls(controls=(one,)), **wishes)
     expected = theirs(
         reference(kind), "ControlNetImg2ImgPipeline", spec, {"controlnet": net},
         image=EVERY[INIT], control_image=PICTURES[HINT], strength=0.8,
         control_guidance_end=0.5, controlnet_conditioning_scale=1.0, **SIZED,
     )  # fmt: skip
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("only_masked", [False, True])
@@ -204,7 +204,7 @@ def test_inpainting_with_control(
     net = controlnet(model("sd1"))
     one = control(write_folder(tmp_path / "net", net), model(kind), fit="stretch")
     wishes = {"init": INIT, "mask": MASK, "mask_blur": 0.0, "strength": 0.8, "only_masked": only_masked, "padding": 4}
-    spec, picture = ours(model(kind), Led(controls=(one,)), **wishes, **SIZED)
+    spec, picture = ours(model(kind), ActiveControls(controls=(one,)), **wishes, **SIZED)
     expected = theirs(
         reference(kind), "ControlNetInpaintPipeline", spec, {"controlnet": net},
         image=EVERY[INIT], mask_image=EVERY[MASK], control_image=PICTURES[HINT], strength=0.8,
@@ -212,7 +212,7 @@ def test_inpainting_with_control(
     )  # fmt: skip
     if not only_masked:
         expected = Image.composite(expected, EVERY[INIT], EVERY[MASK])
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
 
 
 T2I: dict[str, Callable[[Path, Any], Path]] = {
@@ -242,12 +242,12 @@ def test_a_t2i_adapter_draws_what_diffusers_draws_with_it(
     model = load(folder)
     net = t2i_adapter(model, kind=adapter)
     one = control(T2I[dialect](tmp_path / "net", net), model, weight=1.6)
-    spec, picture = ours(model, Led(controls=(one,)))
+    spec, picture = ours(model, ActiveControls(controls=(one,)))
     expected = theirs(
         Reference(folder), "AdapterPipeline", spec, {"adapter": net},
         image=PICTURES[HINT], adapter_conditioning_scale=1.6, **SIZED,
     )  # fmt: skip
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(model, **USUAL), model)) < 40
 
 
@@ -255,10 +255,10 @@ def test_a_t2i_adapter_of_grey_hints(attentive: Path, tmp_path: Path) -> None:
     model = load(attentive)
     net = t2i_adapter(model, channels=1)
     one = control(write_tencent(tmp_path / "net.safetensors", net), model)
-    spec, picture = ours(model, Led(controls=(one,)))
+    spec, picture = ours(model, ActiveControls(controls=(one,)))
     hint = PICTURES[HINT].convert("L")
     expected = theirs(Reference(attentive), "AdapterPipeline", spec, {"adapter": net}, image=hint, **SIZED)
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("projection", ["base", "plus", "full"])
@@ -290,5 +290,5 @@ def test_an_ip_adapter_draws_what_diffusers_draws_with_it(
             ip_adapter_image=PICTURES[LOOK],
             **SIZED,
         ).images[0]
-    assert psnr(picture, expected) >= LEAST_PSNR
+    assert psnr(picture, expected) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30

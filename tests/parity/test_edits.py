@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes import Desk, draw, psnr, spec_for
-from tests.parity.test_pipelines import LEAST_PSNR, Models, References, compare
+from tests.fakes import JobService, draw, psnr, spec_for
+from tests.parity.test_pipelines import MIN_PSNR, Models, References, compare
 from tests.tiny_models import INIT, SIDE, start_picture
 
 from safelight.engine.job import Job
@@ -33,7 +33,7 @@ LIKE_IT = {"init": INIT, "prompt": "", "width": SIDE, "height": SIDE, "guidance"
 def test_instructions_are_followed_as_in_diffusers(
     kind: str, sampler: str, wishes: dict[str, Any], model: Models, reference: References
 ) -> None:
-    assert compare(model(kind), reference(kind), sampler=sampler, **INSTRUCTION | wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler=sampler, **INSTRUCTION | wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("wishes", [{}, {"guidance": 1.0}, {"width": 96}])
@@ -44,13 +44,13 @@ def test_variations_are_those_of_diffusers(
     """Pictures of any shape: CLIP looks at their middle."""
     pictures = {INIT: start_picture(*size)}
     found = compare(model("variation"), reference("variation"), pictures, sampler="DDIM", **LIKE_IT | wishes)
-    assert found >= LEAST_PSNR
+    assert found >= MIN_PSNR
 
 
 def test_the_picture_guidance_matters(model: Models, reference: References) -> None:
     ours, pictures = model("edit"), {INIT: start_picture()}
     strict, loose = (draw(spec_for(ours, **INSTRUCTION, image_guidance=scale), ours, pictures) for scale in (1.5, 1.55))
-    assert psnr(strict, loose) < LEAST_PSNR
+    assert psnr(strict, loose) < MIN_PSNR
 
 
 def test_unlike_edits_share_their_calls(model: Models) -> None:
@@ -58,26 +58,26 @@ def test_unlike_edits_share_their_calls(model: Models) -> None:
     ours, pictures = model("edit"), {INIT: start_picture()}
     wishes: list[dict[str, Any]] = [{}, {"image_guidance": 1.0}, {"guidance": 1.0}, {"image_guidance": 4.0, "seed": 9}]
     specs = [spec_for(ours, **INSTRUCTION | one) for one in wishes]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, ours, pictures) for spec in specs]
         assert [job.rows for job in jobs] == [3, 2, 1, 3]
         desk.finish()
         together = [desk.image(job) for job in jobs]
     for spec, image in zip(specs, together, strict=True):
-        assert psnr(draw(spec, ours, pictures), image) >= LEAST_PSNR
+        assert psnr(draw(spec, ours, pictures), image) >= MIN_PSNR
 
 
 def test_variations_of_unlike_pictures_share_their_calls(model: Models) -> None:
     ours = model("variation")
     pictures = {INIT: start_picture(), "c" * 64: start_picture(40, 90)}
     specs = [spec_for(ours, **LIKE_IT | {"init": init, "seed": seed}) for seed, init in enumerate(pictures)]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, ours, pictures) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]
     assert psnr(*together) < 40
     for spec, image in zip(specs, together, strict=True):
-        assert psnr(draw(spec, ours, pictures), image) >= LEAST_PSNR
+        assert psnr(draw(spec, ours, pictures), image) >= MIN_PSNR
 
 
 def test_at_less_strength_an_edit_starts_where_image_to_image_does(model: Models) -> None:

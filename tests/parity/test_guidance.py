@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.fakes import Desk, draw, psnr, spec_for, with_scheduler
+from tests.fakes import JobService, draw, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR
+from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import load, write_sd1
 
 from safelight.diffusion.samplers import find_sampler
@@ -93,7 +93,7 @@ def test_freeu(kind: str, width: int, height: int, model: Models, reference: Ref
     spec = spec_for(model(kind), steps=3, width=width, height=height, freeu=FREEU)
     with free(reference(kind)):
         theirs = reference(kind).draw(spec)
-    assert psnr(draw(spec, model(kind)), theirs) >= LEAST_PSNR
+    assert psnr(draw(spec, model(kind)), theirs) >= MIN_PSNR
     assert psnr(draw(spec.model_copy(update={"freeu": None}), model(kind)), theirs) < 50
 
 
@@ -103,7 +103,7 @@ def test_perturbed_attention(kind: str, guidance: float, rescale: float, model: 
     spec = spec_for(model(kind), steps=3, guidance=guidance, guidance_rescale=rescale, pag_scale=3.0)
     assert isinstance(spec, TextToImage)
     theirs = perturbed(reference(kind), spec)
-    assert psnr(draw(spec, model(kind)), theirs) >= LEAST_PSNR
+    assert psnr(draw(spec, model(kind)), theirs) >= MIN_PSNR
     assert psnr(draw(spec.model_copy(update={"pag_scale": 0.0}), model(kind)), theirs) < 50
 
 
@@ -112,7 +112,7 @@ def test_perturbed_attention_in_other_layers(layers: tuple[str, ...], model: Mod
     spec = spec_for(model("sdxl"), steps=3, guidance=5.0, pag_scale=3.0, pag_layers=layers)
     assert isinstance(spec, TextToImage)
     theirs = perturbed(reference("sdxl"), spec)
-    assert psnr(draw(spec, model("sdxl")), theirs) >= LEAST_PSNR
+    assert psnr(draw(spec, model("sdxl")), theirs) >= MIN_PSNR
     assert psnr(draw(spec.model_copy(update={"pag_layers": ("mid",)}), model("sdxl")), theirs) < 50
 
 
@@ -135,7 +135,7 @@ def test_self_attention_guidance(
     spec = spec_for(model(kind), width=width, height=height, **wish)
     assert isinstance(spec, TextToImage)
     theirs = self_attended(reference(kind), spec)
-    assert psnr(draw(spec, model(kind)), theirs) >= LEAST_PSNR
+    assert psnr(draw(spec, model(kind)), theirs) >= MIN_PSNR
     assert psnr(draw(spec.model_copy(update={"sag_scale": 0.0}), model(kind)), theirs) < 50
 
 
@@ -144,14 +144,14 @@ def test_self_attention_guidance_is_the_same_however_a_sampler_writes_its_latent
     alike = {"set_alpha_to_one": True, "timestep_spacing": "leading"}
     network = with_scheduler(model("sd1"), {**model("sd1").description.scheduler, **alike})
     one, other = (spec_for(network, sampler=sampler, steps=5, sag_scale=2.0) for sampler in ("DDIM", "Euler"))
-    assert psnr(draw(one, network), draw(other, network)) >= LEAST_PSNR
+    assert psnr(draw(one, network), draw(other, network)) >= MIN_PSNR
 
 
 def test_a_neighbour_that_asks_twice_costs_nobody_a_bit(model: Models) -> None:
     network = model("sd1")
     pictures: list[bytes] = []
     for sag_scale in (0.0, 2.0):
-        with Desk() as desk:
+        with JobService() as desk:
             job = desk.add(spec_for(network, steps=4), network)
             desk.add(spec_for(network, steps=4, seed=2, sag_scale=sag_scale), network)
             desk.finish()
@@ -176,12 +176,12 @@ def test_rows_of_one_call_each_get_their_own(model: Models) -> None:
         {"sag_scale": 2.0, "prompt": "a cat AND a dog", "sampler": "Euler a"},
     ]
     specs = [spec_for(network, steps=3, seed=seed, **wish) for seed, wish in enumerate(wishes)]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, network) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]
     for spec, image in zip(specs, together, strict=True):
-        assert psnr(image, draw(spec, network)) >= LEAST_PSNR
+        assert psnr(image, draw(spec, network)) >= MIN_PSNR
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_network_with_nothing_in_the_middle_is_refused_what_happens_there(tmp_
 
 
 def refusal(spec: Denoised, model: Model, refiner: Model | None = None) -> str:
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, model, refiner=refiner)
         desk.finish()
         last = desk.last(job)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.lora_files import (
     CONVOLUTIONS,
     LINEAR,
@@ -18,22 +18,22 @@ from tests.lora_files import (
     TEXT,
     Dice,
     Make,
+    active,
     dora,
     layers,
     loha,
     lokr,
     lora,
-    worn,
     write,
     write_kohya,
     write_peft,
 )
 from tests.models.adapters.test_lora import by_paper
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR
+from tests.parity.test_pipelines import MIN_PSNR
 
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.adapters.lora_merge import merge
-from safelight.models.adapters.lora_shelf import Worn
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
@@ -53,9 +53,9 @@ WRITERS: dict[str, Callable[[Path, Model], Path]] = {
 LYCORIS: dict[str, Make] = {"LoRA with text encoders": lora, "LoHa": loha, "LoKr": lokr}
 
 
-def ours_with(one: Worn, model: Model) -> tuple[Denoised, Any]:
+def ours_with(one: ActiveLora, model: Model) -> tuple[Denoised, Any]:
     spec = spec_for(model, **USUAL).model_copy(update={"loras": (one.use,)})
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, model, loras=(one,))
         desk.finish()
         return spec, desk.image(job)
@@ -74,8 +74,8 @@ def test_a_file_draws_what_diffusers_draws_with_it(
     with warnings.catch_warnings(action="ignore"):
         pipeline = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
         pipeline.load_lora_weights(tmp_path, weight_name=path.name)
-    spec, picture = ours_with(worn(path, model(kind)), model(kind))
-    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    spec, picture = ours_with(active(path, model(kind)), model(kind))
+    assert psnr(picture, theirs.draw(spec)) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(model(kind), **USUAL), model(kind))) < 30
 
 
@@ -91,17 +91,17 @@ def test_a_transformer_wears_what_peft_writes(
     with warnings.catch_warnings(action="ignore"):
         loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
         loaded.load_lora_weights(tmp_path, weight_name=path.name)
-    one, usual = worn(path, ours), USUAL | {"sampler": "Default"}
+    one, usual = active(path, ours), USUAL | {"sampler": "Default"}
     spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
     plain = spec_for(ours, **usual)
-    with Desk() as desk:
+    with JobService() as desk:
         # Beside a row without, and one whose prompt is of another length.
         jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
         desk.add(spec_for(ours, **usual | {"prompt": "a cat, " * 60}), ours)
         desk.finish()
         with_lora, without = (desk.image(job) for job in jobs)
-    assert psnr(with_lora, theirs.draw(spec)) >= LEAST_PSNR
-    assert psnr(without, draw(plain, ours)) >= LEAST_PSNR
+    assert psnr(with_lora, theirs.draw(spec)) >= MIN_PSNR
+    assert psnr(without, draw(plain, ours)) >= MIN_PSNR
     assert psnr(with_lora, without) < 30
 
 
@@ -127,13 +127,13 @@ def test_flux_wears_what_kohya_writes(model: Models, checkpoint: Checkpoints, tm
     with warnings.catch_warnings(action="ignore"):
         loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
         loaded.load_lora_weights(tmp_path, weight_name=path.name)
-    one, usual = worn(path, ours), USUAL | {"sampler": "Default"}
+    one, usual = active(path, ours), USUAL | {"sampler": "Default"}
     spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, ours, loras=(one,))
         desk.finish()
         picture = desk.image(job)
-    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(picture, theirs.draw(spec)) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(ours, **usual), ours)) < 30
 
 
@@ -165,18 +165,18 @@ def test_what_a_file_says_of_t5_is_what_weights_by_the_formula_say(
         key = prefix + (name.replace(".", "_") if prefix.endswith("_") else name)
         spelt = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"} if prefix[-1] == "." else {}
         file |= {f"{key}.{spelt.get(tensor, tensor)}": value for tensor, value in tensors.items()}
-    one, usual = worn(write(tmp_path / "lora.safetensors", file), ours), USUAL | {"sampler": "Default"}
+    one, usual = active(write(tmp_path / "lora.safetensors", file), ours), USUAL | {"sampler": "Default"}
     assert not one.lora.unmatched
     plain = spec_for(ours, **usual)
     spec = plain.model_copy(update={"loras": (one.use,)})
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
         desk.finish()
         with_lora, without = (desk.image(job) for job in jobs)
-    assert psnr(with_lora, theirs.draw(spec)) >= LEAST_PSNR
-    assert psnr(without, draw(plain, ours)) >= LEAST_PSNR
+    assert psnr(with_lora, theirs.draw(spec)) >= MIN_PSNR
+    assert psnr(without, draw(plain, ours)) >= MIN_PSNR
     assert psnr(with_lora, without) < 30
-    assert psnr(with_lora, draw(plain, merge(ours, [one], name="merged"))) >= LEAST_PSNR
+    assert psnr(with_lora, draw(plain, merge(ours, [one], name="merged"))) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("algorithm", LYCORIS)
@@ -195,8 +195,8 @@ def test_a_file_draws_what_diffusers_draws_with_weights_by_the_papers_formula(
     for network, endings in networks:
         for layer in layers(network, endings).values():
             layer.weight.data += by_paper(make(layer, dice), layer.weight.data)
-    spec, picture = ours_with(worn(path, model(kind)), model(kind))
-    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    spec, picture = ours_with(active(path, model(kind)), model(kind))
+    assert psnr(picture, theirs.draw(spec)) >= MIN_PSNR
 
 
 def test_dora_of_kohya_is_dora_of_peft(model: Models, tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_dora_of_kohya_is_dora_of_peft(model: Models, tmp_path: Path) -> None:
         spelt[f"unet.{name}.lora_B.weight"] = tensors[f"{old}.lora_up.weight"] * scale
         spelt[f"unet.{name}.lora_magnitude_vector"] = tensors[f"{old}.dora_scale"].flatten()
     peft = write(tmp_path / "peft.safetensors", spelt)
-    assert psnr(ours_with(worn(kohya, ours), ours)[1], ours_with(worn(peft, ours), ours)[1]) >= LEAST_PSNR
+    assert psnr(ours_with(active(kohya, ours), ours)[1], ours_with(active(peft, ours), ours)[1]) >= MIN_PSNR

@@ -17,7 +17,7 @@ from safelight.spec import Denoised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 
-LEAST_PSNR = 60.0
+MIN_PSNR = 60.0
 """The promise. We see 77 dB and more (62 with zero terminal SNR, where two-call samplers subtract latents of size 4096
 in float32, as diffusers does): sums in another order move a few pixels by one level of 255. A wrong
 coefficient or a noise drawn out of turn shows below 40; `test_the_measure_sees_small_mistakes` guards the scale."""
@@ -68,7 +68,7 @@ def test_every_sampler_draws_what_diffusers_draws(
 ) -> None:
     found = compare(model(kind), reference(kind), sampler=sampler, **TASKS[task])
     record_property("psnr", found)
-    assert found >= LEAST_PSNR
+    assert found >= MIN_PSNR
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_every_sampler_on_every_family_in_every_task(
 ) -> None:
     found = compare(model(kind), reference(kind), sampler=sampler, **TASKS[task])
     record_property("psnr", found)
-    assert found >= LEAST_PSNR
+    assert found >= MIN_PSNR
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_every_sampler_on_every_family_in_every_task(
 def test_every_option_means_what_it_means_there(
     kind: str, wishes: dict[str, Any], model: Models, reference: References
 ) -> None:
-    assert compare(model(kind), reference(kind), sampler="DPM++ 2M Karras", **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler="DPM++ 2M Karras", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])
@@ -114,7 +114,7 @@ def test_little_strength_and_full_strength_start_where_diffusers_starts(
     kind: str, task: str, strength: float, model: Models, reference: References
 ) -> None:
     wishes = TASKS[task] | {"strength": strength}
-    assert compare(model(kind), reference(kind), sampler="Euler a", **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler="Euler a", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DDIM", "Heun"])
@@ -124,7 +124,7 @@ def test_networks_that_take_a_mask_inpaint_as_in_diffusers(
     kind: str, strength: float, sampler: str, model: Models, reference: References
 ) -> None:
     wishes = TASKS["inpaint"] | {"strength": strength}
-    assert compare(model(kind), reference(kind), sampler=sampler, **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler=sampler, **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64)])
@@ -135,24 +135,24 @@ def test_only_masked_is_padding_mask_crop(
     """The box is drawn at full size and pasted back, from a picture larger than what is drawn."""
     pictures = {INIT: start_picture(200, 160), MASK: box_mask((30, 100, 70, 124), 200, 160)}
     wishes = TASKS["inpaint"] | {"only_masked": True, "padding": 4, "width": size[0], "height": size[1]}
-    assert compare(model(kind), reference(kind), pictures, sampler="Euler", **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), pictures, sampler="Euler", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("guidance", [1.0, 8.0])
 def test_a_distilled_network_is_told_the_guidance(guidance: float, model: Models, reference: References) -> None:
-    assert compare(model("lcm"), reference("lcm"), sampler="Default", steps=4, guidance=guidance) >= LEAST_PSNR
+    assert compare(model("lcm"), reference("lcm"), sampler="Default", steps=4, guidance=guidance) >= MIN_PSNR
 
 
 def test_the_guidance_told_to_a_distilled_network_matters(model: Models, reference: References) -> None:
     ours, theirs = model("lcm"), reference("lcm")
     eight, one = (theirs.draw(spec_for(ours, sampler="Default", steps=4, guidance=g)) for g in (8.0, 1.0))
-    assert psnr(eight, one) < LEAST_PSNR
+    assert psnr(eight, one) < MIN_PSNR
 
 
 def test_a_seed_is_the_seed_of_a_cpu_generator(model: Models, reference: References) -> None:
     """Large ones too, and one seed's picture is not another's."""
     large = 2**32 - 5
-    assert compare(model("sd1"), reference("sd1"), seed=large) >= LEAST_PSNR
+    assert compare(model("sd1"), reference("sd1"), seed=large) >= MIN_PSNR
     ours = model("sd1")
     assert psnr(draw(spec_for(ours, seed=large), ours), draw(spec_for(ours, seed=7), ours)) < 30
 
@@ -161,7 +161,7 @@ def test_the_measure_sees_small_mistakes(model: Models, reference: References) -
     """Guidance off by 1 % is past the tolerance, so a coefficient that is off by as much would be found."""
     ours, theirs = model("sd1"), reference("sd1")
     right, wrong = (spec_for(ours, steps=5, guidance=guidance) for guidance in (5.0, 5.05))
-    assert psnr(draw(wrong, ours), theirs.draw(right)) < LEAST_PSNR
+    assert psnr(draw(wrong, ours), theirs.draw(right)) < MIN_PSNR
     assert_same_but(right, wrong, "guidance")
 
 

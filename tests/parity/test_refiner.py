@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import Desk, draw, psnr, spec_for, with_scheduler
+from tests.fakes import JobService, draw, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR, PICTURES, is_telling
+from tests.parity.test_pipelines import MIN_PSNR, PICTURES, is_telling
 from tests.tiny_models import INIT, MASK, SIDE, load
 
 from safelight.diffusion.samplers import find_sampler
@@ -21,7 +21,7 @@ from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Started, Stepped
 from safelight.models.checkpoints.families import describe, require_successor
 from safelight.models.networks.load import Model
-from safelight.spec import Denoised, FreeU, HighresFix, Inpaint, RefinerUse, TextToImage
+from safelight.spec import Denoised, FreeU, HighresFix, Inpaint, PinnedRefiner, TextToImage
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 
@@ -30,8 +30,8 @@ References = Callable[[str], Reference]
 
 
 def refined(spec: Denoised, base: Model, refiner: Model, switch: float = 0.8) -> Image.Image:
-    with Desk() as desk:
-        use = RefinerUse(model="refiner", digest=refiner.digest, switch=switch)
+    with JobService() as desk:
+        use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=switch)
         job = desk.add(spec.model_copy(update={"refiner": use}), base, PICTURES, refiner=refiner)
         desk.finish()
         steps = [event.step for event in desk.heard(job, Stepped)]
@@ -124,7 +124,7 @@ def test_a_refiner_goes_on_where_the_base_left_off(
     assert isinstance(spec, TextToImage)
     expected = by_two_pipelines(spec, reference("sdxl"), reference("sdxl_refiner"), switch)
     assert is_telling(expected)
-    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), switch), expected) >= LEAST_PSNR
+    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), switch), expected) >= MIN_PSNR
 
 
 @pytest.mark.parametrize(("strength", "switch"), [(0.8, 0.6), (0.45, 0.8)])
@@ -134,7 +134,7 @@ def test_a_refiner_ends_the_second_pass(strength: float, switch: float, model: M
     spec = spec_for(model("sdxl"), **wishes, highres=highres)
     assert isinstance(spec, TextToImage)
     expected = by_three_pipelines(spec, reference("sdxl"), reference("sdxl_refiner"), switch)
-    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), switch), expected) >= LEAST_PSNR
+    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), switch), expected) >= MIN_PSNR
     assert psnr(draw(spec, model("sdxl")), expected) < 50
 
 
@@ -147,7 +147,7 @@ def test_a_refiner_goes_on_inside_the_mask(wish: dict[str, Any], model: Models, 
     spec = spec_for(model("sdxl"), **wishes, **size, init=INIT, mask=MASK, **wish)
     assert isinstance(spec, Inpaint)
     expected = by_two_masked_pipelines(spec, reference("sdxl"), reference("sdxl_refiner"), 0.6)
-    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), 0.6), expected) >= LEAST_PSNR
+    assert psnr(refined(spec, model("sdxl"), model("sdxl_refiner"), 0.6), expected) >= MIN_PSNR
     assert psnr(draw(spec, model("sdxl"), PICTURES), expected) < 50
 
 
@@ -173,7 +173,7 @@ def test_a_model_that_takes_over_from_itself_changes_nothing(kind: str, wish: di
     spec = spec_for(ours, **{"prompt": PROMPT, "sampler": "DDIM", "steps": 7, "seed": 3} | wish)
     alone = draw(spec, ours, PICTURES)
     for switch in (0.2, 0.5, 0.95):
-        assert psnr(refined(spec, ours, ours, switch), alone) >= LEAST_PSNR
+        assert psnr(refined(spec, ours, ours, switch), alone) >= MIN_PSNR
 
 
 @pytest.mark.parametrize(("first", "second"), [("sd1", "inpaint"), ("inpaint", "sd1")])
@@ -192,7 +192,7 @@ def test_the_refiner_draws_over_pictures_by_itself(model: Models, reference: Ref
     wishes = {"init": INIT, "strength": 0.5, "width": SIDE, "height": SIDE, "steps": 6, "guidance": 5.0}
     spec = spec_for(ours, negative_prompt="the dog", **wishes)
     expected = theirs.draw(spec, PICTURES)
-    assert psnr(draw(spec, ours, PICTURES), expected) >= LEAST_PSNR
+    assert psnr(draw(spec, ours, PICTURES), expected) >= MIN_PSNR
 
 
 def test_jobs_meet_in_the_calls_of_both_models(model: Models) -> None:
@@ -207,22 +207,22 @@ def test_jobs_meet_in_the_calls_of_both_models(model: Models) -> None:
     specs = [spec_for(base, steps=6, seed=seed).model_copy(update=wish) for seed, wish in enumerate(wishes)]
     heirs = [refiner, refiner, base, refiner, None]
     own = spec_for(refiner, steps=6)
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, base, refiner=heir) for spec, heir in zip(specs, heirs, strict=True)]
         other = desk.add(own, refiner)
         desk.finish()
         together = [desk.image(job) for job in [*jobs, other]]
     for spec, heir, image in zip(specs, heirs, together, strict=False):
-        assert psnr(image, lone(spec, base, heir)) >= LEAST_PSNR
-    assert psnr(together[-1], lone(own, refiner, None)) >= LEAST_PSNR
+        assert psnr(image, lone(spec, base, heir)) >= MIN_PSNR
+    assert psnr(together[-1], lone(own, refiner, None)) >= MIN_PSNR
 
 
-def use(refiner: Model, switch: float = 0.6) -> RefinerUse:
-    return RefinerUse(model=refiner.name, digest=refiner.digest, switch=switch)
+def use(refiner: Model, switch: float = 0.6) -> PinnedRefiner:
+    return PinnedRefiner(model=refiner.name, digest=refiner.digest, switch=switch)
 
 
 def lone(spec: Denoised, base: Model, refiner: Model | None) -> Image.Image:
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, base, refiner=refiner)
         desk.finish()
         return desk.image(job)
@@ -232,7 +232,7 @@ def test_the_autoencoder_that_was_chosen_decodes(model: Models) -> None:
     refiner = model("sdxl_refiner")
     other = replace(model("sdxl"), vae=model("sd1").vae, vae_digest="other")
     spec = spec_for(other, steps=4).model_copy(update={"refiner": use(refiner)})
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, other, refiner=refiner)
         desk.finish()
         assert job.model.vae is other.vae
@@ -244,7 +244,7 @@ def test_a_refiner_keeps_nothing_of_a_base_that_has_left(checkpoint: Callable[[s
     base, refiner = load(checkpoint("sdxl")), load(checkpoint("sdxl_refiner"))
     autoencoder = weakref.ref(base.vae.network)
     spec = spec_for(base, steps=3).model_copy(update={"refiner": use(refiner)})
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, base, refiner=refiner)
         desk.finish()
         assert desk.image(job)
@@ -259,7 +259,7 @@ def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) ->
     base = model("sd1")
     trailing = with_scheduler(base, {**base.description.scheduler, "timestep_spacing": "trailing"})
     spec = spec_for(base, steps=6, sampler="DDIM").model_copy(update={"refiner": use(base)})
-    assert psnr(lone(spec, base, trailing), lone(spec, base, base)) >= LEAST_PSNR
+    assert psnr(lone(spec, base, trailing), lone(spec, base, base)) >= MIN_PSNR
     predicts_v = with_scheduler(base, {**base.description.scheduler, "prediction_type": "v_prediction"})
     assert psnr(lone(spec, base, predicts_v), lone(spec, base, base)) < 50
 
@@ -267,7 +267,7 @@ def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) ->
 @pytest.mark.parametrize("wish", [{"steps": 1}, {"steps": 5, "highres": {"steps": 3, "strength": 0.4}}])
 def test_one_step_is_too_few_for_two_models(wish: dict[str, Any], model: Models) -> None:
     base = model("sd1")
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec_for(base, **wish).model_copy(update={"refiner": use(base)}), base, refiner=base)
         desk.finish()
         last = desk.last(job)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.models.embeddings import write_a1111, write_diffusers, write_sdxl
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR, is_telling
+from tests.parity.test_pipelines import MIN_PSNR, is_telling
 
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.networks.load import Model
@@ -49,7 +49,7 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
     pinned = pin_embeddings(
         Catalogue(folder.parent), [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths
     )
-    with Desk() as desk:
+    with JobService() as desk:
         embeddings = tuple(load_embedding(Catalogue(folder.parent), one.name, one.digest) for one in pinned)
         job = desk.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
         desk.finish()
@@ -75,5 +75,5 @@ def test_an_embedding_says_what_it_says_to_diffusers(
     wishes = {"prompt": "a photo", "guidance": 8.0, "steps": 4, "seed": 5} | {where: PROMPT}
     expected = theirs.draw(spec_for(model(kind), **wishes))
     assert is_telling(expected)
-    assert psnr(draw_with(tmp_path / "embeddings", model(kind), **wishes), expected) >= LEAST_PSNR
-    assert psnr(draw(spec_for(model(kind), **wishes), model(kind)), expected) < LEAST_PSNR, "as words, it is another"
+    assert psnr(draw_with(tmp_path / "embeddings", model(kind), **wishes), expected) >= MIN_PSNR
+    assert psnr(draw(spec_for(model(kind), **wishes), model(kind)), expected) < MIN_PSNR, "as words, it is another"

@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.fakes import psnr
 from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
-from tests.lora_files import worn
+from tests.lora_files import active
 from tests.parity.pipelines import Reference
 from tests.parity.test_lora import ours_with
-from tests.parity.test_pipelines import LEAST_PSNR
+from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import load
 
 from safelight.lifecycle.training.dataset import Batch, Dataset
+from safelight.lifecycle.training.events import Trained
 from safelight.lifecycle.training.lora_layers import ATTENTION
-from safelight.lifecycle.training.news import Trained
 from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe
 from safelight.lifecycle.training.seeds import seed_of
 
@@ -179,10 +179,10 @@ def test_both_files_draw_the_same_in_diffusers_and_here(
     pipeline = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     model = load(checkpoint(kind))
-    lora = worn(path, model)
+    lora = active(path, model)
     assert lora.lora.unmatched == ()
     assert bool(any(lora.on_text())) == (train == "both")
     spec, picture = ours_with(lora, model)
-    assert psnr(picture, theirs.draw(spec)) >= LEAST_PSNR
+    assert psnr(picture, theirs.draw(spec)) >= MIN_PSNR
     without = Reference(checkpoint(kind)).draw(spec.model_copy(update={"loras": ()}))
     assert psnr(picture, without) < 40, "nothing was learnt"

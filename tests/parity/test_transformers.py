@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR, PICTURES, TASKS, compare
+from tests.parity.test_pipelines import MIN_PSNR, PICTURES, TASKS, compare
 from tests.tiny_models import INIT, MASK, SIDE
 
 from safelight.models.networks.load import Model
@@ -22,7 +22,7 @@ LONG = "a photo of the red apple, " * 40
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kind", ["sd3", "sd3_without_t5", "sd3_shifting", "flux", "schnell"])
 def test_every_task_is_drawn_as_diffusers_draws_it(kind: str, task: str, model: Models, reference: References) -> None:
-    assert compare(model(kind), reference(kind), sampler="Default", **TASKS[task]) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler="Default", **TASKS[task]) >= MIN_PSNR
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_every_option_means_what_it_means_there(
 ) -> None:
     if kind == "flux" and "clip_skip" in wishes:
         pytest.skip("Flux reads no states of CLIP's")
-    assert compare(model(kind), reference(kind), sampler="Default", **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler="Default", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])
@@ -52,7 +52,7 @@ def test_a_step_that_strength_cuts_through_is_taken(
     kind: str, task: str, strength: float, model: Models, reference: References
 ) -> None:
     wishes = TASKS[task] | {"strength": strength}
-    assert compare(model(kind), reference(kind), sampler="Default", **wishes) >= LEAST_PSNR
+    assert compare(model(kind), reference(kind), sampler="Default", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("strength", [0.7, 1.0])
@@ -60,18 +60,18 @@ def test_a_network_that_takes_a_mask_inpaints_as_in_diffusers(
     strength: float, model: Models, reference: References
 ) -> None:
     wishes = TASKS["inpaint"] | {"strength": strength}
-    assert compare(model("sd3_inpaint"), reference("sd3_inpaint"), sampler="Default", **wishes) >= LEAST_PSNR
+    assert compare(model("sd3_inpaint"), reference("sd3_inpaint"), sampler="Default", **wishes) >= MIN_PSNR
 
 
 @pytest.mark.parametrize("sampler", ["Flow Heun", "Flow DPM++ 2M", "Flow UniPC"])
 def test_other_samplers_walk_as_in_diffusers(sampler: str, model: Models, reference: References) -> None:
-    assert compare(model("sd3"), reference("sd3"), sampler=sampler) >= LEAST_PSNR
+    assert compare(model("sd3"), reference("sd3"), sampler=sampler) >= MIN_PSNR
 
 
 def test_the_guidance_told_to_flux_matters(model: Models) -> None:
     ours = model("flux")
     three, one = (draw(spec_for(ours, sampler="Default", guidance=guidance), ours) for guidance in (3.5, 1.0))
-    assert psnr(three, one) < LEAST_PSNR
+    assert psnr(three, one) < MIN_PSNR
 
 
 COMPANY: dict[str, list[dict[str, Any]]] = {
@@ -97,9 +97,9 @@ def test_a_picture_in_company_is_the_picture_alone(kind: str, model: Models) -> 
     """Unlike prompts, some of them of two chunks, which the network cannot be told in one call."""
     ours = model(kind)
     specs = [spec_for(ours, **{"sampler": "Default", "seed": seed} | wish) for seed, wish in enumerate(COMPANY[kind])]
-    with Desk() as desk:
+    with JobService() as desk:
         jobs = [desk.add(spec, ours, PICTURES) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]
     for spec, picture in zip(specs, together, strict=True):
-        assert psnr(picture, draw(spec, ours, PICTURES)) >= LEAST_PSNR
+        assert psnr(picture, draw(spec, ours, PICTURES)) >= MIN_PSNR

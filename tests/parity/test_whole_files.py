@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.models.ldm_files import Mmdit, write_flux, write_sd3
 from tests.parity.pipelines import Reference
-from tests.parity.test_pipelines import LEAST_PSNR, TASKS, compare
+from tests.parity.test_pipelines import MIN_PSNR, TASKS, compare
 from tests.tiny_models import load
 from torch import Tensor
 
@@ -200,4 +200,4 @@ def test_a_file_is_drawn_as_diffusers_draws_its_parts(
     wishes = {"sampler": "Default", "prompt": "a photo of an astronaut riding a horse on the moon, 4k"} | TASKS[task]
     found = compare(load(path), Reference(folder), **wishes)
     record_property("psnr", found)
-    assert found >= LEAST_PSNR
+    assert found >= MIN_PSNR

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
 from safelight.prompts.lora_tags import take_loras, with_tags, write_tag
-from safelight.spec import BLOCKS, LoraWish
+from safelight.spec import BLOCKS, LoraRequest
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from safelight.spec import BLOCKS, LoraWish
     ],
 )
 def test_weights_are_read_in_their_order(tag: str, weight: float, text_weight: float | None) -> None:
-    assert take_loras(f"a cat {tag}") == ("a cat", (LoraWish(name="ink", weight=weight, text_weight=text_weight),))
+    assert take_loras(f"a cat {tag}") == ("a cat", (LoraRequest(name="ink", weight=weight, text_weight=text_weight),))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ blocks = st.sampled_from(list(BLOCKS.values())).flatmap(
     lambda names: st.fixed_dictionaries(dict.fromkeys(names.split(), weights))
 )
 wishes = st.builds(
-    LoraWish,
+    LoraRequest,
     name=st.from_regex(r"\A[\w][\w .\-]{0,20}[\w]\Z"),
     weight=weights,
     text_weight=st.none() | weights,
@@ -84,7 +84,7 @@ wishes = st.builds(
 
 
 @given(st.lists(wishes, max_size=3))
-def test_what_is_written_is_read_back(loras: list[LoraWish]) -> None:
+def test_what_is_written_is_read_back(loras: list[LoraRequest]) -> None:
     prompt, read = take_loras(with_tags("a cat", loras))
     assert prompt == "a cat"
     plain = [
@@ -94,4 +94,4 @@ def test_what_is_written_is_read_back(loras: list[LoraWish]) -> None:
 
 
 def test_the_tag_of_everyday_is_the_short_one() -> None:
-    assert write_tag(LoraWish(name="ink", weight=0.8)) == "<lora:ink:0.8>"
+    assert write_tag(LoraRequest(name="ink", weight=0.8)) == "<lora:ink:0.8>"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
-from safelight.prompts.prompt_schedule import MOST_CHANGES, MOST_PARTS, Part, parts_of, unroll
-from safelight.prompts.prompts import Break, parse
+from safelight.prompts.prompt_schedule import MAX_CHANGES, MAX_PARTS, Part, parts_of, unroll
+from safelight.prompts.weights import Break, parse
 
 CASES: dict[str, list[dict[str, Any]]] = tomllib.loads((Path(__file__).parent / "prompt_cases.toml").read_text("utf-8"))
 
@@ -75,19 +75,19 @@ def test_a_switch_counts_on_through_the_second_pass(when: int, first: int, secon
 
 
 def test_a_prompt_that_changes_too_often_is_refused() -> None:
-    unroll("[a:b:1]" * MOST_CHANGES, [10])
-    with pytest.raises(InvalidRequest, match=f"changes in {MOST_CHANGES + 1} places; at most {MOST_CHANGES}"):
-        unroll("[a:b:1]" * (MOST_CHANGES + 1), [10])
-    options = "|".join(f"w{number}" for number in range(MOST_CHANGES + 1))
-    assert len(set(unroll(f"[{options}]", [MOST_CHANGES]))) == MOST_CHANGES
+    unroll("[a:b:1]" * MAX_CHANGES, [10])
+    with pytest.raises(InvalidRequest, match=f"changes in {MAX_CHANGES + 1} places; at most {MAX_CHANGES}"):
+        unroll("[a:b:1]" * (MAX_CHANGES + 1), [10])
+    options = "|".join(f"w{number}" for number in range(MAX_CHANGES + 1))
+    assert len(set(unroll(f"[{options}]", [MAX_CHANGES]))) == MAX_CHANGES
     with pytest.raises(InvalidRequest, match="becomes 101 different prompts"):
         unroll(f"[{options}]", [1000])
 
 
 def test_and_is_bounded_in_number_and_weight() -> None:
-    assert len(parts_of(" AND ".join(["a"] * MOST_PARTS))) == MOST_PARTS
-    with pytest.raises(InvalidRequest, match=f"joins {MOST_PARTS + 1} prompts; at most {MOST_PARTS}"):
-        parts_of(" AND ".join(["a"] * (MOST_PARTS + 1)))
+    assert len(parts_of(" AND ".join(["a"] * MAX_PARTS))) == MAX_PARTS
+    with pytest.raises(InvalidRequest, match=f"joins {MAX_PARTS + 1} prompts; at most {MAX_PARTS}"):
+        parts_of(" AND ".join(["a"] * (MAX_PARTS + 1)))
     with pytest.raises(InvalidRequest, match="a weight of AND is 1e\\+03; at most 100"):
         parts_of("a AND b :1000")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
-from safelight.prompts.several import expanded, number
+from safelight.prompts.expand import expanded, number
 from safelight.prompts.templates import combinations, draw, read_template
 from safelight.prompts.wildcards import Wildcards
 from safelight.spec import Draft

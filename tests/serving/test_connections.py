@@ -11,7 +11,7 @@ from tests.patience import PATIENCE_S
 from tests.serving.server_process import serve
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
-MOST, PER_ADDRESS = 20, 10
+MAX, PER_ADDRESS = 20, 10
 HEADER_TIMEOUT_S = 2.0
 JOB = {"prompt": "a red apple", "seed": 7, "steps": 1000, "width": 64, "height": 64}
 
@@ -20,7 +20,7 @@ JOB = {"prompt": "a red apple", "seed": 7, "steps": 1000, "width": 64, "height":
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = {
         "header_timeout_s": HEADER_TIMEOUT_S,
-        "max_connections": MOST,
+        "max_connections": MAX,
         "max_connections_per_address": PER_ADDRESS,
         "drain_s": 0.1,
     }
@@ -84,10 +84,10 @@ def test_a_header_without_end_is_refused(url: str) -> None:
 
 def test_those_that_ask_for_nothing_make_room_for_those_that_do(url: str) -> None:
     with ExitStack() as stack:
-        silent = [stack.enter_context(connect(url, HALF_A_HEADER)) for _ in range(3 * MOST)]
-        silent += [stack.enter_context(connect(url, HALF_A_HEADER, own=f"127.0.0.{i}")) for i in range(2, 3 * MOST)]
+        silent = [stack.enter_context(connect(url, HALF_A_HEADER)) for _ in range(3 * MAX)]
+        silent += [stack.enter_context(connect(url, HALF_A_HEADER, own=f"127.0.0.{i}")) for i in range(2, 3 * MAX)]
         assert httpx.get(f"{url}/readyz").status_code == 200
-        assert len(silent) > MOST
+        assert len(silent) > MAX
 
 
 def test_where_all_are_busy_newcomers_are_told_to_come_back_and_nobody_is_cut_off(url: str) -> None:

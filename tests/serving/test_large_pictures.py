@@ -17,7 +17,7 @@ from tests.serving.conftest import serving, settings_in
 from tests.serving.server_process import serve
 
 from safelight.database.connect import Database, open_database
-from safelight.imaging.workroom import MOST_WAITING_PER_TENANT
+from safelight.imaging.image_pool import MAX_WAITING_PER_TENANT
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.tables import WorkerRow
 from safelight.studio import Studio, picture_threads
@@ -70,7 +70,7 @@ def test_probes_lists_and_leases_wait_for_no_picture(tmp_path: Path, gate: Gate)
         job = httpx.post(f"{url}/v1/jobs", json=JOB).raise_for_status().json()
         wait_until(lambda: beat(database) > 0)
         # More than the event loop's own pool has threads.
-        uploads = [hands.submit(upload, url, data) for _ in range(picture_threads() + MOST_WAITING_PER_TENANT + 5)]
+        uploads = [hands.submit(upload, url, data) for _ in range(picture_threads() + MAX_WAITING_PER_TENANT + 5)]
         try:
             wait_until(lambda: sum(one.done() for one in uploads) >= 5)  # those that found the line full
             assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
@@ -78,7 +78,7 @@ def test_probes_lists_and_leases_wait_for_no_picture(tmp_path: Path, gate: Gate)
             assert httpx.post(f"{url}/v1/jobs", json=JOB | {"seed": 8}, timeout=PATIENCE_S).status_code == 202
             now = beat(database)
             wait_until(lambda: beat(database) > now)
-            assert sum(not one.done() for one in uploads) >= MOST_WAITING_PER_TENANT
+            assert sum(not one.done() for one in uploads) >= MAX_WAITING_PER_TENANT
         finally:
             gate.opens.set()
         answers = [one.result() for one in uploads]

@@ -9,7 +9,7 @@ import pytest
 from tests.serving.conftest import serving, settings_in
 
 from safelight.errors import InvalidRequest
-from safelight.serving.http.plain import MOST_NESTED, require_plain_values
+from safelight.serving.http.plain import MAX_NESTED, require_plain_values
 
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 1, "width": 64, "height": 64}
 
@@ -98,6 +98,6 @@ def test_nesting_has_an_end() -> None:
             value = [value] if level % 2 else {"a": value}
         return value
 
-    require_plain_values(nested(MOST_NESTED), "body")
+    require_plain_values(nested(MAX_NESTED), "body")
     with pytest.raises(InvalidRequest, match="nest deeper"):
-        require_plain_values(nested(MOST_NESTED + 1), "body")
+        require_plain_values(nested(MAX_NESTED + 1), "body")

@@ -28,7 +28,7 @@ Format = Literal["png", "jpeg", "webp"]
 Detail = Literal["full", "minimal", "none"]
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-LONGEST_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
+MAX_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 JPEG_SEGMENT_BYTES = 65_000
 """64 KB, less the segment's own header."""
 RECORD = "safelight:record"
@@ -48,7 +48,7 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notes:
+class FileNotes:
     """What a file says of itself, before it is put where its format keeps such things."""
 
     record: str = ""
@@ -67,7 +67,7 @@ def encode(
     """The file; `version` is the safelight that drew it, and `lora_hashes` what others call its LoRAs' files."""
     if not 1 <= encoding.quality <= 100:
         raise UnsupportedOption("quality", f"{encoding.quality} is not between 1 and 100")
-    longest = LONGEST_SIDE[encoding.format]
+    longest = MAX_SIDE[encoding.format]
     if max(image.size) > longest:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {longest} pixels a side; use png")
     notes = take_notes(spec, version=version, detail=encoding.metadata, lora_hashes=lora_hashes)
@@ -94,9 +94,9 @@ def encode_plain(image: Image.Image) -> bytes:
 
 def take_notes(
     spec: Denoised | Upscale, *, version: str, detail: Detail, lora_hashes: Mapping[str, str] | None = None
-) -> Notes:
+) -> FileNotes:
     if detail == "none":
-        return Notes()
+        return FileNotes()
     record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
     if isinstance(spec, Upscale):
         # The picture may or may not have come from a model: its own file says.
@@ -108,10 +108,12 @@ def take_notes(
         parameters = write_infotext(spec, version=version, lora_hashes=lora_hashes)
     if detail == "full":
         record["spec"] = spec.model_dump(mode="json")
-    return Notes(record=json.dumps(record), parameters=parameters if detail == "full" else "", source_type=source_type)
+    return FileNotes(
+        record=json.dumps(record), parameters=parameters if detail == "full" else "", source_type=source_type
+    )
 
 
-def png_info(notes: Notes) -> PngInfo:
+def png_info(notes: FileNotes) -> PngInfo:
     info = PngInfo()
     if notes.parameters:
         info.add_text("parameters", notes.parameters)
@@ -124,7 +126,7 @@ def png_info(notes: Notes) -> PngInfo:
     return info
 
 
-def exif(notes: Notes) -> bytes:
+def exif(notes: FileNotes) -> bytes:
     if not notes.parameters:
         return b""
     tags = Image.Exif()
@@ -133,7 +135,7 @@ def exif(notes: Notes) -> bytes:
     return tags.tobytes()
 
 
-def packet(notes: Notes) -> bytes:
+def packet(notes: FileNotes) -> bytes:
     elements = {RECORD: notes.record} if notes.record else {}
     if notes.source_type:
         elements["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPE + notes.source_type

@@ -19,7 +19,7 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.prompts.lora_tags import with_tags
-from safelight.spec import ControlUse, Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
+from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, PinnedControl, Refined, TextToImage
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
 # spaces before them.
@@ -147,7 +147,7 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
     return pairs | {"Version": f"safelight {version}"}
 
 
-def control_pairs(use: ControlUse) -> str:
+def control_pairs(use: PinnedControl) -> str:
     """As ControlNet's extension says it; its pictures are in our own record alone."""
     said = {
         "Module": use.preprocessor,

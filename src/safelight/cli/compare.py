@@ -11,8 +11,8 @@ from safelight.cli import options
 
 if TYPE_CHECKING:
     from safelight.lifecycle.evaluation.gate import Policy
-    from safelight.lifecycle.promotion.ask import Wishes
     from safelight.lifecycle.promotion.report import Report
+    from safelight.lifecycle.promotion.setup import CompareOptions
 
 COMPARE = """\
 [bold]Examples[/]
@@ -75,9 +75,9 @@ def compare(
     Ends with 1 where the second would not pass the policy.
     """
     from safelight.lifecycle.evaluation.gate import read_policy
-    from safelight.lifecycle.promotion.ask import Wishes
+    from safelight.lifecycle.promotion.setup import CompareOptions
 
-    wishes = Wishes(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
+    wishes = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     policy = read_policy(policy_file)
     report, page = judged(before, after, wishes, policy, again=again)
     tell(report, page, policy, as_json=as_json)
@@ -100,24 +100,26 @@ def audit(
     """
     from safelight.errors import InvalidRequest
     from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY, Policy
-    from safelight.lifecycle.promotion.ask import Wishes
+    from safelight.lifecycle.promotion.setup import CompareOptions
 
     bounds = {name: DEFAULT_POLICY.metrics[name] for name in ("copies", "membership_auc")}
-    wishes = Wishes(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
+    wishes = CompareOptions(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
     report, page = judged(name, name, wishes, Policy(metrics=bounds), again=False)
     if "copies" not in report.numbers:
         raise InvalidRequest(report.words[0])
     tell(report, page, Policy(metrics=bounds), as_json=as_json)
 
 
-def judged(before: str | None, after: str, wishes: "Wishes", policy: "Policy", *, again: bool) -> "tuple[Report, Path]":
+def judged(
+    before: str | None, after: str, wishes: "CompareOptions", policy: "Policy", *, again: bool
+) -> "tuple[Report, Path]":
     """The report, measured now or before, and where its page is."""
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from safelight.lifecycle.promotion.ask import ask
     from safelight.lifecycle.promotion.compare import compare
     from safelight.lifecycle.promotion.report import kept_report, report_of, shown_of, write_report
+    from safelight.lifecycle.promotion.setup import ask
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
     from safelight.studio import open_studio

@@ -38,7 +38,7 @@ def control(ctx: typer.Context, as_json: options.Json = False) -> None:
 def list_nets(as_json: options.Json = False) -> None:
     """List the nets there are, and the preprocessors."""
     from safelight.models.checkpoints.control_folder import FOLDERS, ControlFolder
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.models.vision.preprocessors import PREPROCESSORS
     from safelight.settings import Settings
 
@@ -80,7 +80,7 @@ def hint(
     """Make the hint that a net would be shown, to look at it or to retouch it."""
     from safelight.imaging.open_image import open_image
     from safelight.models.checkpoints.control_folder import ControlFolder
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.models.vision.preprocessors import Preprocessors, require_preprocessor
     from safelight.settings import Settings
 

@@ -45,7 +45,7 @@ COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Check:
     level: Level
     name: str
     found: str
@@ -57,7 +57,7 @@ def doctor(as_json: options.Json = False) -> None:
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
-    findings: list[Finding] = []
+    findings: list[Check] = []
     for check in (python, processor, torch_build, device, home, embedded_model, extras):
         for finding in attempt(check, settings):
             findings.append(finding)
@@ -70,35 +70,35 @@ def doctor(as_json: options.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def attempt(check: "Callable[[Settings], list[Finding]]", settings: "Settings") -> list[Finding]:
+def attempt(check: "Callable[[Settings], list[Check]]", settings: "Settings") -> list[Check]:
     """A check that breaks is itself a finding: the rest are still wanted."""
     try:
         return check(settings)
     except Exception as error:  # noqa: BLE001  a broken installation breaks in any way
-        return [Finding(level="fail", name=check.__name__.replace("_", " "), found=f"{type(error).__name__}: {error}")]
+        return [Check(level="fail", name=check.__name__.replace("_", " "), found=f"{type(error).__name__}: {error}")]
 
 
-def show(finding: Finding) -> None:
+def show(finding: Check) -> None:
     mark = typer.style(f"{finding.level:<5}", fg=COLOURS[finding.level])
     typer.echo(f"{mark}{finding.name:<16}{finding.found}")
     if finding.remedy:
         typer.echo(f"{'':<21}-> {finding.remedy}")
 
 
-def python(_settings: "Settings") -> list[Finding]:
-    return [Finding(level="ok", name="python", found=f"{platform.python_version()} at {sys.executable}")]
+def python(_settings: "Settings") -> list[Check]:
+    return [Check(level="ok", name="python", found=f"{platform.python_version()} at {sys.executable}")]
 
 
-def processor(_settings: "Settings") -> list[Finding]:
-    from safelight.models.networks.room import machine_bytes
+def processor(_settings: "Settings") -> list[Check]:
+    from safelight.models.networks.size_estimate import machine_bytes
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = machine_bytes()
-    found = [Finding(level="ok", name="processor", found=f"{cores} cores, {platform.machine()}")]
+    found = [Check(level="ok", name="processor", found=f"{cores} cores, {platform.machine()}")]
     if memory is not None:
         enough = memory >= COMFORTABLE_MEMORY_BYTES
         found.append(
-            Finding(
+            Check(
                 level="ok" if enough else "warn",
                 name="memory",
                 found=f"{memory / 1e9:.1f} GB",
@@ -108,14 +108,14 @@ def processor(_settings: "Settings") -> list[Finding]:
     return found
 
 
-def torch_build(_settings: "Settings") -> list[Finding]:
+def torch_build(_settings: "Settings") -> list[Check]:
     import torch
 
     found = f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    return [Finding(level="ok", name="torch", found=found)]
+    return [Check(level="ok", name="torch", found=found)]
 
 
-def device(settings: "Settings") -> list[Finding]:
+def device(settings: "Settings") -> list[Check]:
     import torch
 
     from safelight.errors import UnsupportedOption
@@ -125,7 +125,7 @@ def device(settings: "Settings") -> list[Finding]:
         placement = choose_placement(settings.device, settings.dtype)
     except UnsupportedOption as error:
         remedy = "unset SAFELIGHT_DEVICE and SAFELIGHT_DTYPE, or install a torch build for this device"
-        return [Finding(level="fail", name="device", found=str(error), remedy=remedy)]
+        return [Check(level="fail", name="device", found=str(error), remedy=remedy)]
     fast = ", ".join(str(dtype).removeprefix("torch.") for dtype in fast_dtypes(placement.device.type))
     found = f"{placement}; fast here: {fast}"
     if placement.device.type == "cuda":
@@ -133,33 +133,31 @@ def device(settings: "Settings") -> list[Finding]:
     elif settings.device == "auto" and shutil.which("nvidia-smi") and torch.version.cuda is None:
         remedy = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
         return [
-            Finding(
-                level="warn", name="device", found=f"{found}; an NVIDIA card but a torch without CUDA", remedy=remedy
-            )
+            Check(level="warn", name="device", found=f"{found}; an NVIDIA card but a torch without CUDA", remedy=remedy)
         ]
-    return [Finding(level="ok", name="device", found=found)]
+    return [Check(level="ok", name="device", found=found)]
 
 
-def home(settings: "Settings") -> list[Finding]:
+def home(settings: "Settings") -> list[Check]:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.home):
             free = shutil.disk_usage(settings.home).free
     except OSError as error:
         remedy = "set SAFELIGHT_HOME to a folder that can be written"
-        return [Finding(level="fail", name="home", found=f"{settings.home}: {error.strerror or error}", remedy=remedy)]
+        return [Check(level="fail", name="home", found=f"{settings.home}: {error.strerror or error}", remedy=remedy)]
     enough = free >= COMFORTABLE_FREE_BYTES
     remedy = "" if enough else "enough for pictures; a full checkpoint takes 2 to 7 GB"
     found = f"{settings.home}, {free / 1e9:.1f} GB free"
-    return [Finding(level="ok" if enough else "warn", name="home", found=found, remedy=remedy)]
+    return [Check(level="ok" if enough else "warn", name="home", found=found, remedy=remedy)]
 
 
-def embedded_model(settings: "Settings") -> list[Finding]:
+def embedded_model(settings: "Settings") -> list[Check]:
     from safelight.models.checkpoints.digest import digest_model
     from safelight.models.checkpoints.families import describe
     from safelight.models.networks.load import load_model
     from safelight.models.networks.placement import choose_placement
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
 
     try:
         folder = open_catalogue(settings).find("mini")
@@ -168,17 +166,17 @@ def embedded_model(settings: "Settings") -> list[Finding]:
         load_model(about, name="mini", digest=digest, placement=choose_placement("cpu", "float32"))
     except SafelightError as error:
         remedy = "reinstall safelight: its package is incomplete"
-        return [Finding(level="fail", name="embedded model", found=str(error), remedy=remedy)]
+        return [Check(level="fail", name="embedded model", found=str(error), remedy=remedy)]
     size = about.defaults
-    return [Finding(level="ok", name="embedded model", found=f"mini {digest[:10]} loads, {size.width}x{size.height}")]
+    return [Check(level="ok", name="embedded model", found=f"mini {digest[:10]} loads, {size.width}x{size.height}")]
 
 
-def extras(_settings: "Settings") -> list[Finding]:
-    found: list[Finding] = []
+def extras(_settings: "Settings") -> list[Check]:
+    found: list[Check] = []
     for extra, (purpose, modules) in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         found.append(
-            Finding(
+            Check(
                 level="warn" if missing else "ok",
                 name=f"extra {extra}",
                 found=f"{purpose}: {'missing ' + ', '.join(missing) if missing else 'installed'}",

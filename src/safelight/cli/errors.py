@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from safelight.errors import InvalidRequest, JobCancelled, SafelightError
 
 
-class Program(TyperGroup):
+class SafelightCommands(TyperGroup):
     """All commands end here, however they end. A class, since Typer has no other door for it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from safelight.lifecycle.evaluation.likeness import Likeness
+    from safelight.lifecycle.evaluation.similarity import ArtworkSimilarity
 
 app = typer.Typer(name="eval", help="How good a model is, in numbers.", no_args_is_help=True)
 EXAMPLES = """\
@@ -57,9 +57,9 @@ def mini(
     from safelight.assets.encode import Encoding
     from safelight.errors import CorruptModel
     from safelight.lifecycle.evaluation.judge import open_judge
-    from safelight.lifecycle.evaluation.likeness import measure_likeness, read_artwork
     from safelight.lifecycle.evaluation.nearest import NEAREST, score_nearest
-    from safelight.lifecycle.evaluation.obedience import draw_sets, scores_of
+    from safelight.lifecycle.evaluation.prompt_adherence import draw_sets, scores_of
+    from safelight.lifecycle.evaluation.similarity import measure_similarity, read_artwork
     from safelight.models.vision.similarity import open_similarity
     from safelight.spec import Draft
     from safelight.studio import open_studio
@@ -92,7 +92,7 @@ def mini(
 
         for drawn in draw_sets(draw, seeds=seeds, limit=limit, heard=heard):
             if real and drawn.name == "concepts":
-                likeness = measure_likeness(drawn.pictures, real, embed)
+                likeness = measure_similarity(drawn.pictures, real, embed)
             scores = scores_of(drawn, judge)
             if real and drawn.name == NEAREST.prompts and (nearest := score_nearest(drawn, real)).asked:
                 scores.append(nearest)
@@ -110,7 +110,7 @@ def mini(
         json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
-def worded(likeness: "Likeness") -> str:
+def worded(likeness: "ArtworkSimilarity") -> str:
     return (
         f"Kernel distance to held-out artwork: {likeness.distance:.1f}, "
         f"that of training artwork {likeness.real_distance:.1f}\n"

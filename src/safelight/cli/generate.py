@@ -16,7 +16,7 @@ from safelight.cli import hints as next_hints
 from safelight.cli import leads, options
 from safelight.cli.kept import kept
 from safelight.cli.options import OUTPUT
-from safelight.cli.out import Album, require_writable
+from safelight.cli.out import PictureFolder, require_writable
 from safelight.errors import InvalidRequest, JobCancelled
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from safelight.assets.encode import Encoding
     from safelight.cli.screen import Screen
     from safelight.models.checkpoints.families import Description
-    from safelight.prompts.several import Expand
+    from safelight.prompts.expand import Expand
     from safelight.settings import Settings
     from safelight.spec import Draft, PartName
     from safelight.studio import Studio
@@ -326,7 +326,7 @@ def generate(
     Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
-    from safelight.prompts.several import expanded
+    from safelight.prompts.expand import expanded
     from safelight.settings import Settings
     from safelight.spec import parse_draft
 
@@ -381,7 +381,7 @@ def generate(
 
     encoding = Encoding(format=format, quality=quality, metadata=metadata)
     with opened_screen(len(drafts), loading=model) if terminal else nullcontext() as screen:
-        album = Album(out, as_json=as_json, quiet=quiet, say=screen.print if screen else typer.echo)
+        album = PictureFolder(out, as_json=as_json, quiet=quiet, say=screen.print if screen else typer.echo)
         draw_into(album, drafts, settings, encoding=encoding, screen=screen)
     if hints or (hints is None and terminal):
         last = album.drawn[-1]
@@ -455,7 +455,7 @@ def require_known(draft: "Draft", settings: "Settings") -> "Description | None":
     from safelight.models.checkpoints.families import describe
     from safelight.models.checkpoints.hub import HUB_ID
     from safelight.models.checkpoints.part_folder import PartFolder
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.prompts.lora_tags import take_loras
 
     catalogue = open_catalogue(settings)
@@ -494,7 +494,12 @@ def opened_screen(pictures: int, *, loading: str) -> "Screen":
 
 
 def draw_into(
-    album: Album, drafts: "Sequence[Draft]", settings: "Settings", *, encoding: "Encoding", screen: "Screen | None"
+    album: PictureFolder,
+    drafts: "Sequence[Draft]",
+    settings: "Settings",
+    *,
+    encoding: "Encoding",
+    screen: "Screen | None",
 ) -> None:
     """Draw all together, and put each into the album as it is finished.
 

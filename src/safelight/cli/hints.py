@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from safelight.spec import Denoised
 
-LONGEST = 200
+MAX_LENGTH = 200
 """Characters; a longer command teaches nothing."""
 
 
@@ -32,7 +32,7 @@ def after(spec: "Denoised", path: Path, *, from_stdin: bool) -> list[str]:
     if not from_stdin:
         said = without(sys.argv[1:], {"--seed", "-s", "--steps", "-n", "--number"})
         lines = [f"  {command(*said, '--seed', spec.seed, '--steps', spec.steps * 2)}", *lines]
-    return ["", "Try next:", *[line for line in lines if len(line) <= LONGEST][:2]]
+    return ["", "Try next:", *[line for line in lines if len(line) <= MAX_LENGTH][:2]]
 
 
 def without(words: list[str], options: set[str]) -> list[str]:

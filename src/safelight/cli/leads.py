@@ -93,7 +93,7 @@ def named(text: str, preprocessors: Sequence[str]) -> dict[str, Any] | None:
 
 def only_adapter(settings: "Settings") -> str:
     from safelight.models.checkpoints.control_folder import ControlFolder
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
 
     known = list(ControlFolder(open_catalogue(settings)).paths("ip-adapter"))
     if len(known) != 1:
@@ -107,7 +107,7 @@ def require_leads(draft: "Draft", settings: "Settings", model: "Description | No
     from safelight.models.adapters.control_file import describe_control, hint_kind
     from safelight.models.adapters.ip_file import require_adapter
     from safelight.models.checkpoints.control_folder import ControlFolder
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.models.vision.preprocessors import require_preprocessor
 
     folder = ControlFolder(open_catalogue(settings))

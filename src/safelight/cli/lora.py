@@ -31,7 +31,7 @@ def lora(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_loras(as_json: options.Json = False) -> None:
     """List the LoRAs under SAFELIGHT_HOME/loras."""
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -56,7 +56,7 @@ def show(
 ) -> None:
     """Show a LoRA: its algorithm, its ranks, the family it seems made for, and keys that nobody knows."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a file should not download gigabytes
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     catalogue = open_catalogue(Settings.from_environment())
@@ -104,7 +104,7 @@ def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
     """How the file fits the model's layers; the model's weights are not read."""
     from safelight.models.adapters.lora import fit
     from safelight.models.checkpoints.families import describe
-    from safelight.models.networks.parts import Outline
+    from safelight.models.networks.components import Outline
     from safelight.models.weights.lora_file import read_lora
 
     outline = Outline(model, describe(catalogue.find(model)))

@@ -24,7 +24,7 @@ from safelight.cli import (
     train,
     upscale,
 )
-from safelight.cli.errors import Program
+from safelight.cli.errors import SafelightCommands
 from safelight.version import __version__
 
 EXAMPLES = """\
@@ -36,7 +36,7 @@ EXAMPLES = """\
   safelight COMMAND --help"""
 
 app = typer.Typer(
-    cls=Program,
+    cls=SafelightCommands,
     name="safelight",
     epilog=EXAMPLES,
     rich_markup_mode="rich",

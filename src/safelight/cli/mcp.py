@@ -45,5 +45,5 @@ def mcp(
     # stdout belongs to the protocol; what happened goes to stderr.
     logging.config.dictConfig(LOGGING)
     # Requests within this process are told by what they do.
-    logging.getLogger("safelight.serving.http.access").setLevel("WARNING")
+    logging.getLogger("safelight.serving.http.access_log").setLevel("WARNING")
     asyncio.run(serve(Api(settings, server=server, key=key, owner=not http), http=(host, port) if http else None))

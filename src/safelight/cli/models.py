@@ -69,7 +69,7 @@ def list_models(
         return
     from safelight.errors import SafelightError
     from safelight.models.checkpoints.families import describe
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -108,9 +108,9 @@ def list_files(kind: str, *, as_json: bool) -> None:
     """Of the other kinds: names, bases as their headers show them, and where they are."""
 
     from safelight.errors import InvalidRequest, SafelightError, nearest
-    from safelight.models.registry.catalogue import open_catalogue
-    from safelight.models.registry.contents import look_into
-    from safelight.models.weights.recognise import KINDS, TITLES
+    from safelight.models.registry.describe_files import look_into
+    from safelight.models.registry.registered_models import open_catalogue
+    from safelight.models.weights.identify import KINDS, TITLES
     from safelight.settings import Settings
 
     if kind not in KINDS:
@@ -145,7 +145,7 @@ def show(
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.checkpoints.digest import digest_model
     from safelight.models.checkpoints.families import describe
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -186,7 +186,7 @@ def export(
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.families import describe
     from safelight.models.networks.export import export_single_file
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     if single_file.suffix != ".safetensors" or single_file.exists():
@@ -203,10 +203,10 @@ def convert(
 ) -> None:
     """Make safetensors of a pickle, in a process of its own that may do little else; nothing in it is run."""
     from safelight.models.weights.convert import convert_pickle
-    from safelight.models.weights.recognise import recognise
+    from safelight.models.weights.identify import identify
 
     header = convert_pickle(given, out)
-    typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {recognise(header) or 'of no kind that is known here'}")
+    typer.echo(f"{out}  {megabytes(out.stat().st_size)}  {identify(header) or 'of no kind that is known here'}")
 
 
 @app.command(epilog=EXAMPLES)
@@ -223,7 +223,7 @@ def join(
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.families import describe
     from safelight.models.networks.join import join as join_files
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -240,7 +240,7 @@ def join(
 def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[Pointing]]":
     """The version of that name, where neither the embedded model nor a folder of ours has it; its aliases' turns."""
     from safelight.errors import UnknownVersion
-    from safelight.models.registry.catalogue import has_any
+    from safelight.models.registry.registered_models import has_any
     from safelight.models.registry.registry import open_registry
     from safelight.models.registry.version import Reference
 

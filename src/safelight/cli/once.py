@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedPicture:
     image: "Image.Image"
     asset_id: str
     seconds: float
 
 
-async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> Finished:
+async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
     from safelight.events import Decoded, Failed, Stored
     from safelight.pipeline import generate
 
@@ -31,7 +31,7 @@ async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -
                     image = event.image
                 case Stored():
                     assert image is not None
-                    return Finished(image=image, asset_id=event.asset_id, seconds=event.seconds)
+                    return FinishedPicture(image=image, asset_id=event.asset_id, seconds=event.seconds)
                 case Failed():
                     raise event.error
                 case _:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from safelight.api import Drawn
     from safelight.assets.store import AssetStore
 
-LEAST_FREE_BYTES = 2**20
+MIN_FREE_BYTES = 2**20
 
 
-class Album:
+class PictureFolder:
     """A folder of finished pictures with readable names; says of each where it is."""
 
     def __init__(self, folder: Path, *, as_json: bool, quiet: bool, say: Callable[[str], None]) -> None:
@@ -75,7 +75,7 @@ def require_writable(folders: Iterable[Path]) -> None:
         except OSError as error:
             raise StorageFailed(f"cannot write to {folder}: {error.strerror or error}; {remedy(folder)}") from None
         # Some network file systems report nothing at all.
-        if usage.total and usage.free < LEAST_FREE_BYTES:
+        if usage.total and usage.free < MIN_FREE_BYTES:
             raise StorageFailed(f"cannot write to {folder}: its disk is full; {remedy(folder)}")
 
 

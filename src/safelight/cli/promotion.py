@@ -43,13 +43,13 @@ def promote(
     """
     from safelight.cli.versions import told_line
     from safelight.lifecycle.evaluation.gate import read_policy
-    from safelight.lifecycle.promotion.ask import Wishes
     from safelight.lifecycle.promotion.promote import promote as move
+    from safelight.lifecycle.promotion.setup import CompareOptions
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     policy = read_policy(policy_file)
-    wishes = Wishes(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
+    wishes = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     with open_registry(Settings.from_environment()) as registry:
         version = registry.resolve(name)
         report, page = compare.judged(against, version.reference, wishes, policy, again=False)

@@ -102,7 +102,7 @@ def what_to_draw(
     """
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.spec import NUM_SEEDS, Upscale, parse_draft
 
     if found.producer == "unknown":

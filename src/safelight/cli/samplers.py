@@ -76,7 +76,7 @@ def plot(
     from safelight.diffusion.samplers import find_sampler
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.families import describe
-    from safelight.models.registry.catalogue import open_catalogue
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     sampler = find_sampler(name)

@@ -62,9 +62,9 @@ def scratch(
     from safelight.settings import Settings
 
     with needing("train"):
-        from safelight.lifecycle.mini.scratch import Orders, train_all, train_stage
+        from safelight.lifecycle.mini.scratch import ScratchOptions, train_all, train_stage
 
-    orders = Orders(
+    orders = ScratchOptions(
         out=out,
         minutes=minutes,
         steps=steps,

@@ -17,7 +17,7 @@ from safelight.lifecycle.training.recipe import KINDS, AnyRecipe, Recipe, parse_
 from safelight.version import __version__
 
 if TYPE_CHECKING:
-    from safelight.lifecycle.training.news import Finished, News
+    from safelight.lifecycle.training.events import TrainingEvent, TrainingFinished
 
 HELP = {
     "lora": "Teach a model a style or a subject, as a small file that `generate --lora` takes.",
@@ -133,7 +133,7 @@ def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) ->
         (tell_lines if as_json else watch)(news, recipe)
 
 
-def tell_lines(news: "Generator[News, None, None]", _recipe: AnyRecipe) -> None:
+def tell_lines(news: "Generator[TrainingEvent, None, None]", _recipe: AnyRecipe) -> None:
     """Each piece of news as a line of JSON."""
     from dataclasses import asdict
 
@@ -141,18 +141,26 @@ def tell_lines(news: "Generator[News, None, None]", _recipe: AnyRecipe) -> None:
         typer.echo(json.dumps({"event": type(item).__name__.lower(), **asdict(item)}, default=str))
 
 
-def watch(news: "Generator[News, None, None]", recipe: AnyRecipe) -> None:
+def watch(news: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> None:
     """A bar with loss, speed and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from safelight.lifecycle.training.news import Finished, Prepared, Preparing, Sampled, Saved, Trained, Validated
+    from safelight.lifecycle.training.events import (
+        Prepared,
+        Preparing,
+        Sampled,
+        Saved,
+        TrainingFinished,
+        Updated,
+        Validated,
+    )
 
     console = Console()
     console.print(recipe.to_yaml().rstrip(), style="dim", markup=False, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[pace]}")
     bar = Progress(*columns, TimeRemainingColumn(compact=True), console=console, expand=True, transient=True)
-    pace, ending = Pace(), list[str]()
+    pace, ending = Smoothed(), list[str]()
     with bar:
         task = bar.add_task("opening the model", total=None, pace="")
         for item in news:
@@ -163,7 +171,7 @@ def watch(news: "Generator[News, None, None]", recipe: AnyRecipe) -> None:
                     for line in prepared(item):
                         bar.console.print(line, markup=False, highlight=False)
                     bar.update(task, description="training", completed=0, total=None)
-                case Trained():
+                case Updated():
                     bar.update(task, description="training", completed=item.step, total=item.total_steps,
                                pace=pace.words(item.step, item.loss))  # fmt: skip
                 case Validated():
@@ -172,13 +180,13 @@ def watch(news: "Generator[News, None, None]", recipe: AnyRecipe) -> None:
                     bar.console.print(f"step {item.step}: samples in {item.path}", soft_wrap=True)
                 case Saved():
                     pass
-                case Finished():
+                case TrainingFinished():
                     ending = finished(item)
     for line in ending:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-class Pace:
+class Smoothed:
     """Loss and speed, smoothed so that they can be read."""
 
     def __init__(self) -> None:
@@ -203,7 +211,7 @@ def prepared(item: Any) -> list[str]:
     return [*item.notes, f"{item.num_pictures} pictures ({sizes}){held}, dataset {item.dataset_digest[:10]}"]
 
 
-def finished(item: "Finished") -> list[str]:
+def finished(item: "TrainingFinished") -> list[str]:
     from safelight.cli.hints import command
 
     early = ", stopped early" if item.stopped_early else ""

@@ -80,7 +80,7 @@ def add(
     from safelight.errors import InvalidRequest
     from safelight.models.registry.licences import licence_of
     from safelight.models.registry.registry import open_registry
-    from safelight.models.weights.recognise import Kind
+    from safelight.models.weights.identify import Kind
     from safelight.settings import Settings
 
     if restriction and not licence:
@@ -201,7 +201,7 @@ def facts(version: "Version") -> dict[str, Any]:
 
 def rows(version: "Version") -> dict[str, Any]:
     """All that is recorded, for people; what is not known is left out."""
-    from safelight.models.weights.recognise import TITLES
+    from safelight.models.weights.identify import TITLES
 
     lineage = version.lineage
     found = {
@@ -225,7 +225,7 @@ def rows(version: "Version") -> dict[str, Any]:
 
 
 def line(version: "Version") -> str:
-    from safelight.models.weights.recognise import TITLES
+    from safelight.models.weights.identify import TITLES
 
     base = f" for {TITLES.get(version.base, version.base)}" if version.base else ""
     return f"{version.reference}  {version.kind}{base}  {megabytes(version.size_bytes)}  {version.digest[:10]}"

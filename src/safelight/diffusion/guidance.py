@@ -16,7 +16,7 @@ def guide(cond: Latents, uncond: Latents, scale: PerRow) -> Latents:
     return uncond + scale.view(-1, 1, 1, 1) * (cond - uncond)
 
 
-def look(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Latents:
+def guide_image(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Latents:
     """InstructPix2Pix's second guidance (arXiv:2211.09800, equation 3), towards a picture that the network sees.
 
     `guided` went from `seeing` towards the prompt; scale is the paper's s_I, and at 1 `blind` cancels out.
@@ -24,7 +24,7 @@ def look(guided: Latents, seeing: Latents, blind: Latents, scale: PerRow) -> Lat
     return guided + (scale.view(-1, 1, 1, 1) - 1) * (seeing - blind)
 
 
-def lead_away(guided: Latents, good: Latents, worse: Latents, scale: PerRow) -> Latents:
+def guide_away(guided: Latents, good: Latents, worse: Latents, scale: PerRow) -> Latents:
     """Away from what the network says with a handicap, towards and past what it says without one.
 
     The handicap is perturbed attention (arXiv:2403.17377), or a latent that is blurred in part (arXiv:2210.00939).

@@ -41,12 +41,12 @@ MODEL_KEYS = frozenset(
     """.split()
 )
 
-MOST_SHIFT = 1.15
+MAX_SHIFT = 1.15
 """`max_shift` where a configuration leaves it out; with `base_shift` and the two lengths below, diffusers' defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class StepSpacing:
     """How diffusers' pipelines of one family lay their steps, beside what the scheduler's configuration says."""
 
     evenly: bool = False
@@ -63,7 +63,7 @@ def schedule_for(
     *,
     steps: int,
     strength: float = 1.0,
-    pace: Pace = Pace(),
+    pace: StepSpacing = StepSpacing(),
     cache: Path | None = None,
 ) -> Schedule:
     """The table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
@@ -78,7 +78,12 @@ def schedule_for(
 
 
 def count_steps(
-    sampler: Sampler | str, model_config: Mapping[str, Any], *, steps: int, strength: float = 1.0, pace: Pace = Pace()
+    sampler: Sampler | str,
+    model_config: Mapping[str, Any],
+    *,
+    steps: int,
+    strength: float = 1.0,
+    pace: StepSpacing = StepSpacing(),
 ) -> int:
     """How many steps `schedule_for` makes of the same arguments; raises as it does, and compiles nothing."""
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
@@ -99,7 +104,7 @@ def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     return steps - kept
 
 
-def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: Pace) -> dict[str, Any]:
+def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing) -> dict[str, Any]:
     """Everything but steps and start that a table depends on."""
     # A config saved by diffusers lists the keys that nobody chose; another class may have a better default.
     unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
@@ -140,7 +145,7 @@ def _mu(config: Mapping[str, Any], patches: int | None) -> float:
             "use_dynamic_shifting", "its schedule depends on the picture's size, which is not known"
         )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    least, most = config.get("base_shift", 0.5), config.get("max_shift", MOST_SHIFT)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", MAX_SHIFT)
     slope = (most - least) / (many - few)
     return patches * slope + (least - slope * few)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from safelight.engine.job import Job, Told
+from safelight.engine.job import EncodedPrompts, Job
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Row
@@ -18,7 +18,7 @@ from safelight.prompts.prompt_schedule import parts_of, unroll
 from safelight.spec import Denoised, Variation
 
 CACHE_BYTES = 64 * 2**20
-MOST_CHUNKS = 256
+MAX_CHUNKS = 256
 """Chunks of all the prompts that one job goes through: a bound on memory."""
 
 Reading = tuple[Prompt, tuple[tuple[str, float], ...]]
@@ -82,7 +82,7 @@ def strands_of(job: Job) -> list[Strand]:
     """The prompts that AND joins, and the negative one if the network will be asked about it."""
     model = job.model
     # A LoRA changes what all words mean, those of the negative prompt too.
-    loras = tuple((worn.lora.digest, worn.text_weight) for worn in job.loras if any(worn.on_text()))
+    loras = tuple((active.lora.digest, active.text_weight) for active in job.loras if any(active.on_text()))
     prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, name=model.name)
     if len(asked := {prompt for strand in prompts for prompt in strand}) > 2:  # else each is bounded on its own
         require_bounded(asked, model.text_encoders[0].tokenizer)
@@ -100,16 +100,16 @@ def prompts_of(
     """
     words = [part.words for part in parts_of(spec.prompt)]
     joined = len(words) > 1
-    if not about.contrasts and joined:
+    if not about.supports_cfg and joined:
         raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
-    if joined or (spec.guidance > 1 and about.contrasts):
+    if joined or (spec.guidance > 1 and about.supports_cfg):
         words.append(spec.negative_prompt)
     return [tuple(prompt_of(spec, embeddings, text) for text in unroll(one, passes)) for one in words]
 
 
 def rows_of(job: Job) -> tuple[Row, ...]:
     """What is applied to each text encoder; T5 is the last."""
-    by_lora = [worn.on_text() for worn in job.loras]
+    by_lora = [active.on_text() for active in job.loras]
     return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.readers)))
 
 
@@ -127,27 +127,27 @@ def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
         InvalidRequest: weights that cannot be, or more chunks than one job may have.
     """
     num_chunks = sum(len(chunks_of(prompt, tokenizer)) for prompt in prompts)
-    if num_chunks > MOST_CHUNKS:
-        raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MOST_CHUNKS}")
+    if num_chunks > MAX_CHUNKS:
+        raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
 
 
-def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Told:
+def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:
     positive, rest = strands[: job.num_parts], strands[job.num_parts :]
-    return Told(
+    return EncodedPrompts(
         positive=tuple(positive),
         weights=tuple(part.weight for part in parts_of(job.spec.prompt)),
         negative=negative(job, rest[0]) if rest else None,
     )
 
 
-def told_picture(job: Job, eye: ImageEncoder) -> Told:
+def told_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
     """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
     assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
     seen = Conditioning(eye.look(job.pictures[job.spec.init])[None], None)
-    return Told(
+    return EncodedPrompts(
         positive=((seen,) * job.total_steps,),
         weights=(1.0,),
-        negative=(zeros_like(seen),) * job.total_steps if job.contrasted else None,
+        negative=(zeros_like(seen),) * job.total_steps if job.uses_cfg else None,
     )
 
 

@@ -16,7 +16,7 @@ from safelight.diffusion.advance import Rows
 from safelight.engine.conditioning import Conditionings
 from safelight.engine.decoder import Decoder
 from safelight.engine.job import Job
-from safelight.engine.prepare import next_walk, prepare, refine
+from safelight.engine.prepare import next_trajectory, prepare, refine
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import JobFailed, OutOfMemory, SafelightError
@@ -70,10 +70,10 @@ class Engine:
     def begin(self, batch: Sequence[Job]) -> list[Job]:
         """Prepare newcomers and encode their prompts in one call; returns those that can take a step."""
         for job in batch:
-            if job.walk is None:
+            if job.trajectory is None:
                 self.isolate([job], self.prepare)
         # Encoded second: what a prompt says in which step depends on how many steps there are.
-        newcomers = [job for job in batch if job.state == "waiting" and job.walk is not None]
+        newcomers = [job for job in batch if job.state == "waiting" and job.trajectory is not None]
         if newcomers:
             self.isolate(newcomers, self.conditionings.fill)
             for job in newcomers:
@@ -133,7 +133,7 @@ class Engine:
             if job.state != "running" or not job.now.finished:
                 continue
             if job.highres is not None and not job.enlarged:
-                self.isolate([job], self.walk_again)
+                self.isolate([job], self.second_pass)
             elif job.refiner is not None:
                 self.isolate([job], self.refine)
             else:
@@ -156,9 +156,9 @@ class Engine:
             refine(job, self.cache)
         self.conditionings.fill(jobs)
 
-    def walk_again(self, jobs: Sequence[Job]) -> None:
+    def second_pass(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            next_walk(job, self.cache)
+            next_trajectory(job, self.cache)
 
     def decoded(self, job: Job, result: Image.Image | Exception) -> None:
         """Called by the thread that decodes; the scheduler has let go of the job already."""

@@ -16,8 +16,8 @@ from safelight.errors import UnsupportedOption
 from safelight.imaging.canvas import Box, upscale
 from safelight.models.adapters import control
 from safelight.models.adapters.control import ControlNet, Features
-from safelight.models.adapters.control_shelf import NOTHING, Led
-from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.adapters.control_cache import NOTHING, ActiveControls
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.hooks import picture_prompts
 from safelight.models.hooks.adapters import Row
 from safelight.models.networks.encode import Conditioning
@@ -69,7 +69,7 @@ class Overlay:
 
 
 @dataclass(slots=True, kw_only=True)
-class Walk:
+class Trajectory:
     """One way from noise to a latent: a schedule, and where the job stands in it."""
 
     schedule: Schedule
@@ -102,7 +102,7 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class EncodedPrompts:
     """What the network is told of a job; the tuples hold an entry for each step, those of the second walk after the
     first's. Entries of steps that are told the same are the same object."""
 
@@ -119,11 +119,11 @@ class Job:
     spec: Denoised
     model: Model
     pictures: "Pictures"
-    loras: tuple[Worn, ...] = ()
+    loras: tuple[ActiveLora, ...] = ()
     """Those of the spec, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
-    led: Led = NOTHING
+    led: ActiveControls = NOTHING
     """The controls and picture prompts of the spec, in memory."""
     refiner: Model | None = None
     """What will draw the rest, in memory; None once it does."""
@@ -138,10 +138,10 @@ class Job:
     paused: bool = False
     cancelled: bool = False
     generator: torch.Generator | None = None
-    told: Told | None = None
+    told: EncodedPrompts | None = None
     num_parts: int = field(init=False)
     """Prompts joined by AND, each with a row of its own in every call."""
-    walk: Walk | None = None
+    trajectory: Trajectory | None = None
     enlarged: bool = False
     """In the second walk of highres."""
     steps_before: int = 0
@@ -164,9 +164,9 @@ class Job:
         return self.spec.highres if isinstance(self.spec, TextToImage) else None
 
     @property
-    def now(self) -> Walk:
-        assert self.walk is not None, "the job has not been prepared"
-        return self.walk
+    def now(self) -> Trajectory:
+        assert self.trajectory is not None, "the job has not been prepared"
+        return self.trajectory
 
     @property
     def tiling(self) -> Tiling | None:
@@ -187,9 +187,9 @@ class Job:
     @property
     def guided(self) -> bool:
         """Guidance acts in the coming call."""
-        if self.spec.guidance <= 1 or not self.model.description.contrasts:
+        if self.spec.guidance <= 1 or not self.model.description.supports_cfg:
             return False
-        if self.walk is None:
+        if self.trajectory is None:
             return True
         interval = self.spec.guidance_interval
         return interval.start <= self.progress < interval.end
@@ -203,51 +203,51 @@ class Job:
     @property
     def adapted(self) -> Row:
         """What is applied to the UNet in the coming call."""
-        return tuple(applied for worn in self.loras for applied in worn.on_unet(self.progress))
+        return tuple(applied for active in self.loras for applied in active.on_unet(self.progress))
 
     def steered(self, *, negative: bool) -> control.Row:
         """What controls the coming call; `negative`: in the row that guidance leads away from."""
-        walk = self.now
-        pairs = zip(self.led.controls, walk.features, strict=True)
+        trajectory = self.now
+        pairs = zip(self.led.controls, trajectory.features, strict=True)
         return tuple(
             steer
             for one, features in pairs
-            for steer in one.on(features, step=walk.step, steps=walk.schedule.steps, negative=negative)
+            for steer in one.on(features, step=trajectory.step, steps=trajectory.schedule.steps, negative=negative)
         )
 
     def looked_at(self, *, negative: bool) -> picture_prompts.Row:
         """The pictures that the coming call looks at."""
-        walk = self.now
+        trajectory = self.now
         return tuple(
             seen
             for one in self.led.pictures
-            for seen in one.on(step=walk.step, steps=walk.schedule.steps, negative=negative)
+            for seen in one.on(step=trajectory.step, steps=trajectory.schedule.steps, negative=negative)
         )
 
     @property
-    def contrasted(self) -> bool:
+    def uses_cfg(self) -> bool:
         """The coming call also asks about the negative prompt, which is what AND measures its parts against."""
         return self.guided or self.num_parts > 1
 
     @property
-    def blinded(self) -> bool:
+    def uses_image_cfg(self) -> bool:
         """The coming call also asks what the network draws without seeing the picture that is edited."""
         return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
 
     @property
-    def perturbed(self) -> bool:
+    def uses_pag(self) -> bool:
         """The coming call also asks what the network draws without structure."""
         return self.spec.pag_scale > 0
 
     @property
-    def degraded(self) -> bool:
+    def uses_sag(self) -> bool:
         """After the coming call, the network is asked once more: about the latent with a blur on what it looked at."""
         return self.spec.sag_scale > 0
 
     @property
     def rows(self) -> int:
         """Network rows in the coming call, and in the one that follows from it."""
-        return self.num_parts + self.contrasted + self.blinded + self.perturbed + self.degraded
+        return self.num_parts + self.uses_cfg + self.uses_image_cfg + self.uses_pag + self.uses_sag
 
     @property
     def size(self) -> tuple[int, int]:
@@ -271,7 +271,7 @@ class Job:
     @property
     def step(self) -> int:
         """Steps finished, those of an earlier walk included."""
-        return self.steps_before + (0 if self.walk is None else self.walk.step)
+        return self.steps_before + (0 if self.trajectory is None else self.trajectory.step)
 
     @property
     def total_steps(self) -> int:

@@ -17,8 +17,8 @@ from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.errors import EngineStopped, SafelightError, UnsupportedOption
 from safelight.events import Cancelled, Decoded, Event, Failed
-from safelight.models.adapters.control_shelf import Led
-from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.adapters.control_cache import ActiveControls
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.backends.denoiser import Denoiser
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Lease
@@ -41,16 +41,16 @@ class LocalBackend:
         refiner_for: Callable[[Denoised], Model | None] = lambda _spec: None,
         embedding_for: Callable[[PinnedEmbedding], Embedding] | None = None,
         budget_megapixels: Callable[[Model], float],
-        loras_for: Callable[[Denoised, Model], tuple[Worn, ...]] | None = None,
-        led_by: Callable[[Denoised, Model, Mapping[str, Image.Image]], Led] | None = None,
-        room_for: Callable[[Denoised], Awaitable[Lease]] | None = None,
+        loras_for: Callable[[Denoised, Model], tuple[ActiveLora, ...]] | None = None,
+        led_by: Callable[[Denoised, Model, Mapping[str, Image.Image]], ActiveControls] | None = None,
+        acquire: Callable[[Denoised], Awaitable[Lease]] | None = None,
         enlarge: Enlarge = by_lanczos,
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
         """`room_for` waits until what a spec needs may be in memory, where it then stays until the lease ends."""
         self.model_for = model_for
-        self.room_for = room_for
+        self.acquire = acquire
         self.enlarge = enlarge
         self.leases: dict[str, Lease] = {}
         """By job, until its last event."""
@@ -79,7 +79,7 @@ class LocalBackend:
         Raises:
             SafelightError: the model, a LoRA or an embedding cannot be had, or the backend is closed.
         """
-        lease = await self.room_for(spec) if self.room_for else None
+        lease = await self.acquire(spec) if self.acquire else None
         try:
             job = await self.job_for(spec, pictures, tenant=tenant, priority=priority)
         except BaseException as error:
@@ -120,7 +120,7 @@ class LocalBackend:
         loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
         embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
         leads = spec.controls or spec.picture_prompts
-        led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else Led()
+        led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else ActiveControls()
         return Job(
             id=uuid.uuid4().hex,
             spec=spec,
@@ -136,12 +136,12 @@ class LocalBackend:
             preview_every=self.preview_every,
         )
 
-    def loras_of(self, spec: Denoised, model: Model) -> tuple[Worn, ...]:
+    def loras_of(self, spec: Denoised, model: Model) -> tuple[ActiveLora, ...]:
         if self.loras_for is None:
             raise UnsupportedOption("loras", "this engine was opened without a folder of LoRAs")
         return self.loras_for(spec, model)
 
-    def led(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Led:
+    def led(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> ActiveControls:
         if self.led_by is None:
             raise UnsupportedOption(
                 "controls", "this engine was opened without a folder of ControlNets and IP-Adapters"

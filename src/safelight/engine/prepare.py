@@ -16,17 +16,17 @@ from PIL import Image, ImageFilter, ImageOps
 
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.schedule import HISTORY, Schedule
-from safelight.diffusion.schedules import Pace, schedule_for
+from safelight.diffusion.schedules import StepSpacing, schedule_for
 from safelight.diffusion.shapes import Latent
-from safelight.engine.job import Blend, Job, Overlay, Walk
+from safelight.engine.job import Blend, Job, Overlay, Trajectory
 from safelight.errors import UnsupportedOption
 from safelight.imaging.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.models.adapters.control import Features
-from safelight.models.adapters.control_shelf import NOTHING
+from safelight.models.adapters.control_cache import NOTHING
 from safelight.models.checkpoints.families import Description
+from safelight.models.hooks.attention_mask import middle_of
 from safelight.models.hooks.freeu import levels_of
-from safelight.models.hooks.perturbed import Perturbations
-from safelight.models.hooks.salience import middle_of
+from safelight.models.hooks.pag import PerturbedAttention
 from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
 from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
@@ -52,15 +52,15 @@ def prepare(job: Job, *, cache: Path | None) -> None:
     job.generator = seeded(job.spec.seed)
     match job.spec:
         case TextToImage():
-            job.walk = from_noise(job, cache)
+            job.trajectory = from_noise(job, cache)
         case ImageToImage():
-            job.walk = from_picture(job, job.spec, cache)
+            job.trajectory = from_picture(job, job.spec, cache)
         case Inpaint():
-            job.walk = from_masked_picture(job, job.spec, cache)
+            job.trajectory = from_masked_picture(job, job.spec, cache)
         case Edit():
-            job.walk = from_instruction(job, job.spec, cache)
+            job.trajectory = from_instruction(job, job.spec, cache)
         case Variation():
-            job.walk = from_noise(job, cache)
+            job.trajectory = from_noise(job, cache)
     job.now.features = features_of(job)
     first = job.now.schedule
     if job.highres is None:
@@ -78,7 +78,7 @@ class Guidable(Protocol):
     @property
     def unet(self) -> Any: ...
     @property
-    def perturbed(self) -> Perturbations: ...
+    def perturbed(self) -> PerturbedAttention: ...
 
 
 def require_guidable(spec: Denoised, models: Sequence[Guidable]) -> None:
@@ -104,15 +104,15 @@ def require_mask_where_one_is_read(spec: Denoised, about: Description, *, name: 
         raise UnsupportedOption("model", f"{name} is made for inpainting: give it {missing}")
 
 
-def from_noise(job: Job, cache: Path | None) -> Walk:
+def from_noise(job: Job, cache: Path | None) -> Trajectory:
     schedule = plan(job, cache, steps=job.spec.steps)
-    return walk_from(schedule, fresh(job) * schedule.initial_scale)
+    return trajectory_from(schedule, fresh(job) * schedule.initial_scale)
 
 
-def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Walk:
+def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Trajectory:
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     init = to_latent(job, fit_to(enlarged(job, spec), spec.width, spec.height, spec.fit))
-    return walk_from(schedule, noised(schedule, init, fresh(job)))
+    return trajectory_from(schedule, noised(schedule, init, fresh(job)))
 
 
 def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
@@ -124,7 +124,7 @@ def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
     return job.enlarge(image, scale, spec.tiles.upscaler)
 
 
-def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Walk:
+def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Trajectory:
     """From noise, or at less strength from the noised picture; the network sees the picture in either case."""
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
@@ -132,15 +132,15 @@ def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Walk:
     with job.model.vae_lock:
         seen = encode_plainly(job.model.vae, from_pil(image)[None].to(device))[0]
     if spec.strength == 1:
-        walk = walk_from(schedule, fresh(job) * schedule.initial_scale)
+        trajectory = trajectory_from(schedule, fresh(job) * schedule.initial_scale)
     else:
         init = to_latent(job, image)
-        walk = walk_from(schedule, noised(schedule, init, fresh(job)))
-    walk.extra_channels = seen
-    return walk
+        trajectory = trajectory_from(schedule, noised(schedule, init, fresh(job)))
+    trajectory.extra_channels = seen
+    return trajectory
 
 
-def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:
+def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Trajectory:
     """Both ways of inpainting: a network that takes the mask (9 channels), or blending after every call."""
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     native = job.model.description.inpaints_natively
@@ -153,15 +153,15 @@ def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Walk:
     else:
         assert init is not None
         start = noised(schedule, init, noise)
-    walk = walk_from(schedule, start)
+    trajectory = trajectory_from(schedule, start)
 
     if native:
-        walk.extra_channels = mask_channels(job, image, mask)
+        trajectory.extra_channels = mask_channels(job, image, mask)
     else:
         assert init is not None
         fresh(job)  # diffusers encodes the masked picture here too; its draw keeps our generator in step
-        walk.blend = Blend(mask=latent_sized(mask, job), init=init, noise=noise)
-    return walk
+        trajectory.blend = Blend(mask=latent_sized(mask, job), init=init, noise=noise)
+    return trajectory
 
 
 def mask_channels(job: Job, image: Image.Image, mask: Image.Image) -> torch.Tensor:
@@ -201,7 +201,7 @@ def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:
     return hard.filter(ImageFilter.MaxFilter(reach)) if spec.soft_mask else hard
 
 
-def next_walk(job: Job, cache: Path | None) -> None:
+def next_trajectory(job: Job, cache: Path | None) -> None:
     """The second pass of highres: the first result, enlarged, walked down again from part of the noise."""
     highres, first = job.highres, job.now
     assert highres is not None
@@ -218,8 +218,8 @@ def next_walk(job: Job, cache: Path | None) -> None:
         if highres.upscaler != "lanczos":
             small = job.enlarge(small, highres.scale, highres.upscaler)
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
-    job.walk = walk_from(schedule, noised(schedule, init, fresh(job)))
-    job.walk.features = features_of(job)
+    job.trajectory = trajectory_from(schedule, noised(schedule, init, fresh(job)))
+    job.trajectory.features = features_of(job)
 
 
 def until_refined(job: Job, schedule: Schedule) -> Schedule:
@@ -263,12 +263,12 @@ def refine(job: Job, cache: Path | None) -> None:
     # A thousandth of a step more, or the share could round to a step fewer.
     strength = (left + 0.001) / steps
     schedule = schedule_for(job.spec.sampler, about, steps=steps, strength=strength, cache=cache)
-    job.walk = walk_from(schedule, before.latents[0])
+    job.trajectory = trajectory_from(schedule, before.latents[0])
     if isinstance(job.spec, Inpaint):
         go_on_masked(job, job.spec, before)
 
 
-def go_on_masked(job: Job, spec: Inpaint, before: Walk) -> None:
+def go_on_masked(job: Job, spec: Inpaint, before: Trajectory) -> None:
     """As the model before, or where one of the two takes masks and the other blends, in the way of the one at hand."""
     native = job.model.description.inpaints_natively
     if native == (before.blend is None):
@@ -312,15 +312,15 @@ def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> 
     return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace, cache=cache)
 
 
-def pace_for(about: Description, size: tuple[int, int]) -> Pace:
+def pace_for(about: Description, size: tuple[int, int]) -> StepSpacing:
     """`size` is the picture's width and height in pixels."""
     width, height = (side // about.vae_scale // about.patch for side in size)
     return replace(about.family.pace, patches=height * width)
 
 
-def walk_from(schedule: Schedule, start: Latent) -> Walk:
+def trajectory_from(schedule: Schedule, start: Latent) -> Trajectory:
     past = [torch.zeros_like(start)] * HISTORY
-    return Walk(schedule=schedule, latents=[start, *past[1:]], outputs=list(past))
+    return Trajectory(schedule=schedule, latents=[start, *past[1:]], outputs=list(past))
 
 
 def noised(schedule: Schedule, init: Latent, noise: Latent) -> Latent:

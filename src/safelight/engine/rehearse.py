@@ -21,8 +21,8 @@ from safelight.engine.prepare import (
 )
 from safelight.imaging.canvas import fit_to
 from safelight.models.checkpoints.families import Description
+from safelight.models.networks.components import Outline
 from safelight.models.networks.encode import Prompt, check_depth
-from safelight.models.networks.parts import Outline
 from safelight.models.networks.textual_inversion import Embedding
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 

@@ -7,18 +7,18 @@ from typing import get_args
 import torch
 
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, degrade, guide, lead_away, look, rescale
+from safelight.diffusion.guidance import compose, degrade, guide, guide_away, guide_image, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents, Masks
-from safelight.engine.asks import About, Ask, asks_of, conditions_for, follow_ups
-from safelight.engine.job import Job, Walk
+from safelight.engine.job import Job, Trajectory
+from safelight.engine.rows import NetworkRow, RowKind, conditions_for, first_rows, follow_ups
 from safelight.models.backends.denoiser import Denoiser
 from safelight.models.backends.tiled import tiled
-from safelight.models.hooks.salience import Salience
+from safelight.models.hooks.attention_mask import AttentionMask
 from safelight.models.networks.load import Model
 from safelight.spec import Edit
 
-MOST_TILES = 128
+MAX_TILES = 128
 """In one call of the network."""
 
 
@@ -31,36 +31,38 @@ class Runner:
     def denoise(self, batch: Sequence[Job], rows: Rows, *, budget_megapixels: float = math.inf) -> Latents:
         """What the network predicts for each job, guidance applied; (b, c, h, w) float32.
 
-        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls. What
-        some jobs ask next depends on what they were told: these share a second call.
+        A canvas drawn in tiles may have more of them than the budget allows at once: it is then several calls. Rows
+        that need an output of the first call share a second one.
         """
         denoise = self.denoiser_over(batch[0], budget_megapixels)
         latents = torch.stack([job.now.latents[0] for job in batch])
-        asks = asks_of(batch)
-        after = follow_ups(batch, asks)
-        salience = Salience([place in after for place in range(len(asks))]) if after else None
-        outputs = answers(denoise, batch, rows, asks, latents, salience=salience)
-        if salience is not None:
-            assert salience.masks is not None
+        network_rows = first_rows(batch)
+        after = follow_ups(batch, network_rows)
+        attention_mask = AttentionMask([place in after for place in range(len(network_rows))]) if after else None
+        outputs = answers(denoise, batch, rows, network_rows, latents, attention_mask=attention_mask)
+        if attention_mask is not None:
+            assert attention_mask.masks is not None
             again = [*after.values()]
-            latents = degraded(batch, rows, again, latents, outputs[[*after]], salience.masks)
+            latents = degraded(batch, rows, again, latents, outputs[[*after]], attention_mask.masks)
             outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents)])
-            asks += again
-        return with_guidance(batch, asks, outputs)
+            network_rows += again
+        return with_guidance(batch, network_rows, outputs)
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
-        walks = [job.now for job in batch]
-        histories = [[output, *walk.outputs[:-1]] for walk, output in zip(walks, outputs, strict=True)]
-        past_latents = stacked([walk.latents[: rows.depth] for walk in walks])
+        trajectories = [job.now for job in batch]
+        histories = [
+            [output, *trajectory.outputs[:-1]] for trajectory, output in zip(trajectories, outputs, strict=True)
+        ]
+        past_latents = stacked([trajectory.latents[: rows.depth] for trajectory in trajectories])
         past_outputs = stacked([history[: rows.depth] for history in histories])
         moved = advance(past_latents, past_outputs, rows, self.noise(batch))
-        moved = [blended(walk, latent) for walk, latent in zip(walks, moved, strict=True)]
-        for walk, history, latent in zip(walks, histories, moved, strict=True):
-            walk.outputs = history
-            walk.latents = [latent, *walk.latents[:-1]]
-            walk.fresh_noise = None
-            walk.row += 1
+        moved = [blended(trajectory, latent) for trajectory, latent in zip(trajectories, moved, strict=True)]
+        for trajectory, history, latent in zip(trajectories, histories, moved, strict=True):
+            trajectory.outputs = history
+            trajectory.latents = [latent, *trajectory.latents[:-1]]
+            trajectory.fresh_noise = None
+            trajectory.row += 1
 
     def estimates(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> Latents:
         """The clean picture each job is heading for, as latents; call before `advance`."""
@@ -73,7 +75,7 @@ class Runner:
             return denoise
         most = budget_megapixels // (job.megapixels / job.rows / job.num_tiles)
         scale = job.model.description.vae_scale
-        return tiled(denoise, tiling, most_rows=int(max(1, min(most, MOST_TILES))), scale=scale)
+        return tiled(denoise, tiling, most_rows=int(max(1, min(most, MAX_TILES))), scale=scale)
 
     def denoiser(self, model: Model) -> Denoiser:
         if self not in model.kept:
@@ -85,11 +87,11 @@ class Runner:
         if not any(job.now.schedule.draws[job.now.row] for job in batch):
             return None
         for job in batch:
-            walk = job.now
-            if walk.schedule.draws[walk.row] and walk.fresh_noise is None:
+            trajectory = job.now
+            if trajectory.schedule.draws[trajectory.row] and trajectory.fresh_noise is None:
                 assert job.generator is not None
-                shape, device = walk.latents[0].shape, walk.latents[0].device
-                walk.fresh_noise = draw(job.generator, tuple(shape)).to(device)
+                shape, device = trajectory.latents[0].shape, trajectory.latents[0].device
+                trajectory.fresh_noise = draw(job.generator, tuple(shape)).to(device)
         none = torch.zeros_like(batch[0].now.latents[0])
         return torch.stack([none if job.now.fresh_noise is None else job.now.fresh_noise for job in batch])
 
@@ -104,29 +106,34 @@ def answers(
     denoise: Denoiser,
     batch: Sequence[Job],
     rows: Rows,
-    asks: Sequence[Ask],
+    network_rows: Sequence[NetworkRow],
     latents: Latents,
     *,
-    salience: Salience | None = None,
+    attention_mask: AttentionMask | None = None,
 ) -> Latents:
-    """One call of the network about the batch's latents."""
-    jobs, channels = [ask.job for ask in asks], latents.shape[1]
+    """One network call: the rows' predictions, (n, c, h, w)."""
+    jobs, channels = [entry.job for entry in network_rows], latents.shape[1]
     inputs = latents * rows.input_scale.view(-1, 1, 1, 1)
     extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
     if extra:
         inputs = torch.cat([inputs, torch.stack(extra)], dim=1)
     inputs = inputs[jobs]
-    inputs[[place for place, ask in enumerate(asks) if ask.about == "blind"], channels:] = 0
-    return denoise(inputs, rows.timesteps[jobs], conditions_for(batch, asks, salience))
+    inputs[[place for place, entry in enumerate(network_rows) if entry.kind == "uncond_image"], channels:] = 0
+    return denoise(inputs, rows.timesteps[jobs], conditions_for(batch, network_rows, attention_mask))
 
 
 def degraded(
-    batch: Sequence[Job], rows: Rows, asks: Sequence[Ask], latents: Latents, outputs: Latents, masks: Masks
+    batch: Sequence[Job],
+    rows: Rows,
+    network_rows: Sequence[NetworkRow],
+    latents: Latents,
+    outputs: Latents,
+    masks: Masks,
 ) -> Latents:
-    """The batch's latents, those of `asks` with a blur on what the network looked at when it said `outputs`."""
-    jobs = [ask.job for ask in asks]
-    walks = [batch[i].now for i in jobs]
-    signal = [walk.schedule.signal[walk.row] for walk in walks]
+    """The batch's latents, those of `network_rows` blurred where the network attended when it predicted `outputs`."""
+    jobs = [entry.job for entry in network_rows]
+    trajectories = [batch[i].now for i in jobs]
+    signal = [trajectory.schedule.signal[trajectory.row] for trajectory in trajectories]
     clean = denoised(latents[jobs], outputs, rows.of(jobs))
     latents = latents.clone()
     latents[jobs] = degrade(latents[jobs], clean, masks, torch.tensor(signal).to(latents))
@@ -134,7 +141,7 @@ def degraded(
 
 
 def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) -> Latents:
-    """One output for each job, of the one or several that it asked for; a lone one keeps its very bits."""
+    """One output for each job, composed where AND joins several prompts; a single one keeps its very bits."""
     outputs: list[Latent] = []
     for i, (job, own) in enumerate(zip(batch, cond.split([job.num_parts for job in batch]), strict=True)):
         weights = torch.tensor(weights_of(job), device=cond.device)
@@ -142,48 +149,48 @@ def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) 
     return torch.stack(outputs)
 
 
-def with_guidance(batch: Sequence[Job], asks: Sequence[Ask], outputs: Latents) -> Latents:
-    """Where each job is led, by all that the network said."""
-    said: dict[About, dict[int, Latent]] = {about: {} for about in get_args(About)}
-    for ask, output in zip(asks, outputs, strict=True):
-        said[ask.about][ask.job] = output
-    uncond, blind, lost, dulled = (said[about] for about in ("contrast", "blind", "perturbed", "degraded"))
+def with_guidance(batch: Sequence[Job], network_rows: Sequence[NetworkRow], outputs: Latents) -> Latents:
+    """One output for each job: guidance applied to all that the network predicted for it."""
+    by_kind: dict[RowKind, dict[int, Latent]] = {kind: {} for kind in get_args(RowKind)}
+    for entry, output in zip(network_rows, outputs, strict=True):
+        by_kind[entry.kind][entry.job] = output
+    uncond, uncond_image, pag, sag = (by_kind[kind] for kind in ("uncond", "uncond_image", "pag", "sag"))
     cond = outputs[: sum(job.num_parts for job in batch)]
     if len(cond) > len(batch):
         cond = composed(batch, cond, uncond)
     guided = [i for i in uncond if batch[i].guided]
     specs = [batch[i].spec for i in guided]
 
-    led = cond.clone()
+    result = cond.clone()
     if guided:
-        chosen, contrast = cond[guided], torch.stack([uncond[i] for i in guided])
-        mixed = guide(chosen, contrast, torch.tensor([spec.guidance for spec in specs], device=cond.device))
-        if blind:
+        guided_cond, guided_uncond = cond[guided], torch.stack([uncond[i] for i in guided])
+        mixed = guide(guided_cond, guided_uncond, torch.tensor([spec.guidance for spec in specs], device=cond.device))
+        if uncond_image:
             scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
-            unseen = torch.stack([blind.get(i, uncond[i]) for i in guided])
-            mixed = look(mixed, contrast, unseen, torch.tensor(scales, device=cond.device))
-        led[guided] = mixed
-    if lost:
-        scales = torch.tensor([batch[i].spec.pag_scale for i in lost], device=cond.device)
-        led[[*lost]] = lead_away(led[[*lost]], cond[[*lost]], torch.stack([*lost.values()]), scales)
-    if dulled:
-        scales = torch.tensor([batch[i].spec.sag_scale for i in dulled], device=cond.device)
-        sharp = torch.stack([uncond.get(i, cond[i]) for i in dulled])
-        led[[*dulled]] = lead_away(led[[*dulled]], sharp, torch.stack([*dulled.values()]), scales)
+            without = torch.stack([uncond_image.get(i, uncond[i]) for i in guided])
+            mixed = guide_image(mixed, guided_uncond, without, torch.tensor(scales, device=cond.device))
+        result[guided] = mixed
+    if pag:
+        scales = torch.tensor([batch[i].spec.pag_scale for i in pag], device=cond.device)
+        result[[*pag]] = guide_away(result[[*pag]], cond[[*pag]], torch.stack([*pag.values()]), scales)
+    if sag:
+        scales = torch.tensor([batch[i].spec.sag_scale for i in sag], device=cond.device)
+        sharp = torch.stack([uncond.get(i, cond[i]) for i in sag])
+        result[[*sag]] = guide_away(result[[*sag]], sharp, torch.stack([*sag.values()]), scales)
     if any(spec.guidance_rescale for spec in specs):
         phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
-        mixed = led[guided]
-        # where(), because a row that asks for none must keep its very bits.
-        led[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
-    return led
+        mixed = result[guided]
+        # where(), because a row without rescaling must keep its very bits.
+        result[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
+    return result
 
 
-def blended(walk: Walk, latent: torch.Tensor) -> torch.Tensor:
+def blended(trajectory: Trajectory, latent: torch.Tensor) -> torch.Tensor:
     """Put back what inpainting keeps, at the noise level of the next row."""
-    if walk.blend is None:
+    if trajectory.blend is None:
         return latent
-    blend, after = walk.blend, walk.row + 1
-    kept = float(walk.schedule.signal[after]) * blend.init + float(walk.schedule.sigma[after]) * blend.noise
+    blend, after = trajectory.blend, trajectory.row + 1
+    kept = float(trajectory.schedule.signal[after]) * blend.init + float(trajectory.schedule.sigma[after]) * blend.noise
     return (1 - blend.mask) * kept + blend.mask * latent
 
 

@@ -23,7 +23,7 @@ PRIORITY_AGES_S = 60.0
 """After this long a waiting job counts one priority higher."""
 LORA_BYTES = 2**30
 """Of LoRAs in one call: what they add is stacked, and takes as much again."""
-LONGEST_LEAD = 8.0
+MAX_LEAD = 8.0
 """Whoever was served less than others may make up for at most so many calls."""
 
 
@@ -72,7 +72,7 @@ class Scheduler:
         for _, equals in groupby(alike, key=lambda job: place(job)[0]):
             for job in self.in_turn(equals):
                 left -= job.megapixels
-                loras |= {worn.lora.digest: worn.lora.size_bytes for worn in job.loras}
+                loras |= {active.lora.digest: active.lora.size_bytes for active in job.loras}
                 # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
                 if batch and (left < 0 or sum(loras.values()) > LORA_BYTES):
                     return batch
@@ -99,7 +99,7 @@ class Scheduler:
             self.work_by_tenant.book(job.tenant, cost)
         self.work_by_key.book(key_of(batch[0]), sum(costs))
         for account in (self.work_by_tenant, self.work_by_key):
-            account.forgive(LONGEST_LEAD * sum(costs))
+            account.forgive(MAX_LEAD * sum(costs))
 
     def budget(self, job: Job) -> float:
         key = key_of(job)

@@ -12,7 +12,7 @@ import struct
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-MOST_BYTES_PER_PIXEL = 9
+MAX_BYTES_PER_PIXEL = 9
 """Four channels of 16 bits, and the filters' and zlib's own: a stream that is longer holds something else as well."""
 SLACK_BYTES = 4096
 
@@ -33,7 +33,7 @@ def bare_png(data: bytes) -> bytes | None:
             parts.append(data[at:end])
         if kind == b"IEND":
             bare = b"".join(parts)
-            return bare if len(bare) <= MOST_BYTES_PER_PIXEL * width * height + SLACK_BYTES else None
+            return bare if len(bare) <= MAX_BYTES_PER_PIXEL * width * height + SLACK_BYTES else None
         at = end
     return None
 

@@ -19,14 +19,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from safelight.errors import InvalidRequest, nearest
-from safelight.faults import explain
-from safelight.spec import BLOCKS, LoraWish
+from safelight.spec import BLOCKS, LoraRequest
+from safelight.validation import explain
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 NAMED = ("te", "unet", "lbw", "start", "end")
 
 
-def take_loras(prompt: str) -> tuple[str, tuple[LoraWish, ...]]:
+def take_loras(prompt: str) -> tuple[str, tuple[LoraRequest, ...]]:
     """The prompt without its tags, and what they ask for, in their order.
 
     Raises:
@@ -37,7 +37,7 @@ def take_loras(prompt: str) -> tuple[str, tuple[LoraWish, ...]]:
     return (re.sub(r"[ \t]{2,}", " ", TAG.sub("", prompt)).strip() if wishes else prompt), wishes
 
 
-def read_tag(inside: str) -> LoraWish:
+def read_tag(inside: str) -> LoraRequest:
     """`name:0.8:0.6` or `name:te=0.8`, without the brackets."""
     name, *parts = inside.split(":")
     positional = [part for part in parts if "=" not in part]
@@ -53,12 +53,12 @@ def read_tag(inside: str) -> LoraWish:
     values |= {"blocks": given["lbw"].split(",") if "lbw" in given else None}
     values |= {word: given[word] for word in ("start", "end") if word in given}
     try:
-        return LoraWish(**{field: value for field, value in values.items() if value is not None})
+        return LoraRequest(**{field: value for field, value in values.items() if value is not None})
     except ValidationError as error:
-        raise InvalidRequest(f"<lora:{inside}>: {explain(error, list(LoraWish.model_fields))}") from None
+        raise InvalidRequest(f"<lora:{inside}>: {explain(error, list(LoraRequest.model_fields))}") from None
 
 
-def write_tag(wish: LoraWish) -> str:
+def write_tag(wish: LoraRequest) -> str:
     """What `read_tag` reads back; names of blocks that make no list are left out of it."""
     text = wish.weight if wish.text_weight is None else wish.text_weight
     parts = [wish.name, number(text)]
@@ -83,6 +83,6 @@ def number(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
-def with_tags(prompt: str, loras: Sequence[LoraWish]) -> str:
+def with_tags(prompt: str, loras: Sequence[LoraRequest]) -> str:
     """The prompt as somebody who uses AUTOMATIC1111 would have written it."""
     return " ".join(filter(None, [prompt, *map(write_tag, loras)]))

@@ -22,9 +22,9 @@ from typing import TypeAlias
 
 from safelight.errors import InvalidRequest
 
-MOST_CHANGES = 100
+MAX_CHANGES = 100
 """Places in a prompt where it changes, and prompts it may become: a bound on work and memory."""
-MOST_PARTS = 16
+MAX_PARTS = 16
 """Prompts joined by AND; each is a row in every network call."""
 MAX_AND_WEIGHT = 100.0
 
@@ -76,8 +76,8 @@ def parts_of(prompt: str) -> tuple[Part, ...]:
     first, *others = AND.split(prompt)
     if not others:
         return (Part(prompt, 1.0),)
-    if len(others) >= MOST_PARTS:
-        raise InvalidRequest(f"prompt: AND joins {len(others) + 1} prompts; at most {MOST_PARTS}")
+    if len(others) >= MAX_PARTS:
+        raise InvalidRequest(f"prompt: AND joins {len(others) + 1} prompts; at most {MAX_PARTS}")
     return tuple(weighted(words) for words in (first, *others))
 
 
@@ -100,13 +100,13 @@ def unroll(prompt: str, walks: Sequence[int]) -> tuple[str, ...]:
     tree = read(prompt) if "[" in prompt else None
     if tree is None or not (changes := changes_in(tree)):
         return (prompt,) * sum(walks)
-    if len(changes) > MOST_CHANGES:
-        raise InvalidRequest(f"prompt: it changes in {len(changes)} places; at most {MOST_CHANGES}")
+    if len(changes) > MAX_CHANGES:
+        raise InvalidRequest(f"prompt: it changes in {len(changes)} places; at most {MAX_CHANGES}")
     told = tuple(
         words_in(tree, step, walk=walk, walks=walks) for walk, steps in enumerate(walks) for step in range(1, steps + 1)
     )
-    if len(set(told)) > MOST_CHANGES:
-        raise InvalidRequest(f"prompt: it becomes {len(set(told))} different prompts; at most {MOST_CHANGES}")
+    if len(set(told)) > MAX_CHANGES:
+        raise InvalidRequest(f"prompt: it becomes {len(set(told))} different prompts; at most {MAX_CHANGES}")
     return told
 
 

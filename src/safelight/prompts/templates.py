@@ -28,9 +28,9 @@ MAX_LENGTH = 20_000
 """Of the prompt that comes out, as long as a prompt may be."""
 MAX_DEPTH = 10
 """Variants in variants, and wildcards in wildcards."""
-MOST_TAKEN = 20
+MAX_TAKEN = 20
 """Options that one pair of braces may ask for."""
-MOST_CHOICES = 1000
+MAX_CHOICES = 1000
 """In one prompt: a bound on work."""
 
 PIECE = re.compile(r"\\.?|__(?P<name>[\w\-./]+?)__|[{}|\[\]]|[^\\{}|\[\]_]++|_", re.DOTALL)
@@ -66,7 +66,7 @@ Node: TypeAlias = "str | Wildcard | Variants"
 
 
 @dataclass(slots=True)
-class Reader:
+class TemplateReader:
     """Walks over a template; `at` is where it stands."""
 
     template: str
@@ -114,15 +114,15 @@ def bounded(options: tuple[Option, ...], bounds: re.Match[str] | None) -> Varian
     most = int(bounds["most"] or len(options)) if bounds["to"] else least
     if not least <= most <= len(options):
         raise InvalidRequest(f"prompt: {bounds[0]} asks for {most} of {len(options)} options")
-    if most > MOST_TAKEN:
-        raise InvalidRequest(f"prompt: {bounds[0]} asks for {most} options; at most {MOST_TAKEN}")
+    if most > MAX_TAKEN:
+        raise InvalidRequest(f"prompt: {bounds[0]} asks for {most} options; at most {MAX_TAKEN}")
     joiner = bounds["joiner"]
     return Variants(options, least, most, ", " if joiner is None else joiner)
 
 
 def read_template(template: str) -> tuple[Node, ...]:
     """Raises InvalidRequest: a brace that is never closed, or bounds that cannot be met."""
-    return Reader(template).sequence(0)
+    return TemplateReader(template).sequence(0)
 
 
 def read_option(text: str) -> Option:
@@ -140,7 +140,7 @@ def weight_of(text: str) -> float:
 
 
 @dataclass(slots=True)
-class Lot:
+class RandomTemplate:
     """Draws from a template. Only `Random.random` is asked: its numbers are the same in every version of Python."""
 
     wildcards: Wildcards
@@ -186,8 +186,8 @@ class Lot:
     def pick_by(self, sums: Sequence[float]) -> int:
         """The place of one option, by the running sums of their weights; where all are 0, the last."""
         self.choices += 1
-        if self.choices > MOST_CHOICES:
-            raise InvalidRequest(f"prompt: more than {MOST_CHOICES} choices in one prompt")
+        if self.choices > MAX_CHOICES:
+            raise InvalidRequest(f"prompt: more than {MAX_CHOICES} choices in one prompt")
         return min(bisect(sums, self.random.random() * sums[-1]), len(sums) - 1)
 
 
@@ -197,7 +197,7 @@ def draw(templates: Sequence[str], wildcards: Wildcards, *, seed: int) -> list[s
     Raises:
         InvalidRequest: a template or a wildcard that cannot be, or a prompt that grows without bound.
     """
-    lot = Lot(wildcards, Random(seed))
+    lot = RandomTemplate(wildcards, Random(seed))
     prompts: list[str] = []
     for template in templates:
         lot.length = 0
@@ -209,7 +209,7 @@ def draw(templates: Sequence[str], wildcards: Wildcards, *, seed: int) -> list[s
 
 
 @dataclass(slots=True)
-class Every:
+class AllTemplates:
     """All that a template can become; counted before anything is made, for there may be more than atoms."""
 
     wildcards: Wildcards
@@ -262,7 +262,7 @@ def combinations(templates: Sequence[str], wildcards: Wildcards, *, most: int) -
     Raises:
         InvalidRequest: as `draw`, or they are more than `most`.
     """
-    every = Every(wildcards)
+    every = AllTemplates(wildcards)
     trees = [read_template(template) for template in templates]
     count = math.prod(every.count(tree) for tree in trees)
     if count > most:

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
-from safelight.lifecycle.evaluation.likeness import Artwork
 from safelight.lifecycle.evaluation.nearest import score_nearest
-from safelight.lifecycle.evaluation.obedience import Ask, Drawn, read_prompts
+from safelight.lifecycle.evaluation.prompt_adherence import Drawn, JudgedPrompt, read_prompts
+from safelight.lifecycle.evaluation.similarity import Artwork
 
 STYLES = ("noto", "flat", "glossy")
 
@@ -21,7 +21,11 @@ def test_soft_pictures_are_known_by_their_outlines_and_things_without_drawings_a
         slug: {style: drawing(10 * n + k) for k, style in enumerate(STYLES)} for n, (_, slug) in enumerate(names)
     }
     artwork = Artwork(training=[], held_out=[], drawings={slug: drawings[slug] for _, slug in names[:2]})
-    asked = [Ask(f"{name}, {style} style", {"style": frozenset([style])}, 0) for name, _ in names for style in STYLES]
+    asked = [
+        JudgedPrompt(f"{name}, {style} style", {"style": frozenset([style])}, 0)
+        for name, _ in names
+        for style in STYLES
+    ]
     pictures = [drawings[slug][style].filter(ImageFilter.GaussianBlur(4)) for _, slug in names for style in STYLES]
     score = score_nearest(Drawn("styles", asked, pictures), artwork)
     assert (score.right, score.asked) == (6, 6)

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from safelight.lifecycle.mini.artwork import Picture, dominant_colour, hold_out, recolour, render, slug_of, svg_of
+from safelight.lifecycle.mini.artwork import (
+    ArtworkPicture,
+    dominant_colour,
+    hold_out,
+    recolour,
+    render,
+    slug_of,
+    svg_of,
+)
 
 RED_DISC = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="#e02020"/></svg>'
@@ -49,8 +57,8 @@ def test_slugs_are_the_icon_sets_file_names() -> None:
 
 def test_holding_out_is_the_same_every_time_and_leaves_two_styles_of_every_concept() -> None:
     styles = ("noto", "flat", "glossy")
-    pictures = [Picture(f"thing-{n}", style, "red", own_colour=True) for n in range(300) for style in styles]
-    pictures += [Picture(f"thing-{n}", style, "blue", own_colour=False) for n in range(300) for style in styles]
+    pictures = [ArtworkPicture(f"thing-{n}", style, "red", own_colour=True) for n in range(300) for style in styles]
+    pictures += [ArtworkPicture(f"thing-{n}", style, "blue", own_colour=False) for n in range(300) for style in styles]
     held = hold_out(pictures, 0.03)
     assert held == hold_out(list(reversed(pictures)), 0.03)
     own = [key for key in held if key.endswith("/own")]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from safelight.lifecycle.mini.autoencoder import BACKGROUNDS, WHITE, is_inner_convolution, on_background
-from safelight.lifecycle.mini.decoder import STYLES, Lessons, Maker, train_decoder
-from safelight.lifecycle.mini.denoiser import NoiseLevels
+from safelight.lifecycle.mini.decoder import STYLES, LatentMaker, Lessons, train_decoder
+from safelight.lifecycle.mini.denoiser import MiniNoiseLevels
 from safelight.lifecycle.mini.discriminator import Discriminator, hinge_loss, slope_with
 from safelight.lifecycle.mini.mini import MINI, DecoderRecipe
 from safelight.lifecycle.mini.networks import new_autoencoder
@@ -30,7 +30,7 @@ class Oracle(nn.Module):
     def __init__(self, latents: Tensor) -> None:
         super().__init__()
         self.latents = latents
-        self.levels = NoiseLevels(5.0)
+        self.levels = MiniNoiseLevels(5.0)
 
     def forward(self, ids: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         signal, sigma = (level[timesteps].view(-1, 1, 1, 1) for level in (self.levels.signal, self.levels.noise))
@@ -50,7 +50,7 @@ def small_run(folder: Path) -> tuple[Pictures, NDArray[np.uint8]]:
 def test_a_denoiser_without_fault_walks_back_to_where_it_came_from() -> None:
     generator = torch.Generator().manual_seed(1)
     latents, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
-    maker = Maker(MINI, Oracle(latents), CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer"))  # pyright: ignore[reportArgumentType]
+    maker = LatentMaker(MINI, Oracle(latents), CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer"))  # pyright: ignore[reportArgumentType]
     found = maker.walk_back(latents, noise, torch.tensor([130, 400, 640]), ["a red apple"] * 3)
     torch.testing.assert_close(found, latents, atol=1e-4, rtol=0)
 

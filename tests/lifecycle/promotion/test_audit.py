@@ -7,8 +7,8 @@ from tests.lifecycle.training.lessons import SIDE, Checkpoints, finished, learn,
 from tests.tiny_models import checkpoint
 
 from safelight.lifecycle.promotion.audit import Audit, audit, look_at, open_whole
-from safelight.lifecycle.promotion.material import find_material, pictures, recipe_of
-from safelight.lifecycle.promotion.side import open_side
+from safelight.lifecycle.promotion.compared_model import open_side
+from safelight.lifecycle.promotion.training_data import find_material, pictures, recipe_of
 from safelight.models.registry.registry import open_registry
 from safelight.models.vision.similarity import open_similarity
 from safelight.settings import Settings

@@ -8,8 +8,8 @@ from tests.lifecycle.training.lessons import Checkpoints
 from tests.tiny_models import checkpoint
 
 from safelight.lifecycle.promotion.compare import Comparison, draw
-from safelight.lifecycle.promotion.questions import Question
-from safelight.lifecycle.promotion.side import Side
+from safelight.lifecycle.promotion.compared_model import ComparedModel
+from safelight.lifecycle.promotion.prompt_set import ComparisonPrompt
 from safelight.settings import Settings
 from safelight.studio import open_studio
 
@@ -19,13 +19,13 @@ __all__ = ["checkpoint"]
 def test_what_was_drawn_before_an_interrupt_is_not_drawn_again(checkpoint: Checkpoints, tmp_path: Path) -> None:
     name = str(checkpoint("sd1"))
     with open_studio(Settings(home=tmp_path, device="cpu")) as studio:
-        side = Side(name=name, model=name, model_digest=studio.models.find(name).digest)
+        side = ComparedModel(name=name, model=name, model_digest=studio.models.find(name).digest)
         asked = Comparison(
             before=side,
             after=side,
             questions=(
-                Question(prompt="an apple", neutral=False, judged_as=""),
-                Question(prompt="a pear", neutral=True, judged_as=""),
+                ComparisonPrompt(prompt="an apple", neutral=False, judged_as=""),
+                ComparisonPrompt(prompt="a pear", neutral=True, judged_as=""),
             ),
             seeds=2,
             steps=1,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from safelight.lifecycle.training.news import Finished, News
+from safelight.lifecycle.training.events import Finished, TrainingEvent
 from safelight.lifecycle.training.recipe import AnyRecipe, parse_recipe
 from safelight.lifecycle.training.train import train
 from safelight.settings import Settings
@@ -38,11 +38,11 @@ def recipe_for(base: Path, data: Path, kind: str = "lora", **wishes: Any) -> Any
     return parse_recipe(usual | {"tracker": "none", "min_side": 16} | wishes)
 
 
-def learn(recipe: AnyRecipe, home: Path, out: Path | None = None) -> list[News]:
+def learn(recipe: AnyRecipe, home: Path, out: Path | None = None) -> list[TrainingEvent]:
     return list(train(recipe, Settings(home=home, device="cpu"), out))
 
 
-def finished(news: list[News]) -> Finished:
+def finished(news: list[TrainingEvent]) -> Finished:
     last = news[-1]
     assert isinstance(last, Finished), last
     return last

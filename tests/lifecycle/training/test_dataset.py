@@ -12,11 +12,11 @@ from PIL import Image
 from tests.lifecycle.training.lessons import Checkpoints, recipe_for, write_pictures
 
 from safelight.lifecycle.training.buckets import cut_for, nearest_size, sizes
+from safelight.lifecycle.training.caption_augment import sentence, worded
 from safelight.lifecycle.training.check import check
 from safelight.lifecycle.training.dataset import Dataset, Ready, encode_picture, make_ready
 from safelight.lifecycle.training.recipe import Recipe
 from safelight.lifecycle.training.sources import find_examples
-from safelight.lifecycle.training.wording import sentence, worded
 from safelight.models.networks.load import Model
 
 Models = Callable[[str], Model]

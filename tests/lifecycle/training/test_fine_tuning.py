@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.tiny_models import load
 
 from safelight.errors import InvalidRequest, UnsupportedOption
-from safelight.lifecycle.training.news import Prepared, Sampled, Trained, Validated
+from safelight.lifecycle.training.events import Prepared, Sampled, Updated, Validated
 from safelight.lifecycle.training.recipe import parse_recipe, read_recipe
 from safelight.lifecycle.training.train import train
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.textual_inversion import load_embedding
-from safelight.models.registry.catalogue import open_catalogue
+from safelight.models.registry.registered_models import open_catalogue
 from safelight.settings import Settings
 from safelight.studio import open_studio
 
@@ -37,7 +37,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def losses(news: list[Any]) -> list[float]:
-    return [item.loss for item in news if isinstance(item, Trained)]
+    return [item.loss for item in news if isinstance(item, Updated)]
 
 
 def test_a_run_taken_up_again_is_the_run_that_never_stopped(checkpoint: Checkpoints, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_run_taken_up_again_is_the_run_that_never_stopped(checkpoint: Checkpoi
     settings = Settings(home=tmp_path / "cut", device="cpu")
     first = train(recipe, settings)
     heard = [next(news) for news in [first] for _ in range(1)]
-    while not (isinstance(heard[-1], Trained) and heard[-1].step == 3):
+    while not (isinstance(heard[-1], Updated) and heard[-1].step == 3):
         heard.append(next(first))
     first.close()
     rest = list(train(recipe, settings))
@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(checkpoint: Checkpoin
                 running.send_signal(signal.SIGKILL)
                 break
     resumed = learn(recipe, home)
-    steps = [item.step for item in resumed if isinstance(item, Trained)]
+    steps = [item.step for item in resumed if isinstance(item, Updated)]
     assert steps[0] > 1
     assert steps[-1] == 30
     assert losses(resumed) == losses(whole)[-len(steps) :]
@@ -94,7 +94,7 @@ def test_another_recipe_does_not_take_up_the_run(checkpoint: Checkpoints, tmp_pa
 def test_a_run_that_has_not_ended_keeps_its_folder(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"))
     first = train(recipe, Settings(home=tmp_path, device="cpu"))
-    while not isinstance(next(first), Trained):
+    while not isinstance(next(first), Updated):
         pass
     first.close()
     with pytest.raises(InvalidRequest, match="another rank"):
@@ -232,7 +232,7 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
     assert embedding.num_vectors == 2
     model = load(checkpoint(kind))
     spec = spec_for(model, prompt="a photo of my-mug")
-    with Desk() as desk:
+    with JobService() as desk:
         job = desk.add(spec, model, embeddings=(embedding,))
         desk.finish()
         learnt = desk.image(job)

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from safelight.errors import InvalidRequest, JobFailed, StorageFailed
 from safelight.lifecycle.training import loop
 from safelight.lifecycle.training.checkpoint import load_checkpoint
-from safelight.lifecycle.training.news import Prepared, Saved, Trained
+from safelight.lifecycle.training.events import Prepared, Saved, Updated
 from safelight.lifecycle.training.recipe import AnyRecipe
 
 
@@ -103,7 +103,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert state_of(tmp_path)["step"] == 2
     assert not list(tmp_path.rglob("*.partial"))
     monkeypatch.undo()
-    assert [item.step for item in learn(recipe, tmp_path) if isinstance(item, Trained)] == [3, 4, 5, 6]
+    assert [item.step for item in learn(recipe, tmp_path) if isinstance(item, Updated)] == [3, 4, 5, 6]
 
 
 def test_a_result_that_cannot_be_written_can_be_written_later(recipe: AnyRecipe, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_result_that_cannot_be_written_can_be_written_later(recipe: AnyRecipe,
     (tmp_path / "versions").unlink()
     news = learn(recipe, tmp_path)
     assert finished(news).path.is_file()
-    assert not [item for item in news if isinstance(item, Trained)]
+    assert not [item for item in news if isinstance(item, Updated)]
 
 
 def test_a_missing_caption_is_said_before_anything_is_learnt(recipe: AnyRecipe, tmp_path: Path) -> None:

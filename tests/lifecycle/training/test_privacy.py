@@ -19,7 +19,7 @@ from torch import Tensor
 from safelight.cli.tune import finished as ending_of
 from safelight.errors import InvalidRequest, UnsupportedOption
 from safelight.lifecycle.training import loop, privacy
-from safelight.lifecycle.training.news import Saved, Trained
+from safelight.lifecycle.training.events import Saved, Updated
 from safelight.lifecycle.training.privacy import Privacy, add_cut, chosen, private_gradients, require_private
 from safelight.lifecycle.training.recipe import PrivateRecipe
 from safelight.lifecycle.training.train import train
@@ -241,7 +241,7 @@ def test_a_run_that_is_taken_up_draws_new_noise_and_counts_all_its_steps(
     running.close()
     (tmp_path / "runs/learnt/state.pt").write_bytes(saved)
     news = learn(recipe, tmp_path)
-    assert [item.step for item in news if isinstance(item, Trained)] == [2, 3]
+    assert [item.step for item in news if isinstance(item, Updated)] == [2, 3]
     assert len(set(noises)) == len(noises), "no noise is drawn twice"
     assert finished(news).lineage["privacy"]["steps"] == 3
 
@@ -273,7 +273,7 @@ def test_no_picture_stops_a_private_run(
         )
     data = write_pictures(tmp_path / "data", 4)
     news = learn(recipe_for(checkpoint("sd1"), data, steps=2, batch=4, **DP), tmp_path)
-    assert [item.loss for item in news if isinstance(item, Trained)] == [0.0, 0.0]
+    assert [item.loss for item in news if isinstance(item, Updated)] == [0.0, 0.0]
     assert finished(news).lineage["privacy"]["steps"] == 2
     weights = load_file(finished(news).path).values()
     assert all(weight.isfinite().all() for weight in weights)

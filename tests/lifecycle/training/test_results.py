@@ -13,7 +13,7 @@ from tests.models.registry.files import write_lora
 from tests.tiny_models import load
 
 from safelight.errors import InvalidRequest, UnknownModel
-from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.events import Updated
 from safelight.lifecycle.training.results import thinned
 from safelight.lifecycle.training.train import train
 from safelight.models.registry.registry import open_registry
@@ -43,7 +43,7 @@ def test_the_version_says_what_was_learnt_from_what(checkpoint: Checkpoints, tmp
     assert version.lineage.dataset_digest == done.lineage["dataset_digest"]
     assert version.lineage.recipe == recipe.model_dump(mode="json")
     went = version.lineage.metrics
-    assert went["losses"] == [[item.step, item.loss] for item in news if isinstance(item, Trained)]
+    assert went["losses"] == [[item.step, item.loss] for item in news if isinstance(item, Updated)]
     assert went["held_loss"] > 0
     assert [Path(path).name for path in went["samples"]] == ["000002.png", "000003.png"]
 
@@ -73,7 +73,7 @@ def test_a_run_killed_before_it_was_registered_registers_when_it_is_run_again(
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not (tmp_path / "runs/learnt/result.json").exists()
     news = list(train(recipe, Settings(home=tmp_path, device="cpu"), version=__version__))
-    assert not [item for item in news if isinstance(item, Trained)]
+    assert not [item for item in news if isinstance(item, Updated)]
     assert finished(news).reference == "learnt@1"
 
 
@@ -81,7 +81,7 @@ def test_more_steps_make_the_next_version(checkpoint: Checkpoints, tmp_path: Pat
     data = write_pictures(tmp_path / "data")
     learn(recipe_for(checkpoint("sd1"), data, steps=2), tmp_path)
     more = learn(recipe_for(checkpoint("sd1"), data, steps=3), tmp_path)
-    assert [item.step for item in more if isinstance(item, Trained)] == [3]
+    assert [item.step for item in more if isinstance(item, Updated)] == [3]
     assert finished(more).reference == "learnt@2"
 
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from safelight.cli.main import app
 from safelight.errors import InvalidRequest
-from safelight.lifecycle.training.check import Report, check
+from safelight.lifecycle.training.check import DataReport, check
 from safelight.lifecycle.training.sources import find_examples
 
 
-def looked(where: str, **wishes: bool) -> Report:
+def looked(where: str, **wishes: bool) -> DataReport:
     return check(find_examples(where), data=where, min_side=16, **wishes)
 
 

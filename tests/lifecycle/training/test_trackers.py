@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.lifecycle.training.lessons import Checkpoints, learn, recipe_for, write_pictures
 
-from safelight.lifecycle.training.news import Trained
+from safelight.lifecycle.training.events import Updated
 
 
 @pytest.mark.extras
@@ -20,4 +20,4 @@ def test_mlflow_gets_the_losses(checkpoint: Checkpoints, tmp_path: Path, monkeyp
     client = MlflowClient()
     [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     told = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "loss")]
-    assert told == [(item.step, pytest.approx(item.loss)) for item in news if isinstance(item, Trained)]
+    assert told == [(item.step, pytest.approx(item.loss)) for item in news if isinstance(item, Updated)]

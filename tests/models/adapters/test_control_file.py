@@ -43,8 +43,8 @@ from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model
-from safelight.models.networks.room import control_bytes
-from safelight.spec import ControlUse, ControlWish, PicturePromptWish
+from safelight.models.networks.size_estimate import control_bytes
+from safelight.spec import ControlRequest, PicturePromptRequest, PinnedControl
 
 Models = Callable[[str], Model]
 NAMES: dict[str, str] = {"name": "net", "model_name": "tiny"}
@@ -271,7 +271,7 @@ def test_a_union_is_told_what_its_hint_shows(model: Models, tmp_path: Path) -> N
     shelf = shelf_in(tmp_path)
 
     def pinned(name: str = "union", **said: Any) -> Any:
-        wish = ControlWish(model=name, image="0" * 64, **said)
+        wish = ControlRequest(model=name, image="0" * 64, **said)
         return shelf.pin(wish, ours.description, model_name="tiny")["hint_kind"]
 
     assert pinned(preprocessor="canny") == "hard-edge"
@@ -290,11 +290,11 @@ def test_nets_stay_in_memory_until_others_need_the_room(model: Models, tmp_path:
     ours = model("sd1")
     put(tmp_path, ours)
     shelf = shelf_in(tmp_path)
-    wishes = [ControlWish(model=name, image="0" * 64) for name in ("canny", "depth")]
+    wishes = [ControlRequest(model=name, image="0" * 64) for name in ("canny", "depth")]
     uses = [w.model_copy(update=shelf.pin(w, ours.description, model_name="tiny") | {"hint": "0" * 64}) for w in wishes]
     first = shelf.control(uses[0], ours)  # pyright: ignore
     assert shelf.control(uses[0], ours) is first  # pyright: ignore
-    spec = spec_for(ours).model_copy(update={"controls": tuple(ControlUse(**use.model_dump()) for use in uses)})
+    spec = spec_for(ours).model_copy(update={"controls": tuple(PinnedControl(**use.model_dump()) for use in uses)})
     needs = shelf.needs(spec, CPU)
     assert [(need.kind, need.name) for need in needs] == [("control", "canny"), ("control", "depth")]
     assert needs[0].size_bytes == first.size_bytes
@@ -329,5 +329,5 @@ def test_faces_are_said_to_be_what_they_are(model: Models, tmp_path: Path) -> No
     save_file(face, tmp_path / "face.safetensors")
     with pytest.raises(UnsupportedOption, match="FaceID"):
         require_adapter(tmp_path / "face.safetensors", model("sd1").description, **NAMES)
-    wish = PicturePromptWish(model="face", image="0" * 64)
+    wish = PicturePromptRequest(model="face", image="0" * 64)
     assert wish.weight == 1.0

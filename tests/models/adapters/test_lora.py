@@ -17,13 +17,13 @@ from tests.lora_files import (
     TEXT,
     Dice,
     Make,
+    active,
     dora,
     layers,
     locon_cp,
     loha,
     lokr,
     lora,
-    worn,
     write,
     write_kohya,
     write_peft,
@@ -170,19 +170,19 @@ def renamed(path: Path, change: Callable[[str], str]) -> Path:
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_dialects_of_the_same_numbers_say_the_same(kind: str, model: Models, tmp_path: Path) -> None:
     ours = model(kind)
-    plain = worn(write_kohya(tmp_path / "kohya.safetensors", ours, endings=EVERYTHING), ours).lora
+    plain = active(write_kohya(tmp_path / "kohya.safetensors", ours, endings=EVERYTHING), ours).lora
     assert plain.unmatched == ()
     assert len(plain.unet.terms) == len(layers(ours.unet, EVERYTHING))
     assert all(len(encoder.terms) == 18 for encoder in plain.text_encoders), "three layers of six"
     ldm = write_kohya(tmp_path / "ldm.safetensors", ours, endings=EVERYTHING, rename=to_ldm(ours))
     assert "lora_unet_input_blocks_3_1_proj_in.lora_down.weight" in load_file(ldm)
-    assert same(worn(ldm, ours).lora, plain)
+    assert same(active(ldm, ours).lora, plain)
 
 
 def test_diffusers_spellings_of_the_same_numbers_say_the_same(model: Models, tmp_path: Path) -> None:
     ours = model("sd1")
     peft = write_peft(tmp_path / "peft.safetensors", ours, alpha=4, rank=4)  # a scale of 1 needs no record
-    expected = worn(peft, ours).lora
+    expected = active(peft, ours).lora
 
     def before_peft(name: str) -> str:
         name = name.replace("lora_A.", "lora.down.").replace("lora_B.", "lora.up.")
@@ -199,14 +199,14 @@ def test_diffusers_spellings_of_the_same_numbers_say_the_same(model: Models, tmp
         return name
 
     for spelling in (before_peft, attention_processors):
-        other = worn(renamed(peft, spelling), ours).lora
+        other = active(renamed(peft, spelling), ours).lora
         assert other.unmatched == ()
         assert same(other, expected), spelling.__name__
 
 
 def test_alpha_of_peft_is_in_the_header(model: Models, tmp_path: Path) -> None:
     ours = model("sd1")
-    two, one = (worn(write_peft(tmp_path / f"{a}.safetensors", ours, alpha=a), ours).lora for a in (2, 1))
+    two, one = (active(write_peft(tmp_path / f"{a}.safetensors", ours, alpha=a), ours).lora for a in (2, 1))
     path = next(iter(two.unet.terms))
     torch.testing.assert_close(two.unet.terms[path][0].up, 2 * one.unet.terms[path][0].up)
 
@@ -255,7 +255,7 @@ def test_keys_for_nothing_are_reported_and_the_rest_is_used(
     }
     write(path, load_file(path) | more)
     with caplog.at_level(logging.WARNING):
-        found = worn(path, ours).lora
+        found = active(path, ours).lora
     assert set(found.unmatched) == set(more)
     assert "odd: 3 of its keys" in caplog.text
     assert len(found.unet.terms) == len(layers(ours.unet, LINEAR))
@@ -266,16 +266,16 @@ def test_a_file_for_another_family_is_refused_by_name(model: Models, tmp_path: P
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     tensors = {f"{name}.lora_down.weight": torch.zeros(4, 2048), f"{name}.lora_up.weight": torch.zeros(16, 4)}
     with pytest.raises(IncompatibleLora, match=r"does not fit sd1 \(sd1\).*attn2.to_k.*made for sdxl"):
-        worn(write(tmp_path / "big.safetensors", tensors), model("sd1"))
+        active(write(tmp_path / "big.safetensors", tensors), model("sd1"))
 
 
 def test_a_file_of_which_nothing_fits_is_refused(model: Models, tmp_path: Path) -> None:
     name = "lora_unet_double_blocks_0_img_attn_proj"
     tensors = {f"{name}.lora_down.weight": torch.zeros(4, 8), f"{name}.lora_up.weight": torch.zeros(8, 4)}
     with pytest.raises(IncompatibleLora, match="none of its layers are there; it seems made for Flux"):
-        worn(write(tmp_path / "flux.safetensors", tensors), model("sd1"))
+        active(write(tmp_path / "flux.safetensors", tensors), model("sd1"))
     with pytest.raises(IncompatibleLora, match="there is no LoRA in the file"):
-        worn(write(tmp_path / "vae.safetensors", {"decoder.weight": torch.zeros(4)}), model("sd1"))
+        active(write(tmp_path / "vae.safetensors", {"decoder.weight": torch.zeros(4)}), model("sd1"))
 
 
 def test_a_text_encoder_that_fits_does_not_make_the_unet_fit(model: Models, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_text_encoder_that_fits_does_not_make_the_unet_fit(model: Models, tmp_
     tensors = {name.replace("_down_blocks_1", "_down_blocks_7"): t for name, t in load_file(path).items()}
     strange = {n.replace("mid_block", "mid_blok").replace("up_blocks", "up_bloks"): t for n, t in tensors.items()}
     with pytest.raises(IncompatibleLora, match="none of its layers"):
-        worn(write(path, strange), ours)
+        active(write(path, strange), ours)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
@@ -310,7 +310,7 @@ def test_tensors_that_do_not_go_together_are_refused(
 ) -> None:
     path = write_kohya(tmp_path / "bad.safetensors", model("sd1"))
     with pytest.raises((CorruptModel, IncompatibleLora), match=says):
-        worn(write(path, change(load_file(path))), model("sd1"))
+        active(write(path, change(load_file(path))), model("sd1"))
 
 
 def test_hostile_files_are_refused_before_their_tensors_are_read(model: Models, tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_what_is_one_layer_in_the_original_code_changes_each_of_its_parts(
         expected = changed * tensors["dora_scale"] / changed.norm(dim=1, keepdim=True) - layer.weight.data
     else:
         expected = by_paper(tensors, layer.weight.data)
-    found = worn(path, ours).lora
+    found = active(path, ours).lora
     assert found.unmatched == ()
     assert set(found.unet.terms) == set(paths)
     added = torch.cat(
@@ -401,7 +401,7 @@ def test_layers_whose_rows_diffusers_keeps_in_another_order_are_reported(model: 
         for side, shape in (("down", (4, 32)), ("up", (rows, 4)))
     }
     path = write(tmp_path / "kohya.safetensors", file)
-    unmatched = worn(path, model("flux")).lora.unmatched
+    unmatched = active(path, model("flux")).lora.unmatched
     assert {key.split(".")[0] for key in unmatched} == {"lora_unet_final_layer_adaLN_modulation_1"}
 
 
@@ -409,4 +409,4 @@ def test_a_fused_layer_of_another_width_is_refused_by_its_names(model: Models, t
     tensors = {"lora_down.weight": torch.zeros(4, 48), "lora_up.weight": torch.zeros(144, 4)}
     file = {f"lora_unet_double_blocks_0_img_attn_qkv.{name}": tensor for name, tensor in tensors.items()}
     with pytest.raises(IncompatibleLora, match=r"attn\.to_q and unet\..*to_v is \(96, 32\) here and \(144, 48\)"):
-        worn(write(tmp_path / "kohya.safetensors", file), model("flux"))
+        active(write(tmp_path / "kohya.safetensors", file), model("flux"))

@@ -6,7 +6,7 @@ import torch
 
 from safelight.models.backends import budget
 from safelight.models.backends.budget import (
-    MOST_ROWS,
+    MAX_ROWS,
     USUAL_ROWS,
     budget_for,
     measure,
@@ -50,7 +50,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, seconds_for: Callable[[int], float]
     [
         pytest.param(lambda rows: max(rows, 8), 8, id="free up to 8 rows"),
         pytest.param(lambda rows: rows, 1, id="no gain at all"),
-        pytest.param(lambda rows: 1.0, MOST_ROWS, id="free"),
+        pytest.param(lambda rows: 1.0, MAX_ROWS, id="free"),
     ],
 )
 def test_the_batch_is_doubled_as_long_as_that_pays(
@@ -79,7 +79,7 @@ def test_running_out_of_memory_ends_the_measurement(
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "inpaint", "lcm"])
 def test_every_kind_of_network_can_be_measured(model: Models, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safelight.models.backends.budget.MOST_ROWS", 1)
+    monkeypatch.setattr("safelight.models.backends.budget.MAX_ROWS", 1)
     assert measure(model(kind), eager_denoiser(model(kind)), report=lambda *_: None) == native_megapixels(model(kind))
 
 

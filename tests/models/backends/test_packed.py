@@ -57,7 +57,7 @@ def test_a_network_too_large_for_a_second_copy_is_left_alone(
     model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = own(model("sd1"))
-    monkeypatch.setattr(packed, "MOST_BYTES", 1000)
+    monkeypatch.setattr(packed, "MAX_BYTES", 1000)
     assert not packs(large)
     denoiser_for(large)
     assert not any("forward" in vars(layer) for layer in large.unet.modules())

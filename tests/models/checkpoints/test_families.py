@@ -37,7 +37,7 @@ def test_a_checkpoint_is_recognised_by_its_configuration(
     about = describe(checkpoint(kind))
     assert (about.family.name, about.inpaints_natively, about.takes_guidance) == (family, native, told)
     assert (about.vae_scale, about.latent_channels, about.side_step) == (4, 4, 8)
-    assert about.contrasts != about.takes_guidance
+    assert about.supports_cfg != about.takes_guidance
     assert about.force_zeros_for_empty_prompt == (family == "sdxl")
 
 
@@ -56,7 +56,7 @@ def test_a_transformer_is_recognised_too(
 ) -> None:
     about = describe(checkpoint(kind))
     assert (about.family.name, about.inpaints_natively, about.takes_guidance) == (family, native, told)
-    assert (about.t5, about.latent_channels, about.contrasts) == (t5, 16, family == "sd3")
+    assert (about.t5, about.latent_channels, about.supports_cfg) == (t5, 16, family == "sd3")
 
 
 def test_flux_defaults_follow_from_whether_it_is_told_the_guidance(checkpoint: Checkpoints) -> None:

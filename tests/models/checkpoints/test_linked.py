@@ -8,7 +8,7 @@ from tests.models.registry.files import write_ip_adapter, write_lora, write_vae
 from safelight.errors import InvalidRequest, UnknownLora, UnsafeFile
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
-from safelight.models.checkpoints.linked import Linked, link, look_through, read_links, unlink
+from safelight.models.checkpoints.linked import LinkedFolders, link, look_through, read_links, unlink
 
 
 def touch(path: Path) -> Path:
@@ -92,7 +92,7 @@ def test_an_ip_adapter_is_known_where_each_program_keeps_it(tmp_path: Path) -> N
     assert named(invokeai) == {"ip-adapter": ["numbered", "one", "two"]}
     for folder in (comfyui, webui, invokeai):
         link(tmp_path / "home", folder)
-    folder = ControlFolder(Catalogue(tmp_path / "home", (Linked(tmp_path / "home"),), listed_only=True))
+    folder = ControlFolder(Catalogue(tmp_path / "home", (LinkedFolders(tmp_path / "home"),), listed_only=True))
     assert {"plus", "beside-nets", "one", "two", "numbered"} < folder.paths("ip-adapter").keys()
     assert folder.path("ip-adapter", "two") == own / "two" / "ip_adapter.safetensors"
 
@@ -120,7 +120,7 @@ def test_what_is_linked_is_found_by_name_and_known_at_once(webui: Path, home: Pa
     link(home, webui)
     link(home, webui)
     assert read_links(home) == [webui]
-    catalogue = Catalogue(home, (Linked(home),), listed_only=True)
+    catalogue = Catalogue(home, (LinkedFolders(home),), listed_only=True)
     assert catalogue.find("ink", "lora") == webui / "models" / "Lora" / "ink.safetensors"
     later = touch(webui / "models" / "Lora" / "later.safetensors")
     assert catalogue.find("later", "lora") == later
@@ -136,7 +136,7 @@ def test_pickles_are_told_with_the_command_that_converts_them(webui: Path, home:
     touch(webui / "embeddings" / "old.pt")
     tree = link(home, webui)
     assert "safelight models convert" in tree.refused[webui / "embeddings" / "old.pt"]
-    assert Catalogue(home, (Linked(home),)).pickles("embedding") == {"old": webui / "embeddings" / "old.pt"}
+    assert Catalogue(home, (LinkedFolders(home),)).pickles("embedding") == {"old": webui / "embeddings" / "old.pt"}
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -150,7 +150,7 @@ def test_links_that_lead_out_are_refused_with_what_to_do(webui: Path, home: Path
     assert "secret" not in tree.files["lora"]
     assert ["leads out of" in why for why in tree.refused.values()] == [True]
     with pytest.raises(UnsafeFile, match=f"safelight models link {outside.parent}"):
-        Catalogue(home, (Linked(home),)).find("secret", "lora")
+        Catalogue(home, (LinkedFolders(home),)).find("secret", "lora")
 
 
 def test_a_link_within_the_folder_is_used(webui: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_disk_that_is_away_hides_nothing_else(webui: Path, home: Path, tmp_pat
     link(home, away)
     link(home, webui)
     away.rmdir()
-    assert Catalogue(home, (Linked(home),)).find("ink", "lora")
+    assert Catalogue(home, (LinkedFolders(home),)).find("ink", "lora")
 
 
 def test_what_cannot_be_linked_says_why(home: Path, tmp_path: Path) -> None:
@@ -183,4 +183,4 @@ def test_what_cannot_be_linked_says_why(home: Path, tmp_path: Path) -> None:
         unlink(home, tmp_path)
     (home / "links.json").write_text("[1")
     with pytest.raises(InvalidRequest, match=r"links\.json is garbled"):
-        Catalogue(home, (Linked(home),)).find("ink", "lora")
+        Catalogue(home, (LinkedFolders(home),)).find("ink", "lora")

@@ -41,12 +41,12 @@ def lora(layer: nn.Linear | nn.Conv2d, rank: int) -> Adapter:
     + [(kind, given) for kind in LAYERS if "conv" in kind for given in ("channels first", "channels last")],
 )
 @torch.inference_mode()
-def test_each_row_has_what_its_own_merged_weights_give(kind: str, given: str, worn: str | tuple[str, ...]) -> None:
+def test_each_row_has_what_its_own_merged_weights_give(kind: str, given: str, active: str | tuple[str, ...]) -> None:
     torch.manual_seed(0)
     layer = LAYERS[kind]()
     network, loras = nn.Sequential(layer), {"a": lora(layer, 3), "b": lora(layer, 5)}
     rows: list[Row] = [
-        tuple(Applied(loras[name], 0.5 + i) for name in names if name in loras) for i, names in enumerate(worn)
+        tuple(Applied(loras[name], 0.5 + i) for name in names if name in loras) for i, names in enumerate(active)
     ]
     x = INPUTS[given]()
     plain = network(x)

@@ -18,9 +18,9 @@ from safelight.errors import CorruptModel, InvalidRequest, StorageFailed, Unsupp
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks import join as module
 from safelight.models.networks.join import join
+from safelight.models.weights.identify import UNET
 from safelight.models.weights.ldm_weights import to_ldm
 from safelight.models.weights.mmdit_names import flux_layout, from_original
-from safelight.models.weights.recognise import UNET
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 

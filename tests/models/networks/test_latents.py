@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from safelight.errors import JobFailed
-from safelight.models.networks.latents import VAE, Undecodable, decode, encode, from_pil, tile_starts, to_pil
+from safelight.models.networks.latents import VAE, DecodeFailed, decode, encode, from_pil, tile_starts, to_pil
 
 
 def tiny(**config: Any) -> VAE:
@@ -204,7 +204,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_the_others_are_kept(dtype
     latents[1, 0, 0, 0] = torch.nan
     with pytest.raises(JobFailed, match="picture 1 of a batch of 3") as caught:
         decode(vae, latents)
-    assert isinstance(caught.value, Undecodable)
+    assert isinstance(caught.value, DecodeFailed)
     assert caught.value.rows == [1]
     assert torch.equal(caught.value.images[[0, 2]], expected[[0, 2]])
 

@@ -10,7 +10,7 @@ from tests.patience import PATIENCE_S
 
 from safelight.errors import OutOfMemory
 from safelight.models.networks import memory as module
-from safelight.models.networks.memory import Lease, Memory, Need
+from safelight.models.networks.memory import Allocation, Lease, Memory
 
 T = TypeVar("T")
 OF_THE_LINE_S = 10
@@ -38,8 +38,8 @@ class Shelf:
         self.sizes = sizes
         self.dropped: list[str] = []
 
-    def __getitem__(self, name: str) -> Need:
-        return Need(
+    def __getitem__(self, name: str) -> Allocation:
+        return Allocation(
             key=name,
             kind="model",
             name=name,

@@ -125,12 +125,12 @@ def test_the_program_has_so_much_memory_and_no_more() -> None:
 
 @ON_LINUX
 def test_the_program_has_so_much_time_and_no_more() -> None:
-    done = locked_down("limits.LONGEST_S = 1; limits.lock_down(2**30)\nwhile True: pass")
+    done = locked_down("limits.MAX_S = 1; limits.lock_down(2**30)\nwhile True: pass")
     assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
 
 
 def test_what_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "slow.ckpt")
-    monkeypatch.setattr(module, "LONGEST_S", 0.01)
+    monkeypatch.setattr(module, "MAX_S", 0.01)
     with pytest.raises(CorruptModel, match="more memory or time than such a file may"):
         convert_pickle(tmp_path / "slow.ckpt", tmp_path / "out.safetensors")

@@ -13,8 +13,8 @@ from torch import Tensor
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.checkpoints.families import describe
-from safelight.models.networks.room import model_size
-from safelight.models.weights.recognise import Recognised
+from safelight.models.networks.size_estimate import model_size
+from safelight.models.weights.identify import Identity
 from safelight.models.weights.safetensors_file import Entry, Header
 from safelight.models.weights.single_file import derive
 
@@ -45,7 +45,7 @@ def test_the_published_checkpoint_is_described_as_it_was_published() -> None:
         *under(T5, t5(4096, layers=24, heads=64)),
     ]
     header = Header({name: Entry("F8_E4M3", shape, 0, 0) for name, shape in shapes}, {})
-    derived: dict[str, Any] = dict(derive(header, Recognised(kind="checkpoint", base="flux")))
+    derived: dict[str, Any] = dict(derive(header, Identity(kind="checkpoint", base="flux")))
     expected: dict[str, Any] = {
         "num_layers": 19, "num_single_layers": 19, "num_attention_heads": 24, "attention_head_dim": 128,
         "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True, "in_channels": 64,

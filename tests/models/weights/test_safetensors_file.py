@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from safelight.errors import CorruptModel, UnsafeFile
-from safelight.models.networks.parts import load_weights
+from safelight.models.networks.components import load_weights
 from safelight.models.weights.safetensors_file import read_header, weight_files
 
 STEM = "model"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.checkpoints.families import describe
-from safelight.models.networks.room import model_size
-from safelight.models.weights.recognise import Recognised
+from safelight.models.networks.size_estimate import model_size
+from safelight.models.weights.identify import Identity
 from safelight.models.weights.safetensors_file import Entry, Header
 from safelight.models.weights.single_file import derive
 
@@ -65,7 +65,7 @@ def test_a_projection_that_is_not_in_the_file_changes_nothing(tmp_path: Path) ->
 def test_the_published_checkpoint_is_described_as_it_was_published() -> None:
     about = Mmdit(layers=24, twice=13, joint=4096, widths=(768, 1280), positions=384)
     header = Header({name: Entry("F16", shape, 0, 0) for name, shape in sd3_checkpoint(about)}, {})
-    what = Recognised(kind="checkpoint", base="sd3", prediction="")
+    what = Identity(kind="checkpoint", base="sd3", prediction="")
     derived: dict[str, Any] = dict(derive(header, what))
     expected = {
         "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64, "joint_attention_dim": 4096,

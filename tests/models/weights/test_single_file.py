@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fakes import Desk, draw, psnr, spec_for
+from tests.fakes import JobService, draw, psnr, spec_for
 from tests.models.ldm_files import KINDS, Ldm, checkpoint, write
 from tests.tiny_models import INIT, load, start_picture
 from torch import Tensor
@@ -18,10 +18,10 @@ from safelight.errors import CorruptModel, SafelightError, UnsupportedOption
 from safelight.models.checkpoints.digest import digest_model, file_sum
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model
-from safelight.models.weights.recognise import Recognised
+from safelight.models.weights.identify import Identity
 from safelight.models.weights.safetensors_file import Entry, Header
 from safelight.models.weights.single_file import derive
-from safelight.spec import RefinerUse
+from safelight.spec import PinnedRefiner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 
@@ -201,7 +201,7 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 def test_the_published_checkpoints_are_described_as_they_were_published(family: Any) -> None:
     header = header_of(REAL[family])
     prediction = "v_prediction" if family == "sd2" else "epsilon"
-    what = Recognised(kind="checkpoint", base=family, prediction=prediction)  # type: ignore[arg-type]
+    what = Identity(kind="checkpoint", base=family, prediction=prediction)  # type: ignore[arg-type]
     derived = dict(derive(header, what))
     for part, expected in PUBLISHED[family].items():
         assert {name: derived[part][name] for name in expected} == expected
@@ -347,8 +347,8 @@ def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files)
     base, refiner = load(single("sdxl")), load(single("sdxl-refiner"))
     assert refiner.description.family.told_score
     spec = spec_for(base, width=64, height=64, steps=5)
-    use = RefinerUse(model="refiner", digest=refiner.digest, switch=0.3)
-    with Desk() as desk:
+    use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=0.3)
+    with JobService() as desk:
         alone = desk.add(spec, base)
         refined = desk.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
         desk.finish()

@@ -459,7 +459,7 @@ def test_a_key_is_asked_for_as_browsers_and_clients_expect(keyed_server: tuple[s
 # Progress, interrupt, skip
 
 
-class Drawing(threading.Thread):
+class GenerationBody(threading.Thread):
     """A request of another thread; `result` is there once it has ended."""
 
     def __init__(self, api: webuiapi.WebUIApi, **wishes: Any) -> None:
@@ -494,7 +494,7 @@ def test_progress_and_interrupt_are_the_callers_own(keyed_server: tuple[str, dic
     url, keys = keyed_server
     joe, ann = (api_at(url, key) for key in list(keys.values())[:2])
     assert idle(joe)
-    drawing = Drawing(joe, **LONG)
+    drawing = GenerationBody(joe, **LONG)
     progress = drawing.wait_for_a_step(joe)
     assert 0 < progress["progress"] < 1
     assert progress["eta_relative"] > 0
@@ -530,7 +530,7 @@ def test_interrupt_leaves_jobs_of_the_same_key_alone(keyed_server: tuple[str, di
 
 
 def test_skip_stops_the_picture_that_is_shown(server: str, api: webuiapi.WebUIApi) -> None:
-    drawing = Drawing(api_at(server), **SMALL | {"steps": 200}, batch_size=2)
+    drawing = GenerationBody(api_at(server), **SMALL | {"steps": 200}, batch_size=2)
     drawing.wait_for_a_step(api)
     assert api.skip() is None
     drawing.join(PATIENCE_S)

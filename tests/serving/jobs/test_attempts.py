@@ -6,7 +6,7 @@ import pytest
 from tests.serving.jobs.conftest import Clock
 
 from safelight.errors import StorageFailed
-from safelight.serving.jobs.attempts import LEASE_S, MOST_ATTEMPTS, MOST_CRASHES, Attempts, Progress
+from safelight.serving.jobs.attempts import LEASE_S, MAX_ATTEMPTS, MAX_CRASHES, Attempts, JobProgress
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
 from safelight.serving.jobs.tables import JobRow
 
@@ -38,7 +38,7 @@ def test_a_job_goes_through_its_states_and_every_change_is_an_event(queue: JobQu
     assert queue.get(job.id).state == "queued"
     [mine] = me.claim(most=5)
     assert (mine.id, mine.state, mine.attempts) == (job.id, "running", 1)
-    assert me.finish(mine, asset_id="a" * 64, seconds=1.5, progress=Progress(total_steps=20, compute_s=0.5))
+    assert me.finish(mine, asset_id="a" * 64, seconds=1.5, progress=JobProgress(total_steps=20, compute_s=0.5))
     done = queue.get(job.id)
     assert (done.asset_id, done.compute_s) == ("a" * 64, 0.5)
     assert (done.step, done.total_steps) == (20, 20), "although no heartbeat came before the end"
@@ -90,7 +90,7 @@ def test_a_worker_that_was_thought_dead_changes_nothing_although_it_has_the_job_
     clock.now += LEASE_S + 1
     other.recover([])
     [late] = me.claim(most=1)
-    assert me.renew({job.id: (early, Progress(step=3))}).lost == {job.id}
+    assert me.renew({job.id: (early, JobProgress(step=3))}).lost == {job.id}
     for change in (me.cancelled, lambda one: me.put_back(one, why="late"), lambda one: me.fail(one, FAULT)):
         assert not change(early)
     assert queue.get(job.id).state == "running"
@@ -103,7 +103,7 @@ def test_a_worker_that_says_that_it_is_alive_keeps_its_jobs(
     put(queue)
     [job] = other.claim(most=1)
     clock.now += LEASE_S - 1
-    kept = other.renew({job.id: (job, Progress(step=3, total_steps=20, compute_s=2.0))})
+    kept = other.renew({job.id: (job, JobProgress(step=3, total_steps=20, compute_s=2.0))})
     assert not kept.cancelled | kept.lost  # pyright: ignore[reportOperatorIssue]
     clock.now += LEASE_S - 1
     assert me.recover([]) == []
@@ -113,7 +113,7 @@ def test_a_worker_that_says_that_it_is_alive_keeps_its_jobs(
 
 def test_a_job_that_its_living_worker_lost_hold_of_is_drawn_again(queue: JobQueue, clock: Clock, me: Attempts) -> None:
     kept, dropped = put(queue, 2)
-    hands = {job.id: (job, Progress()) for job in me.claim(most=2)}
+    hands = {job.id: (job, JobProgress()) for job in me.claim(most=2)}
     clock.now += LEASE_S + 1
     me.renew({kept.id: hands[kept.id]})
     assert me.recover([kept.id]) == [dropped.id]
@@ -160,10 +160,10 @@ def test_a_job_that_kills_its_server_again_and_again_fails_and_takes_nobody_alon
             continue
         for job in claimed:
             victim.finish(job, asset_id="a" * 64, seconds=1)
-    assert deaths == 1 + MOST_CRASHES
+    assert deaths == 1 + MAX_CRASHES
     failed = queue.get(deadly.id)
     assert failed.error is not None
-    assert (failed.error["code"], failed.crashes) == ("job_failed", MOST_CRASHES)
+    assert (failed.error["code"], failed.crashes) == ("job_failed", MAX_CRASHES)
     while claimed := me.claim(most=4):
         for job in claimed:
             me.finish(job, asset_id="a" * 64, seconds=1)
@@ -186,12 +186,12 @@ def test_an_impatient_probe_fails_no_harmless_job(queue: JobQueue, clock: Clock,
 
 def test_a_training_run_is_not_what_its_server_died_of(queue: JobQueue, clock: Clock, me: Attempts) -> None:
     [run] = queue.put([TRAINING], Terms())
-    for _ in range(MOST_ATTEMPTS - 1):
+    for _ in range(MAX_ATTEMPTS - 1):
         [taken] = Attempts(queue).claim(most=1)
         clock.now += LEASE_S + 1
         me.recover([])
         assert not queue.get(run.id).suspect
-    assert taken.attempts == MOST_ATTEMPTS - 1
+    assert taken.attempts == MAX_ATTEMPTS - 1
     Attempts(queue).claim(most=1)
     clock.now += LEASE_S + 1
     me.recover([])
@@ -217,7 +217,7 @@ def test_cancelling(queue: JobQueue, me: Attempts) -> None:
     assert claimed.id == waiting.id
     assert queue.cancel(running.id).state == "cancelled"
     assert queue.cancel(waiting.id).state == "running", "its worker has not stopped yet"
-    assert me.renew({waiting.id: (claimed, Progress(step=1, total_steps=2))}).cancelled == {waiting.id}
+    assert me.renew({waiting.id: (claimed, JobProgress(step=1, total_steps=2))}).cancelled == {waiting.id}
     assert me.cancelled(claimed)
     assert queue.get(waiting.id).state == "cancelled"
 

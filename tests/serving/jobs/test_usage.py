@@ -11,7 +11,7 @@ from tests.serving.jobs.conftest import Clock
 
 from safelight.database.connect import open_database
 from safelight.errors import InvalidRequest, TooManyRequests
-from safelight.serving.jobs.attempts import Attempts, Progress
+from safelight.serving.jobs.attempts import Attempts, JobProgress
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
 from safelight.serving.jobs.usage import DAY_S, Limits
@@ -82,7 +82,7 @@ def test_what_was_computed_counts_however_it_ended(queue: JobQueue, end: str, pi
     me = Attempts(queue)
     queue.put([ORDER], joe())
     [job] = me.claim(most=1)
-    progress = Progress(step=24, total_steps=30, compute_s=0.0 if end == "cancelled unseen" else 8.0)
+    progress = JobProgress(step=24, total_steps=30, compute_s=0.0 if end == "cancelled unseen" else 8.0)
     match end:
         case "cancelled" | "cancelled unseen":
             queue.cancel(job.id)
@@ -100,10 +100,10 @@ def test_the_seconds_of_every_attempt_count(queue: JobQueue) -> None:
     me = Attempts(queue)
     queue.put([ORDER], joe(compute_s_per_day=5))
     [first] = me.claim(most=1)
-    me.put_back(first, Progress(compute_s=2.0), why="the disk is full")
+    me.put_back(first, JobProgress(compute_s=2.0), why="the disk is full")
     [second] = me.claim(most=1)
-    me.renew({second.id: (second, Progress(compute_s=1.0))})
-    me.finish(second, asset_id="a" * 64, seconds=1, progress=Progress(compute_s=3.5))
+    me.renew({second.id: (second, JobProgress(compute_s=1.0))})
+    me.finish(second, asset_id="a" * 64, seconds=1, progress=JobProgress(compute_s=3.5))
     assert queue.used("joe", since=0) == (1, 5.5)
     with pytest.raises(TooManyRequests, match="6 s of network time"):
         queue.put([ORDER], joe(compute_s_per_day=5))

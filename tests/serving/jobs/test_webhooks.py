@@ -13,10 +13,10 @@ from tests.webhook_receiver import Receiver, receiving
 from safelight.database.connect import Database
 from safelight.errors import InvalidRequest
 from safelight.serving.jobs import webhooks
-from safelight.serving.jobs.attempts import Attempts, Progress
+from safelight.serving.jobs.attempts import Attempts, JobProgress
 from safelight.serving.jobs.queue import JobQueue, Order, Terms
 from safelight.serving.jobs.tables import JobRow
-from safelight.serving.jobs.webhooks import MOST_TRIES, Webhooks, require_webhook_url
+from safelight.serving.jobs.webhooks import MAX_TRIES, Webhooks, require_webhook_url
 
 SECRET = bytes(range(32))
 ORDER = Order(spec={"prompt": "a secret apple"}, encoding={})
@@ -46,7 +46,7 @@ def ended(database: Database, clock: Clock, url: str) -> str:
     me = Attempts(queue)
     queue.put([ORDER], Terms(webhook_url=url))
     [job] = me.claim(most=1)
-    assert me.finish(job, asset_id="a" * 64, seconds=1.5, progress=Progress(compute_s=0.5))
+    assert me.finish(job, asset_id="a" * 64, seconds=1.5, progress=JobProgress(compute_s=0.5))
     return job.id
 
 
@@ -98,7 +98,7 @@ def test_a_receiver_that_is_down_is_given_up_after_an_hour(
     began = clock.now
     job_id = ended(database, clock, "http://127.0.0.1:1/nobody")
     due = []
-    for _ in range(MOST_TRIES):
+    for _ in range(MAX_TRIES):
         due.append(clock.now - began)
         clock_before = clock.now
         tries(database, clock)

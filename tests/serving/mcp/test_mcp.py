@@ -102,7 +102,7 @@ def test_pictures_are_edited_and_enlarged(at: Callable[[], Api], tmp_path: Path)
 def test_several_are_drawn_at_once_and_large_ones_are_shown_smaller(
     at: Callable[[], Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp, "MOST_INLINE_BYTES", 100)
+    monkeypatch.setattr(mcp, "MAX_INLINE_BYTES", 100)
 
     async def use(client: Client) -> None:
         result = await client.call_tool("generate_image", SMALL | {"n": 3})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safelight.serving.monitoring.metrics import Line, Metrics
+from safelight.serving.monitoring.metrics import Metrics, QueueState
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "safelight.json"
@@ -19,7 +19,9 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 def names_that_exist() -> dict[str, set[str]]:
     """Sample names, and the labels of each."""
     metrics = Metrics(version="0")
-    metrics.read_at_scrape(line=lambda: Line(queued=0, running=0, oldest_s=0), device_memory=lambda: {"cuda:0": 1})
+    metrics.read_at_scrape(
+        line=lambda: QueueState(queued=0, running=0, oldest_s=0), device_memory=lambda: {"cuda:0": 1}
+    )
     page = metrics.page("")[0].decode()
     kinds = dict(line.split()[2:4] for line in page.splitlines() if line.startswith("# TYPE"))
     exist = {"up": {"job", "instance"}}

@@ -5,7 +5,7 @@ from PIL import Image
 
 from safelight.errors import StorageFailed
 from safelight.events import Decoded, Queued, Started, Stepped, Stored
-from safelight.serving.monitoring.metrics import MOST_NAMES, About, Line, Metrics
+from safelight.serving.monitoring.metrics import MAX_NAMES, About, Metrics, QueueState
 from safelight.serving.monitoring.stages import Stages
 
 JOE = About(model="mini", key="joe")
@@ -65,20 +65,20 @@ def test_changes_of_jobs_are_counted_by_how_they_end(metrics: Metrics) -> None:
 
 
 def test_labels_stay_few_whatever_callers_name(metrics: Metrics) -> None:
-    for number in range(3 * MOST_NAMES):
+    for number in range(3 * MAX_NAMES):
         metrics.changed("done", About(model=f"org/model-{number}", key="joe"))
         metrics.answered(method=f"M{number}", route="unmatched", status=404, seconds=0.1, code=f"code-{number}")
     page = metrics.page("")[0].decode()
-    assert page.count("\nsafelight_pictures_total{") == MOST_NAMES + 1
-    assert page.count("\nsafelight_refusals_total{") == MOST_NAMES + 1
-    assert f'safelight_pictures_total{{key="joe",model="other"}} {2 * MOST_NAMES}.0' in page
+    assert page.count("\nsafelight_pictures_total{") == MAX_NAMES + 1
+    assert page.count("\nsafelight_refusals_total{") == MAX_NAMES + 1
+    assert f'safelight_pictures_total{{key="joe",model="other"}} {2 * MAX_NAMES}.0' in page
     assert page.count("\nsafelight_http_requests_total{") == 1
 
 
 def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics: Metrics) -> None:
-    line = Line(queued=3, running=2, oldest_s=7.5)
+    line = QueueState(queued=3, running=2, oldest_s=7.5)
 
-    def read() -> Line:
+    def read() -> QueueState:
         if line.queued < 0:
             raise StorageFailed("the database cannot be read")
         return line
@@ -90,7 +90,7 @@ def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics
     assert 'safelight_device_memory_bytes{device="cuda:0"} 1.073741824e+09' in page
     metrics.changed("done", JOE, compute_s=1.25)
     metrics.changed("cancelled", JOE, compute_s=0.5)
-    line = Line(queued=-1, running=0, oldest_s=0)
+    line = QueueState(queued=-1, running=0, oldest_s=0)
     page = metrics.page("")[0].decode()
     assert "safelight_queue_readable 0.0" in page
     assert "safelight_queue_jobs{" not in page

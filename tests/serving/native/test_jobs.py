@@ -14,7 +14,7 @@ from PIL import Image
 from tests.patience import PATIENCE_S
 from tests.serving.conftest import ended, serving, settings_in
 
-from safelight.serving.native.told import JobMessage
+from safelight.serving.native.events import JobMessage
 
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.serving.conftest import ask_and_go, ended, serving, settings_in
 
 from safelight.errors import InvalidRequest
-from safelight.serving.openai.payloads import GenerationMessage
+from safelight.serving.openai.bodies import GenerationMessage
 from safelight.settings import Settings
 
 SMALL = {"size": "64x64", "extra_body": {"steps": 2, "seed": 7}}

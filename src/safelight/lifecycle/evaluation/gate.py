@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safelight.errors import InvalidRequest
-from safelight.faults import explain
+from safelight.validation import explain
 
 Threshold = Annotated[float, Field(allow_inf_nan=False)]
 

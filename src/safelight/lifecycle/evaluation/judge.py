@@ -1,7 +1,7 @@
 """The judge: classifiers that name concept, style and colour of a picture, one small network a question.
 
-They learnt from real artwork only (`lifecycle/mini/judge.py`), never from generated pictures, and share nothing with
-the model they judge. `accuracy` says how often each is right on artwork that it has not seen: what it cannot tell
+They learnt from real artwork only (`lifecycle/mini/train_judge.py`), never from generated pictures, and share nothing
+with the model they judge. `accuracy` says how often each is right on artwork that it has not seen: what it cannot tell
 there, it cannot tell of a generated picture.
 """
 
@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class QuestionNetwork:
     """The network of one question."""
 
     network: JudgeNetwork
@@ -92,7 +92,7 @@ class Eye:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    eyes: Mapping[str, Eye]
+    eyes: Mapping[str, QuestionNetwork]
     """By question: `concept`, `style`, `colour`."""
     accuracy: dict[str, float]
     """On artwork held out from its training."""
@@ -117,7 +117,7 @@ class Judge:
 def open_judge(folder: Path = FOLDER) -> Judge:
     about: dict[str, Any] = json.loads((folder / "judge.json").read_text("utf-8"))
     weights = load_file(folder / "judge.safetensors")
-    eyes: dict[str, Eye] = {}
+    eyes: dict[str, QuestionNetwork] = {}
     for question, eye in about["questions"].items():
         network = JudgeNetwork(len(eye["classes"]), eye["channels"], shading=eye["shading"], both_ways=eye["both_ways"])
         start = question + "."
@@ -125,7 +125,7 @@ def open_judge(folder: Path = FOLDER) -> Judge:
         network.load_state_dict(own)
         places = {name: place for place, name in enumerate(eye["classes"])}
         asked = torch.tensor([places[name] for name in eye.get("asked", eye["classes"])])
-        eyes[question] = Eye(network.eval(), eye["classes"], eye["side"], asked)
+        eyes[question] = QuestionNetwork(network.eval(), eye["classes"], eye["side"], asked)
     return Judge(eyes, about["accuracy"])
 
 

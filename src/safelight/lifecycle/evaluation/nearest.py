@@ -6,13 +6,13 @@ outlines and colours, too, and so forgives soft or uneven areas; a thing with an
 
 import torch
 
-from safelight.lifecycle.evaluation.likeness import Artwork, coarse_pixels
-from safelight.lifecycle.evaluation.obedience import Drawn, Measure, Score, read_prompts
+from safelight.lifecycle.evaluation.prompt_adherence import DrawnSet, Measure, Score, read_prompts
+from safelight.lifecycle.evaluation.similarity import Artwork, coarse_pixels
 
 NEAREST = Measure(name="style of the nearest drawing", prompts="styles", questions=("style",), top=1, target=0.90)
 
 
-def score_nearest(drawn: Drawn, artwork: Artwork) -> Score:
+def score_nearest(drawn: DrawnSet, artwork: Artwork) -> Score:
     """How often, by coarse pixels, the nearest drawing of the thing is the one in the style that was asked for.
 
     Things that the artwork has no drawing of are left out.

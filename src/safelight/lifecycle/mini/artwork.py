@@ -52,7 +52,7 @@ class Concept:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ArtworkPicture:
     """One rendered picture; `own_colour` says that the artist chose the colour, not the recolouring."""
 
     concept: str
@@ -72,7 +72,7 @@ def build_artwork(recipe: ArtworkRecipe, folder: Path) -> None:
     keywords = fetch_package(recipe.keywords_package, folder / "packages")
     icons = {style: json.loads((package / "icons.json").read_text("utf-8")) for style, package in packages.items()}
     concepts = read_concepts(keywords, icons, read_aliases())
-    pictures: list[Picture] = []
+    pictures: list[ArtworkPicture] = []
     rendered: list[Rgba] = []
     for concept in concepts:
         for style, icon_set in icons.items():
@@ -80,11 +80,11 @@ def build_artwork(recipe: ArtworkRecipe, folder: Path) -> None:
             if picture is None:
                 continue
             own, share = dominant_colour(picture)
-            pictures.append(Picture(concept.slug, style, own, own_colour=True))
+            pictures.append(ArtworkPicture(concept.slug, style, own, own_colour=True))
             rendered.append(picture)
             num_copies = recipe.core_copies if concept.core else recipe.other_copies
             for colour in copy_colours(concept.slug, own, num_copies) if share > recipe.min_colour_share else ():
-                pictures.append(Picture(concept.slug, style, colour, own_colour=False))
+                pictures.append(ArtworkPicture(concept.slug, style, colour, own_colour=False))
                 rendered.append(recolour(picture, colour))
     np.save(folder / "pictures.tmp.npy", np.stack(rendered))
     (folder / "pictures.tmp.npy").rename(folder / "pictures.npy")
@@ -234,7 +234,7 @@ def copy_colours(slug: str, own: str, count: int) -> Iterable[str]:
     return sorted(others, key=lambda colour: fraction_of(f"{slug}:{colour}"))[:count]
 
 
-def hold_out(pictures: list[Picture], share: float) -> set[str]:
+def hold_out(pictures: list[ArtworkPicture], share: float) -> set[str]:
     """Keys of the combinations never trained on; every concept keeps at least two styles of its own colour."""
     keys = set[str]()
     for picture in pictures:

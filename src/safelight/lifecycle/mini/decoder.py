@@ -34,7 +34,7 @@ from safelight.lifecycle.mini.autoencoder import (
     picture_losses,
 )
 from safelight.lifecycle.mini.captions import STYLE_WORDS
-from safelight.lifecycle.mini.denoiser import Denoiser, NoiseLevels
+from safelight.lifecycle.mini.denoiser import MiniDenoiser, MiniNoiseLevels
 from safelight.lifecycle.mini.discriminator import Discriminator, hinge_loss, slope_with
 from safelight.lifecycle.mini.mini import DecoderRecipe, MiniRecipe
 from safelight.lifecycle.mini.pictures import Pictures
@@ -61,16 +61,18 @@ class Decoding(nn.Module):
         return self.network.decode(latents).sample  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
-def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: Denoiser, *, until: Until) -> None:
+def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDenoiser, *, until: Until) -> None:
     """Train the decoder of `out`/vae, resuming from `out`/decoder.pt, and write it back there."""
     how = recipe.decoder
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out))
     accelerator.init_trackers("decoder")
     pictures, made = Pictures(recipe, artwork, out), out / "made.npz"
     if not made.exists():
-        maker = Maker(recipe, denoiser.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(out / "tokenizer"))
+        maker = LatentMaker(
+            recipe, denoiser.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(out / "tokenizer")
+        )
         make_latents(maker, pictures, accelerator, made)
-    lessons = Lessons(recipe, pictures, artwork, made)
+    lessons = DecoderBatches(recipe, pictures, artwork, made)
     decoding = Decoding(AutoencoderKL.from_pretrained(out / "vae"))
     discriminator = Discriminator(
         styles=len(STYLES), width=how.discriminator_width, norm_groups=recipe.autoencoder.norm_groups
@@ -135,12 +137,12 @@ def optimizers_of(part: nn.Module, how: DecoderRecipe, factor: float) -> list[Op
     )
 
 
-class Maker:
+class LatentMaker:
     """Latents as the denoiser leaves them: real ones noised to some level and walked back."""
 
-    def __init__(self, recipe: MiniRecipe, denoiser: Denoiser, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, recipe: MiniRecipe, denoiser: MiniDenoiser, tokenizer: CLIPTokenizer) -> None:
         self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
-        self.levels = NoiseLevels(recipe.denoiser.snr_gamma)
+        self.levels = MiniNoiseLevels(recipe.denoiser.snr_gamma)
 
     def __call__(self, pictures: Pictures, views: list[int], *, seed: int) -> Tensor:
         """Latents of these views; everything random follows from the seed."""
@@ -175,7 +177,7 @@ class Maker:
         return rescale * ratio * v + (1 - rescale) * v
 
 
-def make_latents(maker: Maker, pictures: Pictures, accelerator: Accelerator, path: Path) -> None:
+def make_latents(maker: LatentMaker, pictures: Pictures, accelerator: Accelerator, path: Path) -> None:
     """Fill `path` with views and the latents that the denoiser makes of them; every process does its share."""
     how = maker.recipe.decoder
     views = pictures.choose(random.Random(how.seed), how.made)
@@ -197,7 +199,7 @@ def make_latents(maker: Maker, pictures: Pictures, accelerator: Accelerator, pat
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DecoderBatch:
     """What the decoder is shown, and what it should draw."""
 
     views: list[int]
@@ -207,7 +209,7 @@ class Lesson:
     """Places in STYLES."""
 
 
-class Lessons:
+class DecoderBatches:
     """Latents as the denoiser leaves them and, now and then, real ones with noise."""
 
     def __init__(self, recipe: MiniRecipe, pictures: Pictures, artwork: Path, made: Path) -> None:
@@ -217,7 +219,7 @@ class Lessons:
             self.views: list[int] = file["views"].tolist()
             self.made = torch.from_numpy(file["latents"])
 
-    def draw(self, seed: int, count: int) -> Lesson:
+    def draw(self, seed: int, count: int) -> DecoderBatch:
         """One that depends on the seed alone."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.views), (count,), generator=generator)
@@ -228,7 +230,7 @@ class Lessons:
         is_real = torch.rand(count, 1, 1, 1, generator=generator) < self.recipe.decoder.real_share
         latents = torch.where(is_real, real, self.made[chosen].float())
         styles = [STYLES.index(self.pictures.subject(view).style) for view in views]
-        return Lesson(
+        return DecoderBatch(
             views,
             latents.contiguous(memory_format=torch.channels_last),
             torch.stack([self.image(view) for view in views]),

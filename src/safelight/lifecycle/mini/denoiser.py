@@ -15,10 +15,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from safelight.lifecycle.mini.curve import note
+from safelight.lifecycle.mini.metrics_csv import note
 from safelight.lifecycle.mini.mini import MiniRecipe
 from safelight.lifecycle.mini.networks import new_scheduler, new_text_encoder, new_unet
-from safelight.lifecycle.mini.pictures import Drawn, Pictures
+from safelight.lifecycle.mini.pictures import DrawnBatch, Pictures
 from safelight.lifecycle.mini.sampling import assemble, draw_grid
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
@@ -30,7 +30,7 @@ DENOISER, STYLED = "denoiser.pt", "styled.pt"
 """Training states in the folder of a run: of the denoiser, and of its lesson in styles, which comes after."""
 
 
-class Denoiser(nn.Module):
+class MiniDenoiser(nn.Module):
     """Text encoder and UNet as one network: token ids, noisy latents and timesteps in, v out."""
 
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
@@ -43,7 +43,7 @@ class Denoiser(nn.Module):
         return self.unet(noisy, timesteps, states).sample
 
 
-def new_denoiser(recipe: MiniRecipe, start: Path | None) -> Denoiser:
+def new_denoiser(recipe: MiniRecipe, start: Path | None) -> MiniDenoiser:
     """Untrained networks, or the ones in a diffusers folder."""
     if start:
         text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
@@ -52,11 +52,17 @@ def new_denoiser(recipe: MiniRecipe, start: Path | None) -> Denoiser:
         torch.manual_seed(recipe.denoiser.seed)
         text_encoder, unet = new_text_encoder(recipe), new_unet(recipe)
     # Channels last is the faster layout for small convolutions on CPUs.
-    return Denoiser(text_encoder.train(), unet.train()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return MiniDenoiser(text_encoder.train(), unet.train()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def train_denoiser(
-    recipe: MiniRecipe, artwork: Path, out: Path, *, until: Until, start: Denoiser | None = None, state: str = DENOISER
+    recipe: MiniRecipe,
+    artwork: Path,
+    out: Path,
+    *,
+    until: Until,
+    start: MiniDenoiser | None = None,
+    state: str = DENOISER,
 ) -> None:
     """Train, resuming from the file `state` in `out`, else from `start`, else from nothing."""
     denoiser = recipe.denoiser
@@ -76,7 +82,7 @@ def train_denoiser(
     )
     average = Average(network, denoiser.ema)
     model = accelerator.prepare(network)
-    noise_levels = NoiseLevels(denoiser.snr_gamma)
+    noise_levels = MiniNoiseLevels(denoiser.snr_gamma)
     path = out / state
     step, seconds = 0, 0.0
     if saved_state := load_checkpoint(path):
@@ -129,7 +135,7 @@ def train_denoiser(
     accelerator.end_training()
 
 
-class NoiseLevels:
+class MiniNoiseLevels:
     """The scheduler's alphas as tensors: how to make noisy latents, what v is, and what each level weighs."""
 
     def __init__(self, snr_gamma: float) -> None:
@@ -143,8 +149,8 @@ class NoiseLevels:
 def denoising_loss(
     model: nn.Module,
     tokenizer: CLIPTokenizer,
-    levels: NoiseLevels,
-    drawn: Drawn,
+    levels: MiniNoiseLevels,
+    drawn: DrawnBatch,
     *,
     seed: int,
     part: slice = slice(None),
@@ -172,7 +178,7 @@ def denoising_loss(
 def style_change(
     model: nn.Module,
     tokenizer: CLIPTokenizer,
-    drawn: Drawn,
+    drawn: DrawnBatch,
     part: slice,
     *,
     told: Tensor,
@@ -197,7 +203,7 @@ def style_change(
     return change
 
 
-def noised(levels: NoiseLevels, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+def noised(levels: MiniNoiseLevels, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy latents, and v = signal * noise - noise level * latents."""
     signal, sigma = (level[timesteps].view(-1, 1, 1, 1) for level in (levels.signal, levels.noise))
     noisy = (signal * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
@@ -209,7 +215,9 @@ def ids_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, pictures: Pictures) -> dict[str, float]:
+def validate(
+    network: nn.Module, tokenizer: CLIPTokenizer, levels: MiniNoiseLevels, pictures: Pictures
+) -> dict[str, float]:
     """Unweighted error of v on fixed draws: known pictures (all levels, the less noisy half) and held-out ones."""
     drawn = pictures.draw(seed_of(1, 2), 96)
     held = pictures.held[:: max(1, len(pictures.held) // 96)][:96]
@@ -229,7 +237,7 @@ def validate(network: nn.Module, tokenizer: CLIPTokenizer, levels: NoiseLevels, 
 
 
 @torch.no_grad()
-def draw_samples(network: Denoiser, out: Path, step: int) -> None:
+def draw_samples(network: MiniDenoiser, out: Path, step: int) -> None:
     """Fixed prompts with fixed seeds, as `out`/grids/STEP.png: what the numbers do not say."""
     pipeline = assemble(
         autoencoder=AutoencoderKL.from_pretrained(out / "vae"),
@@ -247,7 +255,7 @@ def is_unet_matrix(name: str, param: Tensor) -> bool:
     return name.startswith("unet.") and param.ndim >= 2 and not any(end in name for end in ends)
 
 
-def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[Denoiser, int]:
+def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[MiniDenoiser, int]:
     """The averaged networks of the run in `out`, and the step: of the denoiser or its lesson, the one trained last."""
     network = new_denoiser(recipe, None)
     saved = [path for path in (out / DENOISER, out / STYLED) if path.exists()]

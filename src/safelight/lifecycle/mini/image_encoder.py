@@ -39,7 +39,7 @@ from safelight.models.networks.placement import fast_dtypes
 from safelight.models.vision.similarity import TextHead, pool_text
 
 
-class Pair(nn.Module):
+class ClipPair(nn.Module):
     """Image encoder and text head: pictures and pooled texts in, unit vectors out."""
 
     def __init__(self, vision: CLIPVisionModelWithProjection, text_head: TextHead) -> None:
@@ -53,7 +53,7 @@ class Pair(nn.Module):
         return pictures, *(F.normalize(self.text_head(text).float(), dim=-1) for text in texts)
 
 
-def new_pair(recipe: ImageEncoderRecipe, text_width: int, start: Path | None) -> Pair:
+def new_pair(recipe: ImageEncoderRecipe, text_width: int, start: Path | None) -> ClipPair:
     """Untrained, or with the image encoder of the model folder `start`; the text head is always new."""
     torch.manual_seed(recipe.seed)
     config = CLIPVisionConfig(
@@ -68,7 +68,7 @@ def new_pair(recipe: ImageEncoderRecipe, text_width: int, start: Path | None) ->
     vision = CLIPVisionModelWithProjection(config)
     if start:
         load_vision(vision, start)
-    return Pair(vision, TextHead(text_width, recipe.projection)).train()
+    return ClipPair(vision, TextHead(text_width, recipe.projection)).train()
 
 
 def train_image_encoder(
@@ -160,7 +160,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CaptionBatch:
     pictures: Tensor
     backgrounds: Tensor
     captions: list[str]
@@ -185,7 +185,7 @@ class Batches:
         self.popular = [slug for slug in self.rows if slug in core]
         self.all = list(self.rows)
 
-    def draw(self, seed: int, count: int) -> Batch:
+    def draw(self, seed: int, count: int) -> CaptionBatch:
         encoder, draw = self.recipe.image_encoder, random.Random(seed)
         rows: list[int] = []
         while len(rows) < count:
@@ -196,7 +196,7 @@ class Batches:
         subjects = [self.drawings.subject(row, background) for row, background in zip(rows, named, strict=True)]
         captions = [caption(subject, encoder.captions, draw) for subject in subjects]
         slugs = [self.drawings.about[row]["concept"] for row in rows]
-        return Batch(
+        return CaptionBatch(
             pictures=self.drawings.pictures(torch.tensor(rows)),
             backgrounds=torch.tensor([BACKGROUNDS.get(name or "", (255, 255, 255)) for name in named]) / 255,
             captions=captions,
@@ -240,7 +240,7 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def retrieval(pair: Pair, texts: Texts, drawings: Drawings) -> dict[str, float]:
+def retrieval(pair: ClipPair, texts: Texts, drawings: Drawings) -> dict[str, float]:
     """Among the held-out pictures of popular concepts: is the right one, or the right caption, first, among five?"""
     rows = (drawings.is_held & drawings.is_popular).nonzero()[:, 0]
     parts = [on_white(drawings.pictures(part)) for part in rows.split(128)]

@@ -16,7 +16,7 @@ from safelight.lifecycle.mini.mini import MiniRecipe
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnBatch:
     """One batch: clean latents and their captions."""
 
     latents: Tensor
@@ -54,12 +54,12 @@ class Pictures:
         self.core = [slug for slug in self.tree if concepts[slug]["core"]]
         self.others = [slug for slug in self.tree if not concepts[slug]["core"]]
 
-    def draw(self, seed: int, count: int) -> Drawn:
+    def draw(self, seed: int, count: int) -> DrawnBatch:
         """A batch that depends on the seed alone."""
         draw = random.Random(seed)
         views = self.choose(draw, count)
         pairs = [caption_pair(self.subject(view), self.recipe.captions, draw) for view in views]
-        return Drawn(self.latents[views].float(), [said for said, _ in pairs], [bare for _, bare in pairs])
+        return DrawnBatch(self.latents[views].float(), [said for said, _ in pairs], [bare for _, bare in pairs])
 
     def choose(self, draw: random.Random, count: int) -> list[int]:
         """Views: by concept first, then style, then colour."""

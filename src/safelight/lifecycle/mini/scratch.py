@@ -25,12 +25,12 @@ from safelight.lifecycle.mini.artwork import build_artwork
 from safelight.lifecycle.mini.autoencoder import BACKGROUNDS, encode_pictures
 from safelight.lifecycle.mini.autoencoder import train_autoencoder as run_autoencoder
 from safelight.lifecycle.mini.captions import COLOURS, FILLERS, OPENINGS, STYLE_WORDS, names_of, read_aliases
-from safelight.lifecycle.mini.curve import draw_curve, read
 from safelight.lifecycle.mini.decoder import train_decoder as run_decoder
 from safelight.lifecycle.mini.denoiser import STYLED, load_averaged, new_denoiser
 from safelight.lifecycle.mini.denoiser import train_denoiser as run_denoiser
 from safelight.lifecycle.mini.export import export as export_folder
 from safelight.lifecycle.mini.image_encoder import train_image_encoder as run_image_encoder
+from safelight.lifecycle.mini.metrics_csv import draw_curve, read
 from safelight.lifecycle.mini.mini import MINI
 from safelight.lifecycle.mini.sampling import draw_grid
 from safelight.lifecycle.mini.tokenizer import tokenizer_texts, train_tokenizer
@@ -49,7 +49,7 @@ RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class ScratchOptions:
     """What may be said of a run."""
 
     out: Path
@@ -73,7 +73,7 @@ class Orders:
         return Until(steps=self.steps, moment=self.moment or (self.minutes and time.time() + 60 * self.minutes))
 
 
-def train_all(orders: Orders, *, processes: int) -> None:
+def train_all(orders: ScratchOptions, *, processes: int) -> None:
     """Every stage that has not been done; a run that was killed goes on where it was."""
     left: list[Stage] = [stage for stage in ALL if not result_of(stage, orders.out).exists()]
     for stage in left:
@@ -96,7 +96,7 @@ def result_of(stage: Stage, out: Path) -> Path:
     return out / RESULTS.get(stage, f"done/{stage}")
 
 
-def train_stage(stage: Stage, orders: Orders, *, processes: int) -> None:
+def train_stage(stage: Stage, orders: ScratchOptions, *, processes: int) -> None:
     """One stage, here or spread over so many processes of one thread each."""
     if processes > 1 and stage in SHARED and "RANK" not in os.environ:
         spread(stage, orders, processes=processes)
@@ -197,7 +197,7 @@ def train_image_encoder(out: Path, folder: Path, *, until: Until, start: Path | 
     run_image_encoder(MINI, out / "artwork", out, folder, until=until, start=start)
 
 
-def spread(stage: Stage, orders: Orders, *, processes: int) -> None:
+def spread(stage: Stage, orders: ScratchOptions, *, processes: int) -> None:
     """Run the stage as several one-thread processes that share each batch (gloo)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "-m", "safelight", "train", "scratch", stage, "--out", str(orders.out)]

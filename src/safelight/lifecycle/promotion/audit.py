@@ -15,21 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from safelight.errors import InvalidRequest
-from safelight.lifecycle.evaluation.likeness import coarse_pixels
 from safelight.lifecycle.evaluation.memorisation import auc_interval, find_neighbours, in_words, membership_auc
-from safelight.lifecycle.promotion.material import Material, in_known_words, pictures
-from safelight.lifecycle.promotion.side import Side
+from safelight.lifecycle.evaluation.similarity import coarse_pixels
+from safelight.lifecycle.promotion.compared_model import ComparedModel
+from safelight.lifecycle.promotion.training_data import ComparisonData, in_known_words, pictures
 from safelight.lifecycle.training.membership import denoising_losses
 from safelight.models.adapters.lora_merge import merge
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model, load_model
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.textual_inversion import load_embedding
-from safelight.spec import LoraUse
+from safelight.spec import PinnedLora
 from safelight.studio import Studio
 
 
-class Eyes(Protocol):
+class ImageTextEncoder(Protocol):
     """An image encoder with its text encoder (`models/vision/similarity.py`, `models/vision/clip_similarity.py`)."""
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor: ...
@@ -41,18 +41,18 @@ Heard = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class EmbeddedPictures:
     """Pictures, and what the image encoder makes of each."""
 
     images: list[Image.Image]
     vectors: Tensor
 
-    def among(self, places: Sequence[int]) -> "Seen":
-        return Seen([self.images[place] for place in places], self.vectors[list(places)])
+    def among(self, places: Sequence[int]) -> "EmbeddedPictures":
+        return EmbeddedPictures([self.images[place] for place in places], self.vectors[list(places)])
 
 
-def look_at(images: list[Image.Image], eyes: Eyes) -> Seen:
-    return Seen(images, eyes.embed_images(images) if images else torch.zeros(0, 0))
+def look_at(images: list[Image.Image], eyes: ImageTextEncoder) -> EmbeddedPictures:
+    return EmbeddedPictures(images, eyes.embed_images(images) if images else torch.zeros(0, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +129,13 @@ class Audit:
 
 
 def audit(
-    side: Side,
+    side: ComparedModel,
     base: Model,
     before: Model | None,
-    samples: Seen,
-    own: Seen,
-    material: Material,
-    eyes: Eyes,
+    samples: EmbeddedPictures,
+    own: EmbeddedPictures,
+    material: ComparisonData,
+    eyes: ImageTextEncoder,
     studio: Studio,
     *,
     heard: Heard,
@@ -187,7 +187,7 @@ def audit(
 
 
 def known_better(
-    side: Side, base: Model, before: Model | None, material: Material, studio: Studio, *, heard: Heard
+    side: ComparedModel, base: Model, before: Model | None, material: ComparisonData, studio: Studio, *, heard: Heard
 ) -> tuple[Tensor, Tensor]:
     """The losses of training and of held-out pictures, each less what the model before the training loses on it.
 
@@ -208,7 +208,7 @@ def known_better(
     return losses[: len(material.own)], losses[len(material.own) :]
 
 
-def trained(side: Side, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
+def trained(side: ComparedModel, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
     """The model with what was learnt in its weights, and the words that were."""
     version = side.version
     if version is None or version.kind == "checkpoint":
@@ -216,8 +216,8 @@ def trained(side: Side, base: Model, studio: Studio) -> tuple[Model, dict[str, t
     if version.kind == "embedding":
         embedding = load_embedding(studio.models.catalogue, version.reference, version.digest)
         return base, {version.name: tuple(each.to(base.placement.device) for each in embedding.vectors)}
-    worn = studio.loras.wear([LoraUse(name=version.reference, digest=version.digest)], base)
-    return merge(base, worn, name=side.name), {}
+    active = studio.loras.load([PinnedLora(name=version.reference, digest=version.digest)], base)
+    return merge(base, active, name=side.name), {}
 
 
 def open_whole(name: str, digest: str, studio: Studio) -> Model:

@@ -20,10 +20,10 @@ from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError, StorageFailed
 from safelight.events import Decoded, Event, Stored
 from safelight.lifecycle.evaluation.comparison import compare_pictures
-from safelight.lifecycle.promotion.audit import Audit, Eyes, Heard, Nearest, audit, look_at, open_whole
-from safelight.lifecycle.promotion.material import Material, in_known_words, pictures
-from safelight.lifecycle.promotion.questions import Question
-from safelight.lifecycle.promotion.side import Side
+from safelight.lifecycle.promotion.audit import Audit, Heard, ImageTextEncoder, Nearest, audit, look_at, open_whole
+from safelight.lifecycle.promotion.compared_model import ComparedModel
+from safelight.lifecycle.promotion.prompt_set import ComparisonPrompt
+from safelight.lifecycle.promotion.training_data import ComparisonData, in_known_words, pictures
 from safelight.models.networks.load import Model
 from safelight.studio import Studio
 
@@ -37,12 +37,12 @@ SHOWN = 12
 class Comparison:
     """What is to be found out."""
 
-    before: Side
-    after: Side
-    questions: tuple[Question, ...]
+    before: ComparedModel
+    after: ComparedModel
+    questions: tuple[ComparisonPrompt, ...]
     seeds: int
     steps: int | None
-    material: Material | None
+    material: ComparisonData | None
     eyes_name: str
     eyes_digest: str
 
@@ -62,7 +62,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class ComparisonResult:
     asked: Comparison
     numbers: dict[str, float]
     audit: Audit | None
@@ -72,7 +72,7 @@ class Findings:
     """Samples beside the training pictures that they are most like: copies first, then the nearest."""
 
 
-def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, kept: Path, heard: Heard) -> Findings:
+def compare(asked: Comparison, eyes: ImageTextEncoder, studio: Studio, *, kept: Path, heard: Heard) -> ComparisonResult:
     """Draw with both and measure; with `material`, audit the second. Where the two are one, it is drawn once.
 
     Args:
@@ -111,7 +111,7 @@ def compare(asked: Comparison, eyes: Eyes, studio: Studio, *, kept: Path, heard:
         )
         numbers |= found.numbers
         pairs = nearest_pairs(found, samples.images, own.images)
-    return Findings(asked=asked, numbers=numbers, audit=found, drawn=(before.images, after.images), pairs=pairs)
+    return ComparisonResult(asked=asked, numbers=numbers, audit=found, drawn=(before.images, after.images), pairs=pairs)
 
 
 def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Image.Image]) -> tuple[Pair, ...]:
@@ -121,7 +121,7 @@ def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Im
     return tuple(Pair(sample=samples[one.sample], training=own[one.training], nearest=one) for one in shown)
 
 
-def draw(side: Side, asked: Comparison, studio: Studio, *, kept: Path, heard: Heard) -> list[Image.Image]:
+def draw(side: ComparedModel, asked: Comparison, studio: Studio, *, kept: Path, heard: Heard) -> list[Image.Image]:
     """Each question with seeds 0, 1, ..., question by question; those that are kept are not drawn again."""
     said = [spoken(question.prompt, side, asked) for question in asked.questions]
     drafts = [side.draft(prompt, seed=seed, steps=asked.steps) for prompt in said for seed in range(asked.seeds)]
@@ -159,7 +159,7 @@ def keep_picture(folder: Path, place: int, image: Image.Image) -> None:
         raise StorageFailed(f"a picture could not be kept in {folder}: {error.strerror}") from None
 
 
-def spoken(prompt: str, side: Side, asked: Comparison) -> str:
+def spoken(prompt: str, side: ComparedModel, asked: Comparison) -> str:
     """The prompt, as the side can read it."""
     recipe = asked.material.recipe if asked.material else None
     return prompt if side.word else in_known_words(prompt, recipe)

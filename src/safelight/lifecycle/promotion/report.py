@@ -15,7 +15,7 @@ from PIL import Image
 from safelight.errors import StorageFailed
 from safelight.imaging.grid import paste
 from safelight.lifecycle.evaluation.gate import Policy, Verdict, judge_report
-from safelight.lifecycle.promotion.compare import Findings
+from safelight.lifecycle.promotion.compare import ComparisonResult
 
 Shown = dict[str, Any]
 """What the page shows beside the numbers, as JSON: rows of pictures, pairs with training pictures, how many seeds."""
@@ -61,7 +61,7 @@ class Report:
         }
 
 
-def report_of(findings: Findings) -> Report:
+def report_of(findings: ComparisonResult) -> Report:
     asked = findings.asked
     return Report(
         digest=asked.digest(),
@@ -109,7 +109,7 @@ def write_report(folder: Path, report: Report, shown: Shown, policy: Policy) -> 
     return page
 
 
-def shown_of(findings: Findings) -> Shown:
+def shown_of(findings: ComparisonResult) -> Shown:
     asked = findings.asked
     rows = [
         {

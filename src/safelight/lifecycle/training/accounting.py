@@ -16,7 +16,7 @@ LARGE_ORDERS = (128, 256, 512, 1024)
 """Beside Opacus' own, which end at 63: without these no noise whatever keeps to an epsilon of 0.1."""
 PRV_ERROR = 1e-14
 """Of delta, each step: what rounding may do to prv's sums, with a hundred times to spare (against the closed form)."""
-PRV_MOST = 500.0
+PRV_MAX = 500.0
 """Larger epsilons are past what exp can hold on the way, and come out too small."""
 
 
@@ -71,7 +71,7 @@ def epsilon_rdp(spent: Sequence[Spent], delta: float) -> float:
 
 def epsilon_prv(spent: Sequence[Spent], delta: float, *, by_rdp: float) -> float | None:
     """To one in a hundred; None where it cannot be trusted, or has nothing to add."""
-    if by_rdp > PRV_MOST or delta < PRV_ERROR * sum(steps for *_, steps in spent):
+    if by_rdp > PRV_MAX or delta < PRV_ERROR * sum(steps for *_, steps in spent):
         return None
     from opacus.accountants import PRVAccountant  # pyright: ignore[reportMissingImports]
 

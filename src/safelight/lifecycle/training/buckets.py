@@ -33,7 +33,7 @@ def nearest_size(size: Size, among: list[Size]) -> Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Crop:
     """How a picture becomes one of its bucket: scaled to cover it, then cut in the middle."""
 
     bucket: Size
@@ -46,7 +46,7 @@ class Cut:
         return image.resize(self.scaled, Image.Resampling.LANCZOS).crop(box)
 
 
-def cut_for(size: Size, bucket: Size) -> Cut:
+def cut_for(size: Size, bucket: Size) -> Crop:
     scale = max(bucket[0] / size[0], bucket[1] / size[1])
     scaled = max(bucket[0], round(size[0] * scale)), max(bucket[1], round(size[1] * scale))
-    return Cut(bucket, scaled, (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2)
+    return Crop(bucket, scaled, (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2)

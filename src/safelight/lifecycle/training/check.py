@@ -32,7 +32,7 @@ ERRORS: tuple[Kind, ...] = ("unreadable picture", "tiny picture", "missing capti
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ExampleProblem:
     kind: Kind
     keys: tuple[str, ...]
     why: str = ""
@@ -43,7 +43,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class CheckedExample:
     """An example that can be opened."""
 
     example: Example
@@ -54,17 +54,17 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class DataReport:
     data: str
     num_examples: int
-    good: tuple[Seen, ...] = field(repr=False)
+    good: tuple[CheckedExample, ...] = field(repr=False)
     """What can be learnt from."""
-    faults: tuple[Fault, ...]
+    faults: tuple[ExampleProblem, ...]
     digest: str
     """sha256 over the good ones: pictures, captions, masks."""
 
     @property
-    def errors(self) -> list[Fault]:
+    def errors(self) -> list[ExampleProblem]:
         return [fault for fault in self.faults if fault.is_error]
 
     def lines(self) -> list[str]:
@@ -97,18 +97,18 @@ def check(
     needs_captions: bool = True,
     needs_masks: bool = False,
     tell: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Report:
+) -> DataReport:
     """Open every picture once."""
-    good: list[Seen] = []
-    faults: list[Fault] = []
+    good: list[CheckedExample] = []
+    faults: list[ExampleProblem] = []
     total = hashlib.sha256()
     for number, example in enumerate(examples, 1):
         found = look_at(example, min_side=min_side, needs_captions=needs_captions, needs_mask=needs_masks)
-        if isinstance(found, Fault):
+        if isinstance(found, ExampleProblem):
             faults.append(found)
         else:
             if needs_captions and not example.caption:
-                faults.append(Fault("empty caption", (example.key,)))
+                faults.append(ExampleProblem("empty caption", (example.key,)))
             mask = hashlib.sha256(example.read_mask()).hexdigest() if example.read_mask else ""
             said = [example.key, found.sha256, example.caption or "", mask]
             total.update(json.dumps(said, ensure_ascii=False).encode())
@@ -118,25 +118,27 @@ def check(
     if needs_captions:
         faults += said_alike(good)
     digest = total.hexdigest()
-    return Report(data=data, num_examples=len(examples), good=tuple(good), faults=tuple(faults), digest=digest)
+    return DataReport(data=data, num_examples=len(examples), good=tuple(good), faults=tuple(faults), digest=digest)
 
 
-def look_at(example: Example, *, min_side: int, needs_captions: bool, needs_mask: bool) -> Seen | Fault:
+def look_at(
+    example: Example, *, min_side: int, needs_captions: bool, needs_mask: bool
+) -> CheckedExample | ExampleProblem:
     key = (example.key,)
     try:
         data = example.read()
         image = open_image(data, max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES)
     except InvalidImage as error:
-        return Fault("unreadable picture", key, str(error))
+        return ExampleProblem("unreadable picture", key, str(error))
     except (OSError, ValueError) as error:
-        return Fault("unreadable picture", key, f"{type(error).__name__}: {error}")
+        return ExampleProblem("unreadable picture", key, f"{type(error).__name__}: {error}")
     if min(image.size) < min_side:
-        return Fault("tiny picture", key, f"{image.width}x{image.height}, and at least {min_side} are wanted")
+        return ExampleProblem("tiny picture", key, f"{image.width}x{image.height}, and at least {min_side} are wanted")
     if needs_captions and example.caption is None:
-        return Fault("missing caption", key)
+        return ExampleProblem("missing caption", key)
     if needs_mask and (why := mask_fault(example.read_mask)):
-        return Fault("missing mask", key, why)
-    return Seen(example=example, size=image.size, sha256=hashlib.sha256(data).hexdigest(), look=look(image))
+        return ExampleProblem("missing mask", key, why)
+    return CheckedExample(example=example, size=image.size, sha256=hashlib.sha256(data).hexdigest(), look=look(image))
 
 
 def mask_fault(read: Read | None) -> str:
@@ -156,13 +158,15 @@ def look(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def alike(good: Sequence[Seen]) -> list[Fault]:
+def alike(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
     """Groups of the same file, and pairs that look the same."""
-    by_sum: dict[str, list[Seen]] = defaultdict(list)
+    by_sum: dict[str, list[CheckedExample]] = defaultdict(list)
     for seen in good:
         by_sum[seen.sha256].append(seen)
     faults = [
-        Fault("same picture", tuple(seen.example.key for seen in group)) for group in by_sum.values() if len(group) > 1
+        ExampleProblem("same picture", tuple(seen.example.key for seen in group))
+        for group in by_sum.values()
+        if len(group) > 1
     ]
     distinct = [group[0] for group in by_sum.values()]
     looks = np.array([seen.look for seen in distinct], np.uint64)
@@ -170,20 +174,20 @@ def alike(good: Sequence[Seen]) -> list[Fault]:
         bits = np.bitwise_count(looks[number + 1 :] ^ looks[number])
         near = [distinct[number + 1 + int(place)].example.key for place in np.flatnonzero(bits <= ALIKE_BITS)]
         if near:
-            faults.append(Fault("nearly the same picture", (seen.example.key, *near)))
+            faults.append(ExampleProblem("nearly the same picture", (seen.example.key, *near)))
     return faults
 
 
-def said_alike(good: Sequence[Seen]) -> list[Fault]:
+def said_alike(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
     """Captions of the same words, whatever their order, case and commas."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for seen in good:
         if seen.example.caption:
             groups[tuple(sorted(re.findall(r"\w+", seen.example.caption.casefold())))].append(seen.example.key)
-    return [Fault("nearly the same caption", tuple(keys)) for keys in groups.values() if len(keys) > 1]
+    return [ExampleProblem("nearly the same caption", tuple(keys)) for keys in groups.values() if len(keys) > 1]
 
 
-def require_good(report: Report, *, skip_bad: bool) -> None:
+def require_good(report: DataReport, *, skip_bad: bool) -> None:
     """Raises InvalidRequest where something cannot be learnt from and may not be left out, or nothing is left."""
     if report.errors and not skip_bad:
         said = "; ".join(line for line in report.lines() if line.startswith("error"))

@@ -12,7 +12,7 @@ from safelight.errors import StorageFailed
 from safelight.lifecycle.training.buckets import Size, cut_for
 from safelight.lifecycle.training.dataset import Ready
 from safelight.lifecycle.training.drawing import draw_pictures
-from safelight.lifecycle.training.news import News, Preparing
+from safelight.lifecycle.training.events import Preparing, TrainingEvent
 from safelight.lifecycle.training.sources import Example
 from safelight.models.networks.load import Model
 from safelight.spec import Draft
@@ -22,7 +22,7 @@ AT_ONCE = 8
 
 def class_pictures(
     model: Model, prompt: str, *, count: int, buckets: Mapping[Size, int], kept: Path
-) -> Generator[News, None, list[Ready]]:
+) -> Generator[TrainingEvent, None, list[Ready]]:
     """`count` pictures, shared among the sizes that the learner's own have; at least one of each."""
     total = sum(buckets.values())
     ready: list[Ready] = []

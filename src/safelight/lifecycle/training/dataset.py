@@ -19,8 +19,8 @@ from torch import Tensor
 
 from safelight.errors import InvalidRequest
 from safelight.imaging.open_image import open_image
-from safelight.lifecycle.training.buckets import Cut, Size, cut_for, nearest_size, sizes
-from safelight.lifecycle.training.check import MAX_BYTES, MAX_PIXELS, Seen
+from safelight.lifecycle.training.buckets import Crop, Size, cut_for, nearest_size, sizes
+from safelight.lifecycle.training.check import MAX_BYTES, MAX_PIXELS, CheckedExample
 from safelight.lifecycle.training.recipe import Recipe
 from safelight.lifecycle.training.seeds import seed_of
 from safelight.lifecycle.training.sources import Example
@@ -37,11 +37,11 @@ class Ready:
 
     example: Example
     size: Size
-    cut: Cut
+    cut: Crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class TrainingBatch:
     """What the network is asked, for this process: b pictures, of which `count` are the learner's own."""
 
     latents: Tensor
@@ -67,7 +67,7 @@ Say = Callable[[str, random.Random], str]
 """What is said of a picture with this caption, this time."""
 
 
-def make_ready(good: Sequence[Seen], about: Description, recipe: Recipe) -> list[Ready]:
+def make_ready(good: Sequence[CheckedExample], about: Description, recipe: Recipe) -> list[Ready]:
     """Each picture in the bucket nearest to its proportions."""
     resolution = recipe.resolution or about.defaults.width
     step = step_of(about)
@@ -134,7 +134,7 @@ class Dataset:
         draw.shuffle(batches)
         return batches
 
-    def batch(self, number: int, *, process: int = 0, of: int = 1, device: torch.device) -> Batch:
+    def batch(self, number: int, *, process: int = 0, of: int = 1, device: torch.device) -> TrainingBatch:
         """This process's share of the batch of that number."""
         per_epoch = len(self.epoch(0))
         shown = self.epoch(number // per_epoch)[number % per_epoch]
@@ -168,7 +168,7 @@ def assemble(
     seed: int,
     num_timesteps: int,
     offset: float = 0.0,
-) -> Batch:
+) -> TrainingBatch:
     """With noise and timesteps, which are drawn on the CPU in float32, wherever the network runs."""
     generator = torch.Generator().manual_seed(seed)
     stacked = torch.stack([latent for latent, _ in latents])
@@ -179,7 +179,7 @@ def assemble(
     masks = [mask for _, mask in latents if mask is not None]
     if 0 < len(masks) < len(latents):  # the model's own pictures of the class have none
         masks = [torch.ones_like(latent[:1]) if mask is None else mask for latent, mask in latents]
-    return Batch(
+    return TrainingBatch(
         latents=stacked,
         noise=noise,
         timesteps=timesteps,
@@ -196,8 +196,8 @@ def time_ids(ready: Ready) -> list[int]:
     return [height, width, ready.cut.top, ready.cut.left, ready.cut.bucket[1], ready.cut.bucket[0]]
 
 
-def take(batch: Batch, rows: list[int], weights: Tensor, count: int) -> Batch:
-    return Batch(
+def take(batch: TrainingBatch, rows: list[int], weights: Tensor, count: int) -> TrainingBatch:
+    return TrainingBatch(
         latents=batch.latents[rows],
         noise=batch.noise[rows],
         timesteps=batch.timesteps[rows],
@@ -209,7 +209,7 @@ def take(batch: Batch, rows: list[int], weights: Tensor, count: int) -> Batch:
     )
 
 
-def placed(batch: Batch, device: torch.device) -> Batch:
+def placed(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
     names = ("latents", "noise", "timesteps", "time_ids", "weights", "masks")
     found = {name: getattr(batch, name) for name in names}
     return replace(batch, **{name: tensor.to(device) for name, tensor in found.items() if tensor is not None})

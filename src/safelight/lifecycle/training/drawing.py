@@ -11,7 +11,7 @@ from safelight.engine.scheduler import Scheduler
 from safelight.errors import StorageFailed
 from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.imaging.grid import paste
-from safelight.lifecycle.training.news import News, Sampled
+from safelight.lifecycle.training.events import Sampled, TrainingEvent
 from safelight.lifecycle.training.run import Run
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.networks.load import Model
@@ -59,7 +59,7 @@ def draw_pictures(model: Model, drafts: Sequence[Draft], embeddings: Sequence[Em
 
 def draw_samples(
     run: Run, model: Model, step: int, embeddings: Sequence[Embedding] = ()
-) -> Generator[News, None, None]:
+) -> Generator[TrainingEvent, None, None]:
     """The recipe's prompts, one row each, with seeds 0 to 3: samples/STEP.png."""
     if not run.accelerator.is_main_process:
         return

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.class_pictures import class_pictures
 from safelight.lifecycle.training.dataset import Ready, make_ready
 from safelight.lifecycle.training.drawing import draw_samples
+from safelight.lifecycle.training.events import TrainingEvent
 from safelight.lifecycle.training.full import open_up, write_model
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import add_lora, networks_of, write_diffusers, write_kohya
-from safelight.lifecycle.training.news import News
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import DreamBoothRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
 from safelight.lifecycle.training.run import Run, look_over, open_base, prepare, result_of
@@ -26,7 +26,7 @@ WHOLE_RATE = 0.01
 """All the weights together bear this much of a LoRA's learning rate."""
 
 
-def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[News]:
+def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[TrainingEvent]:
     """Learn a thing, as a LoRA or, with `whole`, as a model."""
     model = open_base(run, frozen=not recipe.whole)
     report = look_over(run, needs_captions=False)
@@ -48,7 +48,7 @@ def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[News]:
         learnt = open_up(networks)
     else:
         learnt = add_lora(networks, rank=recipe.rank, alpha=alpha, layers=recipe.layers, seed=seed_of(recipe.seed, 0))
-    reader = Reader(
+    reader = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet",
@@ -76,7 +76,7 @@ def named(one: Ready, prompt: str) -> Ready:
 
 def draw_class(
     run: Run, recipe: DreamBoothRecipe, model: Model, ready: list[Ready]
-) -> Generator[News, None, list[Ready]]:
+) -> Generator[TrainingEvent, None, list[Ready]]:
     if recipe.class_prompt is None:
         return []
     buckets = Counter(one.cut.bucket for one in ready)

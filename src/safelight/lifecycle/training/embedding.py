@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import InvalidRequest
-from safelight.lifecycle.training.check import Report
+from safelight.lifecycle.training.caption_augment import sentence
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
+from safelight.lifecycle.training.check import DataReport
 from safelight.lifecycle.training.drawing import draw_samples
+from safelight.lifecycle.training.events import TrainingEvent
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import save
-from safelight.lifecycle.training.news import News
 from safelight.lifecycle.training.privacy import privacy_for
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import EmbeddingRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
 from safelight.lifecycle.training.run import Run, look_over, open_base, prepare, result_of
-from safelight.lifecycle.training.wording import sentence
 from safelight.models.networks.load import Model
 from safelight.models.networks.textual_inversion import Embedding, named_in
 
 
-def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[News]:
+def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent]:
     """Learn a word of the name `recipe.name`."""
     model = open_base(run, frozen=True)
     report = look_over(run, needs_captions=recipe.use_captions)
@@ -40,7 +40,7 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[News]:
     lesson = yield from prepare(run, model, say=say, report=report)
 
     vectors = [nn.Parameter(one) for one in first_vectors(model, recipe)]
-    reader = Reader(
+    reader = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=False,
@@ -84,7 +84,7 @@ def as_file(vectors: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"emb_params": vectors[0]} if len(vectors) == 1 else {"clip_l": vectors[0], "clip_g": vectors[1]}
 
 
-def require_named(report: Report, name: str) -> None:
+def require_named(report: DataReport, name: str) -> None:
     silent = [seen.example.key for seen in report.good if not named_in(seen.example.caption or "", [name])]
     if silent:
         raise InvalidRequest(

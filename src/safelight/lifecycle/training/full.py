@@ -13,15 +13,15 @@ from typing import Any
 from torch import nn
 
 from safelight.errors import StorageFailed
+from safelight.lifecycle.training.caption_augment import worded
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.drawing import draw_samples
+from safelight.lifecycle.training.events import TrainingEvent
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import networks_of
-from safelight.lifecycle.training.news import News
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import FullRecipe
 from safelight.lifecycle.training.results import finish, lineage
 from safelight.lifecycle.training.run import Run, open_base, prepare, result_of
-from safelight.lifecycle.training.wording import worded
 from safelight.models.checkpoints.families import read_own_settings, tokenizer_of
 from safelight.models.networks.clip_vocabulary import read_merges
 from safelight.models.networks.load import Model
@@ -29,7 +29,7 @@ from safelight.models.networks.load import Model
 CLASSES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
-def train_full(run: Run, recipe: FullRecipe) -> Iterator[News]:
+def train_full(run: Run, recipe: FullRecipe) -> Iterator[TrainingEvent]:
     """Go on training a model as it was trained before."""
     model = open_base(run, frozen=False)
 
@@ -41,7 +41,7 @@ def train_full(run: Run, recipe: FullRecipe) -> Iterator[News]:
     lesson = yield from prepare(run, model, say=say)
 
     learnt = open_up(networks_of(model, recipe.train))
-    reader = Reader(
+    reader = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safelight.errors import StorageFailed
 from safelight.lifecycle.training.dataset import Latent, Ready, encode_picture
-from safelight.lifecycle.training.news import Preparing
+from safelight.lifecycle.training.events import Preparing
 from safelight.models.networks.latents import VAE
 from safelight.models.weights.tensor_file import write_tensors
 

@@ -21,18 +21,18 @@ from torch.optim import AdamW, Optimizer
 from safelight.errors import InvalidRequest, JobFailed, StorageFailed
 from safelight.lifecycle.training.accounting import Spent
 from safelight.lifecycle.training.averaging import Average
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.checkpoint import load_checkpoint, save_checkpoint
-from safelight.lifecycle.training.dataset import Batch, Ready, assemble, placed
-from safelight.lifecycle.training.news import News, Saved, Trained, Validated
+from safelight.lifecycle.training.dataset import Ready, TrainingBatch, assemble, placed
+from safelight.lifecycle.training.defer_interrupts import defer_interrupts
+from safelight.lifecycle.training.events import Saved, TrainingEvent, Updated, Validated
 from safelight.lifecycle.training.noising import NoiseLevels, errors
 from safelight.lifecycle.training.optimizer import set_rates
 from safelight.lifecycle.training.privacy import Privacy, private_gradients
 from safelight.lifecycle.training.rates import rate_factor
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import Recipe
-from safelight.lifecycle.training.run import Lesson, Run
+from safelight.lifecycle.training.run import Run, TrainingData
 from safelight.lifecycle.training.seeds import seed_of
-from safelight.lifecycle.training.unbroken import unbroken
 from safelight.models.networks.load import Model
 
 HELD_ROWS = 32
@@ -46,7 +46,7 @@ REMEMBERED = ("step", "seconds", "best", "best_weights", "waited", "losses", "sp
 class Learner(nn.Module):
     """The networks as one module, for several devices to share: a batch in, its loss out."""
 
-    def __init__(self, model: Model, reader: Reader, levels: NoiseLevels, *, snr_gamma: float | None) -> None:
+    def __init__(self, model: Model, reader: CaptionEncoder, levels: NoiseLevels, *, snr_gamma: float | None) -> None:
         super().__init__()
         self.unet: Any = model.unet
         self.reader = reader
@@ -55,11 +55,11 @@ class Learner(nn.Module):
         self.dtype = model.placement.dtype
         self.told_sizes = model.description.unet.get("addition_embed_type") == "text_time"
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: TrainingBatch) -> Tensor:
         weights = self.levels.weights(batch.timesteps, self.snr_gamma)
         return batch.loss(weights * self.errors(batch))
 
-    def errors(self, batch: Batch) -> Tensor:
+    def errors(self, batch: TrainingBatch) -> Tensor:
         """Of each picture."""
         context, pooled = self.reader(batch.captions)
         noisy = self.levels.noisy(batch.latents, batch.noise, batch.timesteps)
@@ -71,7 +71,7 @@ class Learner(nn.Module):
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
+class TrainingState:
     """What changes while a run goes on; saved and restored as a whole."""
 
     params: Mapping[str, nn.Parameter]
@@ -120,7 +120,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FitResult:
     step: int
     stopped_early: bool
     losses: Sequence[float]
@@ -137,7 +137,7 @@ def new_state(
     *,
     rate: float | None = None,
     ema: float | None = None,
-) -> State:
+) -> TrainingState:
     """AdamW over parameters by part, `unet` and others; the text encoders have a rate of their own."""
     rate = rate or recipe.rate
     described = [
@@ -150,7 +150,7 @@ def new_state(
         group["full_rate"] = group["lr"]
     params = {f"{part}.{name}": param for part, inside in groups.items() for name, param in inside.items()}
     average = Average(nn.ParameterList(params.values()), ema) if ema else None
-    return State(params=params, optimizer=optimizer, average=average)
+    return TrainingState(params=params, optimizer=optimizer, average=average)
 
 
 def make_optimizer(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimizer:
@@ -161,13 +161,19 @@ def make_optimizer(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimize
     return AdamW(list(groups), weight_decay=recipe.weight_decay)
 
 
-Draw = Callable[[int], Generator[News, None, None]]
+Draw = Callable[[int], Generator[TrainingEvent, None, None]]
 """Sample pictures after so many steps."""
 
 
 def fit(
-    run: Run, learner: Learner, state: State, lesson: Lesson, *, draw: Draw, privacy: Privacy | None = None
-) -> Generator[News, None, Ended]:
+    run: Run,
+    learner: Learner,
+    state: TrainingState,
+    lesson: TrainingData,
+    *,
+    draw: Draw,
+    privacy: Privacy | None = None,
+) -> Generator[TrainingEvent, None, FitResult]:
     """Train to the recipe's last step, from wherever the run's folder has got to.
 
     Closing the generator, or Ctrl-C, leaves a checkpoint of the last whole step.
@@ -238,7 +244,7 @@ def fit(
             norm = accelerator.clip_grad_norm_(list(state.params.values()), longest)
             if norm is not None and not math.isfinite(norm):
                 raise give_up("gradient")
-            with unbroken():
+            with defer_interrupts():
                 state.optimizer.step()
                 state.optimizer.zero_grad()
                 if state.average:
@@ -248,7 +254,9 @@ def fit(
                 state.spent = privacy.spend(state.spent) if privacy else []
                 done = state.step == recipe.steps
                 numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
-                news: list[News] = [Trained(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])]
+                news: list[TrainingEvent] = [
+                    Updated(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])
+                ]
                 if held and (done or state.step % recipe.validate_every == 0):
                     numbers["held"] = measured = measure(learner, held, state)
                     stopped = agreed(remember(state, measured, recipe.patience))
@@ -264,10 +272,10 @@ def fit(
         save()
         raise
     held_loss = state.best if math.isfinite(state.best) else None
-    return Ended(state.step, stopped, state.losses, held_loss, state.seconds, state.spent)
+    return FitResult(state.step, stopped, state.losses, held_loss, state.seconds, state.spent)
 
 
-def gradients(run: Run, model: nn.Module, lesson: Lesson, step: int) -> float:
+def gradients(run: Run, model: nn.Module, lesson: TrainingData, step: int) -> float:
     """Leave the step's gradients in the parameters; returns its loss."""
     accelerator, passes = run.accelerator, run.recipe.accumulate
     loss = torch.zeros((), device=accelerator.device)
@@ -292,13 +300,13 @@ def held_batches(
     *,
     levels: NoiseLevels,
     device: torch.device,
-) -> list[Batch]:
+) -> list[TrainingBatch]:
     """Each picture kept aside at several noise levels, spread evenly; the same noise each time they are measured."""
     if not held:
         return []
     rows = [held[row % len(held)] for row in range(max(HELD_ROWS, len(held)))]
     places = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(recipe.seed, 6)))
-    batches: list[Batch] = []
+    batches: list[TrainingBatch] = []
     for row, one in enumerate(rows):
         batch = assemble(
             [one],
@@ -313,17 +321,17 @@ def held_batches(
 
 
 @torch.no_grad()
-def measure(learner: Learner, held: Sequence[Batch], state: State) -> float:
+def measure(learner: Learner, held: Sequence[TrainingBatch], state: TrainingState) -> float:
     """The unweighted error on the pictures kept aside."""
     with applied(state):
         return sum(float(learner.errors(batch).mean()) for batch in held) / len(held)
 
 
-def applied(state: State) -> Any:
+def applied(state: TrainingState) -> Any:
     return state.average.applied() if state.average else nullcontext()
 
 
-def remember(state: State, measured: float, patience: int | None) -> bool:
+def remember(state: TrainingState, measured: float, patience: int | None) -> bool:
     """Whether it is time to stop."""
     if measured < state.best:
         state.best, state.waited = measured, 0

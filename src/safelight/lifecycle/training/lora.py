@@ -6,20 +6,20 @@ Read `train_lora` from top to bottom; copy it to make another recipe.
 import random
 from collections.abc import Iterator
 
+from safelight.lifecycle.training.caption_augment import worded
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.drawing import draw_samples
+from safelight.lifecycle.training.events import TrainingEvent
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import add_lora, networks_of, write_diffusers, write_kohya
-from safelight.lifecycle.training.news import News
 from safelight.lifecycle.training.privacy import privacy_for
-from safelight.lifecycle.training.reading import Reader
 from safelight.lifecycle.training.recipe import LoraRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
 from safelight.lifecycle.training.run import Run, open_base, prepare, result_of
 from safelight.lifecycle.training.seeds import seed_of
-from safelight.lifecycle.training.wording import worded
 
 
-def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[News]:
+def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[TrainingEvent]:
     """Learn small differences to a model's layers; the model itself stays as it is."""
     model = open_base(run, frozen=True)
 
@@ -33,7 +33,7 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[News]:
     networks = networks_of(model, recipe.train)
     alpha = recipe.alpha or recipe.rank
     learnt = add_lora(networks, rank=recipe.rank, alpha=alpha, layers=recipe.layers, seed=seed_of(recipe.seed, 0))
-    reader = Reader(
+    reader = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.dataset import Ready, assemble, encode_picture, placed
 from safelight.lifecycle.training.loop import Learner
 from safelight.lifecycle.training.noising import NoiseLevels
-from safelight.lifecycle.training.reading import Reader
 from safelight.models.networks.load import Model
 
 LEVELS = 8
@@ -33,7 +33,7 @@ def denoising_losses(
     """
     device = model.placement.device
     levels = NoiseLevels.of(model.description.scheduler, device)
-    reader = Reader(model, clip_skip=model.description.defaults.clip_skip, remember=True, words=words)
+    reader = CaptionEncoder(model, clip_skip=model.description.defaults.clip_skip, remember=True, words=words)
     learner = Learner(model, reader, levels, snr_gamma=None).eval()
     timesteps = (torch.linspace(0.05, 0.95, LEVELS) * len(levels)).long()
     losses: list[Tensor] = []

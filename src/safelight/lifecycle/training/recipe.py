@@ -15,8 +15,8 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
 
 from safelight.errors import InvalidField, InvalidRequest, nearest
-from safelight.faults import Checked, refuse, untagged
 from safelight.spec import Fraction
+from safelight.validation import CheckedModel, refuse, untagged
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -27,7 +27,7 @@ CHANGEABLE = {"steps", "save_every", "validate_every", "sample_every", "prompts"
 """What may be said anew when a run is taken up again; the rest would make it another run."""
 
 
-class Recipe(Checked):
+class Recipe(CheckedModel):
     """What all four kinds have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

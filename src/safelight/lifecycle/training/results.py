@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from safelight.errors import StorageFailed
-from safelight.lifecycle.training.check import Report
-from safelight.lifecycle.training.loop import Ended
-from safelight.lifecycle.training.news import Finished
+from safelight.lifecycle.training.check import DataReport
+from safelight.lifecycle.training.events import TrainingFinished
+from safelight.lifecycle.training.loop import FitResult
 from safelight.lifecycle.training.privacy import Privacy
 from safelight.lifecycle.training.run import Run, kind_of_result
 from safelight.models.networks.load import Model
@@ -25,7 +25,9 @@ POINTS = 100
 """Of a curve, in the record of a version."""
 
 
-def lineage(run: Run, model: Model, report: Report, ended: Ended, privacy: Privacy | None = None) -> dict[str, Any]:
+def lineage(
+    run: Run, model: Model, report: DataReport, ended: FitResult, privacy: Privacy | None = None
+) -> dict[str, Any]:
     """From what, by what, with what: enough to make it again.
 
     A private run keeps the digest of its pictures in its own folder: who guesses the pictures could try them on it.
@@ -73,7 +75,7 @@ def header(known: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in said.items() if value is not None}
 
 
-def finish(run: Run, path: Path, known: dict[str, Any], ended: Ended) -> Finished:
+def finish(run: Run, path: Path, known: dict[str, Any], ended: FitResult) -> TrainingFinished:
     """Make a version of what was learnt, and write down beside the run what it came to.
 
     A run that was killed before this ended is given again, ends at once, and comes to the same version: the same
@@ -103,7 +105,7 @@ def finish(run: Run, path: Path, known: dict[str, Any], ended: Ended) -> Finishe
         (run.folder / "result.json").write_text(json.dumps(known, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise StorageFailed(f"{run.folder / 'result.json'} could not be written: {error.strerror}") from None
-    return Finished(
+    return TrainingFinished(
         name=recipe.name,
         kind=recipe.kind,
         reference=version.reference,
@@ -122,7 +124,7 @@ def again_later() -> Generator[None, None, None]:
         raise StorageFailed(f"{error}; then run it again: it ends at once") from None
 
 
-def metrics(run: Run, known: dict[str, Any], ended: Ended) -> dict[str, Any]:
+def metrics(run: Run, known: dict[str, Any], ended: FitResult) -> dict[str, Any]:
     """How the run went, for those who look at the version later.
 
     The losses of a private run, and how long its chosen pictures took, are its owner's alone.

@@ -24,10 +24,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption, install
-from safelight.lifecycle.training.check import Report, check, require_good
+from safelight.lifecycle.training.check import DataReport, check, require_good
 from safelight.lifecycle.training.dataset import Dataset, Ready, Say, hold_out, make_ready
+from safelight.lifecycle.training.events import Prepared, TrainingEvent
 from safelight.lifecycle.training.latent_cache import latents_of
-from safelight.lifecycle.training.news import News, Prepared
 from safelight.lifecycle.training.noising import NoiseLevels
 from safelight.lifecycle.training.privacy import require_private
 from safelight.lifecycle.training.recipe import (
@@ -44,9 +44,9 @@ from safelight.models.checkpoints.digest import digest_model
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model, load_model
 from safelight.models.networks.placement import Placement, best_device, fast_dtypes
-from safelight.models.registry.catalogue import open_catalogue
+from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.registry.registry import open_registry
-from safelight.models.weights.recognise import Kind
+from safelight.models.weights.identify import Kind
 from safelight.settings import Settings
 
 
@@ -189,13 +189,13 @@ def open_base(run: Run, *, frozen: bool) -> Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class TrainingData:
     """What a run learns from."""
 
     dataset: Dataset
     held: tuple[Ready, ...]
     levels: NoiseLevels
-    report: Report
+    report: DataReport
 
 
 def prepare(
@@ -207,8 +207,8 @@ def prepare(
     of_class: Sequence[Ready] = (),
     prior_weight: float = 1.0,
     ready: Sequence[Ready] | None = None,
-    report: Report | None = None,
-) -> Generator[News, None, Lesson]:
+    report: DataReport | None = None,
+) -> Generator[TrainingEvent, None, TrainingData]:
     """Look at the pictures, cut them to their buckets, send them through the autoencoder.
 
     Raises:
@@ -245,10 +245,10 @@ def prepare(
         buckets={f"{width}x{height}": count for (width, height), count in sorted(dataset.buckets.items())},
         notes=report.lines(),
     )
-    return Lesson(dataset=dataset, held=tuple(held), levels=levels, report=report)
+    return TrainingData(dataset=dataset, held=tuple(held), levels=levels, report=report)
 
 
-def look_over(run: Run, *, needs_captions: bool) -> Report:
+def look_over(run: Run, *, needs_captions: bool) -> DataReport:
     recipe = run.recipe
     report = check(
         find_examples(recipe.data),
@@ -265,7 +265,7 @@ def look_over(run: Run, *, needs_captions: bool) -> Report:
     return report
 
 
-def require_same_pictures(folder: Path, report: Report) -> None:
+def require_same_pictures(folder: Path, report: DataReport) -> None:
     """A run that is taken up goes on with what it began with."""
     if not (folder / "state.pt").exists():
         return

@@ -41,18 +41,18 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DataPath:
     """A folder or file, here or elsewhere."""
 
     system: Any
     path: str
 
     @staticmethod
-    def at(where: str) -> "Place":
+    def at(where: str) -> "DataPath":
         from fsspec.core import url_to_fs
 
         try:
-            return Place(*url_to_fs(where))
+            return DataPath(*url_to_fs(where))
         except ImportError as error:
             if where.startswith("http"):
                 raise MissingExtra(f"data {where} needs aiohttp", "data") from None
@@ -60,9 +60,9 @@ class Place:
         except ValueError as error:
             raise InvalidRequest(f"data {where}: {error}") from None
 
-    def inside(self, name: str) -> "Place":
+    def inside(self, name: str) -> "DataPath":
         """A file that a table names: beside the table, or somewhere else entirely."""
-        return Place.at(name) if "://" in name else Place(self.system, f"{self.path.rstrip('/')}/{name}")
+        return DataPath.at(name) if "://" in name else DataPath(self.system, f"{self.path.rstrip('/')}/{name}")
 
     def read(self) -> bytes:
         return self.system.cat_file(self.path)
@@ -72,8 +72,8 @@ class Place:
         return PurePosixPath(self.path).suffix.lower()
 
     @property
-    def parent(self) -> "Place":
-        return Place(self.system, str(PurePosixPath(self.path).parent))
+    def parent(self) -> "DataPath":
+        return DataPath(self.system, str(PurePosixPath(self.path).parent))
 
 
 def find_examples(where: str) -> list[Example]:
@@ -82,7 +82,7 @@ def find_examples(where: str) -> list[Example]:
     Raises:
         InvalidRequest: there is nothing, or a table without the columns it needs.
     """
-    place = Place.at(where)
+    place = DataPath.at(where)
     try:
         examples = list(examples_at(place, where))
     except (FileNotFoundError, NotADirectoryError):
@@ -96,7 +96,7 @@ def find_examples(where: str) -> list[Example]:
     return sorted(examples, key=lambda example: example.key)
 
 
-def examples_at(place: Place, where: str) -> Iterator[Example]:
+def examples_at(place: DataPath, where: str) -> Iterator[Example]:
     if place.suffix == ".tar":
         return from_shards([place])
     if place.suffix in TABLES:
@@ -108,10 +108,10 @@ def examples_at(place: Place, where: str) -> Iterator[Example]:
     names = {path.removeprefix(root).lstrip("/"): path for path in files}
     for table in (f"metadata{suffix}" for suffix in TABLES):
         if table in names:
-            return from_table(Place(place.system, names[table]))
+            return from_table(DataPath(place.system, names[table]))
     if not any(name.lower().endswith(PICTURES) for name in names):
-        return from_shards(Place(place.system, path) for name, path in names.items() if name.endswith(".tar"))
-    return from_files({name: Place(place.system, path).read for name, path in names.items()})
+        return from_shards(DataPath(place.system, path) for name, path in names.items() if name.endswith(".tar"))
+    return from_files({name: DataPath(place.system, path).read for name, path in names.items()})
 
 
 def from_files(files: Mapping[str, Read]) -> Iterator[Example]:
@@ -143,7 +143,7 @@ def text_of(row: Mapping[str, Any]) -> str | None:
     return None if value is None else str(value).strip()
 
 
-def from_table(table: Place) -> Iterator[Example]:
+def from_table(table: DataPath) -> Iterator[Example]:
     rows = list(rows_of(table))
     for number, row in enumerate(rows):
         column = next((name for name in FILE_COLUMNS if row.get(name)), None)
@@ -157,7 +157,7 @@ def from_table(table: Place) -> Iterator[Example]:
         yield Example(key=key, caption=text_of(row), read=read, read_mask=read_mask)
 
 
-def picture_of(value: Any, beside: Place, number: str) -> tuple[str, Read]:
+def picture_of(value: Any, beside: DataPath, number: str) -> tuple[str, Read]:
     """A path, or Hugging Face's struct of bytes and path."""
     if isinstance(value, Mapping):
         data, name = value.get("bytes"), value.get("path")
@@ -169,7 +169,7 @@ def picture_of(value: Any, beside: Place, number: str) -> tuple[str, Read]:
     return str(value), lambda: beside.inside(str(value)).read()
 
 
-def rows_of(table: Place) -> Iterator[Mapping[str, Any]]:
+def rows_of(table: DataPath) -> Iterator[Mapping[str, Any]]:
     data = table.read()
     if table.suffix == ".parquet":
         yield from parquet_rows(data)
@@ -192,7 +192,7 @@ def parquet_rows(data: bytes) -> list[dict[str, Any]]:
     return parquet.read_table(BufferReader(data)).to_pylist()
 
 
-def from_shards(shards: Iterable[Place]) -> Iterator[Example]:
+def from_shards(shards: Iterable[DataPath]) -> Iterator[Example]:
     for shard in shards:
         with shard.system.open(shard.path, "rb") as file, tarfile.open(fileobj=file) as archive:
             members = [member for member in archive if member.isfile()]
@@ -204,7 +204,7 @@ def from_shards(shards: Iterable[Place]) -> Iterator[Example]:
             )
 
 
-def read_member(shard: Place, start: int, length: int) -> bytes:
+def read_member(shard: DataPath, start: int, length: int) -> bytes:
     """Straight from its place in the archive, which is not read again from the front."""
     try:
         data = shard.system.cat_file(shard.path, start=start, end=start + length)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from safelight.lifecycle.training.dreambooth import train_dreambooth
 from safelight.lifecycle.training.embedding import train_embedding
+from safelight.lifecycle.training.events import TrainingEvent
 from safelight.lifecycle.training.full import train_full
 from safelight.lifecycle.training.lora import train_lora
-from safelight.lifecycle.training.news import News
 from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingRecipe, FullRecipe, LoraRecipe
 from safelight.lifecycle.training.run import Run, close_run, open_run
 from safelight.settings import Settings
@@ -16,7 +16,7 @@ from safelight.settings import Settings
 
 def train(
     recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = ""
-) -> Generator[News, None, None]:
+) -> Generator[TrainingEvent, None, None]:
     """Train, and say how it goes; closing the generator stops the run, which can be taken up again.
 
     Of several processes, the main one speaks.
@@ -34,7 +34,7 @@ def train(
         close_run(run)
 
 
-def learn(run: Run) -> Generator[News, None, None]:
+def learn(run: Run) -> Generator[TrainingEvent, None, None]:
     """On each of the run's processes."""
     match run.recipe:
         case LoraRecipe() as recipe:

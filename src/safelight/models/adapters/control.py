@@ -22,9 +22,9 @@ from torch.nn.functional import one_hot
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.errors import CorruptModel
 from safelight.models.adapters.control_file import ControlFile
+from safelight.models.networks.components import Weights
 from safelight.models.networks.load import build, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
-from safelight.models.networks.parts import Weights
 from safelight.models.networks.placement import Placement
 from safelight.models.weights.control_lora import restored
 from safelight.models.weights.safetensors_file import read_header
@@ -58,7 +58,7 @@ class ControlNet:
         pixels = to_pixels(hint, self.hint_channels, self.placement)
         return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
 
-    def __call__(self, features: Tensor, told: "Told", kinds: Sequence[HintKind | None]) -> list[Tensor]:
+    def __call__(self, features: Tensor, told: "UNetInputs", kinds: Sequence[HintKind | None]) -> list[Tensor]:
         """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
         shown: dict[str, Any] = {"controlnet_cond": features}
         if self.hint_kinds:
@@ -104,7 +104,7 @@ Net = ControlNet | T2IAdapter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Steer:
+class ControlInput:
     """One control of one row, in one call."""
 
     net: Net
@@ -116,11 +116,11 @@ class Steer:
     """Of its hint, for a net that tells several apart."""
 
 
-Row = tuple[Steer, ...]
+Row = tuple[ControlInput, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class UNetInputs:
     """What the UNet is told in a call, as far as ControlNets are told it too."""
 
     latents: Latents
@@ -129,10 +129,10 @@ class Told:
     mask: Tensor | None
     added: Mapping[str, Tensor] | None
 
-    def rows(self, index: Tensor, length: int) -> "Told":
+    def rows(self, index: Tensor, length: int) -> "UNetInputs":
         """Of some rows whose prompts are so long: ControlNets take no mask."""
         added = None if self.added is None else {name: part[index] for name, part in self.added.items()}
-        return Told(
+        return UNetInputs(
             latents=self.latents[index],
             timesteps=self.timesteps[index],
             context=self.context[index, :length],
@@ -142,7 +142,7 @@ class Told:
 
 
 @dataclass(slots=True)
-class Sums:
+class ResidualSums:
     """Tensors for all rows, zero until something is added to some of them."""
 
     rows: int
@@ -155,12 +155,12 @@ class Sums:
             total.index_add_(0, index, part * weight.to(part).view(-1, 1, 1, 1))
 
 
-def steer(rows: Sequence[Row] | None, told: Told) -> dict[str, Any]:
+def steer(rows: Sequence[Row] | None, told: UNetInputs) -> dict[str, Any]:
     """The UNet's arguments that carry control; none where no row has any."""
     if rows is None or not any(rows):
         return {}
     lengths = [told.context.shape[1]] * len(rows) if told.mask is None else told.mask.sum(dim=1).tolist()
-    residuals, shifts = Sums(len(rows)), Sums(len(rows))
+    residuals, shifts = ResidualSums(len(rows)), ResidualSums(len(rows))
     for (net, _, length), members in grouped(rows, lengths).items():
         index = torch.tensor([row for row, _ in members], device=told.latents.device)
         features = [torch.stack(level) for level in zip(*(steer.features for _, steer in members), strict=True)]
@@ -179,9 +179,9 @@ def steer(rows: Sequence[Row] | None, told: Told) -> dict[str, Any]:
     return arguments
 
 
-def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int, int], list[tuple[int, Steer]]]:
+def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int, int], list[tuple[int, ControlInput]]]:
     """What can be asked in one call: of one net, and of prompts of one length; each row once."""
-    groups: dict[tuple[Net, int, int], list[tuple[int, Steer]]] = {}
+    groups: dict[tuple[Net, int, int], list[tuple[int, ControlInput]]] = {}
     for row, steers in enumerate(rows):
         seen: Counter[Net] = Counter()
         for one in steers:
@@ -190,7 +190,7 @@ def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int,
     return groups
 
 
-def weights_of(steers: Sequence[Steer], layers: int) -> list[Tensor]:
+def weights_of(steers: Sequence[ControlInput], layers: int) -> list[Tensor]:
     """For each layer, (b,); soft ones grow by equal factors from the finest layer to the middle."""
     weights = torch.tensor([steer.weight for steer in steers])
     soft = torch.tensor([steer.soft for steer in steers])

@@ -23,7 +23,7 @@ from safelight.models.vision.preprocessors import SHOWS
 from safelight.models.weights.control_lora import products, whole_shapes
 from safelight.models.weights.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.weights.safetensors_file import NETWORK, read_header, weight_files
-from safelight.spec import HINT_KINDS, ControlWish, HintKind
+from safelight.spec import HINT_KINDS, ControlRequest, HintKind
 
 Kind = Literal["controlnet", "controlnet-union", "t2i-adapter"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -278,7 +278,7 @@ def made_for(shapes: Shapes) -> str | None:
     return next((CONTEXT_WIDTHS[width] for width in widths if width in CONTEXT_WIDTHS), None)
 
 
-def hint_kind(wish: ControlWish, about: ControlFile) -> HintKind | None:
+def hint_kind(wish: ControlRequest, about: ControlFile) -> HintKind | None:
     """What the hint shows, where the net must be told: as the wish says, else what its preprocessor makes.
 
     Raises:

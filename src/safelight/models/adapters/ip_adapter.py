@@ -23,10 +23,10 @@ from safelight.errors import CorruptModel, IncompatibleControl
 from safelight.models.adapters.ip_file import Projection
 from safelight.models.checkpoints.families import read_config
 from safelight.models.hooks.picture_prompts import IpAdapter
+from safelight.models.networks.components import Weights, load_weights
 from safelight.models.networks.image_encoder import to_clip
 from safelight.models.networks.load import build, fitting_name, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
-from safelight.models.networks.parts import Weights, load_weights
 from safelight.models.networks.placement import Placement
 from safelight.models.weights.safetensors_file import TEXT_ENCODER
 from safelight.models.weights.tensor_file import TensorFile
@@ -50,7 +50,7 @@ BASE_NAMES = ((r"^proj\.", "image_embeds."),)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ImageEncoder:
+class PromptImageEncoder:
     network: Any
     placement: Placement
     size_bytes: int
@@ -68,7 +68,7 @@ class ImageEncoder:
         return states, nothing
 
 
-def load_encoder(folder: Path, placement: Placement) -> ImageEncoder:
+def load_encoder(folder: Path, placement: Placement) -> PromptImageEncoder:
     """
     Raises:
         UnsafeFile, CorruptModel: as `load_model`.
@@ -76,7 +76,7 @@ def load_encoder(folder: Path, placement: Placement) -> ImageEncoder:
     config = read_config(folder / "config.json")
     weights = load_weights(folder, TEXT_ENCODER)
     network = build(control_classes().image_encoder, config.get("vision_config") or config, weights, placement)
-    return ImageEncoder(network, placement, sum(param.nbytes for param in network.parameters()))
+    return PromptImageEncoder(network, placement, sum(param.nbytes for param in network.parameters()))
 
 
 def load_adapter(

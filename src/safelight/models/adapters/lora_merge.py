@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from safelight.models.adapters.lora_shelf import Worn
+from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.hooks.adapters import Row
 from safelight.models.hooks.lora_names import block_names, layers_of
 from safelight.models.networks.encode import TextEncoder
@@ -23,26 +23,26 @@ from safelight.models.networks.t5 import T5
 N = TypeVar("N", bound=nn.Module)
 
 
-def merge(model: Model, loras: Sequence[Worn], *, name: str) -> Model:
+def merge(model: Model, loras: Sequence[ActiveLora], *, name: str) -> Model:
     """The model with these LoRAs in its weights; the given one stays as it is, and shares what is not changed."""
-    unet = merged(model.unet, tuple(applied for worn in loras for applied in worn.on_unet(worn.use.start)))
+    unet = merged(model.unet, tuple(applied for active in loras for applied in active.on_unet(active.use.start)))
     encoders = [
         TextEncoder(
-            encoder.tokenizer, merged(encoder.network, tuple(row for worn in loras for row in worn.on_text()[i]))
+            encoder.tokenizer, merged(encoder.network, tuple(row for active in loras for row in active.on_text()[i]))
         )
         for i, encoder in enumerate(model.text_encoders)
     ]
     t5 = model.t5 and T5(
         model.t5.tokenizer,
-        merged(model.t5.network, tuple(row for worn in loras for row in worn.on_text()[len(encoders)])),
+        merged(model.t5.network, tuple(row for active in loras for row in active.on_text()[len(encoders)])),
     )
     digest = digest_of(model, loras)
     return replace(model, name=name, digest=digest, unet=unet, text_encoders=tuple(encoders), t5=t5)
 
 
-def digest_of(model: Model, loras: Sequence[Worn]) -> str:
+def digest_of(model: Model, loras: Sequence[ActiveLora]) -> str:
     """sha256 over what went into the merge."""
-    uses = [worn.use.model_dump(mode="json", exclude_defaults=True, exclude={"name"}) for worn in loras]
+    uses = [active.use.model_dump(mode="json", exclude_defaults=True, exclude={"name"}) for active in loras]
     made_of = json.dumps({"model": model.digest, "loras": uses}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(made_of.encode()).hexdigest()
 

@@ -15,7 +15,7 @@ USUAL_ROWS = {"cpu": 16, "mps": 8, "cuda": 32}
 """Rows at the model's own size, where nothing was measured."""
 WORTHWHILE = 1.05
 """Doubling the batch must bring this much more throughput, or it only makes everybody wait longer."""
-MOST_ROWS = 128
+MAX_ROWS = 128
 
 
 def native_megapixels(model: Model) -> float:
@@ -35,7 +35,7 @@ def measure(model: Model, denoiser: Denoiser, *, report: Callable[[int, float], 
     """The megapixels past which larger batches stop paying; `report` hears rows and seconds a call."""
     rows, best_rows, best_rate = 1, 1, 0.0
     # Two doublings past the best: one slow reading on a busy machine must not end the search.
-    while rows <= min(MOST_ROWS, 4 * best_rows):
+    while rows <= min(MAX_ROWS, 4 * best_rows):
         try:
             seconds = seconds_per_call(model, denoiser, rows)
         except (MemoryError, RuntimeError):  # out of memory has both faces

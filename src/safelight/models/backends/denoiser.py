@@ -11,7 +11,7 @@ from safelight.diffusion.shapes import Latents, PerRow
 from safelight.models.adapters import control
 from safelight.models.hooks import picture_prompts
 from safelight.models.hooks.adapters import Row
-from safelight.models.hooks.salience import Salience
+from safelight.models.hooks.attention_mask import AttentionMask
 from safelight.models.networks.encode import Conditioning
 from safelight.spec import FreeU
 
@@ -40,7 +40,7 @@ class Conditions:
     """Factors of FreeU, likewise."""
     perturbed: Sequence[tuple[str, ...]] | None = None
     """Layers whose self-attention is switched off, likewise."""
-    salience: Salience | None = None
+    attention_mask: AttentionMask | None = None
     """To be filled in, for the rows it asks about. A back end that cannot say it must refuse."""
 
     def rows(self, chosen: Sequence[int]) -> "Conditions":

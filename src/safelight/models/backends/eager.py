@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.shapes import Latents, PerRow
-from safelight.models.adapters.control import Told, steer
+from safelight.models.adapters.control import UNetInputs, steer
 from safelight.models.backends.denoiser import Conditions
 from safelight.models.backends.mmdit import mmdit_denoiser
 from safelight.models.networks.load import Model
@@ -27,7 +27,7 @@ def eager_denoiser(model: Model) -> "Denoiser":
 
     # By name, and not through the model: this lives as long as the network, and a model may have another's autoencoder.
     adapters, looking = model.adapters, model.looking
-    freeu, perturbed, salience = model.freeu, model.perturbed, model.salience
+    freeu, perturbed, attention_mask = model.freeu, model.perturbed, model.attention_mask
 
     # Around it is a wrapper that imports peft, a good part of a cold start, to scale LoRA layers by 1.
     forward = inspect.unwrap(type(unet).forward)
@@ -40,14 +40,14 @@ def eager_denoiser(model: Model) -> "Denoiser":
         if guidance_width is not None and conditions.guidance is not None:
             with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
         latents, context = latents.to(dtype), conditions.context.to(dtype)
-        told = Told(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
+        told = UNetInputs(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
         residuals = steer(conditions.controls, told)
         with (
             adapters.on(conditions.adapters),
             looking.on(conditions.pictures),
             freeu.on(conditions.freeu),
             perturbed.on(conditions.perturbed),
-            salience.on(conditions.salience, *latents.shape[-2:]),
+            attention_mask.on(conditions.attention_mask, *latents.shape[-2:]),
         ):
             output = forward(
                 unet,

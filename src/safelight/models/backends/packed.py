@@ -18,7 +18,7 @@ from safelight.models.backends.eager import eager_denoiser
 from safelight.models.networks.load import Model
 from safelight.models.networks.placement import Placement
 
-MOST_BYTES = 512 * 2**20
+MAX_BYTES = 512 * 2**20
 """Of a UNet that is packed by default: a packed copy takes as much again."""
 SIZES_KEPT = 4
 """Picture sizes whose convolutions stay packed; which layout is best depends on the height and width."""
@@ -43,7 +43,7 @@ def packed_bytes(unet_bytes: int, placement: Placement) -> int:
         and placement.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and platform.machine() in ("x86_64", "AMD64")
-        and unet_bytes <= MOST_BYTES
+        and unet_bytes <= MAX_BYTES
     )
     return unet_bytes if worthwhile else 0
 

@@ -8,7 +8,7 @@ import torch
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.diffusion.tiling import Tiling
 from safelight.models.backends.denoiser import Conditions, Denoiser
-from safelight.models.hooks.salience import Salience
+from safelight.models.hooks.attention_mask import AttentionMask
 
 
 def tiled(denoise: Denoiser, tiling: Tiling, *, most_rows: int, scale: int) -> Denoiser:
@@ -23,10 +23,14 @@ def tiled(denoise: Denoiser, tiling: Tiling, *, most_rows: int, scale: int) -> D
         calls = [slice(first, first + most_rows) for first in range(0, len(tiles), most_rows)]
         parts = [part(told, call) for call in calls]
         outputs = [denoise(tiles[call], timesteps[rows[call]], some) for call, some in zip(calls, parts, strict=True)]
-        if conditions.salience is not None:
+        if conditions.attention_mask is not None:
             # Where tiles overlap, what one looked at and another did not is blurred by half.
-            seen = [some.salience.masks for some in parts if some.salience and some.salience.masks is not None]
-            conditions.salience.masks = tiling.join(torch.cat(seen), height, width)
+            seen = [
+                some.attention_mask.masks
+                for some in parts
+                if some.attention_mask and some.attention_mask.masks is not None
+            ]
+            conditions.attention_mask.masks = tiling.join(torch.cat(seen), height, width)
         return tiling.join(torch.cat(outputs), height, width)
 
     return over_canvas
@@ -57,8 +61,8 @@ def of_tiles(
     for name in PER_ROW:
         if (value := getattr(told, name)) is not None:
             taken[name] = [value[row] for row in rows.tolist()]
-    if told.salience is not None:
-        taken["salience"] = Salience([told.salience.rows[row] for row in rows.tolist()])
+    if told.attention_mask is not None:
+        taken["salience"] = AttentionMask([told.attention_mask.rows[row] for row in rows.tolist()])
     return replace(told, **taken)
 
 
@@ -69,9 +73,9 @@ def told_score(times: torch.Tensor) -> bool:
 
 def part(conditions: Conditions, rows: slice) -> Conditions:
     names = ("context", "mask", "pooled", "time_ids", "guidance", *PER_ROW)
-    salience = conditions.salience and Salience(conditions.salience.rows[rows])
+    attention_mask = conditions.attention_mask and AttentionMask(conditions.attention_mask.rows[rows])
     return replace(
         conditions,
-        salience=salience,
+        attention_mask=attention_mask,
         **{name: value[rows] for name in names if (value := getattr(conditions, name)) is not None},
     )

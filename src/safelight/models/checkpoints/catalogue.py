@@ -15,7 +15,7 @@ from typing import Protocol
 from safelight.errors import InvalidRequest, UnknownLora, UnknownModel, UnsafeFile
 from safelight.models.checkpoints.digest import sums_of
 from safelight.models.checkpoints.hub import HUB_ID, fetch
-from safelight.models.weights.recognise import Kind
+from safelight.models.weights.identify import Kind
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT, conversion_of
 from safelight.regular_file import is_regular, where_it_leads
 
@@ -42,7 +42,7 @@ INDICES: Mapping[Kind, str] = {
 SUMS = Path("cache") / "sums.json"
 
 
-class Elsewhere(Protocol):
+class ModelSource(Protocol):
     """Another place that knows model files: the registry, linked folders."""
 
     def files(self, kind: Kind) -> Mapping[str, Path]:
@@ -65,7 +65,7 @@ class Elsewhere(Protocol):
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     home: Path
-    elsewhere: tuple[Elsewhere, ...] = ()
+    elsewhere: tuple[ModelSource, ...] = ()
     """Asked in this order, after our own folders."""
     listed_only: bool = False
     """Find what is listed, and neither paths nor what would have to be downloaded: where callers are strangers."""

@@ -19,11 +19,11 @@ from safelight.errors import InvalidRequest, UnknownControl, UnknownModel
 from safelight.models.checkpoints.catalogue import FOLDERS as CATALOGUED
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.digest import digest_of_sums, sums_of
-from safelight.models.weights import recognise
+from safelight.models.weights import identify
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 
 Kind = Literal["control", "ip-adapter", "image-encoder", "depth"]
-LISTED: Mapping[Kind, tuple[recognise.Kind, ...]] = {
+LISTED: Mapping[Kind, tuple[identify.Kind, ...]] = {
     "control": ("controlnet", "t2i-adapter"),
     "ip-adapter": ("ip-adapter",),
 }

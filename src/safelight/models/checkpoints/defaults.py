@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from safelight.errors import CorruptModel
-from safelight.faults import explain
 from safelight.models.checkpoints.family import Family
 from safelight.spec import Defaults
+from safelight.validation import explain
 
 
 def read_defaults(

@@ -120,7 +120,7 @@ class Description:
         return self.unet.get("time_cond_proj_dim") is not None or bool(self.unet.get("guidance_embeds"))
 
     @property
-    def contrasts(self) -> bool:
+    def supports_cfg(self) -> bool:
         """Guidance is by a second row, of the negative prompt. Distilled networks know no such thing."""
         return not self.takes_guidance and self.family.name != "flux"
 
@@ -140,7 +140,7 @@ def describe(path: Path) -> Description:
     own = read_own_settings(path)
     index, vae = parts["model_index"], parts["vae"]
     unet = parts[network_of(index, path)]
-    family = FAMILIES[index.get("family") or recognise(index, unet)]
+    family = FAMILIES[index.get("family") or identify(index, unet)]
     scheduler = as_pipelines_read_it(parts["scheduler"], family)
     try:
         if path.is_file():
@@ -271,7 +271,7 @@ def tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
-def recognise(index: Mapping[str, Any], unet: Mapping[str, Any]) -> FamilyName:
+def identify(index: Mapping[str, Any], unet: Mapping[str, Any]) -> FamilyName:
     """SD 2 differs from SD 1 by its text encoder, which shows in the width of the cross-attention; SDXL's refiner says
     that it is told a score."""
     candidates = PIPELINES[str(index["_class_name"])]

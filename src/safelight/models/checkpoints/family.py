@@ -19,7 +19,7 @@ constants are read from the checkpoint (`families.py`).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from safelight.diffusion.schedules import Pace
+from safelight.diffusion.schedules import StepSpacing
 
 FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "variation", "sd3", "flux"]
 
@@ -46,7 +46,7 @@ class Family:
     """The network reads T5's states; of CLIP it takes the summary of the prompt and no more."""
     reads_picture: bool = False
     """Told what CLIP sees in a picture, and no words."""
-    pace: Pace = field(default_factory=Pace)
+    pace: StepSpacing = field(default_factory=StepSpacing)
 
 
 FAMILIES: dict[FamilyName, Family] = {
@@ -76,7 +76,7 @@ FAMILIES: dict[FamilyName, Family] = {
         network="transformer",
         t5="text_encoder_3",
         t5_tokens=256,
-        pace=Pace(rounds_up=True),
+        pace=StepSpacing(rounds_up=True),
     ),
     "flux": Family(
         name="flux",
@@ -86,7 +86,7 @@ FAMILIES: dict[FamilyName, Family] = {
         t5="text_encoder_2",
         t5_tokens=512,
         t5_alone=True,
-        pace=Pace(rounds_up=True, evenly=True),
+        pace=StepSpacing(rounds_up=True, evenly=True),
     ),
 }
 

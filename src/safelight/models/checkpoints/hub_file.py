@@ -15,7 +15,7 @@ from safelight.models.checkpoints.hub import HUB_ID, HubUnreachable, fetch
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT
 
 HUB_FILE = re.compile(r"^([\w.-]+/[\w.-]+)/((?!\.)[\w. -]+(?:/(?!\.)[\w. -]+)*\.safetensors)(?:@([\w./-]+))?$")
-MOST_LISTED = 12
+MAX_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def choose(names: Sequence[str], repository: str, wanted: str) -> tuple[str, ...
     if not files and any(name.endswith(PICKLE_SUFFIXES) for name in names):
         raise UnsafeFile(f"{repository} has only pickles, {WHY_NOT}; look for a revision or a copy in safetensors")
     if len(files) != 1:
-        listed = ", ".join(files[:MOST_LISTED]) + (", ..." if len(files) > MOST_LISTED else "")
+        listed = ", ".join(files[:MAX_LISTED]) + (", ..." if len(files) > MAX_LISTED else "")
         raise InvalidRequest(
             f"{repository} has {listed or 'no safetensors file'}; say {repository}/FILE for one of them"
         )

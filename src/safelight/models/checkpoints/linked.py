@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsafeFile
-from safelight.models.weights.recognise import KINDS, Kind, recognise
+from safelight.models.weights.identify import KINDS, Kind, identify
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT, conversion_of, read_header
 from safelight.regular_file import read_regular, where_it_leads
 
@@ -70,7 +70,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Linked:
+class LinkedFolders:
     """All linked folders, as a place of the catalogue."""
 
     home: Path
@@ -185,7 +185,7 @@ def kind_by_header(path: Path) -> Kind | None:
 @lru_cache(maxsize=4096)
 def remembered_kind(path: Path, _size: int, _changed: int) -> Kind | None:
     try:
-        found = recognise(read_header(path))
+        found = identify(read_header(path))
     except SafelightError:
         return None
     return found.kind if found else None

@@ -1,6 +1,6 @@
 """Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
 
-my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`catalogue.py`)
+my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`registered_models.py`)
 my-encoder     a CLIP or a T5: a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
 ./some/path    such a file or folder anywhere
 my-model       a checkpoint, of which that part is taken
@@ -14,7 +14,7 @@ from safelight.errors import CorruptModel, InvalidRequest, UnknownModel, Unknown
 from safelight.models.checkpoints.catalogue import SINGLE, Catalogue
 from safelight.models.checkpoints.digest import digest_files
 from safelight.models.checkpoints.families import Description, describe, tokenizer_of
-from safelight.models.weights.recognise import recognise
+from safelight.models.weights.identify import identify
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, read_header, weight_files
 from safelight.spec import PartName, PinnedPart
 
@@ -74,7 +74,7 @@ class PartFolder:
                 return None
         except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
             return None
-        what = recognise(read_header(path))
+        what = identify(read_header(path))
         return None if what is not None and what.kind == "checkpoint" else path
 
     def pin(self, part: PartName, name: str) -> PinnedPart:

@@ -17,9 +17,9 @@ WELL = 1.25
 """Times its own area that a model draws about as well as that."""
 PROPORTIONS = (1.0, 3 / 2, 2 / 3, 16 / 9, 9 / 16)
 STRENGTH = 0.4
-LEAST_STEPS = 3
+MIN_STEPS = 3
 """Of which one is left at that strength."""
-MOST_SCALE = 8.0
+MAX_SCALE = 8.0
 """As `spec.Scale` has it."""
 
 
@@ -77,7 +77,7 @@ def by_highres(draft: Draft, about: Description, *, above: float = WELL) -> Draf
     if first is None:
         return draft
     steps = draft.steps or about.defaults.steps
-    more = LEAST_STEPS if steps < LEAST_STEPS else None
+    more = MIN_STEPS if steps < MIN_STEPS else None
     highres = HighresFix(scale=width / first[0], strength=STRENGTH, steps=more)
     return draft.model_copy(update={"width": first[0], "height": first[1], "highres": highres})
 
@@ -86,11 +86,11 @@ def first_pass(width: int, height: int, area: int, step: int) -> tuple[int, int]
     """The size nearest to an area from which one factor leads to exactly this size; None where there is none."""
     if width % step or height % step:
         return None
-    wanted = width / min(MOST_SCALE, sqrt(width * height / area))
+    wanted = width / min(MAX_SCALE, sqrt(width * height / area))
     for across in sorted(range(step, width, step), key=lambda side: abs(side - wanted)):
         down = rounded(height * across / width, step)
         scale = width / across
-        if across >= 64 and 1 < scale <= MOST_SCALE and abs(down * scale - height) < SIDE_STEP / 2:
+        if across >= 64 and 1 < scale <= MAX_SCALE and abs(down * scale - height) < SIDE_STEP / 2:
             return across, down
     return None
 

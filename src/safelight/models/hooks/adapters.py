@@ -70,8 +70,8 @@ class Adapters:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.hooked: set[str] = set()
-        self.now: Arrangement | None = None
-        self.last: Arrangement | None = None
+        self.now: RowStacks | None = None
+        self.last: RowStacks | None = None
         """Steps that follow each other mostly have the same rows."""
         self.stacks: OrderedDict[tuple[AdapterSet, ...], Stacks] = OrderedDict()
 
@@ -87,12 +87,12 @@ class Adapters:
         finally:
             self.now = None
 
-    def arrange(self, rows: tuple[Row, ...]) -> "Arrangement":
+    def arrange(self, rows: tuple[Row, ...]) -> "RowStacks":
         if self.last is None or self.last.rows != rows:
             sets = {set_of(row) for row in rows if row}
             # In an order of their own, so that who comes first in a batch does not matter.
             stacks = self.stacks_for(tuple(sorted(sets, key=lambda adapters: [id(adapter) for adapter in adapters])))
-            self.last = Arrangement(rows, stacks, self.blocks, next(self.network.parameters()).device)
+            self.last = RowStacks(rows, stacks, self.blocks, next(self.network.parameters()).device)
         return self.last
 
     def stacks_for(self, sets: tuple[AdapterSet, ...]) -> "Stacks":
@@ -194,7 +194,7 @@ def stacked(sets: Sequence[AdapterSet], path: str, layer: Layer) -> Stack:
     return Stack(down, up, owner, tuple(others))
 
 
-class Arrangement:
+class RowStacks:
     """Which row has which set, at which weights.
 
     A row's output is added to where it lies, and its stack is fetched for it: that is far less to move than its input

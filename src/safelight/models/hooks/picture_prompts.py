@@ -49,14 +49,14 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PromptedRow:
     """A picture that a row looks at."""
 
     tokens: Tokens
     weight: float
 
 
-Row = tuple[Seen, ...]
+Row = tuple[PromptedRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def by_head(states: Tensor, heads: int) -> Tensor:
 
 
 def groups_of(rows: Sequence[Row], device: torch.device) -> tuple[Group, ...]:
-    members: dict[tuple[int, int], list[tuple[int, Seen]]] = {}
+    members: dict[tuple[int, int], list[tuple[int, PromptedRow]]] = {}
     for row, pictures in enumerate(rows):
         for place, seen in enumerate(pictures):
             members.setdefault((place, len(seen.tokens.tokens)), []).append((row, seen))

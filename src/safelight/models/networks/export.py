@@ -13,10 +13,10 @@ from torch import Tensor
 
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.checkpoints.families import Description
-from safelight.models.networks.parts import Weights, open_parts
-from safelight.models.weights.configurations import Lacking
+from safelight.models.networks.components import Weights, open_parts
+from safelight.models.weights.configurations import MissingTensors
+from safelight.models.weights.identify import identify
 from safelight.models.weights.ldm_weights import to_ldm
-from safelight.models.weights.recognise import recognise
 from safelight.models.weights.safetensors_file import Entry, Header
 from safelight.models.weights.single_file import TEXT_PARTS, derive
 from safelight.models.weights.tensor_file import NAMES, Plan, write_tensors
@@ -147,11 +147,11 @@ def require_same(about: Description, plan: Plan, metadata: Mapping[str, str]) ->
     """The file, read back, must describe the networks it was written from."""
     entries = {name: Entry(NAMES[dtype], shape, 0, 0) for name, (dtype, shape) in plan.items()}
     header = Header(entries, metadata)
-    what = recognise(header)
+    what = identify(header)
     try:
         assert what is not None
         read = dict(derive(header, what))
-    except (Lacking, AssertionError) as fault:
+    except (MissingTensors, AssertionError) as fault:
         raise UnsupportedOption("single-file", f"{about.path}: the layout has no place for {fault}") from None
     written = {"unet": about.unet, "vae": about.vae, "scheduler": about.scheduler}
     for part, config in written.items():

@@ -18,12 +18,12 @@ from safelight.errors import CorruptModel, InvalidRequest, StorageFailed, Unsupp
 from safelight.models.checkpoints.digest import files_of
 from safelight.models.checkpoints.families import Description
 from safelight.models.networks.networks import denoiser_class
+from safelight.models.weights.identify import ORIGINAL, TITLES, UNET, identify
 from safelight.models.weights.ldm_names import unet_modules
 from safelight.models.weights.ldm_weights import unet_from_ldm
 from safelight.models.weights.mmdit_names import LAYOUTS, from_original
-from safelight.models.weights.recognise import ORIGINAL, TITLES, UNET, recognise
 from safelight.models.weights.safetensors_file import NETWORK
-from safelight.models.weights.scaled import Unscaled
+from safelight.models.weights.scaled import ScaledWeights
 from safelight.models.weights.tensor_file import TensorFile, write_tensors
 
 Tensors = Mapping[str, Tensor]
@@ -43,10 +43,10 @@ def join(given: Path, base: Description, out: Path) -> None:
     if base.is_file:
         raise UnsupportedOption("base", f"{base.path} is one file; the other parts are taken from a diffusers folder")
     file = TensorFile(given)
-    what = recognise(file.header)
+    what = identify(file.header)
     if what is not None and what.base not in ("", base.family.name):
         raise UnsupportedOption("base", f"{given} is a {what}, and {base.path} is {TITLES[base.family.name]}")
-    read = reader(given, Unscaled(file), base)
+    read = reader(given, ScaledWeights(file), base)
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in read()}
     require_same(given, shapes, base)
 

@@ -39,7 +39,7 @@ class VAE:
         return 2 ** (len(self.network.config.block_out_channels) - 1)
 
 
-class Undecodable(JobFailed):
+class DecodeFailed(JobFailed):
     """Some pictures of a batch came out as NaN even in float32; the others are in `images`."""
 
     def __init__(self, rows: list[int], images: Tensor) -> None:
@@ -131,7 +131,7 @@ def run(vae: VAE, call: Call, inputs: Tensor, *, shrink: int = 1, grow: int = 1)
         )
     bad = broken(outputs)
     if bad.any():
-        raise Undecodable([row for row, is_bad in enumerate(bad) if is_bad], outputs)
+        raise DecodeFailed([row for row, is_bad in enumerate(bad) if is_bad], outputs)
     return outputs
 
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config
 from safelight.models.hooks.adapters import Adapters
+from safelight.models.hooks.attention_mask import AttentionMasks
 from safelight.models.hooks.freeu import FreeUs
-from safelight.models.hooks.perturbed import Perturbations
+from safelight.models.hooks.pag import PerturbedAttention
 from safelight.models.hooks.picture_prompts import PicturePrompts
-from safelight.models.hooks.salience import Saliences
+from safelight.models.networks.components import Components, Weights, load_weights, open_parts
 from safelight.models.networks.encode import TextEncoder
 from safelight.models.networks.image_encoder import ImageEncoder
 from safelight.models.networks.latents import VAE
 from safelight.models.networks.networks import control_classes, denoiser_class, network_classes, transformer_classes
-from safelight.models.networks.parts import Parts, Weights, load_weights, open_parts
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.t5 import T5
 from safelight.models.weights.safetensors_file import TEXT_ENCODER
@@ -58,7 +58,7 @@ class Model:
     t5: T5 | None = None
     vae_digest: str = ""
     text_digest: str = ""
-    """Of the autoencoder and the text encoders that stand in for its own (`part_shelf.py`)."""
+    """Of the autoencoder and the text encoders that stand in for its own (`part_cache.py`)."""
     image_encoder: ImageEncoder | None = None
     """Of models that are told a picture in place of words."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -70,9 +70,9 @@ class Model:
     looking: PicturePrompts = field(init=False, repr=False, compare=False)
     """The pictures that its rows look at beside their words, while it is called."""
     freeu: FreeUs = field(init=False, repr=False, compare=False)
-    perturbed: Perturbations = field(init=False, repr=False, compare=False)
+    perturbed: PerturbedAttention = field(init=False, repr=False, compare=False)
     """Rows whose self-attention is switched off, while it is called."""
-    salience: Saliences = field(init=False, repr=False, compare=False)
+    attention_mask: AttentionMasks = field(init=False, repr=False, compare=False)
     """What the middle of it looks at, while it is called."""
 
     @property
@@ -86,8 +86,8 @@ class Model:
         object.__setattr__(self, "adapters", Adapters(self.unet))
         object.__setattr__(self, "looking", PicturePrompts(self.unet))
         object.__setattr__(self, "freeu", FreeUs(self.unet))
-        object.__setattr__(self, "perturbed", Perturbations(self.unet))
-        object.__setattr__(self, "salience", Saliences(self.unet))
+        object.__setattr__(self, "perturbed", PerturbedAttention(self.unet))
+        object.__setattr__(self, "salience", AttentionMasks(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:
@@ -122,7 +122,7 @@ def load_model(description: Description, *, name: str, digest: str, placement: P
     )
 
 
-def load_t5(description: Description, parts: Parts, placement: Placement) -> T5:
+def load_t5(description: Description, parts: Components, placement: Placement) -> T5:
     part = description.t5
     weights = parts.weights(part)
     network = build(transformer_classes().t5, description.configuration(part), weights, placement)

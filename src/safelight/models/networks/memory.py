@@ -31,7 +31,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Allocation:
     """Weights that a job uses."""
 
     key: Hashable
@@ -46,15 +46,15 @@ class Need:
 
 
 @dataclass(slots=True)
-class Holding:
+class Loaded:
     """Weights that are in memory, or about to be."""
 
-    need: Need
+    need: Allocation
     users: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class LoadedWeights:
     """One holding, to be shown."""
 
     kind: str
@@ -65,7 +65,7 @@ class Held:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    needs: Sequence[Need]
+    needs: Sequence[Allocation]
     since: float
     granted: "Future[bool]" = field(default_factory=Future[bool])
     """Whether anything was dropped for it."""
@@ -92,13 +92,13 @@ class Memory:
         self.patience_s = patience_s
         self.clock = clock
         self.lock = threading.Lock()
-        self.holdings: OrderedDict[Hashable, Holding] = OrderedDict()
+        self.holdings: OrderedDict[Hashable, Loaded] = OrderedDict()
         """The least recently used first."""
         self.line: list[Waiter] = []
         self.num_loaded, self.num_dropped = 0, 0
         """Since the start."""
 
-    async def take(self, needs: Sequence[Need]) -> "Lease":
+    async def take(self, needs: Sequence[Allocation]) -> "Lease":
         """Wait until there is room, and use them all.
 
         Raises:
@@ -120,7 +120,7 @@ class Memory:
             raise
         return Lease(self, needs)
 
-    def require_possible(self, needs: Sequence[Need]) -> None:
+    def require_possible(self, needs: Sequence[Allocation]) -> None:
         wanted = sum(need.size_bytes for need in needs)
         if self.most_bytes is not None and wanted > self.most_bytes:
             raise OutOfMemory(
@@ -131,7 +131,7 @@ class Memory:
     def serve(self) -> None:
         """Let in who may come in; called with the lock held."""
         for waiter in list(self.line):
-            dropped = self.make_room(waiter.needs)
+            dropped = self.evict(waiter.needs)
             if dropped is not None:
                 self.line.remove(waiter)
                 self.use(waiter.needs)
@@ -139,7 +139,7 @@ class Memory:
             elif self.clock() - waiter.since >= self.patience_s:
                 return
 
-    def make_room(self, needs: Sequence[Need]) -> bool | None:
+    def evict(self, needs: Sequence[Allocation]) -> bool | None:
         """Drop what must go, and say whether anything did; None where what is in use leaves too little room."""
         keys = {need.key for need in needs}
         wanted = sum(need.size_bytes for need in needs if need.key not in self.holdings)
@@ -165,15 +165,15 @@ class Memory:
             over -= holding.need.size_bytes
         return bool(idle)
 
-    def use(self, needs: Iterable[Need]) -> None:
+    def use(self, needs: Iterable[Allocation]) -> None:
         for need in needs:
             if need.key not in self.holdings:
-                self.holdings[need.key] = Holding(need)
+                self.holdings[need.key] = Loaded(need)
                 self.num_loaded += 1
             self.holdings[need.key].users += 1
             self.holdings.move_to_end(need.key)
 
-    def end(self, needs: Iterable[Need], *, forget: bool) -> None:
+    def end(self, needs: Iterable[Allocation], *, forget: bool) -> None:
         with self.lock:
             for need in needs:
                 holding = self.holdings[need.key]
@@ -191,7 +191,7 @@ class Memory:
                 return
         self.end(waiter.needs, forget=True)
 
-    def drop(self, holding: Holding) -> None:
+    def drop(self, holding: Loaded) -> None:
         del self.holdings[holding.need.key]
         holding.need.drop()
         self.num_dropped += 1
@@ -211,10 +211,10 @@ class Memory:
     def held_bytes(self) -> int:
         return sum(holding.need.size_bytes for holding in self.holdings.values())
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[LoadedWeights]:
         with self.lock:
             return [
-                Held(kind=need.kind, name=need.name, size_bytes=need.size_bytes, in_use=holding.users > 0)
+                LoadedWeights(kind=need.kind, name=need.name, size_bytes=need.size_bytes, in_use=holding.users > 0)
                 for holding in self.holdings.values()
                 for need in [holding.need]
             ]
@@ -225,7 +225,7 @@ class Lease:
     """The right to use some weights; ended once, however often it is asked to."""
 
     memory: Memory
-    needs: Sequence[Need]
+    needs: Sequence[Allocation]
     ended: bool = False
 
     def end(self, *, forget: bool = False) -> None:
@@ -235,7 +235,7 @@ class Lease:
             self.memory.end(self.needs, forget=forget)
 
 
-def named(needs: Sequence[Need]) -> str:
+def named(needs: Sequence[Allocation]) -> str:
     return " with ".join(f"{need.kind} {need.name}" for need in needs)
 
 

@@ -181,13 +181,13 @@ def without_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
     def on_meta(config: Mapping[str, Any]) -> nn.Module:
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), SkipInit():
             return build(config)
 
     return on_meta
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Leaves out random initial values. On the meta device they are nothing, but asking for them loads the compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

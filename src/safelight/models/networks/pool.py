@@ -14,9 +14,9 @@ from safelight.models.checkpoints.catalogue import MINI, Catalogue, another_file
 from safelight.models.checkpoints.digest import digest_model, known_digest
 from safelight.models.checkpoints.families import Description, describe
 from safelight.models.networks.load import Model, load_model
-from safelight.models.networks.memory import Need
+from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
-from safelight.models.networks.room import ModelSize, model_size
+from safelight.models.networks.size_estimate import ModelSize, model_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class ModelPool:
                 self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
             return self.loaded[digest]
 
-    def need(self, name: str, digest: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Need:
+    def need(self, name: str, digest: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Allocation:
         """What it takes of the memory for weights; `extra` is what is made of them for speed."""
         found = self.pinned(name, digest)
-        return Need(
+        return Allocation(
             key=found.digest,
             kind="model",
             name=name,

@@ -19,7 +19,7 @@ from safelight.errors import CorruptModel
 from safelight.models.hooks.adapters import Adapters, Row
 from safelight.models.networks.encode import Conditioning, emphasise
 from safelight.models.networks.tokenize import Chunk
-from safelight.prompts.prompts import Weighted, parse
+from safelight.prompts.weights import Weighted, parse
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel

@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from safelight.errors import CorruptModel, InvalidRequest
 from safelight.models.checkpoints.families import read_config
 from safelight.models.networks.textual_inversion import split_at_names
-from safelight.prompts.prompts import Break, Weighted, parse
+from safelight.prompts.weights import Break, Weighted, parse
 
 COMMA_BACKTRACK = 20
 """Tokens after the last comma, at most this many, move to the next chunk together (A1111's default)."""

@@ -20,7 +20,7 @@ from safelight.public_http import public_client
 
 SILENCE_S = 30.0
 """Longest wait for the next bytes; a download as a whole takes as long as it takes."""
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 PAUSES_S = (0.5, 2.0, 8.0)
 """Between tries of one that was cut off; each goes on where the last ended."""
 BROKEN = (httpx.HTTPError, httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
@@ -35,7 +35,7 @@ class CutOff(Exception):
 
 
 @dataclass(slots=True)
-class Partial:
+class PartialDownload:
     """What has arrived so far, and of which state of the file on the server."""
 
     path: Path
@@ -74,7 +74,7 @@ async def download(url: str, target: Path, *, partials: Path, private: bool, max
     """
     # Under a hash of the URL, since it may hold a token. The lock's file stays: who removed it could let two hold it.
     key = hashlib.sha256(url.encode()).hexdigest()[:24]
-    partial = Partial(partials / f".download-{key}.part", url)
+    partial = PartialDownload(partials / f".download-{key}.part", url)
     try:
         with FileLock(partials / f".download-{key}.lock", timeout=0), writing(partials):
             await tried_again(partial, private=private, max_bytes=max_bytes)
@@ -84,7 +84,7 @@ async def download(url: str, target: Path, *, partials: Path, private: bool, max
         raise InvalidRequest(f"{host_of(url)}: another process is downloading this file now; wait for it") from None
 
 
-async def tried_again(partial: Partial, *, private: bool, max_bytes: int) -> None:
+async def tried_again(partial: PartialDownload, *, private: bool, max_bytes: int) -> None:
     for pause_s in (*PAUSES_S, None):
         try:
             async with answer_to(partial, private=private) as answer:
@@ -102,14 +102,14 @@ async def tried_again(partial: Partial, *, private: bool, max_bytes: int) -> Non
 
 
 @asynccontextmanager
-async def answer_to(partial: Partial, *, private: bool) -> AsyncGenerator[httpx.Response, None]:
+async def answer_to(partial: PartialDownload, *, private: bool) -> AsyncGenerator[httpx.Response, None]:
     """The answer after all redirects, each of which is a new address to check."""
     url, headers = partial.url, {"Accept-Encoding": "identity"}
     if validator := partial.validator():
         headers |= {"Range": f"bytes={partial.size}-", "If-Range": validator}
     client = httpx.AsyncClient(timeout=SILENCE_S) if private else public_client(timeout_s=SILENCE_S)
     async with client:
-        for _ in range(MOST_REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             async with client.stream("GET", url, headers=headers) as answer:
                 if not answer.is_redirect:
                     yield answer
@@ -119,10 +119,10 @@ async def answer_to(partial: Partial, *, private: bool) -> AsyncGenerator[httpx.
                     raise InvalidRequest(
                         f"{host_of(partial.url)} leads to {url[:100]}; only http and https are fetched"
                     )
-    raise InvalidRequest(f"{host_of(partial.url)}: more than {MOST_REDIRECTS} redirects")
+    raise InvalidRequest(f"{host_of(partial.url)}: more than {MAX_REDIRECTS} redirects")
 
 
-async def receive(answer: httpx.Response, partial: Partial, *, max_bytes: int) -> None:
+async def receive(answer: httpx.Response, partial: PartialDownload, *, max_bytes: int) -> None:
     match answer.status_code:
         case 206 if (total := resumed_total(answer, at=partial.size)) is not None:
             pass
@@ -153,7 +153,7 @@ async def receive(answer: httpx.Response, partial: Partial, *, max_bytes: int) -
         raise CutOff(f"{partial.size:,} of {total:,} bytes came")
 
 
-def refuse_what_is_no_model(partial: Partial, total: int | None) -> None:
+def refuse_what_is_no_model(partial: PartialDownload, total: int | None) -> None:
     """Told by the first bytes: a page that asks for a password, or a pickle, need not come whole."""
     head = partial.path.read_bytes()[:8]
     (length,) = struct.unpack("<Q", head)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safelight.errors import InvalidRequest
-from safelight.models.registry.contents import Contents
+from safelight.models.registry.describe_files import FileDescription
 from safelight.models.registry.source import Source
 from safelight.models.registry.storage import copy_hashed, flush, hash_of, require_room, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class StoredFiles:
     source: Source
-    contents: Contents
+    contents: FileDescription
     folder: Path
     """Where its files are now: in a room of ours, or where they were."""
     in_place: bool
@@ -26,7 +26,9 @@ class Arrival:
         return self.contents.digest(self.sums)
 
 
-def bring_in(source: Source, contents: Contents, room: Path, *, in_place: bool, sha256: str | None) -> Arrival:
+def bring_in(
+    source: Source, contents: FileDescription, room: Path, *, in_place: bool, sha256: str | None
+) -> StoredFiles:
     """
     Raises:
         InvalidRequest: it has not the sha256 that was said.
@@ -46,10 +48,10 @@ def bring_in(source: Source, contents: Contents, room: Path, *, in_place: bool, 
         raise InvalidRequest(
             f"its sha256 is {sums[contents.entry]}, not {sha256.lower()}: this is not the file you mean"
         )
-    return Arrival(source=source, contents=contents, folder=folder, in_place=in_place, sums=sums)
+    return StoredFiles(source=source, contents=contents, folder=folder, in_place=in_place, sums=sums)
 
 
-def moved_in(contents: Contents, folder: Path, room: Path) -> dict[str, str]:
+def moved_in(contents: FileDescription, folder: Path, room: Path) -> dict[str, str]:
     folder.mkdir()
     here = {name: path for name, path in contents.read.items() if path.is_relative_to(room)}
     require_room(folder, sum(path.stat().st_size for name, path in contents.read.items() if name not in here))

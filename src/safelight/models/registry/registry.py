@@ -23,14 +23,14 @@ from safelight.errors import InvalidRequest, UnknownVersion
 from safelight.models.checkpoints.catalogue import FOLDERS, SUMS, own_files
 from safelight.models.checkpoints.digest import remember
 from safelight.models.registry import aliases
-from safelight.models.registry.contents import look_into
+from safelight.models.registry.describe_files import look_into
 from safelight.models.registry.intake import bring_in
 from safelight.models.registry.rows import row_of, value_of, whoever
 from safelight.models.registry.source import fetched
 from safelight.models.registry.storage import Storage, writing
 from safelight.models.registry.tables import VersionRow
 from safelight.models.registry.version import RESERVED, Licence, Lineage, Pointing, Reference, Version, is_name
-from safelight.models.weights.recognise import Kind
+from safelight.models.weights.identify import Kind
 from safelight.settings import Settings
 
 MAX_BYTES = 100 * 2**30

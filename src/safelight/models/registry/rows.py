@@ -4,13 +4,13 @@ import getpass
 import time
 from pathlib import Path
 
-from safelight.models.registry.intake import Arrival
+from safelight.models.registry.intake import StoredFiles
 from safelight.models.registry.storage import Storage
 from safelight.models.registry.tables import VersionRow
 from safelight.models.registry.version import Licence, Lineage, Version
 
 
-def row_of(arrival: Arrival, *, name: str, licence: Licence | None, lineage: Lineage, by: str) -> VersionRow:
+def row_of(arrival: StoredFiles, *, name: str, licence: Licence | None, lineage: Lineage, by: str) -> VersionRow:
     """All but its number, which the database gives."""
     contents, source = arrival.contents, arrival.source
     return VersionRow(

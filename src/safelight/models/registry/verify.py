@@ -10,13 +10,13 @@ from safelight.models.registry.version import Reference, Version
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class VerifyResult:
     version: Version
     faults: Mapping[str, str]
     """What is wrong with which file: `missing`, `changed`, or why it cannot be read."""
 
 
-def verify(registry: Registry, references: Sequence[str] = ()) -> Iterator[Checked]:
+def verify(registry: Registry, references: Sequence[str] = ()) -> Iterator[VerifyResult]:
     """One at a time, since each takes as long as reading it; without references, all that are here.
 
     A name without a number stands for all its versions.
@@ -26,7 +26,7 @@ def verify(registry: Registry, references: Sequence[str] = ()) -> Iterator[Check
         place = str(version.folder)
         if place not in seen:
             seen[place] = faults_of(version.folder, version.files)
-        yield Checked(version, seen[place])
+        yield VerifyResult(version, seen[place])
 
 
 def chosen(registry: Registry, references: Sequence[str]) -> list[Version]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from safelight.errors import InvalidRequest
-from safelight.models.weights.recognise import Kind
+from safelight.models.weights.identify import Kind
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 LABEL = re.compile(r"[a-zA-Z][\w.-]{0,63}")
@@ -56,18 +56,18 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and not text.endswith(".safetensors")
 
 
-class Frozen(BaseModel):
+class FrozenRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Parent(Frozen):
+class Parent(FrozenRow):
     """Another model that a version was made from."""
 
     name: str
     digest: str = ""
 
 
-class Lineage(Frozen):
+class Lineage(FrozenRow):
     """How a version came about; what is not known is left empty."""
 
     parents: tuple[Parent, ...] = ()
@@ -78,7 +78,7 @@ class Lineage(Frozen):
     metrics: Mapping[str, Any] = {}
 
 
-class Licence(Frozen):
+class Licence(FrozenRow):
     """What may be done with a version; `models/registry/licences.py` knows the common ones."""
 
     id: str

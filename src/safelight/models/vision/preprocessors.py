@@ -15,7 +15,7 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.spec import HintKind
 
 if TYPE_CHECKING:
-    from safelight.models.networks.memory import Need
+    from safelight.models.networks.memory import Allocation
     from safelight.models.networks.placement import Placement
     from safelight.models.vision.depth import DepthModel
 
@@ -85,7 +85,7 @@ class Preprocessors:
         with self.lock:
             return self.depth_model(self.depth_path(name)).read(image)
 
-    def needs(self, name: str) -> "list[Need]":
+    def needs(self, name: str) -> "list[Allocation]":
         """What it takes of the memory for weights: nothing, but for depth.
 
         Raises:
@@ -94,13 +94,13 @@ class Preprocessors:
         require_preprocessor(name)
         if name == "canny" or name in PLAIN:
             return []
-        from safelight.models.networks.memory import Need
-        from safelight.models.networks.room import weights_bytes
+        from safelight.models.networks.memory import Allocation
+        from safelight.models.networks.size_estimate import weights_bytes
 
         path = self.depth_path(name)
         size = weights_bytes(self.folder.files("depth", path), self.placement())
         drop = partial(self.depths.pop, path, None)
-        return [Need(key=("depth", path), kind="depth", name=path.name, size_bytes=size, drop=drop)]
+        return [Allocation(key=("depth", path), kind="depth", name=path.name, size_bytes=size, drop=drop)]
 
     def depth_path(self, name: str) -> Path:
         known = self.folder.paths("depth")

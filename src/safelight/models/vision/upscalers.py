@@ -28,7 +28,7 @@ from torch import Tensor
 from safelight.errors import InvalidRequest, UnsupportedOption, install, nearest
 from safelight.imaging.canvas import grow, upscale
 from safelight.models.checkpoints.catalogue import Catalogue
-from safelight.models.networks.memory import Need
+from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.vision.esrgan import SCALE, Compact, Esrgan, Network, from_ncnn, from_tensors, weight_bytes
 from safelight.models.weights.safetensors_file import read_header
@@ -108,12 +108,14 @@ class Upscalers:
             path = self.path(pinned)
             from_tensors(TensorFile(path), where=path)
 
-    def needs(self, pinned: Pinned) -> list[Need]:
+    def needs(self, pinned: Pinned) -> list[Allocation]:
         """What it takes of the memory for weights."""
         if pinned.name == LANCZOS:
             return []
         size = weight_bytes(self.shapes(pinned))
-        return [Need(key=pinned, kind="upscaler", name=pinned.name, size_bytes=size, drop=lambda: self.drop(pinned))]
+        return [
+            Allocation(key=pinned, kind="upscaler", name=pinned.name, size_bytes=size, drop=lambda: self.drop(pinned))
+        ]
 
     def shapes(self, pinned: Pinned) -> Mapping[str, Sequence[int]]:
         if pinned.digest is None:

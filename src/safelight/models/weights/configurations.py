@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from safelight.models.weights.recognise import UNET, Base
+from safelight.models.weights.identify import UNET, Base
 from safelight.models.weights.safetensors_file import Header
 
 Configuration = dict[str, Any]
@@ -42,7 +42,7 @@ class TextPart:
         return self.open_clip and not self.renamed
 
 
-class Lacking(Exception):
+class MissingTensors(Exception):
     """What a checkpoint should have had, as the rest of a sentence."""
 
 
@@ -57,9 +57,9 @@ class Shapes:
     def __call__(self, name: str, *, dims: tuple[int, ...]) -> tuple[int, ...]:
         """The tensor's shape, which must have one of these numbers of dimensions."""
         if name not in self.shapes:
-            raise Lacking(f"{self.prefix}{name}")
+            raise MissingTensors(f"{self.prefix}{name}")
         if len(self.shapes[name]) not in dims or 0 in self.shapes[name]:
-            raise Lacking(
+            raise MissingTensors(
                 f"a {self.prefix}{name} of {' or '.join(map(str, dims))} dimensions: it is {self.shapes[name]}"
             )
         return self.shapes[name]
@@ -77,7 +77,7 @@ class Shapes:
         for name in self.shapes:
             if re.search(pattern, name):
                 return name
-        raise Lacking(f"any tensor {self.prefix}{pattern}")
+        raise MissingTensors(f"any tensor {self.prefix}{pattern}")
 
 
 def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
@@ -94,7 +94,7 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
             depths.append(shapes.count(rf"input_blocks\.{number}\.1\.transformer_blocks\.(\d+)\."))
         layers += 1
     if not layers:
-        raise Lacking(f"{UNET}input_blocks")
+        raise MissingTensors(f"{UNET}input_blocks")
     middle = shapes.count(r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     kinds = ["CrossAttn" if depth else "" for depth in depths]
     projection = shapes(shapes.first(r"transformer_blocks.*attn2\.to_k\.weight$"), dims=(2,))
@@ -125,11 +125,11 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
 
 def vae_configuration(shapes: Shapes) -> Configuration:
     if not shapes.shapes:
-        raise Lacking("an autoencoder (first_stage_model): get the file that has one baked in")
+        raise MissingTensors("an autoencoder (first_stage_model): get the file that has one baked in")
     blocks = shapes.count(r"encoder\.down\.(\d+)\.")
     channels = [shapes(f"encoder.down.{block}.block.0.conv2.weight", dims=(4,))[0] for block in range(blocks)]
     if not channels:
-        raise Lacking(f"{shapes.prefix}encoder.down")
+        raise MissingTensors(f"{shapes.prefix}encoder.down")
     return {
         "in_channels": shapes("encoder.conv_in.weight", dims=(4,))[1],
         "out_channels": shapes("decoder.conv_out.weight", dims=(4,))[0],
@@ -173,7 +173,7 @@ def flux_configuration(shapes: Shapes) -> Configuration:
     width, channels = shapes("img_in.weight", dims=(2,))
     [head_width] = shapes("double_blocks.0.img_attn.norm.query_norm.scale", dims=(1,))
     if head_width != sum(FLUX_AXES):
-        raise Lacking(f"heads of {sum(FLUX_AXES)}: they are {head_width} wide")
+        raise MissingTensors(f"heads of {sum(FLUX_AXES)}: they are {head_width} wide")
     return {
         "patch_size": 1,
         "in_channels": channels,

@@ -12,7 +12,7 @@ from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile
 from safelight.models.weights.safetensors_file import PICKLE_SUFFIXES, Header, read_header
 
 PROGRAM = Path(__file__).with_name("unpickle.py")
-LONGEST_S = 1800
+MAX_S = 1800
 ROOM_BYTES = 12 * 2**30
 """Address space for torch itself, of which it uses little."""
 ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
@@ -43,7 +43,7 @@ def convert_pickle(given: Path, out: Path) -> Header:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=LONGEST_S,
+                timeout=MAX_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:

@@ -86,19 +86,19 @@ def read_header(path: Path) -> Header:
         raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
     try:
         return parse_header(json.loads(text, object_pairs_hook=no_name_twice), first=8 + length, size=size)
-    except Damaged as error:
+    except HeaderFault as error:
         raise CorruptModel(f"{path} {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
         raise CorruptModel(f"{path} has a header that is not a safetensors header") from None
 
 
-class Damaged(Exception):
+class HeaderFault(Exception):
     """What is wrong with a header, as the rest of a sentence that begins with the file's name."""
 
 
 def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(named := dict(pairs)) != len(pairs):
-        raise Damaged("names a tensor twice in its header")
+        raise HeaderFault("names a tensor twice in its header")
     return named
 
 
@@ -112,12 +112,12 @@ def parse_header(raw: dict[str, Any], *, first: int, size: int) -> Header:
     end = max((entry.end for entry in tensors.values()), default=first)
     if end != size:
         how = "is cut off" if size < end else "is longer than it should be"
-        raise Damaged(f"{how}: its header promises {end} bytes, it has {size}; download it again")
+        raise HeaderFault(f"{how}: its header promises {end} bytes, it has {size}; download it again")
     place = first
     for name, entry in tensors.items():
         if entry.begin != place:
             fault = "overlaps another" if entry.begin < place else "leaves a gap before it"
-            raise Damaged(f"has a garbled header: {name} {fault}")
+            raise HeaderFault(f"has a garbled header: {name} {fault}")
         place = entry.end
     return Header(tensors, metadata)
 
@@ -127,9 +127,9 @@ def parse_entry(name: str, raw: dict[str, Any], first: int) -> Entry:
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise ValueError
     if dtype not in DTYPES:
-        raise Damaged(f"holds {name[:80]} in the number format {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}")
+        raise HeaderFault(f"holds {name[:80]} in the number format {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}")
     if end - begin != math.prod(shape) * item_bytes(dtype):
-        raise Damaged(f"has a garbled header: {name[:80]} of shape {shape} has {end - begin} bytes of {dtype}")
+        raise HeaderFault(f"has a garbled header: {name[:80]} of shape {shape} has {end - begin} bytes of {dtype}")
     return Entry(dtype, tuple(shape), first + begin, first + end)
 
 

@@ -16,7 +16,7 @@ UNREAD = (*SCALES, ".scale_input", ".input_scale", ".comfy_quant")
 MARK = "scaled_fp8"
 
 
-class Unscaled(Mapping[str, Tensor]):
+class ScaledWeights(Mapping[str, Tensor]):
     """The tensors of a file, without what was added to scale them; the others as they are, uncopied."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

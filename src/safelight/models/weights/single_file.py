@@ -17,7 +17,7 @@ from safelight.models.weights.configurations import (
     TOLD_SIZE,
     XL_SAMPLE_SIZE,
     Configuration,
-    Lacking,
+    MissingTensors,
     Shapes,
     TextPart,
     clip_configuration,
@@ -28,7 +28,7 @@ from safelight.models.weights.configurations import (
     unet_configuration,
     vae_configuration,
 )
-from safelight.models.weights.recognise import TITLES, UNET, Base, Recognised, recognise
+from safelight.models.weights.identify import TITLES, UNET, Base, Identity, identify
 from safelight.models.weights.safetensors_file import Header, read_header
 
 VAES = VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
@@ -118,7 +118,7 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         UnsupportedOption: it is another kind of file, or of a family that is not drawn from single files.
     """
     header = read_header(path)
-    what = recognise(header)
+    what = identify(header)
     if what is None:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
     if what.kind != "checkpoint":
@@ -140,7 +140,7 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
     try:
         return dict(derive(header, what))
-    except Lacking as lacking:
+    except MissingTensors as lacking:
         raise CorruptModel(f"{path} lacks {lacking}") from None
 
 
@@ -148,7 +148,7 @@ def title(base: str) -> str:
     return TITLES[base]
 
 
-def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuration]]:
+def derive(header: Header, what: Identity) -> Iterator[tuple[str, Configuration]]:
     family, prediction = what.base, what.prediction
     task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
     t5, network = Shapes(header, T5), Shapes(header, UNET)
@@ -157,7 +157,9 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
         index[T5_PARTS[family]] = ["transformers", "T5EncoderModel"]
         yield T5_PARTS[family], t5_configuration(t5)
     elif family == "flux":
-        raise Lacking(f"T5 ({T5}), and Flux reads nothing else: get the file that has its text encoders baked in")
+        raise MissingTensors(
+            f"T5 ({T5}), and Flux reads nothing else: get the file that has its text encoders baked in"
+        )
     yield "model_index", index
     match family:
         case "sd3":
@@ -178,7 +180,7 @@ def derive(header: Header, what: Recognised) -> Iterator[tuple[str, Configuratio
     for name, part in TEXT_PARTS[family].items():
         shapes = Shapes(header, part.prefix)
         if not shapes.shapes:
-            raise Lacking(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
+            raise MissingTensors(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
         made = open_clip_configuration if part.says_open_clip else clip_configuration
         yield name, made(shapes, part)
 

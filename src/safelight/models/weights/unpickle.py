@@ -14,7 +14,7 @@ from typing import Any
 
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 """CLONE_NEWUSER and CLONE_NEWNET of <sched.h>."""
-LONGEST_S = 900
+MAX_S = 900
 WRAPPERS = ("state_dict", "params_ema", "params", "model", "string_to_param")
 """Keys under which trainers put the tensors: Lightning, ESRGAN, textual inversion."""
 CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
@@ -31,7 +31,7 @@ def lock_down(memory_bytes: int) -> None:
 
         for what, most in (
             (resource.RLIMIT_AS, memory_bytes),
-            (resource.RLIMIT_CPU, LONGEST_S),
+            (resource.RLIMIT_CPU, MAX_S),
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_FSIZE, memory_bytes),
         ):

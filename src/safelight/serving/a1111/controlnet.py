@@ -8,25 +8,25 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, Field, model_validator
 
 from safelight.errors import InvalidField, SafelightError
-from safelight.faults import concerning
-from safelight.serving.a1111.loose import RED_DOT, Loose
+from safelight.serving.a1111.body import RED_DOT, A1111Body
 from safelight.serving.a1111.payloads import FAULTS
 from safelight.serving.a1111.unit import HIGHEST_THRESHOLD, MODULES, own_names, preprocessor_of
 from safelight.serving.http.auth import Who
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.native.files import as_base64
-from safelight.spec import MOST_CONTROLS
+from safelight.spec import MAX_CONTROLS
 from safelight.studio import Studio
+from safelight.validation import concerning
 
 router = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"], responses=FAULTS)
 
 
-class Version(BaseModel):
+class ControlNetVersion(BaseModel):
     version: int
 
 
-class ModelList(BaseModel):
+class ControlModelList(BaseModel):
     model_list: list[str]
 
 
@@ -43,7 +43,7 @@ class UnitCount(BaseModel):
     control_net_unit_count: int
 
 
-class Detection(Loose):
+class Detection(A1111Body):
     controlnet_module: Annotated[str, Field(examples=["canny"])] = "none"
     controlnet_input_images: Annotated[tuple[str, ...], Field(examples=[[RED_DOT]])] = ()
     controlnet_processor_res: int = -1
@@ -94,15 +94,15 @@ class Detected(BaseModel):
 
 
 @router.get("/version")
-async def version(caller: Who) -> Version:
+async def version(caller: Who) -> ControlNetVersion:
     """The third of the extension's interfaces, which has units in `alwayson_scripts` and nowhere else."""
-    return Version(version=3)
+    return ControlNetVersion(version=3)
 
 
 @router.get("/model_list")
-async def model_list(request: Request, caller: Who) -> ModelList:
+async def model_list(request: Request, caller: Who) -> ControlModelList:
     """ControlNets, T2I-Adapters and IP-Adapters by name."""
-    return ModelList(model_list=await asyncio.to_thread(models_in, parts_of(request).studio))
+    return ControlModelList(model_list=await asyncio.to_thread(models_in, parts_of(request).studio))
 
 
 @router.get("/module_list")
@@ -129,7 +129,7 @@ async def control_types(request: Request, caller: Who) -> ControlTypes:
 @router.get("/settings")
 async def settings(caller: Who) -> UnitCount:
     """How many units a picture may have."""
-    return UnitCount(control_net_unit_count=MOST_CONTROLS)
+    return UnitCount(control_net_unit_count=MAX_CONTROLS)
 
 
 @router.post("/detect")

@@ -11,27 +11,27 @@ from pydantic import BaseModel, Field
 
 from safelight.assets.read_metadata import read_metadata
 from safelight.errors import InvalidField, JobCancelled, SafelightError, UnknownModel, UnsupportedOption
-from safelight.faults import concerning, in_words
 from safelight.imaging.canvas import upscale
 from safelight.models.vision.upscalers import LANCZOS, Upscalers
+from safelight.serving.a1111.body import RED_DOT, A1111Body
 from safelight.serving.a1111.info import infotext_of, items_of, parameters_of
-from safelight.serving.a1111.loose import RED_DOT, Loose
 from safelight.serving.a1111.payloads import FAULTS
-from safelight.serving.a1111.sittings import sittings_of
+from safelight.serving.a1111.progress import active_requests_of
 from safelight.serving.a1111.upscalers import NONE, ours_for
 from safelight.serving.http.auth import Who
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
+from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
-from safelight.spec import MOST_SCALE
+from safelight.spec import MAX_SCALE
 from safelight.studio import Studio
+from safelight.validation import concerning, in_words
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
 
-MOST_PICTURES = 100
+MAX_PICTURES = 100
 Visibility = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
 
@@ -40,7 +40,7 @@ Encoded = Annotated[str, Field(examples=[RED_DOT])]
 """A picture as base64, a data URL, or an address to fetch it from."""
 
 
-class Extras(Loose):
+class UpscaleOptions(A1111Body):
     """How a picture is made larger; the upscaler "None" leaves it as it is."""
 
     resize_mode: Literal[0, 1] = 0
@@ -49,7 +49,7 @@ class Extras(Loose):
     gfpgan_visibility: Visibility = 0
     codeformer_visibility: Visibility = 0
     codeformer_weight: Visibility = 0
-    upscaling_resize: Annotated[float, Field(gt=0, le=MOST_SCALE)] = 2
+    upscaling_resize: Annotated[float, Field(gt=0, le=MAX_SCALE)] = 2
     upscaling_resize_w: Pixels = 512
     upscaling_resize_h: Pixels = 512
     upscaling_crop: bool = True
@@ -96,9 +96,9 @@ class Extras(Loose):
         scale = max(self.upscaling_resize_w / width, self.upscaling_resize_h / height)
         if self.resize_mode == 0:
             scale = self.upscaling_resize
-        if scale > MOST_SCALE:
-            limit = f"{width * MOST_SCALE}x{height * MOST_SCALE}"
-            why = f"a picture of {width}x{height} grows to {limit} at most, which is {MOST_SCALE} times as large"
+        if scale > MAX_SCALE:
+            limit = f"{width * MAX_SCALE}x{height * MAX_SCALE}"
+            why = f"a picture of {width}x{height} grows to {limit} at most, which is {MAX_SCALE} times as large"
             raise InvalidField(self.words["scale"], why)
         if min(width, height) * scale < 1:
             raise InvalidField(self.words["scale"], f"nothing would be left of a picture of {width}x{height}")
@@ -109,7 +109,7 @@ class Extras(Loose):
         return self.upscaler_1 != "None" and self.resize_mode == 1 and self.upscaling_crop
 
 
-class ExtrasSingle(Extras):
+class ExtrasSingle(UpscaleOptions):
     image: Encoded
 
 
@@ -118,8 +118,8 @@ class FileData(BaseModel):
     name: str
 
 
-class ExtrasBatch(Extras):
-    imageList: Annotated[list[FileData], Field(min_length=1, max_length=MOST_PICTURES)]  # noqa: N815  their name
+class ExtrasBatch(UpscaleOptions):
+    imageList: Annotated[list[FileData], Field(min_length=1, max_length=MAX_PICTURES)]  # noqa: N815  their name
 
 
 class ExtrasSingleAnswer(BaseModel):
@@ -132,7 +132,7 @@ class ExtrasBatchAnswer(BaseModel):
     images: list[str]
 
 
-class PngInfoBody(Loose):
+class PngInfoBody(A1111Body):
     image: Encoded
 
 
@@ -145,7 +145,7 @@ class PngInfoAnswer(BaseModel):
     """The infotext in parts."""
 
 
-class InterrogateBody(Loose):
+class InterrogateBody(A1111Body):
     image: Encoded = ""
     model: str = "clip"
 
@@ -155,7 +155,7 @@ class InterrogateAnswer(BaseModel):
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredPicture:
     """A picture that was sent, stored."""
 
     digest: str
@@ -203,14 +203,14 @@ async def interrogate(caller: Who, body: InterrogateBody) -> InterrogateAnswer:
     raise UnknownModel(body.model, ["none that describes pictures"])
 
 
-async def enlarged(request: Request, caller: Caller, body: Extras, sources: Mapping[str, str]) -> list[str]:
+async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sources: Mapping[str, str]) -> list[str]:
     """PNGs in base64 of pictures by their fields, by way of a job for each that grows."""
     parts = parts_of(request)
     studio = parts.studio
     method = body.method(studio.upscalers)
     caller.require("draw")
     # One at a time in memory: a small file can hold a very large picture.
-    kept: list[Kept] = []
+    kept: list[StoredPicture] = []
     for field, source in sources.items():
         with concerning(field):
             data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
@@ -218,7 +218,7 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Mapp
             kept.append(await studio.pictures_room.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
-    sittings, wishes = sittings_of(request), Wishes(brought=True)
+    sittings, wishes = active_requests_of(request), SubmitOptions(brought=True)
     jobs: list[JobRow] = []
     if upscales:
         with in_words(body.words):
@@ -234,12 +234,12 @@ async def enlarged(request: Request, caller: Caller, body: Extras, sources: Mapp
     return images
 
 
-def keep(data: bytes, body: Extras, studio: Studio) -> Kept:
+def keep(data: bytes, body: UpscaleOptions, studio: Studio) -> StoredPicture:
     digest = studio.keep(data)
-    return Kept(digest=digest, scale=body.scale_for(*studio.size_of(digest)))
+    return StoredPicture(digest=digest, scale=body.scale_for(*studio.size_of(digest)))
 
 
-def finish(kept: Kept, body: Extras, studio: Studio) -> str:
+def finish(kept: StoredPicture, body: UpscaleOptions, studio: Studio) -> str:
     if kept.grown and not body.cuts:
         return base64.b64encode(studio.assets.read(kept.grown)).decode()
     image = studio.picture(kept.grown or kept.digest)
@@ -252,5 +252,5 @@ def finish(kept: Kept, body: Extras, studio: Studio) -> str:
     return as_base64(image)
 
 
-def html_of(body: Extras) -> str:
+def html_of(body: UpscaleOptions) -> str:
     return "" if body.upscaler_1 == "None" else f"<p>Postprocess upscaler: {body.upscaler_1}</p>"

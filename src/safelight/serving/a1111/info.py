@@ -9,7 +9,7 @@ from typing import Any
 from safelight.assets import sampler_names
 from safelight.assets.infotext import parse_infotext, quote, to_pairs, write_infotext
 from safelight.assets.read_metadata import Metadata
-from safelight.serving.a1111.payloads import Drawing
+from safelight.serving.a1111.payloads import GenerationBody
 from safelight.spec import Denoised, TextToImage, Upscale, Variation
 from safelight.version import __version__
 
@@ -29,7 +29,7 @@ LABELS = {
 def info_of(
     asked: Sequence[Denoised],
     drawn: Sequence[Denoised],
-    body: Drawing,
+    body: GenerationBody,
     *,
     began: float,
     lora_hashes: Mapping[str, str],

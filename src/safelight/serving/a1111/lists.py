@@ -15,7 +15,7 @@ from safelight.models.weights.safetensors_file import read_header
 from safelight.serving.a1111.embeddings import Embeddings, list_embeddings
 from safelight.serving.a1111.options import merged, shown
 from safelight.serving.a1111.payloads import FAULTS
-from safelight.serving.a1111.sittings import sittings_of
+from safelight.serving.a1111.progress import active_requests_of
 from safelight.serving.a1111.upscalers import LATENT_MODES, NONE, upscalers_by_name
 from safelight.serving.http.auth import Who
 from safelight.serving.http.description import NULL
@@ -108,7 +108,7 @@ class ScriptInfo(BaseModel):
     args: list[dict[str, Any]]
 
 
-class Memory(BaseModel):
+class MemoryAnswer(BaseModel):
     """In bytes; `error` where that is not known."""
 
     ram: dict[str, Any]
@@ -129,7 +129,7 @@ SCHEDULERS = [
 @router.get("/options")
 async def options(request: Request, caller: Who) -> dict[str, Any]:
     """What the caller's key has set, and what the rest is."""
-    studio, stored = parts_of(request).studio, sittings_of(request).options_of(caller)
+    studio, stored = parts_of(request).studio, active_requests_of(request).options_of(caller)
 
     def look() -> dict[str, Any]:
         return shown(merged(stored, {}, studio), studio)
@@ -145,7 +145,7 @@ async def set_options(
 ) -> None:
     """Set some for the caller's key alone; options that have nothing to do with the picture are passed over."""
     caller.require("draw")
-    parts, sittings = parts_of(request), sittings_of(request)
+    parts, sittings = parts_of(request), active_requests_of(request)
     chosen = await asyncio.to_thread(merged, sittings.options_of(caller), body, parts.studio)
     await sittings.keep_options(caller, chosen, parts.keys)
 
@@ -224,7 +224,7 @@ def lora_item(name: str, path: Path) -> LoraItem:
 @router.get("/embeddings")
 async def embeddings(request: Request, caller: Who) -> Embeddings:
     """Those that the caller's model reads, and the others."""
-    studio, stored = parts_of(request).studio, sittings_of(request).options_of(caller)
+    studio, stored = parts_of(request).studio, active_requests_of(request).options_of(caller)
     return await asyncio.to_thread(lambda: list_embeddings(studio, merged(stored, {}, studio).sd_model_checkpoint))
 
 
@@ -270,8 +270,8 @@ async def cmd_flags(caller: Who) -> dict[str, Any]:
 
 
 @router.get("/memory")
-async def memory(caller: Who) -> Memory:
-    return await asyncio.to_thread(lambda: Memory(ram=ram(), cuda=cuda()))
+async def memory(caller: Who) -> MemoryAnswer:
+    return await asyncio.to_thread(lambda: MemoryAnswer(ram=ram(), cuda=cuda()))
 
 
 def ram() -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from safelight.assets.encode import Encoding, Format
-from safelight.errors import Faults, SafelightError, UnsupportedOption
-from safelight.faults import Checked, faults_in
+from safelight.errors import InvalidFields, SafelightError, UnsupportedOption
 from safelight.spec import ClipSkip
 from safelight.studio import Studio
+from safelight.validation import CheckedModel, faults_in
 
 DEFAULT_MODEL = "mini"
 OWN_VAE = ("Automatic", "None", "")
@@ -46,7 +46,7 @@ NEUTRAL: dict[str, object] = {
 """Options that would change the picture, at the only value that we draw with."""
 
 
-class Options(Checked):
+class Options(CheckedModel):
     """Those that are honoured; `given` is how they are stored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -97,9 +97,9 @@ def merged(stored: Mapping[str, Any], said: Mapping[str, Any], studio: Studio) -
     try:
         options = Options.model_validate({**stored, **said})
     except ValidationError as error:
-        raise Faults([*wrong, *faults_in(error.errors(include_url=False)).errors]).alone() from None
+        raise InvalidFields([*wrong, *faults_in(error.errors(include_url=False)).errors]).alone() from None
     if wrong:
-        raise Faults(wrong).alone()
+        raise InvalidFields(wrong).alone()
     return options
 
 

@@ -13,10 +13,9 @@ from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_val
 
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidField, SafelightError, UnknownSampler, UnsupportedOption
-from safelight.faults import each, wrong_in
+from safelight.prompts.expand import MAX_PICTURES, Expand
 from safelight.prompts.lora_tags import take_loras
-from safelight.prompts.several import MOST_PICTURES, Expand
-from safelight.serving.a1111.loose import FITS, RED_DOT, Loose
+from safelight.serving.a1111.body import FITS, RED_DOT, A1111Body
 from safelight.serving.a1111.options import Options
 from safelight.serving.a1111.scripts import (
     CONTROLNET,
@@ -43,6 +42,7 @@ from safelight.spec import (
     Strength,
     heeded,
 )
+from safelight.validation import each, wrong_in
 
 PLAIN_SAMPLERS = ("DDIM", "PLMS", "UniPC")
 """Walked over timesteps there, whatever the schedule type."""
@@ -80,10 +80,10 @@ STORED = "0" * 64
 """Stands for a picture that has not been looked at yet."""
 Side = Annotated[int, Field(ge=64, le=4103)]
 """Cut to a multiple of 8, as there."""
-Count = Annotated[int, Field(ge=1, le=MOST_PICTURES)]
+Count = Annotated[int, Field(ge=1, le=MAX_PICTURES)]
 
 
-class Drawing(Loose):
+class GenerationBody(A1111Body):
     """What txt2img and img2img have in common."""
 
     prompt: Annotated[Prompt, Field(examples=["a red apple"])] = ""
@@ -220,8 +220,8 @@ class Drawing(Loose):
         return sampler
 
     def clashes(self) -> Iterator[SafelightError]:
-        if self.num_pictures > MOST_PICTURES:
-            why = f"{self.batch_size} x n_iter {self.n_iter} are more than {MOST_PICTURES} pictures"
+        if self.num_pictures > MAX_PICTURES:
+            why = f"{self.batch_size} x n_iter {self.n_iter} are more than {MAX_PICTURES} pictures"
             yield InvalidField("batch_size", why, "n_iter")
         try:
             sampler = self.sampler
@@ -273,7 +273,7 @@ class Drawing(Loose):
                 yield no_script("alwayson_scripts", name)
 
 
-class TextToImageBody(Drawing):
+class TextToImageBody(GenerationBody):
     denoising_strength: Fraction = 0.75
     enable_hr: bool = False
     firstphase_width: int = 0
@@ -340,7 +340,7 @@ class TextToImageBody(Drawing):
                 yield InvalidField(f"{place}.hr_option", "a unit acts in both passes here")
 
 
-class ImageToImageBody(Drawing):
+class ImageToImageBody(GenerationBody):
     init_images: Annotated[tuple[str, ...], Field(examples=[[RED_DOT]])] = ()
     """Base64, data URLs, or http(s) URLs of public addresses; one, or one for each picture of a batch."""
     resize_mode: Annotated[int, Field(ge=0, le=3)] = 0
@@ -418,7 +418,7 @@ class ImageToImageBody(Drawing):
             yield InvalidField("mask", "SD upscale draws a whole picture over; leave one of them out", "script_name")
 
 
-class Fault(BaseModel):
+class A1111Error(BaseModel):
     """What is answered where a request cannot be met; `detail` says why."""
 
     error: str
@@ -427,10 +427,12 @@ class Fault(BaseModel):
     errors: str
 
 
-FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Fault, "description": "What was wrong with the request."}}
+FAULTS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": A1111Error, "description": "What was wrong with the request."}
+}
 
 
-class Drawn(BaseModel):
+class PicturesAnswer(BaseModel):
     """Pictures, what was asked for, and what was done."""
 
     images: list[str]

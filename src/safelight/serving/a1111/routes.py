@@ -14,27 +14,35 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
-from safelight.faults import concerning, in_words, together
 from safelight.models.checkpoints.sizes import by_highres
-from safelight.prompts.several import expanded
+from safelight.prompts.expand import expanded
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
-from safelight.serving.a1111.payloads import FAULTS, SETTINGS, WORDS, Drawing, Drawn, ImageToImageBody, TextToImageBody
+from safelight.serving.a1111.payloads import (
+    FAULTS,
+    SETTINGS,
+    WORDS,
+    GenerationBody,
+    ImageToImageBody,
+    PicturesAnswer,
+    TextToImageBody,
+)
 from safelight.serving.a1111.pictures import keep, keep_mask
+from safelight.serving.a1111.progress import active_requests_of
 from safelight.serving.a1111.sd_upscale import enlarged
-from safelight.serving.a1111.sittings import sittings_of
 from safelight.serving.a1111.units import led_by
 from safelight.serving.http.auth import Who
 from safelight.serving.http.description import NULL
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.desk import Wishes
 from safelight.serving.jobs.keys import Caller
+from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
 from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
 from safelight.studio import MANY_COPIES, Studio
+from safelight.validation import concerning, in_words, together
 
 
 async def in_their_words() -> AsyncGenerator[None, None]:
@@ -48,7 +56,7 @@ BEGUN = 0.01
 """What `progress` says before the first step: 0 would mean that nothing is being drawn."""
 
 
-class State(BaseModel):
+class ProgressState(BaseModel):
     """In the words of AUTOMATIC1111: a job is a picture, all of whose steps are sampling steps."""
 
     skipped: bool = False
@@ -68,14 +76,14 @@ class ProgressView(BaseModel):
     progress: float
     eta_relative: float
     """Seconds until all of it is drawn."""
-    state: State
+    state: ProgressState
     current_image: str | None = None
     """Base64 of a PNG: the estimate so far, small and in rough colours."""
     textinfo: str | None = None
 
 
 @router.post("/txt2img")
-async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn:
+async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> PicturesAnswer:
     """Draw pictures from words."""
     options, refiner, led = await together(
         options_for(request, caller, body), refiner_for(request, body), led_by(request, caller, body)
@@ -87,7 +95,7 @@ async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Drawn
 
 
 @router.post("/img2img")
-async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Drawn:
+async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> PicturesAnswer:
     """Draw pictures from pictures, or anew what a mask covers."""
     caller.require("draw")
     if len(body.init_images) > 1:
@@ -126,10 +134,10 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Draw
 @router.get("/progress")
 async def progress(request: Request, caller: Who, skip_current_image: Annotated[bool, Query()] = False) -> ProgressView:
     """How far the caller's own pictures are."""
-    found = await sittings_of(request).progress(caller, parts_of(request).desk)
+    found = await active_requests_of(request).progress(caller, parts_of(request).desk)
     if found is None:
-        return ProgressView(progress=0, eta_relative=0, state=State())
-    state = State(
+        return ProgressView(progress=0, eta_relative=0, state=ProgressState())
+    state = ProgressState(
         skipped=found.sitting.skipped,
         interrupted=found.sitting.interrupted,
         job=found.sitting.kind,
@@ -148,14 +156,14 @@ async def progress(request: Request, caller: Who, skip_current_image: Annotated[
 @router.post("/interrupt")
 async def interrupt(request: Request, caller: Who) -> dict[str, str]:
     """Stop all that the caller has under way through this API; it is answered with what was finished."""
-    await sittings_of(request).interrupt(caller, parts_of(request).desk)
+    await active_requests_of(request).interrupt(caller, parts_of(request).desk)
     return {}
 
 
 @router.post("/skip", responses=NULL)
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
-    await sittings_of(request).skip(caller, parts_of(request).desk)
+    await active_requests_of(request).skip(caller, parts_of(request).desk)
 
 
 def within_reach(draft: Draft, studio: Studio) -> Draft:
@@ -165,12 +173,12 @@ def within_reach(draft: Draft, studio: Studio) -> Draft:
     return by_highres(draft, about, above=studio.settings.max_native_areas)
 
 
-def several(first: Draft, body: Drawing, settings: Settings) -> list[Draft]:
+def several(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:
     """As many as the body asks for, with the choices in their prompts made where it asks for that."""
     return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
-async def refiner_for(request: Request, body: Drawing) -> dict[str, Any]:
+async def refiner_for(request: Request, body: GenerationBody) -> dict[str, Any]:
     """It is found as models are, by its title, its name or its hash."""
     if "refiner" not in body.refining():
         return {}
@@ -186,27 +194,27 @@ async def drawn_over(request: Request, body: ImageToImageBody) -> dict[str, Any]
     return await asyncio.to_thread(enlarged, body.script_args, upscalers, width=body.width, height=body.height)
 
 
-async def options_for(request: Request, caller: Caller, body: Drawing) -> Options:
+async def options_for(request: Request, caller: Caller, body: GenerationBody) -> Options:
     """The caller's options, and over them those of this request."""
-    parts, sittings = parts_of(request), sittings_of(request)
+    parts, sittings = parts_of(request), active_requests_of(request)
     stored = sittings.options_of(caller)
     with in_words({name: f"{SETTINGS}.{name}" for name in body.override_settings}):
         return await asyncio.to_thread(merged, stored, body.override_settings, parts.studio)
 
 
 async def drawn(
-    request: Request, caller: Caller, body: Drawing, drafts: Sequence[Draft], *, options: Options, kind: str
-) -> Drawn:
+    request: Request, caller: Caller, body: GenerationBody, drafts: Sequence[Draft], *, options: Options, kind: str
+) -> PicturesAnswer:
     began = time.time()
     parts = parts_of(request)
     if body.override_settings and not body.override_settings_restore_afterwards:
-        await sittings_of(request).keep_options(caller, options, parts.keys)
-    wishes = Wishes(encoding=options.encoding, brought=True)
-    jobs = await sittings_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
+        await active_requests_of(request).keep_options(caller, options, parts.keys)
+    wishes = SubmitOptions(encoding=options.encoding, brought=True)
+    jobs = await active_requests_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
     return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
 
 
-def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: float) -> Drawn:
+def answer(jobs: Sequence[JobRow], body: GenerationBody, studio: Studio, *, began: float) -> PicturesAnswer:
     done = [job for job in jobs if job.asset_id]
     asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
     images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
@@ -215,10 +223,10 @@ def answer(jobs: Sequence[JobRow], body: Drawing, studio: Studio, *, began: floa
     parameters: dict[str, Any] = body.model_dump(mode="json")
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}
-    return Drawn(images=images, parameters=parameters, info=info)
+    return PicturesAnswer(images=images, parameters=parameters, info=info)
 
 
-def hints_of(drawn: Sequence[Denoised], body: Drawing, studio: Studio) -> list[str]:
+def hints_of(drawn: Sequence[Denoised], body: GenerationBody, studio: Studio) -> list[str]:
     """What the nets were shown, after the pictures, as there."""
     if not drawn or not any(unit.save_detected_map for unit in body.units.values()):
         return []

@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from safelight.errors import SafelightError, UnsupportedOption
-from safelight.serving.a1111.loose import Loose
+from safelight.serving.a1111.body import A1111Body
 
 CONTROLNET = "controlnet"
 DYNAMIC_PROMPTS = "dynamic prompts"
 """How the extension's name begins, whatever its version."""
 
 
-class Script(Loose):
+class Script(A1111Body):
     """What is said to one of them; some clients send one argument in the place of a list of it."""
 
     args: list[Any] = Field(default_factory=list[Any])

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from safelight.errors import Faults, InvalidField, SafelightError
-from safelight.faults import faults_in
+from safelight.errors import InvalidField, InvalidFields, SafelightError
 from safelight.models.vision.preprocessors import PREPROCESSORS
-from safelight.serving.a1111.loose import FITS, Loose
+from safelight.serving.a1111.body import FITS, A1111Body
 from safelight.spec import ControlMode, Fit, Fraction, HintKind
+from safelight.validation import faults_in
 
 MODULES = {
     "none": "none",
@@ -88,7 +88,7 @@ def word_of(said: Any) -> Any:
 Word = Annotated[str, BeforeValidator(word_of)]
 
 
-class Unit(Loose):
+class Unit(A1111Body):
     other_names = OLD_NAMES
 
     enabled: bool = True
@@ -201,7 +201,7 @@ def units_in(where: str, args: list[Any]) -> dict[str, Unit]:
                 fault.param = f"{place}.{fault.param}" if fault.param else place
                 wrong.append(fault)
     if wrong:
-        raise Faults(wrong).alone()
+        raise InvalidFields(wrong).alone()
     return {place: unit for place, unit in units.items() if unit.enabled}
 
 

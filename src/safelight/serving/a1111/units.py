@@ -6,17 +6,17 @@ from typing import Any
 
 from fastapi import Request
 
-from safelight.errors import Faults, InvalidField, SafelightError
-from safelight.faults import concerning, each
-from safelight.serving.a1111.payloads import Drawing
+from safelight.errors import InvalidField, InvalidFields, SafelightError
+from safelight.serving.a1111.payloads import GenerationBody
 from safelight.serving.a1111.unit import Unit
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import Parts, parts_of
 from safelight.serving.jobs.keys import Caller
 from safelight.studio import Studio
+from safelight.validation import concerning, each
 
 
-async def led_by(request: Request, caller: Caller, body: Drawing, *, init: str | None = None) -> dict[str, Any]:
+async def led_by(request: Request, caller: Caller, body: GenerationBody, *, init: str | None = None) -> dict[str, Any]:
     """What the units say in the words of a draft; their pictures are stored. `init` is for those that have none.
 
     Raises:
@@ -35,7 +35,7 @@ async def led_by(request: Request, caller: Caller, body: Drawing, *, init: str |
         except SafelightError as error:
             wrong += each(error)
     if wrong:
-        raise Faults(wrong).alone()
+        raise InvalidFields(wrong).alone()
     return wishes
 
 

@@ -16,28 +16,28 @@ from safelight.serving.a1111 import controlnet as a1111_controlnet
 from safelight.serving.a1111 import extras as a1111_extras
 from safelight.serving.a1111 import lists as a1111_lists
 from safelight.serving.a1111 import routes as a1111
-from safelight.serving.a1111.sittings import Sittings
+from safelight.serving.a1111.progress import ActiveRequests
 from safelight.serving.http import errors, health, metrics_route, viewer_route
-from safelight.serving.http.access import Access
+from safelight.serving.http.access_log import AccessLog
 from safelight.serving.http.description import describe
-from safelight.serving.http.door import Door
 from safelight.serving.http.observe import Observer, device_memory, line_of
 from safelight.serving.http.origin import Origin
 from safelight.serving.http.parts import Parts
 from safelight.serving.http.plain import require_plain
 from safelight.serving.http.readiness import Readiness
-from safelight.serving.jobs.desk import Desk
+from safelight.serving.http.request_limits import RequestLimits
 from safelight.serving.jobs.keys import Keys
-from safelight.serving.jobs.live import Live
+from safelight.serving.jobs.live import JobListeners
 from safelight.serving.jobs.queue import JobQueue
+from safelight.serving.jobs.service import JobService
 from safelight.serving.jobs.webhooks import Webhooks
 from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
 from safelight.serving.native import files, jobs, upscales
-from safelight.serving.native.told import JobMessage
-from safelight.serving.openai import routes as openai
-from safelight.serving.openai.payloads import EditMessage, EditRequest, GenerationMessage, VariationRequest
+from safelight.serving.native.events import JobMessage
+from safelight.serving.openai import images as openai
+from safelight.serving.openai.bodies import EditMessage, EditRequest, GenerationMessage, VariationRequest
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.version import __version__
@@ -73,7 +73,7 @@ def create_app(
         docs_url=None,  # FastAPI's own pages take their scripts from elsewhere: `viewer_route` has ours
         redoc_url=None,
     )
-    app.state.sittings = Sittings()
+    app.state.sittings = ActiveRequests()
     app.state.fault = None  # why it could not be opened
     errors.install(app)
     for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
@@ -82,13 +82,13 @@ def create_app(
         app.include_router(part.router, responses=errors.FAULTS)
     describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Origin, settings=settings)
-    app.add_middleware(Door, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+    app.add_middleware(RequestLimits, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]
         )
     # The last is the outermost: it sees what the others answer.
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(AccessLog, metrics=metrics)
     if tracing:
         FastAPIInstrumentor.instrument_app(
             app, tracer_provider=tracing, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"]
@@ -108,10 +108,10 @@ async def opened(
     studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
-    queue, live = JobQueue(database, hear=observer.changed), Live()
+    queue, live = JobQueue(database, hear=observer.changed), JobListeners()
     metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory, weights=studio.memory)
     worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
-    desk = Desk(
+    desk = JobService(
         queue,
         studio,
         worker,

@@ -17,7 +17,7 @@ from safelight.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_HEADER_BYTES = 65_536
+MAX_HEADER_BYTES = 65_536
 """As h11 has it."""
 STALL_S = 60.0
 """How long a client may leave its answer unread."""
@@ -30,20 +30,20 @@ def refusal(status: str, why: str, *more: str) -> bytes:
 
 FULL = refusal("503 Service Unavailable", "as many connections are open as are taken; try again", "retry-after: 1")
 SLOW = refusal("408 Request Timeout", "the header did not arrive in time")
-LONG = refusal("431 Request Header Fields Too Large", f"a header has at most {LONGEST_HEADER_BYTES} bytes")
+LONG = refusal("431 Request Header Fields Too Large", f"a header has at most {MAX_HEADER_BYTES} bytes")
 
 
-class Cycle(Protocol):
+class UvicornCycle(Protocol):
     """A request and its answer, as uvicorn has them."""
 
     scope: Mapping[str, Any]
     response_complete: bool
 
 
-class Speaker(Protocol):
+class UvicornProtocol(Protocol):
     """What is looked at of uvicorn's protocols."""
 
-    cycle: Cycle | None
+    cycle: UvicornCycle | None
     """The last request whose header is whole."""
     headers: object
     """Of the last request that has begun."""
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
         self.connections = connections
         self.inner = inner
-        self.speaker = cast(Speaker, inner)
+        self.speaker = cast(UvicornProtocol, inner)
         self.address = ""
         self.admitted = False
         self.header_bytes = 0
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
         cycle = self.speaker.cycle
         if cycle is None or self.speaker.headers is not cycle.scope["headers"]:  # or it is a body, answered early
             self.header_bytes += len(data)
-        if self.header_bytes > LONGEST_HEADER_BYTES:
+        if self.header_bytes > MAX_HEADER_BYTES:
             self.turn_away(LONG)
 
     def wait_for_header(self) -> None:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests
-from safelight.faults import faults_in
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.places import told_to_strangers
+from safelight.validation import faults_in
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ ERROR_CODE = "x-error-code"
 """Which error an answer is, whatever its dialect: for clients, the log and the metrics."""
 
 
-class FaultDetail(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     """What was wrong, and what would be right."""
     type: str
@@ -41,11 +41,13 @@ class FaultDetail(BaseModel):
     code: str
 
 
-class Fault(BaseModel):
-    error: FaultDetail
+class ErrorBody(BaseModel):
+    error: ErrorDetail
 
 
-FAULTS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Fault, "description": "What was wrong with the request."}}
+FAULTS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "What was wrong with the request."}
+}
 """Of every dialect but AUTOMATIC1111's, which has its own."""
 
 

@@ -11,8 +11,8 @@ from safelight.errors import InvalidImage
 from safelight.public_http import public_client
 
 TIMEOUT_S = 10.0
-MOST_REDIRECTS = 3
-LONGEST_URL = 2048
+MAX_REDIRECTS = 3
+MAX_URL = 2048
 WHITE_SPACE = b" \t\r\n\v\f"
 
 
@@ -40,10 +40,10 @@ def decode(encoded: str, *, max_bytes: int) -> bytes:
 
 
 async def fetch(url: str, *, max_bytes: int) -> bytes:
-    if len(url) > LONGEST_URL:
-        raise InvalidImage(f"{url[:80]}...: a URL of {len(url)} characters; at most {LONGEST_URL} are taken")
+    if len(url) > MAX_URL:
+        raise InvalidImage(f"{url[:80]}...: a URL of {len(url)} characters; at most {MAX_URL} are taken")
     async with public_client(timeout_s=TIMEOUT_S, refusal=InvalidImage) as http:
-        for _ in range(MOST_REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             try:
                 async with asyncio.timeout(TIMEOUT_S), http.stream("GET", url) as answer:
                     if answer.has_redirect_location:
@@ -65,4 +65,4 @@ async def fetch(url: str, *, max_bytes: int) -> bytes:
                 raise InvalidImage(f"{url}: this URL cannot be read ({error})") from error
             except TimeoutError:
                 raise InvalidImage(f"{url}: took longer than {TIMEOUT_S:.0f} s") from None
-    raise InvalidImage(f"{url}: more than {MOST_REDIRECTS} redirects")
+    raise InvalidImage(f"{url}: more than {MAX_REDIRECTS} redirects")

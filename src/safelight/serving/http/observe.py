@@ -11,7 +11,7 @@ from safelight.serving.http.log import REQUEST_ID
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.queue import Change, JobQueue
 from safelight.serving.jobs.tables import ENDED, JobRow
-from safelight.serving.monitoring.metrics import About, Line, Metrics
+from safelight.serving.monitoring.metrics import JobLabels, Metrics, QueueState
 from safelight.serving.monitoring.stages import Stage, Stages, remember
 from safelight.serving.monitoring.traces import Traces
 
@@ -73,8 +73,8 @@ class Observer:
             for stage in stages:
                 self.traces.passed(job.id, stage)
 
-    def about(self, job: JobRow) -> About:
-        return About(model=job.spec.get("model") or job.spec.get("task", ""), key=self.name_of(job.tenant))
+    def about(self, job: JobRow) -> JobLabels:
+        return JobLabels(model=job.spec.get("model") or job.spec.get("task", ""), key=self.name_of(job.tenant))
 
     def name_of(self, tenant: str) -> str:
         if tenant not in self.names:
@@ -82,9 +82,9 @@ class Observer:
         return self.names.setdefault(tenant, tenant)
 
 
-def line_of(queue: JobQueue) -> Line:
+def line_of(queue: JobQueue) -> QueueState:
     counts = queue.counts()
-    return Line(queued=counts["queued"], running=counts["running"], oldest_s=queue.oldest_s())
+    return QueueState(queued=counts["queued"], running=counts["running"], oldest_s=queue.oldest_s())
 
 
 def device_memory() -> Mapping[str, int]:

@@ -6,8 +6,8 @@ from fastapi import Request
 
 from safelight.database.connect import Database
 from safelight.serving.http.readiness import Readiness
-from safelight.serving.jobs.desk import Desk
 from safelight.serving.jobs.keys import Keys
+from safelight.serving.jobs.service import JobService
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.settings import Settings
 from safelight.studio import Studio
@@ -20,7 +20,7 @@ class Parts:
     settings: Settings
     database: Database
     studio: Studio
-    desk: Desk
+    desk: JobService
     keys: Keys
     metrics: Metrics
     readiness: Readiness

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from safelight.errors import InvalidRequest
 from safelight.serving.http.errors import invalid_status
 
-MOST_NESTED = 100
+MAX_NESTED = 100
 """Lists and objects in one another: twice as deep as any client's, far from where Python's recursion ends."""
 
 
@@ -49,7 +49,7 @@ def says_json(request: Request) -> bool:
 def require_plain_values(value: Any, where: str) -> None:
     """Every text and number of a JSON value; `where` is what its place is called. Without recursion."""
     level: list[tuple[str, Any]] = [(where, value)]
-    for _ in range(MOST_NESTED + 1):
+    for _ in range(MAX_NESTED + 1):
         below: list[tuple[str, Any]] = []
         for place, one in level:
             match one:
@@ -70,7 +70,7 @@ def require_plain_values(value: Any, where: str) -> None:
         if not below:
             return
         level = below
-    raise InvalidRequest(f"{where}: lists and objects nest deeper than {MOST_NESTED}")
+    raise InvalidRequest(f"{where}: lists and objects nest deeper than {MAX_NESTED}")
 
 
 def require_text(text: str, place: str) -> None:

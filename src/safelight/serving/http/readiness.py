@@ -9,7 +9,7 @@ from safelight.serving.jobs.worker import JobWorker
 
 PROOF_S = 0.8
 """How long the proof may take; load balancers give up after a second or more."""
-LEAST_FREE_BYTES = 64 * 2**20
+MIN_FREE_BYTES = 64 * 2**20
 """Below it, a picture may not be kept."""
 
 
@@ -37,7 +37,7 @@ class Readiness:
 
     def prove(self) -> None:
         """That what is accepted can be kept: something is written, as a job would be."""
-        if shutil.disk_usage(self.home).free < LEAST_FREE_BYTES:
+        if shutil.disk_usage(self.home).free < MIN_FREE_BYTES:
             raise NotReady("the disk is full")
         try:
             self.worker.attempts.beat(patience_s=PROOF_S / 2)

@@ -24,15 +24,15 @@ from safelight.serving.jobs.tables import TRAINING, JobRow, WorkerRow
 
 LEASE_S = 20.0
 """A worker that has not said for so long that it is alive is dead to the others."""
-MOST_CRASHES = 5
+MAX_CRASHES = 5
 """A job that so many processes died of, drawing nothing else, is what kills them."""
-MOST_ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 """One that was in hand so often when its process died is suspect, whether or not it was seen to begin."""
 FORGET_WORKERS_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class JobProgress:
     """How far an attempt is."""
 
     step: int = 0
@@ -42,7 +42,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Dropped:
     """What a worker is told when it says that it is alive: which of its jobs it has to let go."""
 
     cancelled: Collection[str] = ()
@@ -118,20 +118,20 @@ class Attempts:
         def work(_session: Session, row: JobRow) -> None:
             row.drawing = True
 
-        return self.change(job, Progress(), work)
+        return self.change(job, JobProgress(), work)
 
-    def renew(self, hands: Mapping[str, tuple[JobRow, Progress]]) -> Kept:
+    def renew(self, hands: Mapping[str, tuple[JobRow, JobProgress]]) -> Dropped:
         """Say that this worker is alive, and how far the jobs in its hands are, by id."""
-        return self.queue.change(lambda session: self.keep(session, hands)) if hands else Kept()
+        return self.queue.change(lambda session: self.keep(session, hands)) if hands else Dropped()
 
-    def keep(self, session: Session, hands: Mapping[str, tuple[JobRow, Progress]]) -> Kept:
+    def keep(self, session: Session, hands: Mapping[str, tuple[JobRow, JobProgress]]) -> Dropped:
         self.sign(session)
         running = select(JobRow).where(JobRow.id.in_(hands), JobRow.state == "running").order_by(JobRow.id)
         rows = {row.id: row for row in session.scalars(running.with_for_update())}
         ours = {job_id for job_id, row in rows.items() if row.attempts == hands[job_id][0].attempts}
         for job_id in ours:
             write(rows[job_id], *hands[job_id])
-        return Kept(cancelled={job_id for job_id in ours if rows[job_id].cancel_asked}, lost=set(hands) - ours)
+        return Dropped(cancelled={job_id for job_id in ours if rows[job_id].cancel_asked}, lost=set(hands) - ours)
 
     def finish(
         self,
@@ -139,7 +139,7 @@ class Attempts:
         *,
         asset_id: str | None,
         seconds: float,
-        progress: Progress | None = None,
+        progress: JobProgress | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> bool:
         """The picture is stored, or what was trained.
@@ -155,21 +155,21 @@ class Attempts:
 
         return self.change(job, progress, work)
 
-    def fail(self, job: JobRow, error: Mapping[str, Any], progress: Progress | None = None) -> bool:
+    def fail(self, job: JobRow, error: Mapping[str, Any], progress: JobProgress | None = None) -> bool:
         def work(session: Session, row: JobRow) -> None:
             row.error = dict(error)
             self.queue.leave(session, row, "failed", error)
 
         return self.change(job, progress, work)
 
-    def cancelled(self, job: JobRow, progress: Progress | None = None) -> bool:
+    def cancelled(self, job: JobRow, progress: JobProgress | None = None) -> bool:
         """The worker has stopped drawing it because somebody asked."""
         return self.change(job, progress, lambda session, row: self.queue.leave(session, row, "cancelled"))
 
     def put_back(
         self,
         job: JobRow,
-        progress: Progress | None = None,
+        progress: JobProgress | None = None,
         *,
         delay_s: float = 0.0,
         why: str,
@@ -186,7 +186,7 @@ class Attempts:
 
         return self.change(job, progress, work)
 
-    def change(self, job: JobRow, progress: Progress | None, work: Callable[[Session, JobRow], None]) -> bool:
+    def change(self, job: JobRow, progress: JobProgress | None, work: Callable[[Session, JobRow], None]) -> bool:
         """Do this to the job's row, if it is still this attempt's."""
 
         def ours(session: Session) -> bool:
@@ -226,12 +226,12 @@ class Attempts:
                 self.queue.leave(session, job, "cancelled")
             elif is_training(job):
                 # In a process of its own: it is hardly what the server died of.
-                self.again(session, job, fatal=job.attempts >= MOST_ATTEMPTS)
+                self.again(session, job, fatal=job.attempts >= MAX_ATTEMPTS)
             else:
-                to_blame = unseen or job.drawing or job.attempts >= MOST_ATTEMPTS
+                to_blame = unseen or job.drawing or job.attempts >= MAX_ATTEMPTS
                 job.crashes += to_blame and job.suspect
                 job.suspect = job.suspect or to_blame
-                self.again(session, job, fatal=job.crashes >= MOST_CRASHES)
+                self.again(session, job, fatal=job.crashes >= MAX_CRASHES)
 
     def again(self, session: Session, job: JobRow, *, fatal: bool) -> None:
         if fatal:
@@ -251,7 +251,7 @@ class Attempts:
         self.queue.database.write(lambda session: session.execute(mine))
 
 
-def write(row: JobRow, job: JobRow, progress: Progress) -> None:
+def write(row: JobRow, job: JobRow, progress: JobProgress) -> None:
     """How far the attempt at `job` is, in its row, where the seconds of earlier attempts are kept."""
     row.step, row.total_steps = progress.step, progress.total_steps
     row.compute_s = job.compute_s + progress.compute_s

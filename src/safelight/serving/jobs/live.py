@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from safelight.events import Event, Previewed, Queued, Started, Stepped
 
 
-class Live:
+class JobListeners:
     """Listeners by job id; belongs to one event loop."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from safelight.errors import StorageFailed
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 STALE_S = 5.0
 """A loop whose last turn is so long ago hangs."""
 
@@ -36,7 +36,7 @@ class Loop:
             except Exception as error:  # noqa: BLE001  a loop that ends unseen leaves accepted jobs in line for ever
                 faults += 1
                 self.say(error)
-                await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (faults - 1)))
+                await asyncio.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (faults - 1)))
             else:
                 faults, self.fault = 0, None
                 self.turned = time.monotonic()

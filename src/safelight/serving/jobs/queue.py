@@ -32,7 +32,7 @@ ACCEPTING = 5_081_958
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class NewJob:
     """One picture that is asked for."""
 
     spec: Mapping[str, Any]
@@ -80,7 +80,7 @@ class JobQueue:
 
     # Accepting
 
-    def put(self, orders: Sequence[Order], terms: Terms) -> list[JobRow]:
+    def put(self, orders: Sequence[NewJob], terms: Terms) -> list[JobRow]:
         """Accept all or none; committed when this returns. A retry of a request gets the first one's jobs.
 
         Raises:
@@ -113,7 +113,7 @@ class JobQueue:
             lambda session: usage.require_room(session, terms.limits, terms.tenant, num_pictures, now=self.clock())
         )
 
-    def insert(self, session: Session, orders: Sequence[Order], terms: Terms) -> list[JobRow]:
+    def insert(self, session: Session, orders: Sequence[NewJob], terms: Terms) -> list[JobRow]:
         now = self.clock()
         ids = [new_id(now) for _ in orders]
         jobs = [

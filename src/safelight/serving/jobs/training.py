@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import JobFailed
-from safelight.events import Event, Failed, Learnt, Started, Stepped
+from safelight.events import Event, Failed, Started, Stepped, Trained
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.settings import PREFIX, Settings
 
-LONGEST_LINE = 16 * 2**20
+MAX_LINE = 16 * 2**20
 STOP_S = 30.0
 """How long a run may take to write its checkpoint when it is stopped."""
 
@@ -41,7 +41,7 @@ async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) ->
         *command,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        limit=LONGEST_LINE,
+        limit=MAX_LINE,
         env=environment(settings),
     )
     assert process.stdout is not None
@@ -57,7 +57,7 @@ async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) ->
                 case {"event": "finished", "reference": reference, "lineage": lineage}:
                     seconds = time.monotonic() - began
                     digest = lineage["digest"]
-                    ended = Learnt(
+                    ended = Trained(
                         job_id=job_id,
                         name=recipe.name,
                         reference=reference,

@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
 POLL_S = 1.0
 FIRST_DELAY_S = 30.0
-MOST_TRIES = 8
+MAX_TRIES = 8
 """With delays of 30 s, doubled each time, the last is made an hour after the first."""
-MOST_AT_ONCE = 8
+MAX_AT_ONCE = 8
 """A receiver that is slow holds up no other until there are so many of them."""
 Outcome = str
 """`sent`, `failed` (and to be tried again) or `given up`."""
@@ -80,7 +80,7 @@ class Webhooks:
 
     async def send_due(self) -> None:
         """Begin to send what is due now."""
-        while len(self.sending) < MOST_AT_ONCE and (job := await self.database.run(self.take)):
+        while len(self.sending) < MAX_AT_ONCE and (job := await self.database.run(self.take)):
             task = asyncio.create_task(self.send(job))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
@@ -110,7 +110,7 @@ class Webhooks:
             fault = "" if 200 <= status < 300 else f"answered {status}"
         except Exception as error:  # noqa: BLE001  whatever a receiver does, it is a try that failed
             fault = str(error) or type(error).__name__
-        last = job.webhook_attempts >= MOST_TRIES
+        last = job.webhook_attempts >= MAX_TRIES
         outcome = "sent" if not fault else "given up" if last else "failed"
         said = {"job_id": job.id, "host": urlsplit(job.webhook_url).hostname, "attempt": job.webhook_attempts}
         if fault:

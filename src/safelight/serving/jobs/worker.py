@@ -15,10 +15,10 @@ from typing import Any
 
 from safelight.assets.encode import Encoding
 from safelight.errors import EngineStopped, JobFailed, SafelightError, StorageFailed
-from safelight.events import Cancelled, Decoded, Event, Failed, Learnt, Started, Stepped, Stored
+from safelight.events import Cancelled, Decoded, Event, Failed, Started, Stepped, Stored, Trained
 from safelight.pipeline import generate
-from safelight.serving.jobs.attempts import LEASE_S, Attempts, Progress, is_training
-from safelight.serving.jobs.live import Live
+from safelight.serving.jobs.attempts import LEASE_S, Attempts, JobProgress, is_training
+from safelight.serving.jobs.live import JobListeners
 from safelight.serving.jobs.loops import Loop
 from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.queue import JobQueue
@@ -39,12 +39,12 @@ Watch = Callable[[JobRow, Event], None]
 
 
 @dataclass(eq=False, slots=True)
-class Hand:
+class HeldAttempt:
     """An attempt that this worker has in hand."""
 
     job: JobRow
     task: "asyncio.Task[None]" = field(init=False)
-    progress: Progress = field(default_factory=Progress)
+    progress: JobProgress = field(default_factory=JobProgress)
 
 
 class JobWorker:
@@ -52,7 +52,7 @@ class JobWorker:
         self,
         queue: JobQueue,
         studio: Studio,
-        live: Live,
+        live: JobListeners,
         *,
         most: int,
         watch: Watch = lambda _job, _event: None,
@@ -64,7 +64,7 @@ class JobWorker:
         self.most = most
         """Jobs in hand at once; the engine chooses among them at every step."""
         self.watch = watch
-        self.hands: dict[str, Hand] = {}
+        self.hands: dict[str, HeldAttempt] = {}
         """By job."""
         self.wake = asyncio.Event()
         self.stopped = asyncio.Event()
@@ -114,12 +114,12 @@ class JobWorker:
                 await self.wake.wait()
 
     def take_in_hand(self, job: JobRow) -> None:
-        hand = self.hands[job.id] = Hand(job)
+        hand = self.hands[job.id] = HeldAttempt(job)
         self.live.ring(job.id)
         hand.task = asyncio.create_task(self.draw(hand))
         hand.task.add_done_callback(lambda _task: self.let_go(hand))
 
-    def let_go(self, hand: Hand) -> None:
+    def let_go(self, hand: HeldAttempt) -> None:
         job_id = hand.job.id
         if self.hands.get(job_id) is hand:
             del self.hands[job_id]
@@ -148,10 +148,10 @@ class JobWorker:
 
     # One job
 
-    async def draw(self, hand: Hand) -> None:
+    async def draw(self, hand: HeldAttempt) -> None:
         """One job to its end; whatever happens, its row says so."""
         try:
-            ended = await self.walk(hand)
+            ended = await self.run_job(hand)
         except asyncio.CancelledError:
             raise
         except SafelightError as error:
@@ -169,7 +169,7 @@ class JobWorker:
                 log.warning("job %s: how it ended cannot be written yet: %s", hand.job.id, error)
                 await asyncio.sleep(IDLE_POLL_S)
 
-    async def walk(self, hand: Hand) -> Event:
+    async def run_job(self, hand: HeldAttempt) -> Event:
         """The last event."""
         job = hand.job
         if is_training(job):
@@ -184,27 +184,27 @@ class JobWorker:
                 self.live.tell(job.id, event)
                 match event:
                     case Started():
-                        hand.progress = Progress(total_steps=event.total_steps)
+                        hand.progress = JobProgress(total_steps=event.total_steps)
                         await self.begin(hand)
                     case Stepped():
-                        hand.progress = Progress(
+                        hand.progress = JobProgress(
                             step=event.step, total_steps=event.total_steps, compute_s=event.compute_s
                         )
                     case Decoded():
                         total = hand.progress.total_steps
-                        hand.progress = Progress(step=total, total_steps=total, compute_s=event.compute_s)
+                        hand.progress = JobProgress(step=total, total_steps=total, compute_s=event.compute_s)
                     case Stored() | Failed() | Cancelled():
                         return event
                     case _:
                         pass
         raise AssertionError("the path ends with Stored, Failed or Cancelled")
 
-    async def begin(self, hand: Hand) -> None:
+    async def begin(self, hand: HeldAttempt) -> None:
         """Written before much can have happened: should this process die, its neighbours in line are not suspected."""
         with suppress(StorageFailed):
             await self.queue.database.run(self.attempts.begin, hand.job)
 
-    async def learn(self, hand: Hand) -> Event:
+    async def learn(self, hand: HeldAttempt) -> Event:
         """The same for a training run, whose seconds are all the network's."""
         began = time.monotonic()
         async with self.training, aclosing(run_training(hand.job.id, hand.job.spec, self.studio.settings)) as events:
@@ -216,19 +216,19 @@ class JobWorker:
                         await self.begin(hand)
                     case Stepped():
                         spent_s = time.monotonic() - began
-                        hand.progress = Progress(step=event.step, total_steps=event.total_steps, compute_s=spent_s)
-                    case Learnt() | Failed():
+                        hand.progress = JobProgress(step=event.step, total_steps=event.total_steps, compute_s=spent_s)
+                    case Trained() | Failed():
                         return event
                     case _:
                         pass
         raise AssertionError("a run ends with Learnt or Failed")
 
-    def settle(self, hand: Hand, ended: Event) -> None:
+    def settle(self, hand: HeldAttempt, ended: Event) -> None:
         job, progress, attempts = hand.job, hand.progress, self.attempts
         match ended:
             case Stored(asset_id=asset_id, seconds=seconds):
                 attempts.finish(job, asset_id=asset_id, seconds=seconds, progress=progress)
-            case Learnt() as learnt:
+            case Trained() as learnt:
                 more = {name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")}
                 attempts.finish(job, asset_id=None, seconds=learnt.seconds, progress=progress, more=more)
             case Failed(error=EngineStopped() as error):
@@ -253,7 +253,7 @@ class JobWorker:
         if hand := self.hands.get(job_id):
             await self.cancel(hand)
 
-    async def cancel(self, hand: Hand) -> None:
+    async def cancel(self, hand: HeldAttempt) -> None:
         await stopped(hand.task)
         await self.queue.database.run(self.attempts.cancelled, hand.job, hand.progress)
         self.live.ring(hand.job.id)

@@ -48,10 +48,10 @@ Draws pictures with Stable Diffusion. Every picture has an asset_id, by which th
 takes long answers with a job that is still queued or running: ask get_job for it after a while."""
 PATIENCE_S = 45.0
 """Many clients give a tool a minute; what takes longer is answered as a job under way."""
-MOST_INLINE_BYTES = 700_000
+MAX_INLINE_BYTES = 700_000
 """Clients refuse long answers, and base64 makes them a third longer."""
-MOST_INLINE_SIDE = 1280
-MOST_AT_ONCE = 4
+MAX_INLINE_SIDE = 1280
+MAX_AT_ONCE = 4
 LOOKS = ToolAnnotations(read_only_hint=True)
 DRAWS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False)
 
@@ -66,7 +66,7 @@ Size = Annotated[int | None, Field(description="In pixels, a multiple of 8; left
 Steps = Annotated[int | None, Field(description="More is slower and finer; 20 to 30 is usual.")]
 Guidance = Annotated[float | None, Field(description="How closely to follow the prompt, 1 to 15.")]
 Seed = Annotated[AnySeed | None, Field(description="The same seed and words give the same picture.")]
-Number = Annotated[int, Field(ge=1, le=MOST_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
+Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
 
 Wildcards = Annotated[bool, Field(description="Choose by lot from {red|blue} and __colour__ in the prompt.")]
 
@@ -336,7 +336,7 @@ async def picture(api: Api, ask: Ask, asset_id: str) -> list[ContentBlock]:
         raise ToolError(f"{asset_id!r} is no asset_id: those are the 64 hex digits that a job reports")
     answer = await api.ask("GET", f"/v1/files/{asset_id}", ask)
     data, kind = answer.content, answer.headers["content-type"]
-    if len(data) > MOST_INLINE_BYTES:
+    if len(data) > MAX_INLINE_BYTES:
         data, kind = await asyncio.to_thread(smaller, data), "image/jpeg"
     return [ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=kind)]
 
@@ -344,7 +344,7 @@ async def picture(api: Api, ask: Ask, asset_id: str) -> list[ContentBlock]:
 def smaller(data: bytes) -> bytes:
     """A JPEG to be looked at; the asset stays as it is."""
     with Image.open(BytesIO(data)) as image:
-        image.thumbnail((MOST_INLINE_SIDE, MOST_INLINE_SIDE))
+        image.thumbnail((MAX_INLINE_SIDE, MAX_INLINE_SIDE))
         file = BytesIO()
         image.convert("RGB").save(file, "JPEG", quality=85)
     return file.getvalue()

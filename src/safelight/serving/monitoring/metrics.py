@@ -1,7 +1,7 @@
 """Prometheus' view of a server: facts about jobs and answers counted as they happen, the line read at each scrape.
 
 Labels are few: models that were found, names of keys, templates of routes, codes of errors; of each at most
-`MOST_NAMES`, and what comes later is `other`. Every process counts what it did itself; the line of jobs is read from
+`MAX_NAMES`, and what comes later is `other`. Every process counts what it did itself; the line of jobs is read from
 the database, so processes that share one report the same line.
 """
 
@@ -26,7 +26,7 @@ from safelight.events import Event, Started, Stepped
 from safelight.models.networks.memory import Memory
 from safelight.serving.monitoring.stages import Stage
 
-MOST_NAMES = 100
+MAX_NAMES = 100
 OTHER = "other"
 SHORT_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 LONG_S = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -35,7 +35,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class QueueState:
     """The line of jobs at this moment."""
 
     queued: int
@@ -45,7 +45,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class JobLabels:
     """Whose job it is, and what draws it."""
 
     model: str
@@ -59,8 +59,8 @@ class Metrics:
     def __init__(self, *, version: str) -> None:
         disable_created_metrics()  # a third more series, which nobody asks for
         self.registry = CollectorRegistry()
-        self.models, self.keys, self.routes, self.codes = Names(), Names(), Names(), Names()
-        self.reader: Reader | None = None
+        self.models, self.keys, self.routes, self.codes = LabelValues(), LabelValues(), LabelValues(), LabelValues()
+        self.reader: WeightsCollector | None = None
         ProcessCollector(registry=self.registry)
         Info("safelight_build", "The version that runs.", registry=self.registry).info({"version": version})
 
@@ -88,17 +88,17 @@ class Metrics:
     def read_at_scrape(
         self,
         *,
-        line: Callable[[], Line],
+        line: Callable[[], QueueState],
         device_memory: Callable[[], Mapping[str, int]] = dict[str, int],
         weights: Memory | None = None,
     ) -> None:
         """Ask these at each scrape from now on; `device_memory` is bytes held by device."""
         if self.reader:
             self.registry.unregister(self.reader)  # of an application that was started before
-        self.reader = Reader(line, device_memory, weights, self.models)
+        self.reader = WeightsCollector(line, device_memory, weights, self.models)
         self.registry.register(self.reader)
 
-    def happened(self, event: Event, about: About, *, waited_s: float, stages: Sequence[Stage] = ()) -> None:
+    def happened(self, event: Event, about: JobLabels, *, waited_s: float, stages: Sequence[Stage] = ()) -> None:
         """`waited_s` is the time since the job was accepted."""
         model, key = self.models[about.model], self.keys[about.key]
         match event:
@@ -112,7 +112,9 @@ class Metrics:
         for stage in stages:
             self.stage_s.labels(stage.name, model).observe(stage.seconds)
 
-    def changed(self, state: str, about: About, *, again: bool = False, code: str = "", compute_s: float = 0.0) -> None:
+    def changed(
+        self, state: str, about: JobLabels, *, again: bool = False, code: str = "", compute_s: float = 0.0
+    ) -> None:
         """A job's state, as it was committed; `again` where it came back into line, `code` where it failed."""
         model, key = self.models[about.model], self.keys[about.key]
         match state:
@@ -147,27 +149,27 @@ class Metrics:
         return encode(self.registry), content_type
 
 
-class Names:
-    """The values of a label: the first `MOST_NAMES` as they are."""
+class LabelValues:
+    """The values of a label: the first `MAX_NAMES` as they are."""
 
     def __init__(self) -> None:
         self.known: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
         if name not in self.known:
-            if len(self.known) >= MOST_NAMES:
+            if len(self.known) >= MAX_NAMES:
                 return OTHER
             self.known.add(name)
         return name
 
 
-class Reader(Collector):
+class WeightsCollector(Collector):
     def __init__(
         self,
-        line: Callable[[], Line],
+        line: Callable[[], QueueState],
         device_memory: Callable[[], Mapping[str, int]],
         weights: Memory | None,
-        models: Names,
+        models: LabelValues,
     ) -> None:
         self.line = line
         self.device_memory = device_memory

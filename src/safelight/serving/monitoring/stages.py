@@ -15,7 +15,7 @@ from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started,
 
 T = TypeVar("T")
 STAGES = ("encode", "denoise", "decode", "store")
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,5 +73,5 @@ class Stages:
 def remember(kept: OrderedDict[str, T], key: str, value: T) -> None:
     """Jobs that another process ends are never forgotten here, so the oldest make room."""
     kept[key] = value
-    if len(kept) > MOST_REMEMBERED:
+    if len(kept) > MAX_REMEMBERED:
         kept.popitem(last=False)

@@ -14,21 +14,21 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from safelight.assets.encode import Detail, Encoding, Format
 from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
-from safelight.faults import Checked, untagged
 from safelight.lifecycle.training.recipe import RecipeByKind
-from safelight.prompts.several import Expand, expanded
+from safelight.prompts.expand import Expand, expanded
 from safelight.serving.http.auth import Who
 from safelight.serving.http.description import stream
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.desk import Desk, Wishes
+from safelight.serving.jobs.service import JobService, SubmitOptions
 from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
+from safelight.serving.native.events import JobMessage
 from safelight.serving.native.files import as_base64, link
-from safelight.serving.native.told import JobMessage
 from safelight.spec import Draft
+from safelight.validation import CheckedModel, untagged
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-MOST_IN_A_LIST = 1000
+MAX_IN_A_LIST = 1000
 State = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 
 
@@ -56,8 +56,8 @@ class JobRequest(Draft):
         draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
         return [draft] if self.expand is None else expanded(draft, 1, expand=self.expand, folder=folder)
 
-    def wishes(self, idempotency_key: str | None) -> Wishes:
-        return Wishes(
+    def wishes(self, idempotency_key: str | None) -> SubmitOptions:
+        return SubmitOptions(
             encoding=Encoding(format=self.output_format, quality=self.output_compression, metadata=self.metadata),
             priority=self.priority,
             idempotency_key=idempotency_key,
@@ -66,7 +66,7 @@ class JobRequest(Draft):
         )
 
 
-class TrainingRequest(Checked):
+class TrainingRequest(CheckedModel):
     """A training run that is asked for: the recipe of `safelight train`."""
 
     model_config = ConfigDict(
@@ -80,8 +80,8 @@ class TrainingRequest(Checked):
     expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
 
-    def wishes(self, idempotency_key: str | None) -> Wishes:
-        return Wishes(
+    def wishes(self, idempotency_key: str | None) -> SubmitOptions:
+        return SubmitOptions(
             priority=self.priority,
             idempotency_key=idempotency_key,
             expires_in_s=self.expires_in_s,
@@ -155,8 +155,8 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
     if isinstance(body, TrainingRequest):
         return await view(request, await desk.accept_training(body.recipe, caller, body.wishes(idempotency_key)))
     asked = body if isinstance(body, list) else [body]
-    if not 1 <= len(asked) <= MOST_IN_A_LIST:
-        raise InvalidRequest(f"a list holds 1 to {MOST_IN_A_LIST} pictures, not {len(asked)}")
+    if not 1 <= len(asked) <= MAX_IN_A_LIST:
+        raise InvalidRequest(f"a list holds 1 to {MAX_IN_A_LIST} pictures, not {len(asked)}")
     wishes = asked[0].wishes(idempotency_key)
     expanding = any(one.expand for one in asked)
     if any(other.wishes(idempotency_key) != wishes for other in asked):
@@ -172,8 +172,8 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
 
 def drafts_of(asked: Sequence[JobRequest], folder: Path) -> list[Draft]:
     drafts = [draft for one in asked for draft in one.drafts(folder)]
-    if len(drafts) > MOST_IN_A_LIST:
-        raise InvalidRequest(f"these are {len(drafts)} pictures; at most {MOST_IN_A_LIST}")
+    if len(drafts) > MAX_IN_A_LIST:
+        raise InvalidRequest(f"these are {len(drafts)} pictures; at most {MAX_IN_A_LIST}")
     return drafts
 
 
@@ -231,7 +231,7 @@ async def events(
     return EventSourceResponse(tell(parts_of(request).desk, job, last_event_id), ping=15)
 
 
-async def tell(desk: Desk, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
+async def tell(desk: JobService, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
     for row in await desk.queue.database.run(desk.queue.events, job.id, after=after):
         after = row.number
         yield lasting(row)

@@ -7,17 +7,17 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 
 from safelight.assets.encode import Detail, Encoding, Format
-from safelight.faults import Checked
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.desk import Wishes
+from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.native.jobs import JobView, Key, view
 from safelight.spec import Digest, Scale, UpscaleMethod
+from safelight.validation import CheckedModel
 
 router = APIRouter(prefix="/v1/upscales", tags=["jobs"])
 
 
-class UpscaleRequest(Checked):
+class UpscaleRequest(CheckedModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"init": "0" * 64, "scale": 2}]})
 
     init: Digest
@@ -34,7 +34,7 @@ class UpscaleRequest(Checked):
 async def create(request: Request, caller: Who, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
     """Accept a picture to be made larger."""
     parts = parts_of(request)
-    wishes = Wishes(
+    wishes = SubmitOptions(
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
         idempotency_key=idempotency_key,
     )

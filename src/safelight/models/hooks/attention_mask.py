@@ -1,0 +1,112 @@
+"""What the middle of a UNet looks at, per row: the places that the others attend to most (arXiv:2210.00939).
+
+    salience = AttentionMask(rows)       rows: for each row of the call, whether it is asked for
+    with saliences.on(salience, height, width):
+        network(...)
+    salience.masks
+
+Two hooks in the first self-attention of the middle work the map out anew from its queries and keys, for those rows
+alone: the network's own attention stays as fast as it is, and every row keeps its very bits.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from safelight.errors import UnsupportedOption
+from safelight.models.hooks.picture_prompts import by_head
+
+
+@dataclass(slots=True, eq=False)
+class AttentionMask:
+    """A question beside the outputs of a call; the back end puts the answer into it."""
+
+    rows: Sequence[bool]
+    masks: Tensor | None = None
+    """(rows that are asked for, 1, h, w) in latent pixels: 1 where more than the average is attended to."""
+
+
+class AttentionMasks:
+    """Those of one network. Not for several threads at once, as the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.hooked = False
+        self.now: list[int] = []
+        self.size = (0, 0)
+        """Height and width of what the middle sees."""
+        self.queries: Tensor | None = None
+        self.keys: Tensor | None = None
+
+    def __deepcopy__(self, _memo: object) -> "AttentionMasks":
+        """As in `picture_prompts.py`: the hooks of a copied network look here."""
+        return self
+
+    @contextmanager
+    def on(self, wanted: AttentionMask | None, height: int, width: int) -> Iterator[None]:
+        """In one call of the network inside of the block, whose latents have that height and width."""
+        if wanted is None or not any(wanted.rows):
+            yield
+            return
+        middle = middle_of(self.network)
+        self.hook(middle)
+        self.now = [place for place, asked in enumerate(wanted.rows) if asked]
+        try:
+            yield
+            assert self.queries is not None
+            assert self.keys is not None
+            attention = middle.transformer_blocks[0].attn1
+            attended = attended_to(self.queries, self.keys, heads=attention.heads, scale=attention.scale)
+            masks = (attended > 1).float().unflatten(1, (1, *self.size))
+            wanted.masks = interpolate(masks, size=(height, width))
+        finally:
+            self.now, self.queries, self.keys = [], None, None
+
+    def hook(self, middle: Any) -> None:
+        if self.hooked:
+            return
+        attention = middle.transformer_blocks[0].attn1
+        middle.register_forward_pre_hook(self.measure)
+        attention.to_q.register_forward_hook(self.keep_queries)
+        attention.to_k.register_forward_hook(self.keep_keys)
+        self.hooked = True
+
+    def measure(self, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.now:
+            height, width = inputs[0].shape[-2:]
+            self.size = (height, width)
+
+    def keep_queries(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        if self.now:
+            self.queries = output[self.now]
+
+    def keep_keys(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        if self.now:
+            self.keys = output[self.now]
+
+
+def attended_to(queries: Tensor, keys: Tensor, *, heads: int, scale: float) -> Tensor:
+    """How much all places together look at each, on the average of the heads; (b, places), 1 on the average."""
+    queries, keys = by_head(queries.float(), heads), by_head(keys.float(), heads)
+    total = queries.new_zeros(len(queries), queries.shape[2])
+    # One map at a time: those of all heads would be gigabytes where a picture is large.
+    for row in range(len(queries)):
+        for head in range(heads):
+            total[row] += (queries[row, head] @ keys[row, head].T * scale).softmax(dim=1).sum(dim=0)
+    return total / heads
+
+
+def middle_of(network: Any) -> Any:
+    """The transformer in the middle of a UNet.
+
+    Raises:
+        UnsupportedOption: there is none.
+    """
+    transformers = getattr(getattr(network, "mid_block", None), "attentions", None)
+    if not transformers or not hasattr(transformers[0], "transformer_blocks"):
+        raise UnsupportedOption("sag_scale", "this model has no self-attention in the middle of a UNet")
+    return transformers[0]

@@ -1,0 +1,107 @@
+"""Perturbed attention, per row: some rows of a call look at nothing but themselves (arXiv:2403.17377).
+
+    with perturbed.on(rows):        rows: for each row of the call, the layers in which it is perturbed
+        network(...)
+
+In those layers of the UNet, in its middle mostly, where the structure of a picture is decided, a perturbed row's
+self-attention gives each place its own value back, as if every place attended to itself alone. What the network then
+draws lacks structure, and guidance leads away from it (`diffusion/guidance.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safelight.errors import UnsupportedOption, nearest
+
+Row = tuple[str, ...]
+"""Names of layers; none: the row is left alone."""
+SIDES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+
+
+class PerturbedAttention:
+    """Those of one network. Not for several threads at once, as the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.hooked = set[str]()
+        self.values: Tensor | None = None
+        self.now: dict[str, list[int]] = {}
+        """By the path of a self-attention, the rows that are perturbed in it."""
+
+    def __deepcopy__(self, _memo: object) -> "PerturbedAttention":
+        """As in `picture_prompts.py`: the hooks of a copied network look here."""
+        return self
+
+    @contextmanager
+    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
+        """In the calls of the network inside of the block."""
+        if rows is None or not any(rows):
+            yield
+            return
+        now: dict[str, list[int]] = {}
+        for place, names in enumerate(rows):
+            for path in self.paths_of(names) if names else ():
+                now.setdefault(path, []).append(place)
+        for path in now.keys() - self.hooked:
+            self.hook(path)
+        self.now = now
+        try:
+            yield
+        finally:
+            self.now, self.values = {}, None
+
+    def paths_of(self, names: Row) -> list[str]:
+        """Of the self-attentions in the named layers: `down`, `mid` and `up`, or part of a path as diffusers has it.
+
+        Raises:
+            UnsupportedOption: the network is no UNet, or has none there.
+        """
+        if not self.paths:
+            raise UnsupportedOption("pag_scale", "this model is no UNet with self-attention")
+        chosen: dict[str, None] = {}
+        for name in names:
+            found = [path for path in self.paths if path.startswith(f"{SIDES.get(name, name)}.")]
+            if not found:
+                known = layers_of(self.paths)
+                close = nearest(name, known)
+                why = f"no self-attention in {name!r}{close}; known: {', '.join(known)}"
+                raise UnsupportedOption("pag_layers", why)
+            chosen |= dict.fromkeys(found)
+        return list(chosen)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Of all self-attentions of a UNet; none where the network is something else."""
+        sides = tuple(f"{side}." for side in SIDES.values())
+        return [path for path, _ in self.network.named_modules() if path.endswith(".attn1") and path.startswith(sides)]
+
+    def hook(self, path: str) -> None:
+        attention: Any = self.network.get_submodule(path)
+        attention.to_v.register_forward_hook(partial(self.keep, path))
+        attention.to_out[0].register_forward_pre_hook(partial(self.put, path))
+        self.hooked.add(path)
+
+    def keep(self, path: str, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        if path in self.now:
+            self.values = output
+
+    def put(self, path: str, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        """Each place's own value, before it leaves the attention."""
+        if path in self.now:
+            assert self.values is not None
+            index = torch.tensor(self.now[path], device=inputs[0].device)
+            inputs[0].index_copy_(0, index, self.values.index_select(0, index).to(inputs[0]))
+
+
+def layers_of(paths: Sequence[str]) -> list[str]:
+    """Names that stand for some of these: sides of the UNet, then their blocks, then the parts of those."""
+    sides = [name for name, side in SIDES.items() if any(path.startswith(f"{side}.") for path in paths)]
+    parts = [path.split(".") for path in paths if not path.startswith(f"{SIDES['mid']}.")]
+    return list(
+        dict.fromkeys([*sides, *(".".join(part[:2]) for part in parts), *(".".join(part[:4]) for part in parts)])
+    )
