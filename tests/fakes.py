@@ -26,7 +26,7 @@ E = TypeVar("E", bound=Event)
 _numbers = count()
 
 
-class JobService:
+class SteppedEngine:
     """An engine without its thread: it steps when the test says so, and every event stays on the table."""
 
     def __init__(
@@ -62,7 +62,7 @@ class JobService:
     def ended(self, job: Job) -> bool:
         return isinstance(self.last(job), Decoded | Failed | Cancelled)
 
-    def __enter__(self) -> "JobService":
+    def __enter__(self) -> "SteppedEngine":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +71,7 @@ class JobService:
 
 def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
     """One picture, alone in an engine of its own."""
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, model, pictures)
         desk.finish()
         return desk.image(job)

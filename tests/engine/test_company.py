@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.events import Stepped
@@ -74,7 +74,7 @@ def draw_in_company(
     spec: Denoised, model: Model, company: list[tuple[dict[str, Any], int, int | None, int, str]]
 ) -> tuple[Any, int]:
     """The picture, and the most network rows it ever shared a call with."""
-    with JobService(budget_megapixels=20 * SIDE * SIDE / 1e6) as desk:
+    with SteppedEngine(budget_megapixels=20 * SIDE * SIDE / 1e6) as desk:
         job = desk.add(spec, model, PICTURES)
         neighbours: dict[int, Any] = {}
         call = 0

@@ -27,7 +27,7 @@ from tests.control_files import (
     write_ip_adapter,
     write_ldm,
 )
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.lora_files import active, write_kohya
 from tests.tiny_models import INIT, MASK, box_mask, load, start_picture
 
@@ -84,7 +84,7 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
 
 
 def drawn(model: Model, led: ActiveControls, **wishes: Any) -> Image.Image:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(controlled(spec_for(model, **wishes), led), model, EVERY, led=led)
         desk.finish()
         return desk.image(job)
@@ -122,7 +122,7 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
         {"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2], "prompt": words if i % 3 == 0 else "an apple"}
         for i in range(len(sets))
     ]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [
             desk.add(controlled(spec_for(ours, **wish), led), ours, EVERY, led=led)
             for led, wish in zip(sets, wishes, strict=True)
@@ -144,7 +144,7 @@ def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(
     ours = model("sd1")
 
     def beside(led: ActiveControls) -> bytes:
-        with JobService() as desk:
+        with SteppedEngine() as desk:
             job = desk.add(spec_for(ours, seed=1), ours)
             desk.add(controlled(spec_for(ours, seed=2), led), ours, EVERY, led=led)
             desk.finish()
@@ -163,7 +163,7 @@ def test_control_and_lora_and_picture_act_together_over_packed_weights(
     spec = controlled(spec_for(ours), led).model_copy(update={"loras": (lora.use,)})
 
     def picture(*denoiser: Any) -> Image.Image:
-        with JobService(*denoiser) as desk:
+        with SteppedEngine(*denoiser) as desk:
             job = desk.add(spec, ours, EVERY, led=led, loras=(lora,))
             desk.finish()
             return desk.image(job)
@@ -178,7 +178,7 @@ def test_a_span_is_the_steps_that_lie_inside(model: Models, leads: Leads) -> Non
     ours = model("sd1")
     led = replace(leads("sd1", "net", start=0.2, end=0.6), pictures=leads("sd1", "base", end=0.5).pictures)
     acts = []
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(controlled(spec_for(ours, steps=5), led), ours, EVERY, led=led)
         desk.engine.begin([job])
         while job.state == "running":
@@ -198,7 +198,7 @@ def test_the_second_pass_is_led_too(model: Models, leads: Leads) -> None:
     highres = {"highres": {"scale": 1.5, "strength": 0.7}}
     large = drawn(ours, led, **highres)
     assert large.size == (96, 96)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(controlled(spec_for(ours, **highres), led), ours, EVERY, led=led)
         while not job.enlarged:
             desk.engine.step()
@@ -215,7 +215,7 @@ def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models
     pictures = {**EVERY, MASK: mask}
     images = []
     for hint in (box_mask((0, 0, 32, 32)), Image.new("L", (64, 64), 255)):
-        with JobService() as desk:
+        with SteppedEngine() as desk:
             spec = controlled(spec_for(ours, **wishes), led)
             job = desk.add(spec, ours, {**pictures, HINT: hint.convert("RGB")}, led=led)
             desk.finish()
@@ -225,7 +225,7 @@ def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models
 
 def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads) -> None:
     ours = model("sd1")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         plain, led = (
             desk.add(controlled(spec_for(ours), led), ours, EVERY, led=led)
             for led in (ActiveControls(), leads("sd1", "net", "other"))
@@ -237,7 +237,7 @@ def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads
 def test_jobs_hold_what_leads_their_spec(kind: str, model: Models, leads: Leads) -> None:
     """A spec with controls must not be drawn without them, whoever forgot to load them."""
     ours, led = model("sd1"), leads("sd1", kind)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(controlled(spec_for(ours), led), ours, EVERY)
         desk.finish()
         assert "were not" in str(desk.last(job))

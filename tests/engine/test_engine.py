@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fakes import JobService, draw, faulty, out_of_memory_above, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, faulty, out_of_memory_above, psnr, spec_for
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, start_picture
 
 from safelight.engine.engine import Engine
@@ -46,7 +46,7 @@ def told(model: Model, prompt: str) -> torch.Tensor:
     ids=["", "init", "highres"],
 )
 def test_events_come_in_order_and_none_is_missing(tiny: Model, sampler: str, wishes: dict[str, Any]) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(tiny, sampler=sampler, steps=5, **wishes), tiny, PICTURES)
         desk.finish()
         events = [event for event in desk.events if event.job_id == job.id]
@@ -60,14 +60,14 @@ def test_events_come_in_order_and_none_is_missing(tiny: Model, sampler: str, wis
 
 
 def test_the_place_in_the_queue_is_told(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_for(tiny, seed=seed), tiny) for seed in range(3)]
         assert [desk.heard(job, Queued)[0].position for job in jobs] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun"])
 def test_previews_are_small_pictures_every_few_steps(tiny: Model, sampler: str) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         watched = desk.add(spec_for(tiny, steps=6, sampler=sampler), tiny, preview_every=2)
         unwatched = desk.add(spec_for(tiny, steps=6), tiny)
         desk.finish()
@@ -81,7 +81,7 @@ def test_previews_are_small_pictures_every_few_steps(tiny: Model, sampler: str) 
 
 
 def test_a_watched_picture_is_the_same_picture(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(tiny), tiny, preview_every=1)
         desk.finish()
         assert desk.image(job).tobytes() == draw(spec_for(tiny), tiny).tobytes()
@@ -92,7 +92,7 @@ def test_a_watched_picture_is_the_same_picture(tiny: Model) -> None:
 
 def test_guidance_outside_its_interval_costs_one_row(tiny: Model) -> None:
     spec = spec_for(tiny, steps=10, guidance=5, guidance_interval={"start": 0.3, "end": 0.6})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, tiny)
         desk.finish()
         assert [event.batch_rows for event in desk.heard(job, Stepped)] == [1, 1, 1, 2, 2, 2, 1, 1, 1, 1]
@@ -112,7 +112,7 @@ def test_highres_draws_the_larger_picture_and_minds_its_seed(tiny: Model, upscal
 
 
 def test_highres_and_plain_jobs_share_the_calls_of_one_size(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         two_walks = desk.add(spec_for(tiny, guidance=1, highres=HighresFix(scale=1.5)), tiny)
         plain = desk.add(spec_for(tiny, guidance=1), tiny)
         large = desk.add(spec_for(tiny, guidance=1, width=96, height=96), tiny)
@@ -126,7 +126,7 @@ def test_highres_and_plain_jobs_share_the_calls_of_one_size(tiny: Model) -> None
 
 
 def test_cancelling_takes_effect_at_the_next_step(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job, other = desk.add(spec_for(tiny, steps=9), tiny), desk.add(spec_for(tiny, steps=9), tiny)
         for _ in range(4):
             desk.engine.step()
@@ -137,7 +137,7 @@ def test_cancelling_takes_effect_at_the_next_step(tiny: Model) -> None:
 
 
 def test_a_job_is_cancelled_also_before_it_began_and_while_it_is_decoded(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         early = desk.add(spec_for(tiny), tiny)
         desk.engine.cancel(early.id)
         late, neighbour = desk.add(spec_for(tiny), tiny), desk.add(spec_for(tiny), tiny)
@@ -154,7 +154,7 @@ def test_a_job_is_cancelled_also_before_it_began_and_while_it_is_decoded(tiny: M
 
 
 def test_cancelling_what_has_ended_or_never_was_does_nothing(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(tiny), tiny)
         desk.finish()
         desk.engine.cancel(job.id)
@@ -164,7 +164,7 @@ def test_cancelling_what_has_ended_or_never_was_does_nothing(tiny: Model) -> Non
 
 
 def test_a_paused_job_goes_on_to_the_same_picture(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(tiny, sampler="Euler a"), tiny)
         desk.engine.step()
         desk.engine.pause(job.id)
@@ -175,7 +175,7 @@ def test_a_paused_job_goes_on_to_the_same_picture(tiny: Model) -> None:
 
 
 def test_steps_do_not_wait_for_the_decoder(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job, neighbour = desk.add(spec_for(tiny), tiny), desk.add(spec_for(tiny, steps=9), tiny)
         with tiny.vae_lock:
             for _ in range(6):
@@ -186,7 +186,7 @@ def test_steps_do_not_wait_for_the_decoder(tiny: Model) -> None:
 
 
 def test_closing_ends_every_job(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         done, under_way = desk.add(spec_for(tiny, steps=1), tiny), desk.add(spec_for(tiny, steps=9), tiny)
         desk.engine.step()
         desk.engine.close()
@@ -208,7 +208,7 @@ def break_down(_output: torch.Tensor) -> torch.Tensor:
 )
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
 def test_a_broken_job_harms_nobody(tiny: Model, fault: Any, why: str, sampler: str, caplog: Any) -> None:
-    with JobService(faulty(fault, prompt=told(tiny, BAD))) as desk:
+    with SteppedEngine(faulty(fault, prompt=told(tiny, BAD))) as desk:
         bad = desk.add(spec_for(tiny, prompt=BAD), tiny)
         good = [desk.add(spec_for(tiny, seed=seed, sampler=sampler), tiny) for seed in range(3)]
         desk.finish()
@@ -228,7 +228,7 @@ def test_a_job_that_cannot_begin_harms_nobody(tiny: Model) -> None:
         ({"init": INIT, "strength": 0.05}, UnsupportedOption, "strength"),
         ({"init": "c" * 64}, SafelightError, ""),
     ]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_for(tiny, **wishes), tiny, PICTURES) for wishes, _, _ in impossible]
         good = desk.add(spec_for(tiny), tiny)
         desk.finish()
@@ -241,7 +241,7 @@ def test_a_job_that_cannot_begin_harms_nobody(tiny: Model) -> None:
 
 
 def test_an_inpainting_network_says_that_it_needs_a_mask(model: Models) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_for(model("inpaint"), **w), model("inpaint"), PICTURES) for w in ({}, {"init": INIT})]
         desk.finish()
         for job in jobs:
@@ -253,7 +253,7 @@ def test_an_inpainting_network_says_that_it_needs_a_mask(model: Models) -> None:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
 def test_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, error: Any) -> None:
     specs = [spec_for(tiny, seed=seed, sampler="Euler a" if seed % 2 else "Euler") for seed in range(7)]
-    with JobService(out_of_memory_above(4, error)) as desk:
+    with SteppedEngine(out_of_memory_above(4, error)) as desk:
         jobs = [desk.add(spec, tiny) for spec in specs]
         desk.finish()
         for job in jobs:
@@ -263,7 +263,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, error: An
 
 
 def test_a_picture_that_does_not_fit_alone_fails_and_says_so(tiny: Model) -> None:
-    with JobService(out_of_memory_above(1)) as desk:
+    with SteppedEngine(out_of_memory_above(1)) as desk:
         guided, plain = desk.add(spec_for(tiny, guidance=5), tiny), desk.add(spec_for(tiny, guidance=1), tiny)
         desk.finish()
         failed = desk.last(guided)
@@ -285,7 +285,7 @@ def test_a_decoder_that_fails_for_one_decodes_the_others(tiny: Model, monkeypatc
         return plain(vae, latents)
 
     monkeypatch.setattr(decoder, "decode", decode)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_for(tiny, seed=seed), tiny) for seed in range(3)]
         longer = desk.add(spec_for(tiny, steps=9), tiny)
         with tiny.vae_lock:
@@ -314,7 +314,7 @@ def test_a_call_tried_again_draws_no_noise_twice(tiny: Model) -> None:
 
         return once
 
-    with JobService(denoiser_for) as desk:
+    with SteppedEngine(denoiser_for) as desk:
         job = desk.add(spec_for(tiny, sampler="Euler a"), tiny)
         fail_first_update(desk.engine, tries)
         desk.finish()
@@ -353,7 +353,7 @@ def test_a_mask_turned_round_draws_the_rest(tiny: Model) -> None:
 
 
 def test_the_time_of_a_call_is_shared_by_rows(tiny: Model) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         plain, guided = desk.add(spec_for(tiny, guidance=1), tiny), desk.add(spec_for(tiny, guidance=5), tiny)
         began = time.perf_counter()
         desk.finish()
@@ -363,7 +363,7 @@ def test_the_time_of_a_call_is_shared_by_rows(tiny: Model) -> None:
 
 
 def test_two_models_take_turns(model: Models) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs: list[Job] = [desk.add(spec_for(model(kind)), model(kind)) for kind in ("sd1", "sdxl", "sd1", "sdxl")]
         desk.finish()
         for job in jobs:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.lora_files import CONVOLUTIONS, LINEAR, Make, active, dora, locon_cp, loha, lokr, lora, write_kohya
 from tests.tiny_models import load
 
@@ -64,7 +64,7 @@ def spec_with(model: Model, loras: tuple[ActiveLora, ...], **wishes: Any) -> Den
 
 
 def drawn(model: Model, *loras: ActiveLora, **wishes: Any) -> Any:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_with(model, loras, **wishes), model, loras=loras)
         desk.finish()
         return desk.image(job)
@@ -87,7 +87,7 @@ def test_packed_weights_take_loras_and_merges_do_not_keep_them(checkpoint: Check
     ours = load(checkpoint("sd1"))
     several = (loaded("sd1", "LoRA"), loaded("sd1", "DoRA", weight=0.5))
     spec = spec_with(ours, several)
-    with JobService(packed_denoiser) as desk:
+    with SteppedEngine(packed_denoiser) as desk:
         job = desk.add(spec, ours, loras=several)
         desk.finish()
         packed = desk.image(job)
@@ -116,7 +116,7 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
     ours = model(kind)
     sets = company(loaded, kind)
     wishes = [{"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2]} for i in range(len(sets))]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [
             desk.add(spec_with(ours, loras, **wish), ours, loras=loras)
             for loras, wish in zip(sets, wishes, strict=True)
@@ -139,7 +139,7 @@ def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: L
     one, two, three = (loaded("sd1", name) for name in ("LoRA", "LoRA of rank 7", "DoRA"))
     sets = [(one,)] * 7 + [(two,)] * 2 + [(three, one), ()]
     wishes = [{"seed": i, "guidance": 1.0} for i in range(len(sets))]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_with(ours, s, **w), ours, loras=s) for s, w in zip(sets, wishes, strict=True)]
         desk.finish()
         together = [desk.image(job) for job in jobs]
@@ -151,7 +151,7 @@ def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: L
 def test_neighbours_with_loras_leave_a_strict_picture_as_it_is(model: Models, loaded: Loras) -> None:
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     alone = drawn(ours, one, determinism="strict")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         others = company(loaded, "sd1")
         for loras in others:
             desk.add(spec_with(ours, loras), ours, loras=loras)
@@ -173,7 +173,7 @@ def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) 
     """Of a LoRA for the UNet, in the first half of four steps: two steps with it, then two without."""
     ours = model("sd1")
     half = loaded("sd1", "LoRA", end=0.5, text_weight=0.0)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_with(ours, (half,), steps=4), ours, loras=(half,))
         desk.engine.step()
         acts = [bool(job.adapted)]
@@ -206,7 +206,7 @@ def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Lo
     """The same prompt with and without; the cache must not mix them up, nor take one weight for another."""
     ours = model("sd1")
     several = [loaded("sd1", "LoRA", weight=0.0, text_weight=weight) for weight in (1.0, 0.5, 0.0)]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec_with(ours, (one,)), ours, loras=(one,)) for one in several]
         jobs.append(desk.add(spec_for(ours), ours))
         desk.engine.step()
@@ -284,7 +284,7 @@ def count_tensors() -> int:
 def test_jobs_hold_the_loras_of_their_spec(model: Models, loaded: Loras) -> None:
     """A spec with LoRAs must not be drawn without them, whoever forgot to load them."""
     ours, one = model("sd1"), loaded("sd1", "LoRA")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job: Job = desk.add(spec_with(ours, (one,)), ours)
         desk.finish()
         assert "were not loaded" in str(desk.last(job))

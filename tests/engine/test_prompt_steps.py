@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from torch import Tensor
 
 from safelight.errors import InvalidRequest, UnsupportedOption
@@ -45,7 +45,7 @@ def told(spec: Any, model: Model) -> list[list[str]]:
     """For every call, the words of every row, among a few known ones."""
     known = ["a cat", "a dog", "a horse", "", "cat AND dog"]
     listening = Listening()
-    with JobService(listening) as desk:
+    with SteppedEngine(listening) as desk:
         job = desk.add(spec, model)
         desk.finish()
         desk.image(job)
@@ -86,7 +86,7 @@ def test_all_that_newcomers_will_say_is_encoded_in_one_call(model: Models) -> No
     rows: list[int] = []
     hook = encoder.network.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
     try:
-        with JobService() as desk:
+        with SteppedEngine() as desk:
             desk.add(
                 spec_for(model("sd1"), prompt="a [cat:dog:2]", negative_prompt="[x|y]", guidance=2.0), model("sd1")
             )
@@ -100,7 +100,7 @@ def test_all_that_newcomers_will_say_is_encoded_in_one_call(model: Models) -> No
 
 
 def test_and_costs_a_row_for_each_prompt(model: Models) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(model("sd1"), prompt="a cat AND a dog AND a horse", guidance=3.0), model("sd1"))
         plain = desk.add(spec_for(model("sd1"), guidance=3.0), model("sd1"))
         assert job.megapixels == 2 * plain.megapixels
@@ -111,7 +111,7 @@ def test_and_costs_a_row_for_each_prompt(model: Models) -> None:
 
 def test_and_takes_its_rows_out_of_the_budget(model: Models) -> None:
     row = 64 * 64 / 1e6
-    with JobService(budget_megapixels=5 * row) as desk:
+    with SteppedEngine(budget_megapixels=5 * row) as desk:
         jobs = [
             desk.add(spec_for(model("sd1"), prompt="a cat AND a dog", guidance=3.0), model("sd1")) for _ in range(2)
         ]
@@ -123,7 +123,7 @@ def test_and_is_the_formula(model: Models) -> None:
     """uncond + sum of w_i * guidance * (cond_i - uncond), each output asked for alone."""
     tiny = model("sd1")
     words, weights, guidance = ["a cat", " a dog", " a horse"], [1.0, 0.5, -0.25], 4.0
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         prompt = "a cat AND a dog :0.5 AND a horse :-0.25"
         job = desk.add(spec_for(tiny, prompt=prompt, guidance=guidance, steps=1), tiny)
         desk.engine.begin([job])
@@ -166,7 +166,7 @@ def test_and_in_a_negative_prompt_is_a_word(model: Models) -> None:
 
 
 def test_a_distilled_network_cannot_join(model: Models) -> None:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(model("lcm"), prompt="a cat AND a dog", sampler="Default"), model("lcm"))
         desk.finish()
         failed = desk.last(job)
@@ -177,7 +177,7 @@ def test_a_distilled_network_cannot_join(model: Models) -> None:
 
 def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models) -> None:
     huge = "[" + "|".join(f"w{number} {'BREAK ' * 10}x" for number in range(50)) + "]"
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         bad, good = (
             desk.add(spec_for(model("sd1"), prompt=prompt, steps=50), model("sd1")) for prompt in (huge, "a cat")
         )
@@ -191,7 +191,7 @@ def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models
 
 
 def test_too_many_parts_are_refused_before_there_is_a_job(model: Models) -> None:
-    with JobService() as desk, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
+    with SteppedEngine() as desk, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
         desk.add(spec_for(model("sd1"), prompt=" AND ".join("a" * 17)), model("sd1"))
 
 
@@ -203,7 +203,7 @@ def test_a_name_means_the_file_that_the_job_has(model: Models) -> None:
         Embedding("my-cat", digest * 64, (torch.randn(2, 32, generator=torch.Generator().manual_seed(seed)),))
         for digest, seed in (("1", 1), ("2", 2))
     )
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, tiny, embeddings=embeddings) for embeddings in ((one,), (other,), (), (one,))]
         desk.finish()
         first, second, words, again = (desk.image(job) for job in jobs)
@@ -218,7 +218,7 @@ def test_an_embedding_changes_nothing_for_its_neighbours(model: Models) -> None:
     mine = Embedding("my-cat", "1" * 64, (torch.randn(3, 32, generator=torch.Generator().manual_seed(1)),))
     plain, strict = (spec_for(tiny, prompt="a cat", determinism=kind) for kind in ("fast", "strict"))
     alone = draw(strict, tiny)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         desk.add(spec_for(tiny, prompt="my-cat [my-cat|a cat]"), tiny, embeddings=(mine,))
         jobs = [desk.add(spec, tiny) for spec in (plain, strict)]
         desk.finish()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fakes import JobService, draw, out_of_memory_above, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, out_of_memory_above, psnr, spec_for
 from tests.tiny_models import INIT, start_picture
 from torch import Tensor
 
@@ -96,7 +96,7 @@ def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models
     ours, rows = model(kind), list[int]()
     images: list[Image.Image] = []
     for budget in (1e9, 5 * 64 * 64 / 1e6):
-        with JobService(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
+        with SteppedEngine(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
             job = desk.add(large(ours), ours, PICTURES)
             desk.finish()
             images.append(desk.image(job))
@@ -114,7 +114,7 @@ def test_what_tiles_looked_at_is_blurred_in_as_many_calls_as_it_takes(model: Mod
 
 
 def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Image.Image:
-    with JobService(budget_megapixels=budget_megapixels) as desk:
+    with SteppedEngine(budget_megapixels=budget_megapixels) as desk:
         job = desk.add(spec, model, PICTURES)
         desk.finish()
         return desk.image(job)
@@ -122,11 +122,11 @@ def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Imag
 
 def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Models) -> None:
     ours = model("sd1")
-    with JobService(out_of_memory_above(3)) as desk:
+    with SteppedEngine(out_of_memory_above(3)) as desk:
         job = desk.add(large(ours), ours, PICTURES)
         desk.finish()
         assert psnr(desk.image(job), draw(large(ours), ours, PICTURES)) >= 60
-    with JobService(out_of_memory_above(0)) as desk:
+    with SteppedEngine(out_of_memory_above(0)) as desk:
         job = desk.add(large(ours), ours, PICTURES)
         desk.finish()
         assert isinstance(desk.last(job), Failed)
@@ -135,7 +135,7 @@ def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Mode
 def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
     told: list[Tensor | None] = []
     ours = model("sdxl")
-    with JobService(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
+    with SteppedEngine(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
         desk.add(large(ours, guidance=1.0), ours, PICTURES)
         desk.finish()
     assert told[0] is not None
@@ -146,7 +146,7 @@ def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
 def test_company_and_size_are_minded(model: Models) -> None:
     """Tiled pictures of one canvas share calls, and none with a plain one of that size."""
     ours = model("sd1")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(large(ours, seed=seed), ours, PICTURES) for seed in (1, 2)]
         assert jobs[0].megapixels == pytest.approx(2 * 6 * 64 * 64 / 1e6)
         plain = desk.add(spec_for(ours, **LARGE), ours, PICTURES)
@@ -171,7 +171,7 @@ def test_no_seam_shows_where_tiles_meet(model: Models) -> None:
 def test_a_network_that_is_not_there_is_said(model: Models) -> None:
     ours = model("sd1")
     spec = spec_for(ours, **LARGE | {"width": 192, "height": 128}, tiles=Tiles(side=64, upscaler="realesrgan-x4plus"))
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, ours, PICTURES)
         desk.finish()
         last = desk.last(job)
@@ -187,7 +187,7 @@ def test_a_refiner_is_told_its_score_in_every_tile(model: Models) -> None:
         told.extend(conditions.time_ids.tolist())
 
     refiner = model("sdxl_refiner")
-    with JobService(heard_by(hear)) as desk:
+    with SteppedEngine(heard_by(hear)) as desk:
         job = desk.add(large(refiner), refiner, PICTURES)
         desk.finish()
         desk.image(job)

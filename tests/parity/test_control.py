@@ -28,7 +28,7 @@ from tests.control_files import (
     write_tencent,
 )
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.parity.pipelines import Reference, usable
 from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, write_sd1
@@ -50,7 +50,7 @@ SIZED = {"width": SIDE, "height": SIDE}
 
 def ours(model: Model, led: ActiveControls, **wishes: Any) -> tuple[Denoised, Image.Image]:
     spec = controlled(spec_for(model, **(USUAL | wishes)), led)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, model, EVERY, led=led)
         desk.finish()
         return spec, desk.image(job)

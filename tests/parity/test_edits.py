@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.parity.test_pipelines import MIN_PSNR, Models, References, compare
 from tests.tiny_models import INIT, SIDE, start_picture
 
@@ -58,7 +58,7 @@ def test_unlike_edits_share_their_calls(model: Models) -> None:
     ours, pictures = model("edit"), {INIT: start_picture()}
     wishes: list[dict[str, Any]] = [{}, {"image_guidance": 1.0}, {"guidance": 1.0}, {"image_guidance": 4.0, "seed": 9}]
     specs = [spec_for(ours, **INSTRUCTION | one) for one in wishes]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, ours, pictures) for spec in specs]
         assert [job.rows for job in jobs] == [3, 2, 1, 3]
         desk.finish()
@@ -71,7 +71,7 @@ def test_variations_of_unlike_pictures_share_their_calls(model: Models) -> None:
     ours = model("variation")
     pictures = {INIT: start_picture(), "c" * 64: start_picture(40, 90)}
     specs = [spec_for(ours, **LIKE_IT | {"init": init, "seed": seed}) for seed, init in enumerate(pictures)]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, ours, pictures) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.fakes import JobService, draw, psnr, spec_for, with_scheduler
+from tests.fakes import SteppedEngine, draw, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import load, write_sd1
@@ -151,7 +151,7 @@ def test_a_neighbour_that_asks_twice_costs_nobody_a_bit(model: Models) -> None:
     network = model("sd1")
     pictures: list[bytes] = []
     for sag_scale in (0.0, 2.0):
-        with JobService() as desk:
+        with SteppedEngine() as desk:
             job = desk.add(spec_for(network, steps=4), network)
             desk.add(spec_for(network, steps=4, seed=2, sag_scale=sag_scale), network)
             desk.finish()
@@ -176,7 +176,7 @@ def test_rows_of_one_call_each_get_their_own(model: Models) -> None:
         {"sag_scale": 2.0, "prompt": "a cat AND a dog", "sampler": "Euler a"},
     ]
     specs = [spec_for(network, steps=3, seed=seed, **wish) for seed, wish in enumerate(wishes)]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, network) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]
@@ -208,7 +208,7 @@ def test_a_network_with_nothing_in_the_middle_is_refused_what_happens_there(tmp_
 
 
 def refusal(spec: Denoised, model: Model, refiner: Model | None = None) -> str:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, model, refiner=refiner)
         desk.finish()
         last = desk.last(job)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.lora_files import (
     CONVOLUTIONS,
     LINEAR,
@@ -55,7 +55,7 @@ LYCORIS: dict[str, Make] = {"LoRA with text encoders": lora, "LoHa": loha, "LoKr
 
 def ours_with(one: ActiveLora, model: Model) -> tuple[Denoised, Any]:
     spec = spec_for(model, **USUAL).model_copy(update={"loras": (one.use,)})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, model, loras=(one,))
         desk.finish()
         return spec, desk.image(job)
@@ -94,7 +94,7 @@ def test_a_transformer_wears_what_peft_writes(
     one, usual = active(path, ours), USUAL | {"sampler": "Default"}
     spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
     plain = spec_for(ours, **usual)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         # Beside a row without, and one whose prompt is of another length.
         jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
         desk.add(spec_for(ours, **usual | {"prompt": "a cat, " * 60}), ours)
@@ -129,7 +129,7 @@ def test_flux_wears_what_kohya_writes(model: Models, checkpoint: Checkpoints, tm
         loaded.load_lora_weights(tmp_path, weight_name=path.name)
     one, usual = active(path, ours), USUAL | {"sampler": "Default"}
     spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, ours, loras=(one,))
         desk.finish()
         picture = desk.image(job)
@@ -169,7 +169,7 @@ def test_what_a_file_says_of_t5_is_what_weights_by_the_formula_say(
     assert not one.lora.unmatched
     plain = spec_for(ours, **usual)
     spec = plain.model_copy(update={"loras": (one.use,)})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
         desk.finish()
         with_lora, without = (desk.image(job) for job in jobs)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import JobService, draw, psnr, spec_for, with_scheduler
+from tests.fakes import SteppedEngine, draw, psnr, spec_for, with_scheduler
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import MIN_PSNR, PICTURES, is_telling
 from tests.tiny_models import INIT, MASK, SIDE, load
@@ -30,7 +30,7 @@ References = Callable[[str], Reference]
 
 
 def refined(spec: Denoised, base: Model, refiner: Model, switch: float = 0.8) -> Image.Image:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=switch)
         job = desk.add(spec.model_copy(update={"refiner": use}), base, PICTURES, refiner=refiner)
         desk.finish()
@@ -207,7 +207,7 @@ def test_jobs_meet_in_the_calls_of_both_models(model: Models) -> None:
     specs = [spec_for(base, steps=6, seed=seed).model_copy(update=wish) for seed, wish in enumerate(wishes)]
     heirs = [refiner, refiner, base, refiner, None]
     own = spec_for(refiner, steps=6)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, base, refiner=heir) for spec, heir in zip(specs, heirs, strict=True)]
         other = desk.add(own, refiner)
         desk.finish()
@@ -222,7 +222,7 @@ def use(refiner: Model, switch: float = 0.6) -> PinnedRefiner:
 
 
 def lone(spec: Denoised, base: Model, refiner: Model | None) -> Image.Image:
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, base, refiner=refiner)
         desk.finish()
         return desk.image(job)
@@ -232,7 +232,7 @@ def test_the_autoencoder_that_was_chosen_decodes(model: Models) -> None:
     refiner = model("sdxl_refiner")
     other = replace(model("sdxl"), vae=model("sd1").vae, vae_digest="other")
     spec = spec_for(other, steps=4).model_copy(update={"refiner": use(refiner)})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, other, refiner=refiner)
         desk.finish()
         assert job.model.vae is other.vae
@@ -244,7 +244,7 @@ def test_a_refiner_keeps_nothing_of_a_base_that_has_left(checkpoint: Callable[[s
     base, refiner = load(checkpoint("sdxl")), load(checkpoint("sdxl_refiner"))
     autoencoder = weakref.ref(base.vae.network)
     spec = spec_for(base, steps=3).model_copy(update={"refiner": use(refiner)})
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, base, refiner=refiner)
         desk.finish()
         assert desk.image(job)
@@ -267,7 +267,7 @@ def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) ->
 @pytest.mark.parametrize("wish", [{"steps": 1}, {"steps": 5, "highres": {"steps": 3, "strength": 0.4}}])
 def test_one_step_is_too_few_for_two_models(wish: dict[str, Any], model: Models) -> None:
     base = model("sd1")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec_for(base, **wish).model_copy(update={"refiner": use(base)}), base, refiner=base)
         desk.finish()
         last = desk.last(job)

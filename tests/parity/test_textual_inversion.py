@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.models.embeddings import write_a1111, write_diffusers, write_sdxl
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import MIN_PSNR, is_telling
@@ -49,7 +49,7 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
     pinned = pin_embeddings(
         Catalogue(folder.parent), [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths
     )
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         embeddings = tuple(load_embedding(Catalogue(folder.parent), one.name, one.digest) for one in pinned)
         job = desk.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
         desk.finish()

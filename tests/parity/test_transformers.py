@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import MIN_PSNR, PICTURES, TASKS, compare
 from tests.tiny_models import INIT, MASK, SIDE
@@ -97,7 +97,7 @@ def test_a_picture_in_company_is_the_picture_alone(kind: str, model: Models) -> 
     """Unlike prompts, some of them of two chunks, which the network cannot be told in one call."""
     ours = model(kind)
     specs = [spec_for(ours, **{"sampler": "Default", "seed": seed} | wish) for seed, wish in enumerate(COMPANY[kind])]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, ours, PICTURES) for spec in specs]
         desk.finish()
         together = [desk.image(job) for job in jobs]

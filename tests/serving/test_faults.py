@@ -120,9 +120,12 @@ def ask(server: Server, asked: list[dict[str, Any]]) -> list[str]:
 
 
 def wait_for_all(database_url: str, ids: list[str]) -> list[str | None]:
-    """The pictures, by job, once all are drawn; read from the database, since the server may be away."""
+    """The pictures, by job, once all are drawn; read from the database, since the server may be away.
+
+    As long as jobs are finished the wait goes on: how long it takes is the machine's affair.
+    """
     database = open_database(database_url)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline, done = time.monotonic() + PATIENCE_S, 0
     queue = JobQueue(database)
     while True:
         jobs = {job.id: job for job in queue.get_all(ids)}
@@ -130,6 +133,8 @@ def wait_for_all(database_url: str, ids: list[str]) -> list[str | None]:
         assert set(states) <= {"queued", "running", "done"}, [job.error for job in jobs.values() if job.error]
         if states["done"] == len(ids):
             break
+        if states["done"] > done:
+            deadline, done = time.monotonic() + PATIENCE_S, states["done"]
         assert time.monotonic() < deadline, states
         time.sleep(0.2)
     for job_id in ids:

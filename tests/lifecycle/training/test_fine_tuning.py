@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.tiny_models import load
 
@@ -232,7 +232,7 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
     assert embedding.num_vectors == 2
     model = load(checkpoint(kind))
     spec = spec_for(model, prompt="a photo of my-mug")
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         job = desk.add(spec, model, embeddings=(embedding,))
         desk.finish()
         learnt = desk.image(job)

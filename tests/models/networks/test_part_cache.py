@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.models.ldm_files import Mmdit, write_sd3
 from tests.models.vocabulary import sd1
 from tests.tiny_models import CPU, INIT, SIDE, VAE, load, seeded, start_picture, write_t5, write_text_encoder
@@ -161,7 +161,7 @@ def test_pictures_that_differ_in_these_parts_share_calls(shelf: PartCache, model
     ours = model("sd1")
     wishes: list[dict[str, Any]] = [{}, {"vae": "other"}, {"text_encoder": "reader"}, {"vae": "original", "seed": 3}]
     asked = [with_parts(shelf, ours, guidance=1.0, **wish) for wish in wishes]
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         jobs = [desk.add(spec, dressed, preview_every=3) for spec, dressed in asked]
         desk.finish()
         assert {event.batch_rows for job in jobs for event in desk.heard(job, Stepped)} == {len(jobs)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fakes import JobService, draw, psnr, spec_for
+from tests.fakes import SteppedEngine, draw, psnr, spec_for
 from tests.models.ldm_files import KINDS, Ldm, checkpoint, write
 from tests.tiny_models import INIT, load, start_picture
 from torch import Tensor
@@ -348,7 +348,7 @@ def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files)
     assert refiner.description.family.told_score
     spec = spec_for(base, width=64, height=64, steps=5)
     use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=0.3)
-    with JobService() as desk:
+    with SteppedEngine() as desk:
         alone = desk.add(spec, base)
         refined = desk.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
         desk.finish()
