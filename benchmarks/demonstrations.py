@@ -33,7 +33,7 @@ from safelight.lifecycle.evaluation.similarity import kernel_distance, over_whit
 from safelight.lifecycle.mini.artwork import fetch_package, render, slug_of, svg_of
 from safelight.lifecycle.mini.captions import names_of, read_aliases
 from safelight.lifecycle.promotion.audit import open_whole
-from safelight.lifecycle.training.events import Trained
+from safelight.lifecycle.training.events import Updated
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.lifecycle.training.train import train
 from safelight.models.networks.latents import decode, encode, from_pil, to_pil
@@ -234,7 +234,7 @@ def learn(bench: Bench, kind: str, name: str, data: Path, **wishes: Any) -> None
     recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | wishes)
     began = time.monotonic()
     for news in train(recipe, bench.settings):
-        if isinstance(news, Trained) and news.step % 50 == 0:
+        if isinstance(news, Updated) and news.step % 50 == 0:
             seconds = time.monotonic() - began
             print(f"{name}: step {news.step}/{news.total_steps}, loss {news.loss:.3f}, {seconds:.0f} s", flush=True)
 

@@ -166,7 +166,7 @@ def overhead(repeats: int) -> dict[str, Any]:
     from stable_diffusion_15 import random_model
 
     from safelight.engine.engine import Engine
-    from safelight.engine.job import Job, Told
+    from safelight.engine.job import EncodedPrompts, Job
     from safelight.engine.runner import Runner
     from safelight.engine.scheduler import Scheduler
     from safelight.models.backends.denoiser import Conditions, stack
@@ -179,7 +179,7 @@ def overhead(repeats: int) -> dict[str, Any]:
     def tell(jobs: Sequence[Job]) -> None:
         for each in jobs:
             steps = (words,) * each.now.schedule.steps
-            each.told = Told(positive=(steps,), weights=(1.0,), negative=steps)
+            each.told = EncodedPrompts(positive=(steps,), weights=(1.0,), negative=steps)
 
     engine.conditionings.fill = tell
     job = Job(id="one", spec=random_spec(model, steps=2 * repeats + 4), model=model, pictures={})

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import Report, ratio
 from benchmarks.stable_diffusion_15 import VAE, random_model
-from safelight.lifecycle.training.caption_encoder import Reader
-from safelight.lifecycle.training.events import Trained
+from safelight.lifecycle.training.caption_encoder import CaptionEncoder
+from safelight.lifecycle.training.events import Updated
 from safelight.lifecycle.training.loop import Learner, fit, new_state
 from safelight.lifecycle.training.lora_layers import add_lora
 from safelight.lifecycle.training.recipe import parse_recipe
@@ -173,12 +173,12 @@ def recipe(model: Model, learnt: Any, data: Path, *, side: int, batch: int, cach
     run = open_run(chosen, Settings(home=home, device="cpu"))
     lesson_of = prepare(run, model, say=lambda caption, _draw: caption)
     lesson = returned(lesson_of)
-    reader = Reader(model, clip_skip=1, remember=cache)
+    reader = CaptionEncoder(model, clip_skip=1, remember=cache)
     learner = Learner(model, reader, lesson.levels, snr_gamma=None)
     news = fit(run, learner, new_state(chosen, learnt), lesson, draw=lambda _step: iter(()))  # pyright: ignore
 
     def step() -> None:
-        assert isinstance(next(news), Trained)
+        assert isinstance(next(news), Updated)
 
     return step
 

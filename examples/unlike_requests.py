@@ -24,5 +24,5 @@ def report(picture: int, event: object) -> None:
 
 
 with open_studio() as studio:
-    for drawn in asyncio.run(draw_all(DRAFTS, studio, hear=report)):
+    for drawn in asyncio.run(draw_all(DRAFTS, studio, on_event=report)):
         print(f"{drawn.spec.prompt}: {drawn.path}")

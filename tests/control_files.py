@@ -18,7 +18,7 @@ from tests.tiny_models import CPU, SIDE, seeded
 from torch import Tensor
 
 from safelight.models.adapters.control import load_control
-from safelight.models.adapters.control_cache import ActiveControls, Control, ControlCache
+from safelight.models.adapters.control_cache import ActiveControl, ActiveControls, ControlCache
 from safelight.models.adapters.control_file import describe_control
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
@@ -284,11 +284,11 @@ PICTURES = {
 }
 
 
-def control(path: Path, model: Model, **use: Any) -> Control:
+def control(path: Path, model: Model, **use: Any) -> ActiveControl:
     """Loaded for the model, and how a spec uses it."""
     about = describe_control(path, model.description, name=path.stem, model_name=model.name)
     net = load_control(about, CPU, model.unet)
-    return Control(net, control_use(path, **use))
+    return ActiveControl(net, control_use(path, **use))
 
 
 def control_use(path: Path, **use: Any) -> PinnedControl:
@@ -316,7 +316,7 @@ def picture_led(shelf: ControlCache, model: Model, name: str, pictures: Any = PI
 def controlled(spec: Any, led: ActiveControls) -> Any:
     return spec.model_copy(
         update={
-            "controls": tuple(one.use for one in led.controls),
-            "picture_prompts": tuple(one.use for one in led.pictures),
+            "controls": tuple(one.pinned for one in led.controls),
+            "picture_prompts": tuple(one.pinned for one in led.pictures),
         }
     )

@@ -48,7 +48,7 @@ class SteppedEngine:
             pass
         wait_until(lambda: not any(job.state == "decoding" for job in self.engine.live.values()))
 
-    def heard(self, job: Job, kind: type[E]) -> list[E]:
+    def events_of(self, job: Job, kind: type[E]) -> list[E]:
         return [event for event in self.events if event.job_id == job.id and isinstance(event, kind)]
 
     def last(self, job: Job) -> Event:
@@ -71,10 +71,10 @@ class SteppedEngine:
 
 def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
     """One picture, alone in an engine of its own."""
-    with SteppedEngine() as desk:
-        job = desk.add(spec, model, pictures)
-        desk.finish()
-        return desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, model, pictures)
+        job_service.finish()
+        return job_service.image(job)
 
 
 def spec_for(model: Model, **wishes: Any) -> Denoised:

@@ -21,7 +21,7 @@ from safelight.api import Drawn, draw_all, run
 from safelight.errors import CorruptModel, OutOfMemory, UnsupportedOption
 from safelight.events import Event, Started, Stepped
 from safelight.models.adapters.control import ControlNet
-from safelight.models.adapters.ip_adapter import ImageEncoder
+from safelight.models.adapters.ip_adapter import PromptImageEncoder
 from safelight.models.hooks.picture_prompts import IpAdapter
 from safelight.models.networks import pool as module
 from safelight.models.networks.load import Model
@@ -62,8 +62,10 @@ def size_of(studio: Studio, name: str) -> int:
     from safelight.models.backends.packed import packed_bytes
 
     pool = studio.models
-    need = pool.need(name, pool.find(name).digest, extra=lambda size: packed_bytes(size.unet, pool.placement))
-    return need.size_bytes
+    allocation = pool.allocation(
+        name, pool.find(name).digest, extra=lambda size: packed_bytes(size.unet, pool.placement)
+    )
+    return allocation.size_bytes
 
 
 def draft(model: str, **wishes: Any) -> Draft:
@@ -131,7 +133,7 @@ def test_a_part_that_stands_in_counts_and_is_gone_when_it_left(studio: Studio, p
 LEADING: dict[str, tuple[type, str]] = {
     "control": (ControlNet, "network"),
     "ip-adapter": (IpAdapter, "projection"),
-    "image-encoder": (ImageEncoder, "network"),
+    "image-encoder": (PromptImageEncoder, "network"),
 }
 """What is in memory of each kind, and its network."""
 

@@ -253,11 +253,11 @@ def test_an_unlike_model_in_the_spec_is_refused(studio: Studio) -> None:
 def test_n_pictures_have_consecutive_seeds_and_are_drawn_together(studio: Studio) -> None:
     rows: list[int] = []
 
-    def hear(_number: int, event: Event) -> None:
+    def on_event(_number: int, event: Event) -> None:
         if isinstance(event, Stepped):
             rows.append(event.batch_rows)
 
-    drawn = asyncio.run(draw_all(number(draft(seed=5, guidance=1.0, steps=12), 4), studio, hear=hear))
+    drawn = asyncio.run(draw_all(number(draft(seed=5, guidance=1.0, steps=12), 4), studio, on_event=on_event))
     assert [picture.seed for picture in drawn] == [5, 6, 7, 8]
     assert max(rows) == 4
     assert len({picture.asset_id for picture in drawn}) == 4
@@ -349,12 +349,12 @@ def test_it_works_where_a_loop_is_running_already() -> None:
 
 def test_cancelling_a_job_of_plain_python_is_an_error_of_its_own(studio: Studio) -> None:
     async def cancel_midway() -> None:
-        def hear(_number: int, event: Event) -> None:
+        def on_event(_number: int, event: Event) -> None:
             if isinstance(event, Started):
                 tasks.append(asyncio.ensure_future(studio.backend.cancel(event.job_id)))
 
         tasks: list[Any] = []
-        await draw_all([draft(steps=500)], studio, hear=hear)
+        await draw_all([draft(steps=500)], studio, on_event=on_event)
 
     with pytest.raises(JobCancelled, match="cancelled after"):
         run(cancel_midway())

@@ -27,7 +27,7 @@ from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
 
 T = TypeVar("T")
-Hear = Callable[[int, Event], None]
+OnEvent = Callable[[int, Event], None]
 """Told the number of the picture, from 0, and what happened to it."""
 
 
@@ -63,7 +63,7 @@ def generate(
     picture_prompts: Sequence[Mapping[str, Any]] = (),
     studio: Studio | None = None,
     expand: Expand | None = None,
-    **wishes: Any,
+    **fields: Any,
 ) -> list[Drawn]:
     """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
 
@@ -75,18 +75,18 @@ def generate(
         SafelightError: what was asked for cannot be, and the message says what can.
     """
     studio = studio or default_studio()
-    given = {"prompt": prompt, **wishes}
+    given = {"prompt": prompt, **fields}
     if init is not None:
         given["init"] = studio.keep(init)
     if mask is not None:
         given["mask"] = studio.keep(mask)
-    given["controls"] = [with_kept(control, studio) for control in controls]
-    given["picture_prompts"] = [with_kept(prompt, studio) for prompt in picture_prompts]
+    given["controls"] = [with_stored(control, studio) for control in controls]
+    given["picture_prompts"] = [with_stored(prompt, studio) for prompt in picture_prompts]
     drafts = expanded(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
     return run(draw_all(drafts, studio))
 
 
-def with_kept(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
+def with_stored(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
     """With its picture stored, and named by its digest as specs name it."""
     image = wish.get("image")
     stored = isinstance(image, str) and re.fullmatch("[0-9a-f]{64}", image)
@@ -94,23 +94,23 @@ def with_kept(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
 
 
 async def draw_all(
-    drafts: Sequence[Draft], studio: Studio, *, encoding: Encoding = PNG, hear: Hear = lambda _i, _event: None
+    drafts: Sequence[Draft], studio: Studio, *, encoding: Encoding = PNG, on_event: OnEvent = lambda _i, _event: None
 ) -> list[Drawn]:
     """All at once, so that the engine draws them together; the first failure cancels the rest."""
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(draw(draft, studio, encoding=encoding, hear=lambda event, i=i: hear(i, event)))
+            group.create_task(draw(draft, studio, encoding=encoding, on_event=lambda event, i=i: on_event(i, event)))
             for i, draft in enumerate(drafts)
         ]
     return [task.result() for task in tasks]
 
 
-async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, hear: Callable[[Event], None]) -> Drawn:
+async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, on_event: Callable[[Event], None]) -> Drawn:
     spec = await studio.complete(draft)
     image: Image.Image | None = None
     async with aclosing(pipeline.generate(spec, studio, encoding=encoding)) as events:
         async for event in events:
-            hear(event)
+            on_event(event)
             match event:
                 case Decoded():
                     image = event.image

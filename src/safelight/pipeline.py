@@ -34,7 +34,7 @@ async def generate(
         async for event in events:
             yield event
             if isinstance(event, Decoded):
-                turn, room = await studio.turn(event.image, tenant=tenant, accepted=True), studio.pictures_room
+                turn, room = await studio.turn(event.image, tenant=tenant, accepted=True), studio.image_pool
                 yield await room.work(turn, store, event, spec, studio, encoding=encoding, began=began)
 
 

@@ -90,9 +90,9 @@ class Studio:
     preprocessors: Preprocessors
     memory: Memory
     upscalers: Upscalers
-    pictures_room: ImagePool
+    image_pool: ImagePool
     """Where pictures are opened, changed and written, which takes memory and little time."""
-    vision_room: ImagePool
+    vision_pool: ImagePool
     """Where networks look at pictures or enlarge them, which takes time."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Those made lately, by what they were made of: pictures of one request have one hint."""
@@ -111,13 +111,13 @@ class Studio:
         if draft.init is not None and (draft.replace_background or draft.extend is not None):
             turn = await self.turn(draft.init, tenant=tenant, copies=MANY_COPIES)
             grown = self.find_background if draft.replace_background else self.grow_canvas
-            draft = await self.pictures_room.work(turn, grown, draft, found)
+            draft = await self.image_pool.work(turn, grown, draft, found)
         elif draft.init is not None:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         if draft.controls or draft.picture_prompts:
-            turn = await self.turn(*(wish.image for wish in draft.controls), tenant=tenant, copies=MANY_COPIES)
-            async with self.room(await asyncio.to_thread(self.needs_of_hints, draft)):
-                draft = await self.vision_room.work(turn, self.pin_controls, draft, found)
+            turn = await self.turn(*(request.image for request in draft.controls), tenant=tenant, copies=MANY_COPIES)
+            async with self.acquire(await asyncio.to_thread(self.needs_of_hints, draft)):
+                draft = await self.vision_pool.work(turn, self.pin_controls, draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
         refiner = await asyncio.to_thread(self.pin_refiner, draft, found)
@@ -141,15 +141,17 @@ class Studio:
         outline = self.outline(spec.model, found)
         if spec.loras:
             self.loras.require_fit(spec.loras, outline, spec.model_digest)
-        for use in spec.controls:
-            self.controls.require_whole(use, outline, spec.model_digest)
+        for pinned in spec.controls:
+            self.controls.require_whole(pinned, outline, spec.model_digest)
         for look in spec.picture_prompts:
             self.controls.require_picture_whole(look, outline, spec.model_digest)
         if spec.vae is not None:
             self.parts.require_fit("vae", spec.vae, outline, spec.model_digest)
         if spec.text_encoder is not None:
             self.parts.require_fit("text_encoder", spec.text_encoder, outline, spec.model_digest)
-        refiners = [self.outline(use.model, self.models.pinned(use.model, use.digest)) for use in refiners_of(spec)]
+        refiners = [
+            self.outline(pinned.model, self.models.pinned(pinned.model, pinned.digest)) for pinned in refiners_of(spec)
+        ]
         embeddings = [load_embedding(self.models.catalogue, pin.name, pin.digest) for pin in spec.embeddings]
         rehearse(spec, outline, embeddings=embeddings, refiner=refiners[0] if refiners else None)
         sizes = {digest: self.size_of(digest) for digest in pictures_of(spec)}
@@ -174,14 +176,18 @@ class Studio:
         placement = self.models.placement
 
         def network(name: str, digest: str) -> Allocation:
-            return self.models.need(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
+            return self.models.allocation(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
 
         networks = [network(spec.model, spec.model_digest)]
-        networks += [network(use.model, use.digest) for use in refiners_of(spec)]
-        enlarging = [need for name in upscalers_of(spec) for need in self.upscalers.needs(self.upscalers.pin(name))]
-        active = [self.loras.need(use, spec.model_digest, placement) for use in spec.loras]
-        led = self.controls.needs(spec, placement)
-        return [*networks, *enlarging, *active, *led, *self.parts.needs(spec, placement)]
+        networks += [network(pinned.model, pinned.digest) for pinned in refiners_of(spec)]
+        enlarging = [
+            allocation
+            for name in upscalers_of(spec)
+            for allocation in self.upscalers.allocations(self.upscalers.pin(name))
+        ]
+        active = [self.loras.allocation(pinned, spec.model_digest, placement) for pinned in spec.loras]
+        led = self.controls.allocations(spec, placement)
+        return [*networks, *enlarging, *active, *led, *self.parts.allocations(spec, placement)]
 
     def named_embeddings(self, draft: Draft, found: Found) -> tuple[PinnedEmbedding, ...]:
         return pin_embeddings(
@@ -226,20 +232,20 @@ class Studio:
         """Each with the digest of its network, and with its hint made and stored: the spec does not depend on how."""
         about = found.description
         shelf, name = self.controls, draft.model
-        pins = [shelf.pin(wish, about, model_name=name) for wish in draft.controls]
-        hints = [wish.hint or self.hint(wish, draft, about.defaults) for wish in draft.controls]
-        looks = [shelf.pin_picture(wish, about, model_name=name) for wish in draft.picture_prompts]
-        for wish in draft.picture_prompts:
-            self.assets.path_of(wish.image)
+        pins = [shelf.pin(request, about, model_name=name) for request in draft.controls]
+        hints = [request.hint or self.hint(request, draft, about.defaults) for request in draft.controls]
+        looks = [shelf.pin_picture(request, about, model_name=name) for request in draft.picture_prompts]
+        for request in draft.picture_prompts:
+            self.assets.path_of(request.image)
         return draft.model_copy(
             update={
                 "controls": tuple(
-                    PinnedControl.model_validate(wish.model_dump() | pin | {"hint": hint})
-                    for wish, pin, hint in zip(draft.controls, pins, hints, strict=True)
+                    PinnedControl.model_validate(request.model_dump() | pin | {"hint": hint})
+                    for request, pin, hint in zip(draft.controls, pins, hints, strict=True)
                 ),
                 "picture_prompts": tuple(
-                    PinnedPicturePrompt.model_validate(wish.model_dump() | pin)
-                    for wish, pin in zip(draft.picture_prompts, looks, strict=True)
+                    PinnedPicturePrompt.model_validate(request.model_dump() | pin)
+                    for request, pin in zip(draft.picture_prompts, looks, strict=True)
                 ),
             }
         )
@@ -247,23 +253,26 @@ class Studio:
     def needs_of_hints(self, draft: Draft) -> list[Allocation]:
         """What those that are still to be made take of the memory for weights."""
         return [
-            need for wish in draft.controls if not wish.hint for need in self.preprocessors.needs(wish.preprocessor)
+            allocation
+            for request in draft.controls
+            if not request.hint
+            for allocation in self.preprocessors.allocations(request.preprocessor)
         ]
 
-    def hint(self, wish: ControlRequest, draft: Draft, defaults: Defaults) -> str:
+    def hint(self, request: ControlRequest, draft: Draft, defaults: Defaults) -> str:
         """What the network will be shown, drawn at the size of the picture; returns its digest."""
-        image = self.picture(wish.image)
-        if wish.preprocessor == "none":
-            return wish.image
+        image = self.picture(request.image)
+        if request.preprocessor == "none":
+            return request.image
         size = draft.width or defaults.width, draft.height or defaults.height
         if draft.init is not None and draft.only_masked:
             size = self.size_of(draft.init)  # the part that is drawn is cut out of it later
         size = within(*size, self.settings.max_output_pixels)
-        key = wish.image, wish.preprocessor, wish.thresholds, wish.fit, size
+        key = request.image, request.preprocessor, request.thresholds, request.fit, size
         with self.making:
             if key not in self.hints:
-                shown = fit_to(image, *size, wish.fit)
-                made = self.preprocessors.make_hint(wish.preprocessor, shown, thresholds=wish.thresholds)
+                shown = fit_to(image, *size, request.fit)
+                made = self.preprocessors.make_hint(request.preprocessor, shown, thresholds=request.thresholds)
                 while len(self.hints) >= KEPT_HINTS:
                     del self.hints[next(iter(self.hints))]
                 self.hints[key] = self.assets.put_image(made)
@@ -305,24 +314,24 @@ class Studio:
         """The picture made larger; what enlarges it counts among the weights in memory."""
         pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
         turn = MemoryClaim(tenant=tenant, size_bytes=round(decoded_bytes(*image.size) * spec.scale**2), accepted=True)
-        async with self.room(self.upscalers.needs(pinned)):
-            return await self.vision_room.work(turn, self.upscalers.enlarge, image, spec.scale, pinned)
+        async with self.acquire(self.upscalers.allocations(pinned)):
+            return await self.vision_pool.work(turn, self.upscalers.enlarge, image, spec.scale, pinned)
 
     async def make_hint(
         self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None, tenant: str = ""
     ) -> Image.Image:
         """As a preprocessor makes it; a network that it runs counts among the weights in memory."""
         turn = MemoryClaim(tenant=tenant, size_bytes=MANY_COPIES * decoded_bytes(*image.size))
-        async with self.room(await asyncio.to_thread(self.preprocessors.needs, name)):
-            return await self.vision_room.work(turn, self.preprocessors.make_hint, name, image, thresholds=thresholds)
+        async with self.acquire(await asyncio.to_thread(self.preprocessors.allocations, name)):
+            return await self.vision_pool.work(turn, self.preprocessors.make_hint, name, image, thresholds=thresholds)
 
     @asynccontextmanager
-    async def room(self, needs: Sequence[Allocation]) -> AsyncGenerator[None]:
+    async def acquire(self, allocations: Sequence[Allocation]) -> AsyncGenerator[None]:
         """Inside of the block, what is needed may be in memory."""
-        if not needs:  # or it would stand in line with those who wait for room
+        if not allocations:  # or it would stand in line with those who wait for room
             yield
             return
-        lease = await self.memory.take(needs)
+        lease = await self.memory.take(allocations)
         try:
             yield
         except SafelightError:
@@ -368,13 +377,13 @@ class Studio:
         will take, before anything is decoded."""
         files = sum(len(picture) for picture in pictures if isinstance(picture, bytes))
         measuring = MemoryClaim(tenant=tenant, size_bytes=files, accepted=accepted)
-        sizes = await self.pictures_room.work(measuring, lambda: [self.size_of(picture) for picture in pictures])
+        sizes = await self.image_pool.work(measuring, lambda: [self.size_of(picture) for picture in pictures])
         decoded = copies * sum(decoded_bytes(*size) for size in sizes)
         return MemoryClaim(tenant=tenant, size_bytes=files + decoded, accepted=accepted)
 
     async def take(self, data: bytes, *, tenant: str) -> str:
         """Store a picture that a caller sent, in its turn."""
-        return await self.pictures_room.work(await self.turn(data, tenant=tenant), self.keep, data)
+        return await self.image_pool.work(await self.turn(data, tenant=tenant), self.keep, data)
 
     def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
         """Store a picture a job starts from; returns the digest that a draft names it by.
@@ -410,7 +419,7 @@ class Studio:
         if not named:
             return {}
         turn = await self.turn(*named, tenant=tenant, accepted=True)
-        return await self.pictures_room.work(turn, lambda: {digest: self.picture(digest) for digest in named})
+        return await self.image_pool.work(turn, lambda: {digest: self.picture(digest) for digest in named})
 
     def see(self, catalogue: Catalogue) -> None:
         """Look for models of every kind there from now on."""
@@ -419,8 +428,8 @@ class Studio:
         self.controls.folder = self.preprocessors.folder = ControlFolder(catalogue)
 
     def close(self) -> None:
-        self.pictures_room.close()
-        self.vision_room.close()
+        self.image_pool.close()
+        self.vision_pool.close()
         if isinstance(self.backend, LocalBackend):
             self.backend.close()
 
@@ -452,7 +461,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         loras_for=lambda spec, model: loras.load(spec.loras, model),
         led_by=controls.lead,
         acquire=acquire,
-        refiner_for=lambda spec: next((models.get(use.model, use.digest) for use in refiners_of(spec)), None),
+        refiner_for=lambda spec: next((models.get(pinned.model, pinned.digest) for pinned in refiners_of(spec)), None),
         embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
         denoiser_for=denoiser_for,
         enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),

@@ -16,7 +16,7 @@ from tests.control_files import (
 from tests.tiny_models import load, write_sd1
 
 from safelight.assets.read_metadata import read_metadata
-from safelight.cli.leads import control_wish, picture_wish
+from safelight.cli.leads import control_request, picture_request
 from safelight.errors import InvalidRequest
 from safelight.imaging import outlines
 from safelight.spec import TextToImage
@@ -86,7 +86,7 @@ def test_a_picture_led_by_two_is_drawn_and_replayed(safelight: Call, stocked: Pa
     ],
 )
 def test_a_control_is_read_from_its_end(text: str, wish: dict[str, str]) -> None:
-    assert control_wish(text) == wish
+    assert control_request(text) == wish
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_control_is_read_from_its_end(text: str, wish: dict[str, str]) -> None
     ],
 )
 def test_a_picture_prompt_is_read_from_its_end(text: str, wish: dict[str, str]) -> None:
-    assert picture_wish(text) == wish
+    assert picture_request(text) == wish
 
 
 @pytest.mark.parametrize("text", ["a.png", "", ":net", "a.png:", "0.5"])
 def test_half_a_control_is_answered_with_its_form(text: str) -> None:
     with pytest.raises(InvalidRequest, match="FILE:MODEL"):
-        control_wish(text)
+        control_request(text)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_half_a_control_is_answered_with_its_form(text: str) -> None:
         (("--control", "FILE:canny:cany"), "no preprocessor named 'cany'; did you mean 'canny'"),
         (("--control", "FILE:canny:2-3"), "less than or equal to 1"),
         (("--control", "FILE:canny:as-poses"), "'pose', 'depth'"),
-        (("--control", "FILE:canny:as-pose"), "cannot be told that it is shown 'pose'"),
+        (("--control", "FILE:canny:as-pose"), "has no hint kind 'pose'"),
         (("--control", "nowhere.png:canny"), "nowhere.png"),
         (("--control", "FILE:canny", "--model", "mini"), "does not fit mini"),
         (("--ip", "FILE:other"), "no IP-Adapter named 'other'"),

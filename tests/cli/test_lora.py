@@ -7,7 +7,7 @@ from tests.lora_files import LINEAR, dora, write, write_kohya
 from tests.tiny_models import load
 
 from safelight.assets.read_metadata import read_metadata
-from safelight.cli.generate import lora_wish
+from safelight.cli.generate import lora_request
 from safelight.models.checkpoints.catalogue import MINI
 from safelight.spec import TextToImage
 
@@ -61,7 +61,7 @@ def test_a_lora_by_name_and_by_path_draws_the_same(safelight: Call, loras: Path,
     ],
 )
 def test_a_weight_follows_the_last_colon(text: str, wish: dict[str, str]) -> None:
-    assert lora_wish(text) == wish
+    assert lora_request(text) == wish
 
 
 def test_an_unknown_name_is_found_before_a_network_is_loaded(safelight: Call, loras: Path) -> None:

@@ -74,20 +74,20 @@ def draw_in_company(
     spec: Denoised, model: Model, company: list[tuple[dict[str, Any], int, int | None, int, str]]
 ) -> tuple[Any, int]:
     """The picture, and the most network rows it ever shared a call with."""
-    with SteppedEngine(budget_megapixels=20 * SIDE * SIDE / 1e6) as desk:
-        job = desk.add(spec, model, PICTURES)
+    with SteppedEngine(budget_megapixels=20 * SIDE * SIDE / 1e6) as job_service:
+        job = job_service.add(spec, model, PICTURES)
         neighbours: dict[int, Any] = {}
         call = 0
-        while desk.engine.live:
+        while job_service.engine.live:
             for number, (wish, arrives, leaves, priority, tenant) in enumerate(company):
                 if arrives == call:
                     there = spec_for(model, **wish)
-                    neighbours[number] = desk.add(there, model, PICTURES, priority=priority, tenant=tenant)
+                    neighbours[number] = job_service.add(there, model, PICTURES, priority=priority, tenant=tenant)
                 if leaves == call and number in neighbours:
-                    desk.engine.cancel(neighbours[number].id)
-            desk.engine.step()
+                    job_service.engine.cancel(neighbours[number].id)
+            job_service.engine.step()
             call += 1
-        return desk.image(job), max(event.batch_rows for event in desk.heard(job, Stepped))
+        return job_service.image(job), max(event.batch_rows for event in job_service.events_of(job, Stepped))
 
 
 bounded = settings(

@@ -33,7 +33,7 @@ from tests.tiny_models import INIT, MASK, box_mask, load, start_picture
 
 from safelight.engine.job import CONTROL_COST
 from safelight.events import Stepped
-from safelight.models.adapters.control_cache import ActiveControls, Control
+from safelight.models.adapters.control_cache import ActiveControl, ActiveControls
 from safelight.models.backends.packed import packed_denoiser
 from safelight.models.networks.load import Model
 
@@ -50,7 +50,7 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
     home = tmp_path_factory.mktemp("leads")
 
     @cache
-    def net(kind: str, name: str) -> Control:
+    def net(kind: str, name: str) -> ActiveControl:
         ours, folder = model(kind), home / f"{kind} {name}"
         if name == "t2i":
             return control(write_folder(folder, t2i_adapter(ours)), ours)
@@ -77,17 +77,17 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
                 led = replace(led, pictures=led.pictures + more)
             else:
                 one = net(kind, name)
-                led = replace(led, controls=(*led.controls, Control(one.net, one.use.model_copy(update=use))))
+                led = replace(led, controls=(*led.controls, ActiveControl(one.net, one.pinned.model_copy(update=use))))
         return led
 
     return lead
 
 
 def drawn(model: Model, led: ActiveControls, **wishes: Any) -> Image.Image:
-    with SteppedEngine() as desk:
-        job = desk.add(controlled(spec_for(model, **wishes), led), model, EVERY, led=led)
-        desk.finish()
-        return desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(controlled(spec_for(model, **wishes), led), model, EVERY, led=led)
+        job_service.finish()
+        return job_service.image(job)
 
 
 def company(leads: Leads, kind: str) -> list[ActiveControls]:
@@ -122,14 +122,14 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
         {"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2], "prompt": words if i % 3 == 0 else "an apple"}
         for i in range(len(sets))
     ]
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         jobs = [
-            desk.add(controlled(spec_for(ours, **wish), led), ours, EVERY, led=led)
+            job_service.add(controlled(spec_for(ours, **wish), led), ours, EVERY, led=led)
             for led, wish in zip(sets, wishes, strict=True)
         ]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
-        rows = max(event.batch_rows for event in desk.heard(jobs[0], Stepped))
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
+        rows = max(event.batch_rows for event in job_service.events_of(jobs[0], Stepped))
     assert rows == len(sets) + len(sets) // 2, "all in one call, every other one guided"
     alone = [drawn(ours, led, **wish) for led, wish in zip(sets, wishes, strict=True)]
     assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= MIN_PSNR
@@ -144,11 +144,11 @@ def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(
     ours = model("sd1")
 
     def beside(led: ActiveControls) -> bytes:
-        with SteppedEngine() as desk:
-            job = desk.add(spec_for(ours, seed=1), ours)
-            desk.add(controlled(spec_for(ours, seed=2), led), ours, EVERY, led=led)
-            desk.finish()
-            return desk.image(job).tobytes()
+        with SteppedEngine() as job_service:
+            job = job_service.add(spec_for(ours, seed=1), ours)
+            job_service.add(controlled(spec_for(ours, seed=2), led), ours, EVERY, led=led)
+            job_service.finish()
+            return job_service.image(job).tobytes()
 
     assert beside(ActiveControls()) == beside(leads("sd1", "net", "other")) == beside(leads("sd1", "base", "plus"))
 
@@ -160,13 +160,13 @@ def test_control_and_lora_and_picture_act_together_over_packed_weights(
     ours = load(checkpoint("sd1"))
     led = replace(leads("sd1", "net"), pictures=leads("sd1", "base").pictures)
     lora = active(write_kohya(tmp_path / "lora.safetensors", ours), ours)
-    spec = controlled(spec_for(ours), led).model_copy(update={"loras": (lora.use,)})
+    spec = controlled(spec_for(ours), led).model_copy(update={"loras": (lora.pinned,)})
 
     def picture(*denoiser: Any) -> Image.Image:
-        with SteppedEngine(*denoiser) as desk:
-            job = desk.add(spec, ours, EVERY, led=led, loras=(lora,))
-            desk.finish()
-            return desk.image(job)
+        with SteppedEngine(*denoiser) as job_service:
+            job = job_service.add(spec, ours, EVERY, led=led, loras=(lora,))
+            job_service.finish()
+            return job_service.image(job)
 
     eager = picture()
     assert psnr(picture(packed_denoiser), eager) >= MIN_PSNR
@@ -178,12 +178,12 @@ def test_a_span_is_the_steps_that_lie_inside(model: Models, leads: Leads) -> Non
     ours = model("sd1")
     led = replace(leads("sd1", "net", start=0.2, end=0.6), pictures=leads("sd1", "base", end=0.5).pictures)
     acts = []
-    with SteppedEngine() as desk:
-        job = desk.add(controlled(spec_for(ours, steps=5), led), ours, EVERY, led=led)
-        desk.engine.begin([job])
+    with SteppedEngine() as job_service:
+        job = job_service.add(controlled(spec_for(ours, steps=5), led), ours, EVERY, led=led)
+        job_service.engine.begin([job])
         while job.state == "running":
             acts.append((bool(job.steered(negative=False)), bool(job.looked_at(negative=False))))
-            desk.engine.step()
+            job_service.engine.step()
     assert acts == [(False, True), (True, True), (True, False), (False, False), (False, False)]
 
 
@@ -198,13 +198,13 @@ def test_the_second_pass_is_led_too(model: Models, leads: Leads) -> None:
     highres = {"highres": {"scale": 1.5, "strength": 0.7}}
     large = drawn(ours, led, **highres)
     assert large.size == (96, 96)
-    with SteppedEngine() as desk:
-        job = desk.add(controlled(spec_for(ours, **highres), led), ours, EVERY, led=led)
+    with SteppedEngine() as job_service:
+        job = job_service.add(controlled(spec_for(ours, **highres), led), ours, EVERY, led=led)
         while not job.enlarged:
-            desk.engine.step()
+            job_service.engine.step()
         job.now.features = tuple((torch.zeros_like(part[0]),) for part in job.now.features)
-        desk.finish()
-        assert psnr(desk.image(job), large) < MIN_PSNR, "in the second pass it made no difference"
+        job_service.finish()
+        assert psnr(job_service.image(job), large) < MIN_PSNR, "in the second pass it made no difference"
 
 
 def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models, leads: Leads) -> None:
@@ -215,19 +215,19 @@ def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models
     pictures = {**EVERY, MASK: mask}
     images = []
     for hint in (box_mask((0, 0, 32, 32)), Image.new("L", (64, 64), 255)):
-        with SteppedEngine() as desk:
+        with SteppedEngine() as job_service:
             spec = controlled(spec_for(ours, **wishes), led)
-            job = desk.add(spec, ours, {**pictures, HINT: hint.convert("RGB")}, led=led)
-            desk.finish()
-            images.append(desk.image(job).tobytes())
+            job = job_service.add(spec, ours, {**pictures, HINT: hint.convert("RGB")}, led=led)
+            job_service.finish()
+            images.append(job_service.image(job).tobytes())
     assert images[0] == images[1]
 
 
 def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads) -> None:
     ours = model("sd1")
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         plain, led = (
-            desk.add(controlled(spec_for(ours), led), ours, EVERY, led=led)
+            job_service.add(controlled(spec_for(ours), led), ours, EVERY, led=led)
             for led in (ActiveControls(), leads("sd1", "net", "other"))
         )
         assert led.megapixels == pytest.approx(plain.megapixels * (1 + 2 * CONTROL_COST))
@@ -237,10 +237,10 @@ def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads
 def test_jobs_hold_what_leads_their_spec(kind: str, model: Models, leads: Leads) -> None:
     """A spec with controls must not be drawn without them, whoever forgot to load them."""
     ours, led = model("sd1"), leads("sd1", kind)
-    with SteppedEngine() as desk:
-        job = desk.add(controlled(spec_for(ours), led), ours, EVERY)
-        desk.finish()
-        assert "were not" in str(desk.last(job))
+    with SteppedEngine() as job_service:
+        job = job_service.add(controlled(spec_for(ours), led), ours, EVERY)
+        job_service.finish()
+        assert "were not" in str(job_service.last(job))
 
 
 def test_pictures_are_read_once_and_hooks_stay_where_they_are(model: Models, leads: Leads) -> None:

@@ -54,20 +54,20 @@ def loaded(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Loras:
 
     def with_use(kind: str, name: str, **use: Any) -> ActiveLora:
         found = once(kind, name)
-        return ActiveLora(found.lora, found.use.model_copy(update=use))
+        return ActiveLora(found.lora, found.pinned.model_copy(update=use))
 
     return with_use
 
 
 def spec_with(model: Model, loras: tuple[ActiveLora, ...], **wishes: Any) -> Denoised:
-    return spec_for(model, **wishes).model_copy(update={"loras": tuple(active.use for active in loras)})
+    return spec_for(model, **wishes).model_copy(update={"loras": tuple(active.pinned for active in loras)})
 
 
 def drawn(model: Model, *loras: ActiveLora, **wishes: Any) -> Any:
-    with SteppedEngine() as desk:
-        job = desk.add(spec_with(model, loras, **wishes), model, loras=loras)
-        desk.finish()
-        return desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec_with(model, loras, **wishes), model, loras=loras)
+        job_service.finish()
+        return job_service.image(job)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -87,10 +87,10 @@ def test_packed_weights_take_loras_and_merges_do_not_keep_them(checkpoint: Check
     ours = load(checkpoint("sd1"))
     several = (loaded("sd1", "LoRA"), loaded("sd1", "DoRA", weight=0.5))
     spec = spec_with(ours, several)
-    with SteppedEngine(packed_denoiser) as desk:
-        job = desk.add(spec, ours, loras=several)
-        desk.finish()
-        packed = desk.image(job)
+    with SteppedEngine(packed_denoiser) as job_service:
+        job = job_service.add(spec, ours, loras=several)
+        job_service.finish()
+        packed = job_service.image(job)
     fixed = merge(ours, several, name="merged")
     assert psnr(packed, draw(spec_for(fixed), fixed)) >= MIN_PSNR
 
@@ -116,14 +116,14 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
     ours = model(kind)
     sets = company(loaded, kind)
     wishes = [{"seed": i, "steps": 4 + i % 2, "guidance": (1.0, 4.0)[i % 2]} for i in range(len(sets))]
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         jobs = [
-            desk.add(spec_with(ours, loras, **wish), ours, loras=loras)
+            job_service.add(spec_with(ours, loras, **wish), ours, loras=loras)
             for loras, wish in zip(sets, wishes, strict=True)
         ]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
-        rows = max(event.batch_rows for event in desk.heard(jobs[0], Stepped))
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
+        rows = max(event.batch_rows for event in job_service.events_of(jobs[0], Stepped))
     assert rows == 12, "all eight in one call, four of them guided"
     alone = [drawn(ours, *loras, **wish) for loras, wish in zip(sets, wishes, strict=True)]
     assert min(psnr(a, b) for a, b in zip(alone, together, strict=True)) >= MIN_PSNR
@@ -139,10 +139,10 @@ def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: L
     one, two, three = (loaded("sd1", name) for name in ("LoRA", "LoRA of rank 7", "DoRA"))
     sets = [(one,)] * 7 + [(two,)] * 2 + [(three, one), ()]
     wishes = [{"seed": i, "guidance": 1.0} for i in range(len(sets))]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec_with(ours, s, **w), ours, loras=s) for s, w in zip(sets, wishes, strict=True)]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec_with(ours, s, **w), ours, loras=s) for s, w in zip(sets, wishes, strict=True)]
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
     chosen = (0, 6, 8, 9, 10)
     alone = {i: drawn(ours, *sets[i], **wishes[i]) for i in chosen}
     assert min(psnr(alone[i], together[i]) for i in chosen) >= MIN_PSNR
@@ -151,13 +151,13 @@ def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: L
 def test_neighbours_with_loras_leave_a_strict_picture_as_it_is(model: Models, loaded: Loras) -> None:
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     alone = drawn(ours, one, determinism="strict")
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         others = company(loaded, "sd1")
         for loras in others:
-            desk.add(spec_with(ours, loras), ours, loras=loras)
-        job = desk.add(spec_with(ours, (one,), determinism="strict"), ours, loras=(one,))
-        desk.finish()
-        assert desk.image(job).tobytes() == alone.tobytes()
+            job_service.add(spec_with(ours, loras), ours, loras=loras)
+        job = job_service.add(spec_with(ours, (one,), determinism="strict"), ours, loras=(one,))
+        job_service.finish()
+        assert job_service.image(job).tobytes() == alone.tobytes()
 
 
 def test_the_network_is_left_as_it_was(model: Models, loaded: Loras) -> None:
@@ -173,13 +173,13 @@ def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) 
     """Of a LoRA for the UNet, in the first half of four steps: two steps with it, then two without."""
     ours = model("sd1")
     half = loaded("sd1", "LoRA", end=0.5, text_weight=0.0)
-    with SteppedEngine() as desk:
-        job = desk.add(spec_with(ours, (half,), steps=4), ours, loras=(half,))
-        desk.engine.step()
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec_with(ours, (half,), steps=4), ours, loras=(half,))
+        job_service.engine.step()
         acts = [bool(job.adapted)]
         for _ in range(3):
             acts.append(bool(job.adapted))
-            desk.engine.step()
+            job_service.engine.step()
     assert acts == [True, True, False, False]
     whole, none = (loaded("sd1", "LoRA", text_weight=0.0, **use) for use in ({}, {"weight": 0.0}))
     pictures = [drawn(ours, each, steps=4) for each in (half, whole, none)]
@@ -206,11 +206,11 @@ def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Lo
     """The same prompt with and without; the cache must not mix them up, nor take one weight for another."""
     ours = model("sd1")
     several = [loaded("sd1", "LoRA", weight=0.0, text_weight=weight) for weight in (1.0, 0.5, 0.0)]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec_with(ours, (one,)), ours, loras=(one,)) for one in several]
-        jobs.append(desk.add(spec_for(ours), ours))
-        desk.engine.step()
-        states = [job.told.positive[0][0].context for job in jobs if job.told is not None]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec_with(ours, (one,)), ours, loras=(one,)) for one in several]
+        jobs.append(job_service.add(spec_for(ours), ours))
+        job_service.engine.step()
+        states = [job.encoded.positive[0][0].context for job in jobs if job.encoded is not None]
     assert not torch.allclose(states[0], states[1], atol=1e-2)
     assert not torch.allclose(states[1], states[3], atol=1e-2)
     torch.testing.assert_close(states[2], states[3])
@@ -284,7 +284,7 @@ def count_tensors() -> int:
 def test_jobs_hold_the_loras_of_their_spec(model: Models, loaded: Loras) -> None:
     """A spec with LoRAs must not be drawn without them, whoever forgot to load them."""
     ours, one = model("sd1"), loaded("sd1", "LoRA")
-    with SteppedEngine() as desk:
-        job: Job = desk.add(spec_with(ours, (one,)), ours)
-        desk.finish()
-        assert "were not loaded" in str(desk.last(job))
+    with SteppedEngine() as job_service:
+        job: Job = job_service.add(spec_with(ours, (one,)), ours)
+        job_service.finish()
+        assert "were not loaded" in str(job_service.last(job))

@@ -25,30 +25,30 @@ class Listening:
     """The network, and what every row of every call was told."""
 
     def __init__(self) -> None:
-        self.told: list[Tensor] = []
+        self.encoded: list[Tensor] = []
 
     def __call__(self, model: Model) -> Any:
         denoise = eager_denoiser(model)
 
-        def heard(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-            self.told.append(conditions.context)
+        def events_of(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+            self.encoded.append(conditions.context)
             return denoise(latents, timesteps, conditions)
 
-        return heard
+        return events_of
 
 
 def read(model: Model, *texts: str) -> list[Conditioning]:
     return encode(model.text_encoders, [Prompt(text) for text in texts], penultimate=False)
 
 
-def told(spec: Any, model: Model) -> list[list[str]]:
+def encoded(spec: Any, model: Model) -> list[list[str]]:
     """For every call, the words of every row, among a few known ones."""
     known = ["a cat", "a dog", "a horse", "", "cat AND dog"]
     listening = Listening()
-    with SteppedEngine(listening) as desk:
-        job = desk.add(spec, model)
-        desk.finish()
-        desk.image(job)
+    with SteppedEngine(listening) as job_service:
+        job = job_service.add(spec, model)
+        job_service.finish()
+        job_service.image(job)
     encoded = dict(zip(known, read(model, *known), strict=True))
 
     def words_of(row: Tensor) -> str:
@@ -57,17 +57,17 @@ def told(spec: Any, model: Model) -> list[list[str]]:
         ]
         return word
 
-    return [[words_of(row) for row in call] for call in listening.told]
+    return [[words_of(row) for row in call] for call in listening.encoded]
 
 
 def test_each_step_is_told_its_own_words(model: Models) -> None:
     spec = spec_for(model("sd1"), prompt="a [cat:dog:2]", negative_prompt="[a horse|]", steps=4, guidance=3.0)
-    assert told(spec, model("sd1")) == [["a cat", "a horse"], ["a cat", ""], ["a dog", "a horse"], ["a dog", ""]]
+    assert encoded(spec, model("sd1")) == [["a cat", "a horse"], ["a cat", ""], ["a dog", "a horse"], ["a dog", ""]]
 
 
 def test_both_calls_of_a_step_are_told_the_same(model: Models) -> None:
     spec = spec_for(model("sd1"), prompt="a [cat|dog]", steps=3, guidance=1.0, sampler="Heun")
-    assert told(spec, model("sd1")) == [["a cat"], ["a cat"], ["a dog"], ["a dog"], ["a cat"]]
+    assert encoded(spec, model("sd1")) == [["a cat"], ["a cat"], ["a dog"], ["a dog"], ["a cat"]]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_second_pass_goes_on_counting(when: str, second: list[str], model: M
     """4 steps, then 4 at strength 0.5, which are 2."""
     highres = {"scale": 1.5, "strength": 0.5}
     spec = spec_for(model("sd1"), prompt=f"a [cat:dog:{when}]", steps=4, guidance=1.0, highres=highres)
-    assert [words for [words] in told(spec, model("sd1"))][4:] == second
+    assert [words for [words] in encoded(spec, model("sd1"))][4:] == second
 
 
 def test_all_that_newcomers_will_say_is_encoded_in_one_call(model: Models) -> None:
@@ -86,52 +86,55 @@ def test_all_that_newcomers_will_say_is_encoded_in_one_call(model: Models) -> No
     rows: list[int] = []
     hook = encoder.network.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
     try:
-        with SteppedEngine() as desk:
-            desk.add(
+        with SteppedEngine() as job_service:
+            job_service.add(
                 spec_for(model("sd1"), prompt="a [cat:dog:2]", negative_prompt="[x|y]", guidance=2.0), model("sd1")
             )
-            desk.add(
+            job_service.add(
                 spec_for(model("sd1"), prompt="a [dog|cat] AND[y|z]", negative_prompt="x", guidance=2.0), model("sd1")
             )
-            desk.finish()
+            job_service.finish()
     finally:
         hook.remove()
     assert rows == [5], "a cat, a dog, x, y, z"
 
 
 def test_and_costs_a_row_for_each_prompt(model: Models) -> None:
-    with SteppedEngine() as desk:
-        job = desk.add(spec_for(model("sd1"), prompt="a cat AND a dog AND a horse", guidance=3.0), model("sd1"))
-        plain = desk.add(spec_for(model("sd1"), guidance=3.0), model("sd1"))
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec_for(model("sd1"), prompt="a cat AND a dog AND a horse", guidance=3.0), model("sd1"))
+        plain = job_service.add(spec_for(model("sd1"), guidance=3.0), model("sd1"))
         assert job.megapixels == 2 * plain.megapixels
-        desk.finish()
-        assert {event.batch_rows for event in desk.heard(job, Stepped)} == {4 + 2}
+        job_service.finish()
+        assert {event.batch_rows for event in job_service.events_of(job, Stepped)} == {4 + 2}
         assert job.compute_s == pytest.approx(2 * plain.compute_s)
 
 
 def test_and_takes_its_rows_out_of_the_budget(model: Models) -> None:
     row = 64 * 64 / 1e6
-    with SteppedEngine(budget_megapixels=5 * row) as desk:
+    with SteppedEngine(budget_megapixels=5 * row) as job_service:
         jobs = [
-            desk.add(spec_for(model("sd1"), prompt="a cat AND a dog", guidance=3.0), model("sd1")) for _ in range(2)
+            job_service.add(spec_for(model("sd1"), prompt="a cat AND a dog", guidance=3.0), model("sd1"))
+            for _ in range(2)
         ]
-        desk.finish()
-        assert {event.batch_rows for job in jobs for event in desk.heard(job, Stepped)} == {3}, "two jobs are 6 rows"
+        job_service.finish()
+        assert {event.batch_rows for job in jobs for event in job_service.events_of(job, Stepped)} == {3}, (
+            "two jobs are 6 rows"
+        )
 
 
 def test_and_is_the_formula(model: Models) -> None:
     """uncond + sum of w_i * guidance * (cond_i - uncond), each output asked for alone."""
     tiny = model("sd1")
     words, weights, guidance = ["a cat", " a dog", " a horse"], [1.0, 0.5, -0.25], 4.0
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         prompt = "a cat AND a dog :0.5 AND a horse :-0.25"
-        job = desk.add(spec_for(tiny, prompt=prompt, guidance=guidance, steps=1), tiny)
-        desk.engine.begin([job])
+        job = job_service.add(spec_for(tiny, prompt=prompt, guidance=guidance, steps=1), tiny)
+        job_service.engine.begin([job])
         from safelight.diffusion.advance import Rows
 
         rows = Rows.gather([(job.now.schedule, 0)])
         with torch.inference_mode():
-            found = desk.engine.runner.denoise([job], rows)[0]
+            found = job_service.engine.runner.denoise([job], rows)[0]
 
     denoise = eager_denoiser(tiny)
     latent = job.now.latents[0][None] * rows.input_scale
@@ -162,14 +165,14 @@ def test_parts_that_say_the_same_or_nothing_leave_the_picture(kind: str, guidanc
 
 def test_and_in_a_negative_prompt_is_a_word(model: Models) -> None:
     spec = spec_for(model("sd1"), prompt="a cat", negative_prompt="cat AND dog", steps=2, guidance=3.0)
-    assert told(spec, model("sd1")) == [["a cat", "cat AND dog"]] * 2
+    assert encoded(spec, model("sd1")) == [["a cat", "cat AND dog"]] * 2
 
 
 def test_a_distilled_network_cannot_join(model: Models) -> None:
-    with SteppedEngine() as desk:
-        job = desk.add(spec_for(model("lcm"), prompt="a cat AND a dog", sampler="Default"), model("lcm"))
-        desk.finish()
-        failed = desk.last(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec_for(model("lcm"), prompt="a cat AND a dog", sampler="Default"), model("lcm"))
+        job_service.finish()
+        failed = job_service.last(job)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, UnsupportedOption)
         assert "AND" in str(failed.error)
@@ -177,22 +180,22 @@ def test_a_distilled_network_cannot_join(model: Models) -> None:
 
 def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models) -> None:
     huge = "[" + "|".join(f"w{number} {'BREAK ' * 10}x" for number in range(50)) + "]"
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         bad, good = (
-            desk.add(spec_for(model("sd1"), prompt=prompt, steps=50), model("sd1")) for prompt in (huge, "a cat")
+            job_service.add(spec_for(model("sd1"), prompt=prompt, steps=50), model("sd1")) for prompt in (huge, "a cat")
         )
-        desk.engine.step()
-        failed = desk.last(bad)
+        job_service.engine.step()
+        failed = job_service.last(bad)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, InvalidRequest)
         assert "needs 551 chunks of tokens; at most 256" in str(failed.error)
-        desk.finish()
-        desk.image(good)
+        job_service.finish()
+        job_service.image(good)
 
 
 def test_too_many_parts_are_refused_before_there_is_a_job(model: Models) -> None:
-    with SteppedEngine() as desk, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
-        desk.add(spec_for(model("sd1"), prompt=" AND ".join("a" * 17)), model("sd1"))
+    with SteppedEngine() as job_service, pytest.raises(InvalidRequest, match="AND joins 17 prompts"):
+        job_service.add(spec_for(model("sd1"), prompt=" AND ".join("a" * 17)), model("sd1"))
 
 
 def test_a_name_means_the_file_that_the_job_has(model: Models) -> None:
@@ -203,10 +206,10 @@ def test_a_name_means_the_file_that_the_job_has(model: Models) -> None:
         Embedding("my-cat", digest * 64, (torch.randn(2, 32, generator=torch.Generator().manual_seed(seed)),))
         for digest, seed in (("1", 1), ("2", 2))
     )
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, tiny, embeddings=embeddings) for embeddings in ((one,), (other,), (), (one,))]
-        desk.finish()
-        first, second, words, again = (desk.image(job) for job in jobs)
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, tiny, embeddings=embeddings) for embeddings in ((one,), (other,), (), (one,))]
+        job_service.finish()
+        first, second, words, again = (job_service.image(job) for job in jobs)
     assert psnr(first, again) >= SAME_DB
     assert psnr(words, draw(spec, tiny)) >= SAME_DB
     for unlike in (psnr(first, second), psnr(first, words), psnr(second, words)):
@@ -218,9 +221,9 @@ def test_an_embedding_changes_nothing_for_its_neighbours(model: Models) -> None:
     mine = Embedding("my-cat", "1" * 64, (torch.randn(3, 32, generator=torch.Generator().manual_seed(1)),))
     plain, strict = (spec_for(tiny, prompt="a cat", determinism=kind) for kind in ("fast", "strict"))
     alone = draw(strict, tiny)
-    with SteppedEngine() as desk:
-        desk.add(spec_for(tiny, prompt="my-cat [my-cat|a cat]"), tiny, embeddings=(mine,))
-        jobs = [desk.add(spec, tiny) for spec in (plain, strict)]
-        desk.finish()
-        assert psnr(desk.image(jobs[0]), draw(plain, tiny)) >= SAME_DB
-        assert desk.image(jobs[1]).tobytes() == alone.tobytes()
+    with SteppedEngine() as job_service:
+        job_service.add(spec_for(tiny, prompt="my-cat [my-cat|a cat]"), tiny, embeddings=(mine,))
+        jobs = [job_service.add(spec, tiny) for spec in (plain, strict)]
+        job_service.finish()
+        assert psnr(job_service.image(jobs[0]), draw(plain, tiny)) >= SAME_DB
+        assert job_service.image(jobs[1]).tobytes() == alone.tobytes()

@@ -22,7 +22,7 @@ from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Tiles
 
 Models = Callable[[str], Model]
-Hear = Callable[[Tensor, Conditions], None]
+OnEvent = Callable[[Tensor, Conditions], None]
 PICTURES = {INIT: start_picture(160, 96)}
 LARGE: dict[str, Any] = {"init": INIT, "width": 160, "height": 96, "strength": 0.5, "steps": 4, "guidance": 4.0}
 
@@ -31,14 +31,14 @@ def large(model: Model, *, side: int = 64, **wishes: Any) -> Denoised:
     return spec_for(model, **LARGE | wishes, tiles=Tiles(side=side, overlap=16))
 
 
-def heard_by(hear: Hear) -> Callable[[Model], Denoiser]:
+def heard_by(on_event: OnEvent) -> Callable[[Model], Denoiser]:
     """A network that tells what it is given."""
 
     def denoiser_for(model: Model) -> Denoiser:
         denoise = eager_denoiser(model)
 
         def listening(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-            hear(latents, conditions)
+            on_event(latents, conditions)
             return denoise(latents, timesteps, conditions)
 
         return listening
@@ -96,11 +96,13 @@ def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models
     ours, rows = model(kind), list[int]()
     images: list[Image.Image] = []
     for budget in (1e9, 5 * 64 * 64 / 1e6):
-        with SteppedEngine(heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget) as desk:
-            job = desk.add(large(ours), ours, PICTURES)
-            desk.finish()
-            images.append(desk.image(job))
-            assert [event.batch_rows for event in desk.heard(job, Stepped)] == [2, 2]
+        with SteppedEngine(
+            heard_by(lambda latents, _: rows.append(len(latents))), budget_megapixels=budget
+        ) as job_service:
+            job = job_service.add(large(ours), ours, PICTURES)
+            job_service.finish()
+            images.append(job_service.image(job))
+            assert [event.batch_rows for event in job_service.events_of(job, Stepped)] == [2, 2]
     # Three by two tiles, each with and without its prompt; then five at once.
     assert rows == [12] * 2 + [5, 5, 2] * 2
     assert psnr(*images) >= 60
@@ -114,46 +116,46 @@ def test_what_tiles_looked_at_is_blurred_in_as_many_calls_as_it_takes(model: Mod
 
 
 def drawn_within(spec: Denoised, model: Model, budget_megapixels: float) -> Image.Image:
-    with SteppedEngine(budget_megapixels=budget_megapixels) as desk:
-        job = desk.add(spec, model, PICTURES)
-        desk.finish()
-        return desk.image(job)
+    with SteppedEngine(budget_megapixels=budget_megapixels) as job_service:
+        job = job_service.add(spec, model, PICTURES)
+        job_service.finish()
+        return job_service.image(job)
 
 
 def test_tiles_that_do_not_fit_into_memory_are_drawn_fewer_at_a_time(model: Models) -> None:
     ours = model("sd1")
-    with SteppedEngine(out_of_memory_above(3)) as desk:
-        job = desk.add(large(ours), ours, PICTURES)
-        desk.finish()
-        assert psnr(desk.image(job), draw(large(ours), ours, PICTURES)) >= 60
-    with SteppedEngine(out_of_memory_above(0)) as desk:
-        job = desk.add(large(ours), ours, PICTURES)
-        desk.finish()
-        assert isinstance(desk.last(job), Failed)
+    with SteppedEngine(out_of_memory_above(3)) as job_service:
+        job = job_service.add(large(ours), ours, PICTURES)
+        job_service.finish()
+        assert psnr(job_service.image(job), draw(large(ours), ours, PICTURES)) >= 60
+    with SteppedEngine(out_of_memory_above(0)) as job_service:
+        job = job_service.add(large(ours), ours, PICTURES)
+        job_service.finish()
+        assert isinstance(job_service.last(job), Failed)
 
 
 def test_sdxl_is_told_which_part_a_tile_is(model: Models) -> None:
-    told: list[Tensor | None] = []
+    encoded: list[Tensor | None] = []
     ours = model("sdxl")
-    with SteppedEngine(heard_by(lambda _, conditions: told.append(conditions.time_ids))) as desk:
-        desk.add(large(ours, guidance=1.0), ours, PICTURES)
-        desk.finish()
-    assert told[0] is not None
+    with SteppedEngine(heard_by(lambda _, conditions: encoded.append(conditions.time_ids))) as job_service:
+        job_service.add(large(ours, guidance=1.0), ours, PICTURES)
+        job_service.finish()
+    assert encoded[0] is not None
     # Of a picture 96 high and 160 wide: the tile's top and left, and its size.
-    assert told[0].tolist() == [[96, 160, y, x, 64, 64] for y in (0, 32) for x in (0, 48, 96)]
+    assert encoded[0].tolist() == [[96, 160, y, x, 64, 64] for y in (0, 32) for x in (0, 48, 96)]
 
 
 def test_company_and_size_are_minded(model: Models) -> None:
     """Tiled pictures of one canvas share calls, and none with a plain one of that size."""
     ours = model("sd1")
-    with SteppedEngine() as desk:
-        jobs = [desk.add(large(ours, seed=seed), ours, PICTURES) for seed in (1, 2)]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(large(ours, seed=seed), ours, PICTURES) for seed in (1, 2)]
         assert jobs[0].megapixels == pytest.approx(2 * 6 * 64 * 64 / 1e6)
-        plain = desk.add(spec_for(ours, **LARGE), ours, PICTURES)
-        desk.finish()
-        assert [event.batch_rows for event in desk.heard(jobs[0], Stepped)] == [4, 4]
-        assert [event.batch_rows for event in desk.heard(plain, Stepped)] == [2, 2]
-        assert psnr(desk.image(jobs[1]), draw(large(ours, seed=2), ours, PICTURES)) >= 60
+        plain = job_service.add(spec_for(ours, **LARGE), ours, PICTURES)
+        job_service.finish()
+        assert [event.batch_rows for event in job_service.events_of(jobs[0], Stepped)] == [4, 4]
+        assert [event.batch_rows for event in job_service.events_of(plain, Stepped)] == [2, 2]
+        assert psnr(job_service.image(jobs[1]), draw(large(ours, seed=2), ours, PICTURES)) >= 60
 
 
 def test_no_seam_shows_where_tiles_meet(model: Models) -> None:
@@ -171,27 +173,27 @@ def test_no_seam_shows_where_tiles_meet(model: Models) -> None:
 def test_a_network_that_is_not_there_is_said(model: Models) -> None:
     ours = model("sd1")
     spec = spec_for(ours, **LARGE | {"width": 192, "height": 128}, tiles=Tiles(side=64, upscaler="realesrgan-x4plus"))
-    with SteppedEngine() as desk:
-        job = desk.add(spec, ours, PICTURES)
-        desk.finish()
-        last = desk.last(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, ours, PICTURES)
+        job_service.finish()
+        last = job_service.last(job)
     assert isinstance(last, Failed)
     assert isinstance(last.error, UnsupportedOption)
 
 
 def test_a_refiner_is_told_its_score_in_every_tile(model: Models) -> None:
-    told: list[list[float]] = []
+    encoded: list[list[float]] = []
 
-    def hear(_latents: Tensor, conditions: Conditions) -> None:
+    def on_event(_latents: Tensor, conditions: Conditions) -> None:
         assert conditions.time_ids is not None
-        told.extend(conditions.time_ids.tolist())
+        encoded.extend(conditions.time_ids.tolist())
 
     refiner = model("sdxl_refiner")
-    with SteppedEngine(heard_by(hear)) as desk:
-        job = desk.add(large(refiner), refiner, PICTURES)
-        desk.finish()
-        desk.image(job)
-    assert {len(ids) for ids in told} == {5}
-    assert {ids[4] for ids in told} == {6.0, 2.5}
-    assert {tuple(ids[:2]) for ids in told} == {(96.0, 160.0)}
-    assert len({tuple(ids[2:4]) for ids in told}) > 1
+    with SteppedEngine(heard_by(on_event)) as job_service:
+        job = job_service.add(large(refiner), refiner, PICTURES)
+        job_service.finish()
+        job_service.image(job)
+    assert {len(ids) for ids in encoded} == {5}
+    assert {ids[4] for ids in encoded} == {6.0, 2.5}
+    assert {tuple(ids[:2]) for ids in encoded} == {(96.0, 160.0)}
+    assert len({tuple(ids[2:4]) for ids in encoded}) > 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.patience import wait_in_loop_until
 
 from safelight.errors import TooManyRequests
-from safelight.imaging.image_pool import MAX_WAITING_PER_TENANT, ImagePool, Turn
+from safelight.imaging.image_pool import MAX_WAITING_PER_TENANT, ImagePool, MemoryClaim
 
 BUDGET = 100
 Begin = Callable[..., Coroutine[Any, Any, None]]
@@ -29,7 +29,7 @@ async def closed_gate(room: ImagePool) -> AsyncGenerator[tuple[Begin, list[str],
         gate.wait()
 
     async def begin(name: str, size_bytes: int = 1, tenant: str = "", *, accepted: bool = False) -> None:
-        turn = Turn(tenant=tenant, size_bytes=size_bytes, accepted=accepted)
+        turn = MemoryClaim(tenant=tenant, size_bytes=size_bytes, accepted=accepted)
         tasks.append(asyncio.create_task(room.work(turn, work, name)))
         await asyncio.sleep(0)
 
@@ -100,7 +100,7 @@ def test_a_full_line_refuses_and_says_when_to_come_back_but_never_an_accepted_jo
             for number in range(MAX_WAITING_PER_TENANT + 1):
                 await begin(str(number), tenant="joe")
             with pytest.raises(TooManyRequests) as refused:
-                await room.work(Turn(tenant="joe", size_bytes=1), len, "")
+                await room.work(MemoryClaim(tenant="joe", size_bytes=1), len, "")
             assert refused.value.retry_after_s >= 1
             await begin("ann", tenant="ann")
             for number in range(2 * MAX_WAITING_PER_TENANT):
@@ -116,7 +116,7 @@ def test_who_stops_waiting_leaves_the_line() -> None:
         room = room_of(1)
         async with closed_gate(room) as (begin, begun, gate):
             await begin("first")
-            waiting = asyncio.create_task(room.work(Turn(size_bytes=1), begun.append, "left"))
+            waiting = asyncio.create_task(room.work(MemoryClaim(size_bytes=1), begun.append, "left"))
             await asyncio.sleep(0)
             waiting.cancel()
             await begin("last")
@@ -131,8 +131,8 @@ def test_errors_reach_who_asked() -> None:
     async def play() -> None:
         room = room_of(1)
         with pytest.raises(ZeroDivisionError):
-            await room.work(Turn(size_bytes=1), lambda: 1 / 0)
-        assert await room.work(Turn(size_bytes=1), divmod, 7, 2) == (3, 1)
+            await room.work(MemoryClaim(size_bytes=1), lambda: 1 / 0)
+        assert await room.work(MemoryClaim(size_bytes=1), divmod, 7, 2) == (3, 1)
         room.close()
 
     asyncio.run(play())
@@ -157,7 +157,7 @@ def test_memory_and_threads_are_never_exceeded(asked: list[tuple[int, str, bool]
         return size_bytes
 
     async def play() -> list[int]:
-        turns = [Turn(tenant=tenant, size_bytes=size, accepted=accepted) for size, tenant, accepted in asked]
+        turns = [MemoryClaim(tenant=tenant, size_bytes=size, accepted=accepted) for size, tenant, accepted in asked]
         return await asyncio.gather(*(room.work(turn, work, turn.size_bytes) for turn in turns))
 
     assert asyncio.run(play()) == [size for size, _tenant, _accepted in asked]

@@ -50,10 +50,10 @@ SIZED = {"width": SIDE, "height": SIDE}
 
 def ours(model: Model, led: ActiveControls, **wishes: Any) -> tuple[Denoised, Image.Image]:
     spec = controlled(spec_for(model, **(USUAL | wishes)), led)
-    with SteppedEngine() as desk:
-        job = desk.add(spec, model, EVERY, led=led)
-        desk.finish()
-        return spec, desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, model, EVERY, led=led)
+        job_service.finish()
+        return spec, job_service.image(job)
 
 
 def theirs(reference: Reference, pipeline: str, spec: Denoised, parts: dict[str, Any], **call: Any) -> Image.Image:

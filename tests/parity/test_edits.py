@@ -58,11 +58,11 @@ def test_unlike_edits_share_their_calls(model: Models) -> None:
     ours, pictures = model("edit"), {INIT: start_picture()}
     wishes: list[dict[str, Any]] = [{}, {"image_guidance": 1.0}, {"guidance": 1.0}, {"image_guidance": 4.0, "seed": 9}]
     specs = [spec_for(ours, **INSTRUCTION | one) for one in wishes]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, ours, pictures) for spec in specs]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, ours, pictures) for spec in specs]
         assert [job.rows for job in jobs] == [3, 2, 1, 3]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
     for spec, image in zip(specs, together, strict=True):
         assert psnr(draw(spec, ours, pictures), image) >= MIN_PSNR
 
@@ -71,10 +71,10 @@ def test_variations_of_unlike_pictures_share_their_calls(model: Models) -> None:
     ours = model("variation")
     pictures = {INIT: start_picture(), "c" * 64: start_picture(40, 90)}
     specs = [spec_for(ours, **LIKE_IT | {"init": init, "seed": seed}) for seed, init in enumerate(pictures)]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, ours, pictures) for spec in specs]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, ours, pictures) for spec in specs]
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
     assert psnr(*together) < 40
     for spec, image in zip(specs, together, strict=True):
         assert psnr(draw(spec, ours, pictures), image) >= MIN_PSNR

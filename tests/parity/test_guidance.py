@@ -151,12 +151,12 @@ def test_a_neighbour_that_asks_twice_costs_nobody_a_bit(model: Models) -> None:
     network = model("sd1")
     pictures: list[bytes] = []
     for sag_scale in (0.0, 2.0):
-        with SteppedEngine() as desk:
-            job = desk.add(spec_for(network, steps=4), network)
-            desk.add(spec_for(network, steps=4, seed=2, sag_scale=sag_scale), network)
-            desk.finish()
-            pictures.append(desk.image(job).tobytes())
-            assert [event.batch_rows for event in desk.heard(job, Stepped)] == [4 + (sag_scale > 0)] * 4
+        with SteppedEngine() as job_service:
+            job = job_service.add(spec_for(network, steps=4), network)
+            job_service.add(spec_for(network, steps=4, seed=2, sag_scale=sag_scale), network)
+            job_service.finish()
+            pictures.append(job_service.image(job).tobytes())
+            assert [event.batch_rows for event in job_service.events_of(job, Stepped)] == [4 + (sag_scale > 0)] * 4
     assert pictures[0] == pictures[1]
 
 
@@ -176,10 +176,10 @@ def test_rows_of_one_call_each_get_their_own(model: Models) -> None:
         {"sag_scale": 2.0, "prompt": "a cat AND a dog", "sampler": "Euler a"},
     ]
     specs = [spec_for(network, steps=3, seed=seed, **wish) for seed, wish in enumerate(wishes)]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, network) for spec in specs]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, network) for spec in specs]
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
     for spec, image in zip(specs, together, strict=True):
         assert psnr(image, draw(spec, network)) >= MIN_PSNR
 
@@ -208,10 +208,10 @@ def test_a_network_with_nothing_in_the_middle_is_refused_what_happens_there(tmp_
 
 
 def refusal(spec: Denoised, model: Model, refiner: Model | None = None) -> str:
-    with SteppedEngine() as desk:
-        job = desk.add(spec, model, refiner=refiner)
-        desk.finish()
-        last = desk.last(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, model, refiner=refiner)
+        job_service.finish()
+        last = job_service.last(job)
     assert isinstance(last, Failed)
     assert isinstance(last.error, UnsupportedOption)
     return str(last.error)

@@ -54,11 +54,11 @@ LYCORIS: dict[str, Make] = {"LoRA with text encoders": lora, "LoHa": loha, "LoKr
 
 
 def ours_with(one: ActiveLora, model: Model) -> tuple[Denoised, Any]:
-    spec = spec_for(model, **USUAL).model_copy(update={"loras": (one.use,)})
-    with SteppedEngine() as desk:
-        job = desk.add(spec, model, loras=(one,))
-        desk.finish()
-        return spec, desk.image(job)
+    spec = spec_for(model, **USUAL).model_copy(update={"loras": (one.pinned,)})
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, model, loras=(one,))
+        job_service.finish()
+        return spec, job_service.image(job)
 
 
 @pytest.mark.parametrize("dialect", WRITERS)
@@ -92,14 +92,14 @@ def test_a_transformer_wears_what_peft_writes(
         loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
         loaded.load_lora_weights(tmp_path, weight_name=path.name)
     one, usual = active(path, ours), USUAL | {"sampler": "Default"}
-    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
+    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.pinned,)})
     plain = spec_for(ours, **usual)
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         # Beside a row without, and one whose prompt is of another length.
-        jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
-        desk.add(spec_for(ours, **usual | {"prompt": "a cat, " * 60}), ours)
-        desk.finish()
-        with_lora, without = (desk.image(job) for job in jobs)
+        jobs = [job_service.add(spec, ours, loras=(one,)), job_service.add(plain, ours)]
+        job_service.add(spec_for(ours, **usual | {"prompt": "a cat, " * 60}), ours)
+        job_service.finish()
+        with_lora, without = (job_service.image(job) for job in jobs)
     assert psnr(with_lora, theirs.draw(spec)) >= MIN_PSNR
     assert psnr(without, draw(plain, ours)) >= MIN_PSNR
     assert psnr(with_lora, without) < 30
@@ -128,11 +128,11 @@ def test_flux_wears_what_kohya_writes(model: Models, checkpoint: Checkpoints, tm
         loaded = pipeline_class(**theirs.components_for(pipeline_class, theirs.components["scheduler"]))
         loaded.load_lora_weights(tmp_path, weight_name=path.name)
     one, usual = active(path, ours), USUAL | {"sampler": "Default"}
-    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.use,)})
-    with SteppedEngine() as desk:
-        job = desk.add(spec, ours, loras=(one,))
-        desk.finish()
-        picture = desk.image(job)
+    spec = spec_for(ours, **usual).model_copy(update={"loras": (one.pinned,)})
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, ours, loras=(one,))
+        job_service.finish()
+        picture = job_service.image(job)
     assert psnr(picture, theirs.draw(spec)) >= MIN_PSNR
     assert psnr(picture, draw(spec_for(ours, **usual), ours)) < 30
 
@@ -168,11 +168,11 @@ def test_what_a_file_says_of_t5_is_what_weights_by_the_formula_say(
     one, usual = active(write(tmp_path / "lora.safetensors", file), ours), USUAL | {"sampler": "Default"}
     assert not one.lora.unmatched
     plain = spec_for(ours, **usual)
-    spec = plain.model_copy(update={"loras": (one.use,)})
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, ours, loras=(one,)), desk.add(plain, ours)]
-        desk.finish()
-        with_lora, without = (desk.image(job) for job in jobs)
+    spec = plain.model_copy(update={"loras": (one.pinned,)})
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, ours, loras=(one,)), job_service.add(plain, ours)]
+        job_service.finish()
+        with_lora, without = (job_service.image(job) for job in jobs)
     assert psnr(with_lora, theirs.draw(spec)) >= MIN_PSNR
     assert psnr(without, draw(plain, ours)) >= MIN_PSNR
     assert psnr(with_lora, without) < 30

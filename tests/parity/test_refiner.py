@@ -30,13 +30,13 @@ References = Callable[[str], Reference]
 
 
 def refined(spec: Denoised, base: Model, refiner: Model, switch: float = 0.8) -> Image.Image:
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=switch)
-        job = desk.add(spec.model_copy(update={"refiner": use}), base, PICTURES, refiner=refiner)
-        desk.finish()
-        steps = [event.step for event in desk.heard(job, Stepped)]
-        assert steps == list(range(1, desk.heard(job, Started)[0].total_steps + 1))
-        return desk.image(job)
+        job = job_service.add(spec.model_copy(update={"refiner": use}), base, PICTURES, refiner=refiner)
+        job_service.finish()
+        steps = [event.step for event in job_service.events_of(job, Stepped)]
+        assert steps == list(range(1, job_service.events_of(job, Started)[0].total_steps + 1))
+        return job_service.image(job)
 
 
 def pipeline(name: str, reference: Reference, sampler: str) -> Any:
@@ -207,11 +207,11 @@ def test_jobs_meet_in_the_calls_of_both_models(model: Models) -> None:
     specs = [spec_for(base, steps=6, seed=seed).model_copy(update=wish) for seed, wish in enumerate(wishes)]
     heirs = [refiner, refiner, base, refiner, None]
     own = spec_for(refiner, steps=6)
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, base, refiner=heir) for spec, heir in zip(specs, heirs, strict=True)]
-        other = desk.add(own, refiner)
-        desk.finish()
-        together = [desk.image(job) for job in [*jobs, other]]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, base, refiner=heir) for spec, heir in zip(specs, heirs, strict=True)]
+        other = job_service.add(own, refiner)
+        job_service.finish()
+        together = [job_service.image(job) for job in [*jobs, other]]
     for spec, heir, image in zip(specs, heirs, together, strict=False):
         assert psnr(image, lone(spec, base, heir)) >= MIN_PSNR
     assert psnr(together[-1], lone(own, refiner, None)) >= MIN_PSNR
@@ -222,19 +222,19 @@ def use(refiner: Model, switch: float = 0.6) -> PinnedRefiner:
 
 
 def lone(spec: Denoised, base: Model, refiner: Model | None) -> Image.Image:
-    with SteppedEngine() as desk:
-        job = desk.add(spec, base, refiner=refiner)
-        desk.finish()
-        return desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, base, refiner=refiner)
+        job_service.finish()
+        return job_service.image(job)
 
 
 def test_the_autoencoder_that_was_chosen_decodes(model: Models) -> None:
     refiner = model("sdxl_refiner")
     other = replace(model("sdxl"), vae=model("sd1").vae, vae_digest="other")
     spec = spec_for(other, steps=4).model_copy(update={"refiner": use(refiner)})
-    with SteppedEngine() as desk:
-        job = desk.add(spec, other, refiner=refiner)
-        desk.finish()
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, other, refiner=refiner)
+        job_service.finish()
         assert job.model.vae is other.vae
         assert job.model.vae_digest == "other"
 
@@ -244,11 +244,11 @@ def test_a_refiner_keeps_nothing_of_a_base_that_has_left(checkpoint: Callable[[s
     base, refiner = load(checkpoint("sdxl")), load(checkpoint("sdxl_refiner"))
     autoencoder = weakref.ref(base.vae.network)
     spec = spec_for(base, steps=3).model_copy(update={"refiner": use(refiner)})
-    with SteppedEngine() as desk:
-        job = desk.add(spec, base, refiner=refiner)
-        desk.finish()
-        assert desk.image(job)
-        desk.jobs.clear()
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, base, refiner=refiner)
+        job_service.finish()
+        assert job_service.image(job)
+        job_service.jobs.clear()
         del base, job
         gc.collect()
         assert autoencoder() is None
@@ -267,11 +267,11 @@ def test_the_steps_are_the_bases_whatever_the_refiner_predicts(model: Models) ->
 @pytest.mark.parametrize("wish", [{"steps": 1}, {"steps": 5, "highres": {"steps": 3, "strength": 0.4}}])
 def test_one_step_is_too_few_for_two_models(wish: dict[str, Any], model: Models) -> None:
     base = model("sd1")
-    with SteppedEngine() as desk:
-        job = desk.add(spec_for(base, **wish).model_copy(update={"refiner": use(base)}), base, refiner=base)
-        desk.finish()
-        last = desk.last(job)
-        assert not desk.heard(job, Started), "it is said before the first pass"
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec_for(base, **wish).model_copy(update={"refiner": use(base)}), base, refiner=base)
+        job_service.finish()
+        last = job_service.last(job)
+        assert not job_service.events_of(job, Started), "it is said before the first pass"
     assert isinstance(last, Failed)
     assert "two steps" in str(last.error)
 

@@ -49,11 +49,11 @@ def draw_with(folder: Path, model: Model, **wishes: Any) -> Any:
     pinned = pin_embeddings(
         Catalogue(folder.parent), [spec.prompt, spec.negative_prompt], model="tiny", model_widths=lambda: widths
     )
-    with SteppedEngine() as desk:
+    with SteppedEngine() as job_service:
         embeddings = tuple(load_embedding(Catalogue(folder.parent), one.name, one.digest) for one in pinned)
-        job = desk.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
-        desk.finish()
-        return desk.image(job)
+        job = job_service.add(spec.model_copy(update={"embeddings": pinned}), model, embeddings=embeddings)
+        job_service.finish()
+        return job_service.image(job)
 
 
 @pytest.mark.parametrize("where", ["prompt", "negative_prompt"])

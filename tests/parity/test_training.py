@@ -22,8 +22,8 @@ from tests.parity.test_lora import ours_with
 from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import load
 
-from safelight.lifecycle.training.dataset import Batch, Dataset
-from safelight.lifecycle.training.events import Trained
+from safelight.lifecycle.training.dataset import Dataset, TrainingBatch
+from safelight.lifecycle.training.events import Updated
 from safelight.lifecycle.training.lora_layers import ATTENTION
 from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe
 from safelight.lifecycle.training.seeds import seed_of
@@ -34,12 +34,12 @@ CLASS = "a photo of the apple"
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TrainingBatch]:
     """Every batch that a run was shown."""
-    batches: list[Batch] = []
+    batches: list[TrainingBatch] = []
     draw = Dataset.batch
 
-    def noting(self: Dataset, number: int, **where: Any) -> Batch:
+    def noting(self: Dataset, number: int, **where: Any) -> TrainingBatch:
         batches.append(draw(self, number, **where))
         return batches[-1]
 
@@ -60,14 +60,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     ids=["epsilon", "epsilon min-SNR", "v", "v min-SNR accumulated", "SDXL", "prior preservation"],
 )
 def test_losses_and_weights_are_those_of_the_recipe_written_with_diffusers(
-    kind: str, wishes: dict[str, Any], checkpoint: Checkpoints, drawn: list[Batch], tmp_path: Path
+    kind: str, wishes: dict[str, Any], checkpoint: Checkpoints, drawn: list[TrainingBatch], tmp_path: Path
 ) -> None:
     data = write_pictures(tmp_path / "data", 3)
     recipe = recipe_for(
         checkpoint(kind), data, **{"steps": STEPS, "rank": RANK, "alpha": 3, "layers": "attention"} | wishes
     )
     news = learn(recipe, tmp_path / "home")
-    losses = [item.loss for item in news if isinstance(item, Trained)]
+    losses = [item.loss for item in news if isinstance(item, Updated)]
     theirs, weights = by_hand(checkpoint(kind), recipe, drawn, pictures(data, tmp_path / "home", recipe))
     # float32 through other layouts of memory and a cache; losses are near 1.
     np.testing.assert_allclose(losses, theirs, rtol=2e-5)
@@ -88,7 +88,7 @@ def pictures(data: Path, home: Path, recipe: AnyRecipe) -> dict[str, list[Image.
 
 
 def by_hand(
-    folder: Path, recipe: Any, batches: list[Batch], images: dict[str, list[Image.Image]]
+    folder: Path, recipe: Any, batches: list[TrainingBatch], images: dict[str, list[Image.Image]]
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """diffusers' train_text_to_image_lora.py and train_dreambooth_lora.py, without what does not change numbers."""
     from diffusers import DDPMScheduler, DiffusionPipeline
@@ -150,7 +150,7 @@ def nearest(vae: Any, among: list[Image.Image], latent: torch.Tensor) -> torch.T
     return candidates[int(errors.argmin())]
 
 
-def told(pipeline: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+def told(pipeline: Any, batch: TrainingBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
     if not hasattr(pipeline, "text_encoder_2"):
         ids = pipeline.tokenizer(
             batch.captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt"

@@ -97,9 +97,9 @@ def test_a_picture_in_company_is_the_picture_alone(kind: str, model: Models) -> 
     """Unlike prompts, some of them of two chunks, which the network cannot be told in one call."""
     ours = model(kind)
     specs = [spec_for(ours, **{"sampler": "Default", "seed": seed} | wish) for seed, wish in enumerate(COMPANY[kind])]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, ours, PICTURES) for spec in specs]
-        desk.finish()
-        together = [desk.image(job) for job in jobs]
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, ours, PICTURES) for spec in specs]
+        job_service.finish()
+        together = [job_service.image(job) for job in jobs]
     for spec, picture in zip(specs, together, strict=True):
         assert psnr(picture, draw(spec, ours, PICTURES)) >= MIN_PSNR

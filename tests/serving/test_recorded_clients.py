@@ -43,7 +43,7 @@ def test_librechat(client: httpx.Client) -> None:
         "width": 1024,
         "height": 1024,
     }
-    draft = parse_draft(TextToImageBody.model_validate(payload).wishes(Options()))
+    draft = parse_draft(TextToImageBody.model_validate(payload).fields(Options()))
     assert (draft.width, draft.height, draft.steps, draft.guidance) == (1024, 1024, 22, 4.5)
     answer = client.post("/sdapi/v1/txt2img", json=payload | SIZE).raise_for_status().json()
     image = base64.b64decode(answer["images"][0].split(",", 1)[0])

@@ -54,10 +54,10 @@ def bench(
             typer.echo(f"{'rows':>6}  {'seconds/call':>12}  {'rows/second':>13}")
         budget = measure(loaded, denoiser_for(loaded), report=report)
         remember(settings.cache / "budgets.json", loaded, budget)
-        wishes: dict[str, Any] = {"prompt": "a red apple", "model": model, "seed": 7}
-        generate(**wishes, steps=1, studio=studio)  # pays for what is set up once
+        fields: dict[str, Any] = {"prompt": "a red apple", "model": model, "seed": 7}
+        generate(**fields, steps=1, studio=studio)  # pays for what is set up once
         began = time.perf_counter()
-        [drawn] = generate(**wishes, steps=steps, studio=studio)
+        [drawn] = generate(**fields, steps=steps, studio=studio)
         picture_s = time.perf_counter() - began
     best_rows = round(budget / (defaults.width * defaults.height / 1e6))
     if as_json:

@@ -77,9 +77,9 @@ def compare(
     from safelight.lifecycle.evaluation.gate import read_policy
     from safelight.lifecycle.promotion.setup import CompareOptions
 
-    wishes = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
+    options = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     policy = read_policy(policy_file)
-    report, page = judged(before, after, wishes, policy, again=again)
+    report, page = judged(before, after, options, policy, again=again)
     tell(report, page, policy, as_json=as_json)
     if not report.verdict(policy).passed:
         raise typer.Exit(1)
@@ -103,15 +103,15 @@ def audit(
     from safelight.lifecycle.promotion.setup import CompareOptions
 
     bounds = {name: DEFAULT_POLICY.metrics[name] for name in ("copies", "membership_auc")}
-    wishes = CompareOptions(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
-    report, page = judged(name, name, wishes, Policy(metrics=bounds), again=False)
+    options = CompareOptions(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
+    report, page = judged(name, name, options, Policy(metrics=bounds), again=False)
     if "copies" not in report.numbers:
         raise InvalidRequest(report.words[0])
     tell(report, page, Policy(metrics=bounds), as_json=as_json)
 
 
 def judged(
-    before: str | None, after: str, wishes: "CompareOptions", policy: "Policy", *, again: bool
+    before: str | None, after: str, options: "CompareOptions", policy: "Policy", *, again: bool
 ) -> "tuple[Report, Path]":
     """The report, measured now or before, and where its page is."""
     from rich.console import Console
@@ -127,7 +127,7 @@ def judged(
     settings = Settings.from_environment()
     folder = settings.home / "reports"
     with open_registry(settings) as registry, open_studio(settings) as studio:
-        asked, eyes = ask(before, after, wishes, registry, studio)
+        asked, eyes = ask(before, after, options, registry, studio)
         if not again and (kept := kept_report(folder, asked.digest())):
             # The page says what this policy says, whatever the one before said.
             return kept[0], write_report(folder, *kept, policy)

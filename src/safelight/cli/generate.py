@@ -354,9 +354,9 @@ def generate(
         "freeu": factors(freeu),
         "clip_skip": clip_skip,
         "determinism": determinism,
-        "loras": [lora_wish(text) for text in lora or ()],
-        "controls": leads.control_wishes(control, fit, settings),
-        "picture_prompts": leads.picture_wishes(ip, settings),
+        "loras": [lora_request(text) for text in lora or ()],
+        "controls": leads.control_requests(control, fit, settings),
+        "picture_prompts": leads.picture_requests(ip, settings),
         "vae": vae,
         "text_encoder": text_encoder,
         "highres": second_pass(highres, strength=highres_strength, steps=highres_steps, upscaler=highres_upscaler),
@@ -417,7 +417,7 @@ def factors(text: str | None) -> dict[str, str] | None:
     return dict(zip(("b1", "b2", "s1", "s2"), values, strict=True))
 
 
-def lora_wish(text: str) -> dict[str, str]:
+def lora_request(text: str) -> dict[str, str]:
     """`name`, or `name:0.8`; a path may have colons of its own."""
     name, colon, weight = text.rpartition(":")
     if not colon or "/" in weight or "\\" in weight:
@@ -434,11 +434,11 @@ def sides(text: str | None) -> dict[str, str] | None:
     return {side.strip(): pixels for side, _, pixels in (part.partition("=") for part in text.split(","))}
 
 
-def second_pass(scale: float | None, **wishes: Any) -> dict[str, Any] | None:
+def second_pass(scale: float | None, **fields: Any) -> dict[str, Any] | None:
     return (
         None
         if scale is None
-        else {"scale": scale, **{name: value for name, value in wishes.items() if value is not None}}
+        else {"scale": scale, **{name: value for name, value in fields.items() if value is not None}}
     )
 
 
@@ -513,8 +513,8 @@ def draw_into(
         from safelight.studio import open_studio
 
         async def draw_one(picture: int, wish: "Draft", studio: "Studio") -> None:
-            hear = partial(screen.hear, picture) if screen else unheard
-            album.put(await draw(wish, studio, encoding=encoding, hear=hear), studio.assets)
+            on_event = partial(screen.on_event, picture) if screen else unheard
+            album.put(await draw(wish, studio, encoding=encoding, on_event=on_event), studio.assets)
 
         async def draw_all(studio: "Studio") -> None:
             try:

@@ -20,60 +20,60 @@ CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:as-KIND][:WEIGHT][:FROM-TO]"
 PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
 
 
-def control_wishes(texts: Sequence[str] | None, fit: str, settings: "Settings") -> list[dict[str, Any]]:
+def control_requests(texts: Sequence[str] | None, fit: str, settings: "Settings") -> list[dict[str, Any]]:
     """In the words of `spec.ControlWish`; the pictures are stored."""
-    wishes = [control_wish(text) for text in texts or ()]
-    for wish in wishes:
-        require_file_first(wish)
-    return [{"fit": fit, **wish, "image": kept(Path(wish["image"]), settings)} for wish in wishes]
+    requests = [control_request(text) for text in texts or ()]
+    for request in requests:
+        require_file_first(request)
+    return [{"fit": fit, **request, "image": kept(Path(request["image"]), settings)} for request in requests]
 
 
-def picture_wishes(texts: Sequence[str] | None, settings: "Settings") -> list[dict[str, Any]]:
+def picture_requests(texts: Sequence[str] | None, settings: "Settings") -> list[dict[str, Any]]:
     """In the words of `spec.PicturePromptWish`; where there is but one adapter, that one."""
-    wishes = [picture_wish(text) for text in texts or ()]
-    for wish in wishes:
-        if "model" not in wish:
-            wish["model"] = only_adapter(settings)
-    return [{**wish, "image": kept(Path(wish["image"]), settings)} for wish in wishes]
+    requests = [picture_request(text) for text in texts or ()]
+    for request in requests:
+        if "model" not in request:
+            request["model"] = only_adapter(settings)
+    return [{**request, "image": kept(Path(request["image"]), settings)} for request in requests]
 
 
-def control_wish(text: str) -> dict[str, Any]:
+def control_request(text: str) -> dict[str, Any]:
     """`sketch.png:canny-sd15:scribble:0.8:0-0.6`: what follows the model may be left out, or stand in any order."""
     from safelight.models.vision.preprocessors import PREPROCESSORS
 
-    parts, wish = text.split(":"), dict[str, Any]()
+    parts, request = text.split(":"), dict[str, Any]()
     # From the end, and never the first two: a net may be called as a preprocessor is.
     while len(parts) > 2 and (meant := number_or_span(parts[-1]) or named(parts[-1], list(PREPROCESSORS))):
-        if meant.keys() & wish.keys():
+        if meant.keys() & request.keys():
             break
-        wish |= meant
+        request |= meant
         parts.pop()
     if len(parts) < 2 or not all(parts):
         raise InvalidRequest(f"--control is {CONTROL_FORM}, such as sketch.png:canny-sd15:canny:0.8, not {text!r}")
-    return {"image": ":".join(parts[:-1]), "model": parts[-1], **wish}
+    return {"image": ":".join(parts[:-1]), "model": parts[-1], **request}
 
 
-def require_file_first(wish: dict[str, Any]) -> None:
+def require_file_first(request: dict[str, Any]) -> None:
     """`apple.png:net:cany` looks like a file named `apple.png:net`, and is a misspelt preprocessor."""
     from safelight.models.vision.preprocessors import require_preprocessor
 
-    file = wish["image"].rpartition(":")[0]
-    if file and not Path(wish["image"]).exists() and Path(file).is_file():
-        require_preprocessor(wish["model"])
+    file = request["image"].rpartition(":")[0]
+    if file and not Path(request["image"]).exists() and Path(file).is_file():
+        require_preprocessor(request["model"])
 
 
-def picture_wish(text: str) -> dict[str, Any]:
+def picture_request(text: str) -> dict[str, Any]:
     """`cat.png`, or `cat.png:ip-adapter_sd15:0.6`."""
-    parts, wish = text.split(":"), dict[str, Any]()
-    while len(parts) > 1 and (meant := number_or_span(parts[-1])) and not meant.keys() & wish.keys():
-        wish |= meant
+    parts, request = text.split(":"), dict[str, Any]()
+    while len(parts) > 1 and (meant := number_or_span(parts[-1])) and not meant.keys() & request.keys():
+        request |= meant
         parts.pop()
     if not all(parts):
         raise InvalidRequest(f"--ip is {PICTURE_FORM}, such as cat.png:ip-adapter_sd15:0.6, not {text!r}")
     # A last part with a slash is the rest of a path that has a colon in it.
     if len(parts) > 1 and not ("/" in parts[-1] and not parts[-1].endswith(".safetensors")):
-        return {"image": ":".join(parts[:-1]), "model": parts[-1], **wish}
-    return {"image": ":".join(parts), **wish}
+        return {"image": ":".join(parts[:-1]), "model": parts[-1], **request}
+    return {"image": ":".join(parts), **request}
 
 
 def number_or_span(text: str) -> dict[str, Any] | None:

@@ -19,12 +19,12 @@ class FinishedPicture:
     seconds: float
 
 
-async def finish(wish: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
+async def finish(draft: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
     from safelight.events import Decoded, Failed, Stored
     from safelight.pipeline import generate
 
     image = None
-    async with aclosing(generate(wish, studio, encoding=encoding)) as events:
+    async with aclosing(generate(draft, studio, encoding=encoding)) as events:
         async for event in events:
             match event:
                 case Decoded():

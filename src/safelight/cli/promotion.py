@@ -49,10 +49,10 @@ def promote(
     from safelight.settings import Settings
 
     policy = read_policy(policy_file)
-    wishes = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
+    options = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     with open_registry(Settings.from_environment()) as registry:
         version = registry.resolve(name)
-        report, page = compare.judged(against, version.reference, wishes, policy, again=False)
+        report, page = compare.judged(against, version.reference, options, policy, again=False)
         compare.tell(report, page, policy, as_json=False)
         turn = move(registry, version, to, report, policy, override=override)
     typer.echo(told_line(turn))

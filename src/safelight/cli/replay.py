@@ -77,7 +77,7 @@ def replay(
     given = {"init": kept(init, settings), "mask": kept(mask, settings)}
     for picture in led_by or ():
         kept(picture, settings)
-    wish = what_to_draw(file, found, given, model, settings)
+    draft = what_to_draw(file, found, given, model, settings)
     require_writable([settings.blobs, *([out] if out else [])])
 
     from safelight.api import run
@@ -86,7 +86,7 @@ def replay(
 
     with open_studio(settings) as studio:
         original = studio.open(file)
-        again = run(finish(wish, studio, Encoding()))
+        again = run(finish(draft, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
     lossy = file.read_bytes()[:4] != b"\x89PNG"
     report(compare(original, again.image), lossy=lossy, path=path, as_json=as_json)
@@ -128,24 +128,24 @@ def what_to_draw(
             f"{file} holds too little to make it again: it was made with --metadata minimal, or changed since"
         )
     settled = {name: value for name, value in given.items() if value is not None}
-    wish: dict[str, Any] = {
+    draft: dict[str, Any] = {
         **found.settings,
         "prompt": found.prompt,
         "negative_prompt": found.negative_prompt,
         **settled,
     }
     # ComfyUI's seeds have 64 bits, and so had ours; the lower half is what a generator on the CPU draws by.
-    if type(seed := wish.get("seed")) is int and seed >= NUM_SEEDS:
-        wish["seed"] = seed % NUM_SEEDS
-    named = wish.get("model", "none")
+    if type(seed := draft.get("seed")) is int and seed >= NUM_SEEDS:
+        draft["seed"] = seed % NUM_SEEDS
+    named = draft.get("model", "none")
     if model is None and open_catalogue(settings).listed(named) is None:
         raise InvalidRequest(
             f"{file} was made by {found.producer} with model {named!r}, which is not here: "
             "give it, or one to draw its settings with, as --model NAME|PATH|HUB_ID"
         )
-    if "strength" in wish and "init" not in wish:
+    if "strength" in draft and "init" not in draft:
         raise InvalidRequest(f"{file} was made from another picture, which it does not hold: give it with --init FILE")
-    return parse_draft(wish | ({"model": model} if model else {}))
+    return parse_draft(draft | ({"model": model} if model else {}))
 
 
 def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> None:

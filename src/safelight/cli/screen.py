@@ -47,7 +47,7 @@ class Screen:
         """A line that stays, above what moves."""
         self.console.print(Text(line), soft_wrap=True)
 
-    def hear(self, picture: int, event: Event) -> None:
+    def on_event(self, picture: int, event: Event) -> None:
         match event:
             case Started():
                 self.began = self.began or time.monotonic()

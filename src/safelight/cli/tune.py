@@ -129,19 +129,19 @@ def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) ->
         from safelight.lifecycle.training.train import train as begin
 
     settings = Settings.from_environment(device=device)
-    with closing(begin(recipe, settings, out, version=__version__)) as news:
-        (tell_lines if as_json else watch)(news, recipe)
+    with closing(begin(recipe, settings, out, version=__version__)) as events:
+        (tell_lines if as_json else watch)(events, recipe)
 
 
-def tell_lines(news: "Generator[TrainingEvent, None, None]", _recipe: AnyRecipe) -> None:
+def tell_lines(events: "Generator[TrainingEvent, None, None]", _recipe: AnyRecipe) -> None:
     """Each piece of news as a line of JSON."""
     from dataclasses import asdict
 
-    for item in news:
+    for item in events:
         typer.echo(json.dumps({"event": type(item).__name__.lower(), **asdict(item)}, default=str))
 
 
-def watch(news: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> None:
+def watch(events: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> None:
     """A bar with loss, speed and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -163,7 +163,7 @@ def watch(news: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> No
     pace, ending = Smoothed(), list[str]()
     with bar:
         task = bar.add_task("opening the model", total=None, pace="")
-        for item in news:
+        for item in events:
             match item:
                 case Preparing():
                     bar.update(task, description=item.what, completed=item.done, total=item.total)

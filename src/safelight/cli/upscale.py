@@ -58,12 +58,12 @@ def upscale(
     settings = Settings.from_environment()
     require_writable((settings.blobs, out))
     init = kept(file, settings)
-    wish: Draft | None = None
+    request: Draft | None = None
     if method == DIFFUSION:
         tiles = {"side": tile, "overlap": overlap, "upscaler": upscaler}
         given = {"prompt": prompt, "model": model, "strength": strength, "seed": seed, "steps": steps}
         given |= {"init": init, "scale": scale, "tiles": tiles}
-        wish = parse_draft({name: value for name, value in given.items() if value is not None})
+        request = parse_draft({name: value for name, value in given.items() if value is not None})
     else:
         if prompt:
             raise UnsupportedOption("--prompt", f"{method} reads no words; add --method {DIFFUSION}")
@@ -75,7 +75,7 @@ def upscale(
 
     with open_studio(settings) as studio:
         assert init is not None
-        spec: Draft | Upscale = wish or studio.upscale_spec(init, scale, method)
+        spec: Draft | Upscale = request or studio.upscale_spec(init, scale, method)
         encoding = Encoding(format=format, quality=quality, metadata=metadata)
         large = run(finish(spec, studio, encoding))
         path = copy_out(studio.assets, large.asset_id, out, f"{file.stem}-x{scale:g}")

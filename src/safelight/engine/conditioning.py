@@ -49,7 +49,7 @@ class Conditionings:
         model = jobs[0].model
         if model.image_encoder:
             for job in jobs:
-                job.told = told_picture(job, model.image_encoder)
+                job.encoded = encode_picture(job, model.image_encoder)
             return
         strands = {job.id: strands_of(job) for job in jobs}
         for job in jobs:
@@ -65,10 +65,12 @@ class Conditionings:
         finally:
             self.adapted, self.model = {}, None
         for job in jobs:
-            job.told = told(job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]])
+            job.encoded = encode_prompts(
+                job, [tuple(found[reading] for reading in strand) for strand in strands[job.id]]
+            )
 
     def cache(self, model: Model) -> "ConditioningCache[Reading]":
-        caches: dict[str, ConditioningCache[Reading]] = model.kept.setdefault(self, {})
+        caches: dict[str, ConditioningCache[Reading]] = model.cache.setdefault(self, {})
         if model.text_digest not in caches:
             caches[model.text_digest] = ConditioningCache[Reading](self.encode, limit_bytes=CACHE_BYTES)
         return caches[model.text_digest]
@@ -131,7 +133,7 @@ def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
         raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
 
 
-def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:
+def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:
     positive, rest = strands[: job.num_parts], strands[job.num_parts :]
     return EncodedPrompts(
         positive=tuple(positive),
@@ -140,7 +142,7 @@ def told(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompt
     )
 
 
-def told_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
+def encode_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
     """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
     assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
     seen = Conditioning(eye.look(job.pictures[job.spec.init])[None], None)

@@ -77,7 +77,7 @@ class Engine:
         if newcomers:
             self.isolate(newcomers, self.conditionings.fill)
             for job in newcomers:
-                if job.told is not None:
+                if job.encoded is not None:
                     self.start(job)
         return [job for job in batch if job.state == "running"]
 

@@ -138,7 +138,7 @@ class Job:
     paused: bool = False
     cancelled: bool = False
     generator: torch.Generator | None = None
-    told: EncodedPrompts | None = None
+    encoded: EncodedPrompts | None = None
     num_parts: int = field(init=False)
     """Prompts joined by AND, each with a row of its own in every call."""
     trajectory: Trajectory | None = None

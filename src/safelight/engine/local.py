@@ -91,10 +91,10 @@ class LocalBackend:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 
-        def hear(event: Event) -> None:
+        def on_event(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self.listeners[job_id] = hear
+        self.listeners[job_id] = on_event
         if lease:
             self.leases[job_id] = lease
         try:

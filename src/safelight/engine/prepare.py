@@ -256,7 +256,7 @@ def refine(job: Job, cache: Path | None) -> None:
     job.refiner = None
     widths = [encoder.width for encoder in job.model.text_encoders]
     job.embeddings = tuple(one for one in job.embeddings if [*one.widths] == widths)
-    job.loras, job.led, job.told = (), NOTHING, None
+    job.loras, job.led, job.encoded = (), NOTHING, None
     left, steps = job.total_steps - job.steps_before, (job.highres and job.highres.steps) or job.spec.steps
     # The base's own steps: where two configurations space them differently, one would be left out or taken twice.
     about = steps_of(base.description, job.model.description)
@@ -291,7 +291,7 @@ def steps_of(base: Description, refiner: Description) -> Mapping[str, Any]:
 
 def features_of(job: Job) -> tuple[Features, ...]:
     """What each control makes of its hint, at the size that is drawn now."""
-    return tuple(one.net.read(hint_for(job, job.pictures[one.use.hint], one.use.fit)) for one in job.led.controls)
+    return tuple(one.net.read(hint_for(job, job.pictures[one.pinned.hint], one.pinned.fit)) for one in job.led.controls)
 
 
 def hint_for(job: Job, hint: Image.Image, fit: Fit) -> Image.Image:

@@ -103,11 +103,11 @@ def conditions_for(
 
 def positives_of(job: Job) -> list[Conditioning]:
     """The prompt's conditioning in the coming call, one for each part that AND joins."""
-    assert job.told is not None
-    return [steps[job.step] for steps in job.told.positive]
+    assert job.encoded is not None
+    return [steps[job.step] for steps in job.encoded.positive]
 
 
 def negative_of(job: Job) -> Conditioning:
-    assert job.told is not None
-    assert job.told.negative is not None
-    return job.told.negative[job.step]
+    assert job.encoded is not None
+    assert job.encoded.negative is not None
+    return job.encoded.negative[job.step]

@@ -78,9 +78,9 @@ class Runner:
         return tiled(denoise, tiling, most_rows=int(max(1, min(most, MAX_TILES))), scale=scale)
 
     def denoiser(self, model: Model) -> Denoiser:
-        if self not in model.kept:
-            model.kept[self] = self.denoiser_for(model)
-        return model.kept[self]
+        if self not in model.cache:
+            model.cache[self] = self.denoiser_for(model)
+        return model.cache[self]
 
     def noise(self, batch: Sequence[Job]) -> Latents | None:
         """Fresh noise for those rows whose sampler draws it, zeros for the others."""
@@ -195,5 +195,5 @@ def blended(trajectory: Trajectory, latent: torch.Tensor) -> torch.Tensor:
 
 
 def weights_of(job: Job) -> tuple[float, ...]:
-    assert job.told is not None
-    return job.told.weights
+    assert job.encoded is not None
+    return job.encoded.weights

@@ -32,9 +32,9 @@ def take_loras(prompt: str) -> tuple[str, tuple[LoraRequest, ...]]:
     Raises:
         InvalidRequest: a tag that says something else than a name and numbers.
     """
-    wishes = tuple(read_tag(tag[1]) for tag in TAG.finditer(prompt))
+    requests = tuple(read_tag(tag[1]) for tag in TAG.finditer(prompt))
     # Spaces are no tokens, so what a tag leaves of them may go; a comma is one, and stays as there.
-    return (re.sub(r"[ \t]{2,}", " ", TAG.sub("", prompt)).strip() if wishes else prompt), wishes
+    return (re.sub(r"[ \t]{2,}", " ", TAG.sub("", prompt)).strip() if requests else prompt), requests
 
 
 def read_tag(inside: str) -> LoraRequest:
@@ -58,18 +58,18 @@ def read_tag(inside: str) -> LoraRequest:
         raise InvalidRequest(f"<lora:{inside}>: {explain(error, list(LoraRequest.model_fields))}") from None
 
 
-def write_tag(wish: LoraRequest) -> str:
+def write_tag(request: LoraRequest) -> str:
     """What `read_tag` reads back; names of blocks that make no list are left out of it."""
-    text = wish.weight if wish.text_weight is None else wish.text_weight
-    parts = [wish.name, number(text)]
-    if text != wish.weight:
-        parts.append(number(wish.weight))
-    if wish.blocks is not None and (listed := as_list(wish.blocks)):
+    text = request.weight if request.text_weight is None else request.text_weight
+    parts = [request.name, number(text)]
+    if text != request.weight:
+        parts.append(number(request.weight))
+    if request.blocks is not None and (listed := as_list(request.blocks)):
         parts.append(f"lbw={listed}")
     parts += [
-        f"{word}={number(getattr(wish, word))}"
+        f"{word}={number(getattr(request, word))}"
         for word, usual in (("start", 0), ("end", 1))
-        if getattr(wish, word) != usual
+        if getattr(request, word) != usual
     ]
     return f"<lora:{':'.join(parts)}>"
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from safelight.lifecycle.evaluation.nearest import score_nearest
-from safelight.lifecycle.evaluation.prompt_adherence import Drawn, JudgedPrompt, read_prompts
+from safelight.lifecycle.evaluation.prompt_adherence import DrawnSet, JudgedPrompt, read_prompts
 from safelight.lifecycle.evaluation.similarity import Artwork
 
 STYLES = ("noto", "flat", "glossy")
@@ -27,7 +27,7 @@ def test_soft_pictures_are_known_by_their_outlines_and_things_without_drawings_a
         for style in STYLES
     ]
     pictures = [drawings[slug][style].filter(ImageFilter.GaussianBlur(4)) for _, slug in names for style in STYLES]
-    score = score_nearest(Drawn("styles", asked, pictures), artwork)
+    score = score_nearest(DrawnSet("styles", asked, pictures), artwork)
     assert (score.right, score.asked) == (6, 6)
     others = [pictures[3 * thing + (style + 1) % 3] for thing in range(3) for style in range(3)]
-    assert score_nearest(Drawn("styles", asked, others), artwork).right == 0
+    assert score_nearest(DrawnSet("styles", asked, others), artwork).right == 0

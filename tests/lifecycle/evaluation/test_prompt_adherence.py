@@ -9,7 +9,7 @@ from PIL import Image
 
 from safelight.lifecycle.evaluation.prompt_adherence import (
     MEASURES,
-    Drawn,
+    DrawnSet,
     Right,
     asks,
     draw_sets,
@@ -89,5 +89,5 @@ def test_a_combination_is_right_if_all_that_was_asked_for_is(
     picture = Image.new("RGB", (64, 64))
     picture.info["shows"] = {"concept": "apple", "style": style, "colour": colour}
     judge: Any = Reader(0)
-    drawn = Drawn("held_out", asks([("as it was asked", right)], seeds=1, limit=None), [picture])
+    drawn = DrawnSet("held_out", asks([("as it was asked", right)], seeds=1, limit=None), [picture])
     assert [score.share for score in scores_of(drawn, judge)] == shares

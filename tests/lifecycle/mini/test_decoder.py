@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from safelight.lifecycle.mini.autoencoder import BACKGROUNDS, WHITE, is_inner_convolution, on_background
-from safelight.lifecycle.mini.decoder import STYLES, LatentMaker, Lessons, train_decoder
+from safelight.lifecycle.mini.decoder import STYLES, DecoderBatches, LatentMaker, train_decoder
 from safelight.lifecycle.mini.denoiser import MiniNoiseLevels
 from safelight.lifecycle.mini.discriminator import Discriminator, hinge_loss, slope_with
 from safelight.lifecycle.mini.mini import MINI, DecoderRecipe
@@ -76,7 +76,7 @@ def test_lessons_are_latents_made_and_now_and_then_real_ones(tmp_path: Path) -> 
     pictures, artwork = small_run(tmp_path)
     made = torch.full((6, *pictures.latents.shape[1:]), 9.0)
     np.savez(tmp_path / "made.npz", views=np.arange(6), latents=made.half().numpy())
-    lessons = Lessons(MINI, pictures, tmp_path, tmp_path / "made.npz")
+    lessons = DecoderBatches(MINI, pictures, tmp_path, tmp_path / "made.npz")
     lesson, again = (lessons.draw(seed=5, count=400) for _ in range(2))
     assert again.views == lesson.views
     torch.testing.assert_close(again.latents, lesson.latents)

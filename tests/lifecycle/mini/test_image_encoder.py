@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.lifecycle.mini.test_judge import make_artwork
+from tests.lifecycle.mini.test_train_judge import make_artwork
 
 from safelight.errors import CorruptModel
 from safelight.lifecycle.mini.captions import Subject

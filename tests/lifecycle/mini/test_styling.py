@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 
 from safelight.lifecycle.mini.denoiser import STYLED, ids_of, load_averaged, new_denoiser, style_change, train_denoiser
 from safelight.lifecycle.mini.mini import DenoiserRecipe
-from safelight.lifecycle.mini.pictures import Drawn
+from safelight.lifecycle.mini.pictures import DrawnBatch
 from safelight.lifecycle.training.checkpoint import load_checkpoint
 from safelight.lifecycle.training.rates import Until
 from safelight.models.checkpoints.catalogue import MINI as SHIPPED
@@ -40,7 +40,7 @@ def words() -> tuple[Words, CLIPTokenizer]:
 
 
 def change(network: Words, tokenizer: CLIPTokenizer, told: Tensor, *, timestep: int = 0) -> Tensor:
-    drawn, steps = Drawn(torch.zeros_like(told), SAID, BARE), torch.full((len(SAID),), timestep)
+    drawn, steps = DrawnBatch(torch.zeros_like(told), SAID, BARE), torch.full((len(SAID),), timestep)
     noisy = torch.zeros_like(told)
     return style_change(network, tokenizer, drawn, slice(None), told=told, noisy=noisy, timesteps=steps, below=350)
 

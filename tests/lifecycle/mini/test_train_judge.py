@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from safelight.lifecycle.evaluation.judge import open_judge
 from safelight.lifecycle.mini.augment import Augmentation, augmented, on_white, without_small_parts
-from safelight.lifecycle.mini.train_judge import JudgeRecipe, Lessons, QuestionRecipe, train_judge
+from safelight.lifecycle.mini.train_judge import JudgeBatches, JudgeRecipe, QuestionRecipe, train_judge
 
 SHAPES = {"disc": "ellipse", "box": "rectangle"}
 COLOURS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
@@ -35,7 +35,7 @@ def make_artwork(folder: Path) -> None:
 
 def test_held_out_artwork_is_kept_from_training(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    data = Lessons(tmp_path)
+    data = JudgeBatches(tmp_path)
     assert int(data.train["concept"].sum()) == 6
     assert int(data.held["colour"].sum()) == 2
     assert data.classes == {"concept": ["box", "disc"], "style": ["flat", "noto"], "colour": ["blue", "red"]}
@@ -44,7 +44,7 @@ def test_held_out_artwork_is_kept_from_training(tmp_path: Path) -> None:
 def test_style_is_learnt_without_the_concepts_that_lack_one(tmp_path: Path) -> None:
     make_artwork(tmp_path)
     (tmp_path / "holdout.json").write_text(json.dumps(["disc/noto/blue"]))
-    data = Lessons(tmp_path)
+    data = JudgeBatches(tmp_path)
     concepts = [row["concept"] for row in data.drawings.about]
     assert {concepts[row] for row in data.train["style"].nonzero()[:, 0].tolist()} == {"box"}
     assert {concepts[row] for row in data.held["style"].nonzero()[:, 0].tolist()} == {"disc"}
@@ -64,7 +64,7 @@ def test_small_parts_vanish_and_areas_stay() -> None:
 
 def test_outlines_waver_and_areas_stay(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    pixels = Lessons(tmp_path).drawings.pictures(torch.arange(8))
+    pixels = JudgeBatches(tmp_path).drawings.pictures(torch.arange(8))
     before, after = (
         augmented(pixels, Augmentation(warped=warped), torch.Generator().manual_seed(0)) for warped in (0, 0.01)
     )
@@ -77,7 +77,7 @@ def test_outlines_waver_and_areas_stay(tmp_path: Path) -> None:
 
 def test_augmented_pictures_stay_pictures(tmp_path: Path) -> None:
     make_artwork(tmp_path)
-    pixels = Lessons(tmp_path).drawings.pictures(torch.arange(8))
+    pixels = JudgeBatches(tmp_path).drawings.pictures(torch.arange(8))
     how = JudgeRecipe().questions["concept"].how
     images = augmented(pixels, how, torch.Generator().manual_seed(0))
     assert images.shape == (8, 3, 64, 64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from safelight.lifecycle.training.events import Finished, TrainingEvent
+from safelight.lifecycle.training.events import TrainingEvent, TrainingFinished
 from safelight.lifecycle.training.recipe import AnyRecipe, parse_recipe
 from safelight.lifecycle.training.train import train
 from safelight.settings import Settings
@@ -42,7 +42,7 @@ def learn(recipe: AnyRecipe, home: Path, out: Path | None = None) -> list[Traini
     return list(train(recipe, Settings(home=home, device="cpu"), out))
 
 
-def finished(news: list[TrainingEvent]) -> Finished:
+def finished(news: list[TrainingEvent]) -> TrainingFinished:
     last = news[-1]
-    assert isinstance(last, Finished), last
+    assert isinstance(last, TrainingFinished), last
     return last

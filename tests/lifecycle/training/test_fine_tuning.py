@@ -232,10 +232,10 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
     assert embedding.num_vectors == 2
     model = load(checkpoint(kind))
     spec = spec_for(model, prompt="a photo of my-mug")
-    with SteppedEngine() as desk:
-        job = desk.add(spec, model, embeddings=(embedding,))
-        desk.finish()
-        learnt = desk.image(job)
+    with SteppedEngine() as job_service:
+        job = job_service.add(spec, model, embeddings=(embedding,))
+        job_service.finish()
+        learnt = job_service.image(job)
     assert psnr(learnt, draw(spec, model)) < 50
 
 

@@ -295,10 +295,13 @@ def test_nets_stay_in_memory_until_others_need_the_room(model: Models, tmp_path:
     first = shelf.control(uses[0], ours)  # pyright: ignore
     assert shelf.control(uses[0], ours) is first  # pyright: ignore
     spec = spec_for(ours).model_copy(update={"controls": tuple(PinnedControl(**use.model_dump()) for use in uses)})
-    needs = shelf.needs(spec, CPU)
-    assert [(need.kind, need.name) for need in needs] == [("control", "canny"), ("control", "depth")]
-    assert needs[0].size_bytes == first.size_bytes
-    needs[0].drop()
+    allocations = shelf.allocations(spec, CPU)
+    assert [(allocation.kind, allocation.name) for allocation in allocations] == [
+        ("control", "canny"),
+        ("control", "depth"),
+    ]
+    assert allocations[0].size_bytes == first.size_bytes
+    allocations[0].drop()
     assert shelf.control(uses[0], ours) is not first  # pyright: ignore
 
 

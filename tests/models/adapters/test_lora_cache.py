@@ -62,6 +62,6 @@ def test_a_lora_is_loaded_once_until_its_room_is_needed(catalogue: Catalogue, mo
     ink = shelf.pin(LoraRequest(name="ink"))
     [one], [again] = shelf.load([ink], ours), shelf.load([ink], ours)
     assert one.lora is again.lora
-    shelf.need(ink, ours.digest, ours.placement).drop()
+    shelf.allocation(ink, ours.digest, ours.placement).drop()
     assert not shelf.loaded
     assert shelf.load([ink], ours)[0].lora is not one.lora

@@ -57,10 +57,10 @@ def test_the_batch_is_doubled_as_long_as_that_pays(
     model: Models, seconds_for: Callable[[int], float], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocked(monkeypatch, seconds_for)
-    heard: list[int] = []
-    best = measure(model("sd1"), eager_denoiser(model("sd1")), report=lambda rows, _seconds: heard.append(rows))
+    events_of: list[int] = []
+    best = measure(model("sd1"), eager_denoiser(model("sd1")), report=lambda rows, _seconds: events_of.append(rows))
     assert best == rows * native_megapixels(model("sd1"))
-    assert heard == [2**i for i in range(len(heard))]
+    assert events_of == [2**i for i in range(len(events_of))]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])

@@ -223,7 +223,7 @@ def test_the_budget_is_kept_and_nobody_is_dropped_in_use(steps: list[tuple[str, 
             ready, _ = await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
             for task in ready:
                 lease = task.result()
-                assert lease.needs[0].name in held(memory)
+                assert lease.allocations[0].name in held(memory)
                 lease.end()
                 tasks.remove(task)
 

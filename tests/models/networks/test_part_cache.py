@@ -142,7 +142,7 @@ def test_what_is_taken_of_a_single_file_is_counted(shelf: PartCache, model: Mode
     spec = spec_for(model("sd3")).model_copy(update={"text_encoder": shelf.folder.pin("text_encoder", "file")})
     spec = spec.model_copy(update={"vae": shelf.folder.pin("vae", "file")})
     file = load(shelf.folder.catalogue.home / "models" / "file.safetensors")
-    sizes = {need.kind: need.size_bytes for need in shelf.needs(spec, CPU)}
+    sizes = {allocation.kind: allocation.size_bytes for allocation in shelf.allocations(spec, CPU)}
     readers = [tensor for reader in file.readers.values() for tensor in reader.network.state_dict().values()]
     assert sizes == {
         "vae": sum(tensor.nbytes for tensor in file.vae.network.state_dict().values()),
@@ -161,13 +161,13 @@ def test_pictures_that_differ_in_these_parts_share_calls(shelf: PartCache, model
     ours = model("sd1")
     wishes: list[dict[str, Any]] = [{}, {"vae": "other"}, {"text_encoder": "reader"}, {"vae": "original", "seed": 3}]
     asked = [with_parts(shelf, ours, guidance=1.0, **wish) for wish in wishes]
-    with SteppedEngine() as desk:
-        jobs = [desk.add(spec, dressed, preview_every=3) for spec, dressed in asked]
-        desk.finish()
-        assert {event.batch_rows for job in jobs for event in desk.heard(job, Stepped)} == {len(jobs)}
+    with SteppedEngine() as job_service:
+        jobs = [job_service.add(spec, dressed, preview_every=3) for spec, dressed in asked]
+        job_service.finish()
+        assert {event.batch_rows for job in jobs for event in job_service.events_of(job, Stepped)} == {len(jobs)}
         for job, (spec, dressed) in zip(jobs, asked, strict=True):
-            assert psnr(desk.image(job), draw(spec, dressed)) >= 60
-        plain, other = (desk.heard(job, Previewed)[0].image for job in jobs[:2])
+            assert psnr(job_service.image(job), draw(spec, dressed)) >= 60
+        plain, other = (job_service.events_of(job, Previewed)[0].image for job in jobs[:2])
         assert psnr(plain, other) < 40, "a preview shows the colours of its own autoencoder"
 
 

@@ -144,9 +144,9 @@ def test_the_size_of_the_bundled_ones_is_known_too(name: str, tmp_path: Path) ->
 
 
 def assert_counted(upscalers: Upscalers, pinned: Pinned) -> None:
-    [need] = upscalers.needs(pinned)
+    [allocation] = upscalers.allocations(pinned)
     assert not upscalers.loaded
-    assert need.size_bytes == sum(tensor.nbytes for tensor in upscalers.network(pinned).state_dict().values())
+    assert allocation.size_bytes == sum(tensor.nbytes for tensor in upscalers.network(pinned).state_dict().values())
 
 
 def test_a_pickle_by_that_name_is_refused(upscalers: Upscalers) -> None:

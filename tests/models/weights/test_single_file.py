@@ -348,8 +348,8 @@ def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files)
     assert refiner.description.family.told_score
     spec = spec_for(base, width=64, height=64, steps=5)
     use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=0.3)
-    with SteppedEngine() as desk:
-        alone = desk.add(spec, base)
-        refined = desk.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
-        desk.finish()
-        assert psnr(desk.image(alone), desk.image(refined)) < 40
+    with SteppedEngine() as job_service:
+        alone = job_service.add(spec, base)
+        refined = job_service.add(spec.model_copy(update={"refiner": use}), base, refiner=refiner)
+        job_service.finish()
+        assert psnr(job_service.image(alone), job_service.image(refined)) < 40

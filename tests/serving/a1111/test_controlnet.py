@@ -175,7 +175,7 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"weight": 3}, "weight"),
         ({"control_mode": "mine"}, "control_mode"),
         ({"union_control_type": "Sideways"}, "union_control_type"),
-        ({"union_control_type": "OpenPose"}, "cannot be told that it is shown 'pose'"),
+        ({"union_control_type": "OpenPose"}, "has no hint kind 'pose'"),
         ({"guidance_start": 0.8}, "guidance_start: 0.8 must be below guidance_end 0.5"),
     ],
 )

@@ -7,11 +7,11 @@ from tests.serving.jobs.conftest import Clock
 
 from safelight.errors import StorageFailed
 from safelight.serving.jobs.attempts import LEASE_S, MAX_ATTEMPTS, MAX_CRASHES, Attempts, JobProgress
-from safelight.serving.jobs.queue import JobQueue, Order, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.serving.jobs.tables import JobRow
 
-ORDER = Order(spec={"prompt": "a red apple"}, encoding={})
-TRAINING = Order(spec={"task": "training"}, encoding={})
+ORDER = NewJob(spec={"prompt": "a red apple"}, encoding={})
+TRAINING = NewJob(spec={"task": "training"}, encoding={})
 FAULT = {"status": 500, "code": "job_failed", "message": "late"}
 
 

@@ -9,9 +9,9 @@ from tests.serving.jobs.conftest import Clock
 from safelight.database.connect import open_database
 from safelight.errors import IdempotencyConflict, InvalidRequest, StorageFailed, UnknownJob
 from safelight.serving.jobs.attempts import Attempts
-from safelight.serving.jobs.queue import JobQueue, Order, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 
-ORDER = Order(spec={"prompt": "a red apple"}, encoding={})
+ORDER = NewJob(spec={"prompt": "a red apple"}, encoding={})
 
 
 def test_a_retry_under_the_same_idempotency_key_gets_the_same_jobs(queue: JobQueue) -> None:

@@ -8,7 +8,7 @@ from tests.patience import PATIENCE_S, wait_in_loop_until
 from safelight.database.connect import Database
 from safelight.events import Stepped
 from safelight.serving.jobs.live import JobListeners
-from safelight.serving.jobs.queue import JobQueue, Order, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.serving.jobs.service import JobService
 from safelight.serving.jobs.worker import JobWorker
 from safelight.studio import Studio
@@ -18,9 +18,9 @@ def test_a_wait_that_is_given_up_as_an_event_comes_ends(database: Database) -> N
     async def use() -> None:
         queue, live = JobQueue(database), JobListeners()
         # Neither the studio nor the worker has a part in waiting.
-        desk = JobService(queue, cast(Studio, None), cast(JobWorker, None), live, longest_line=1)
-        [job] = queue.put([Order(spec={"prompt": "a red apple"}, encoding={})], Terms())
-        waiting = asyncio.create_task(desk.wait([job]))
+        job_service = JobService(queue, cast(Studio, None), cast(JobWorker, None), live, longest_line=1)
+        [job] = queue.put([NewJob(spec={"prompt": "a red apple"}, encoding={})], Terms())
+        waiting = asyncio.create_task(job_service.wait([job]))
         await wait_in_loop_until(lambda: live.listeners[job.id])
         live.tell(job.id, Stepped(job_id=job.id, step=1, total_steps=2, batch_rows=1))
         await asyncio.sleep(0)

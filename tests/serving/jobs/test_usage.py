@@ -13,10 +13,10 @@ from safelight.database.connect import open_database
 from safelight.errors import InvalidRequest, TooManyRequests
 from safelight.serving.jobs.attempts import Attempts, JobProgress
 from safelight.serving.jobs.keys import Keys
-from safelight.serving.jobs.queue import JobQueue, Order, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.serving.jobs.usage import DAY_S, Limits
 
-ORDER = Order(spec={"prompt": "a red apple"}, encoding={})
+ORDER = NewJob(spec={"prompt": "a red apple"}, encoding={})
 FAULT = {"status": 500, "code": "job_failed", "message": "broken"}
 
 

@@ -14,12 +14,12 @@ from safelight.database.connect import Database
 from safelight.errors import InvalidRequest
 from safelight.serving.jobs import webhooks
 from safelight.serving.jobs.attempts import Attempts, JobProgress
-from safelight.serving.jobs.queue import JobQueue, Order, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.webhooks import MAX_TRIES, Webhooks, require_webhook_url
 
 SECRET = bytes(range(32))
-ORDER = Order(spec={"prompt": "a secret apple"}, encoding={})
+ORDER = NewJob(spec={"prompt": "a secret apple"}, encoding={})
 
 
 class Clock:
@@ -55,7 +55,7 @@ def tries(database: Database, clock: Clock, *, times: int = 1, private: bool = T
     outcomes: list[str] = []
 
     async def go() -> None:
-        sender = Webhooks(database, SECRET, private=private, clock=clock, hear=outcomes.append)
+        sender = Webhooks(database, SECRET, private=private, clock=clock, on_event=outcomes.append)
         for _ in range(times):
             await sender.send_due()
             await asyncio.gather(*sender.sending)

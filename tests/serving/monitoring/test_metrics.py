@@ -5,10 +5,10 @@ from PIL import Image
 
 from safelight.errors import StorageFailed
 from safelight.events import Decoded, Queued, Started, Stepped, Stored
-from safelight.serving.monitoring.metrics import MAX_NAMES, About, Metrics, QueueState
+from safelight.serving.monitoring.metrics import MAX_NAMES, JobLabels, Metrics, QueueState
 from safelight.serving.monitoring.stages import Stages
 
-JOE = About(model="mini", key="joe")
+JOE = JobLabels(model="mini", key="joe")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_changes_of_jobs_are_counted_by_how_they_end(metrics: Metrics) -> None:
 
 def test_labels_stay_few_whatever_callers_name(metrics: Metrics) -> None:
     for number in range(3 * MAX_NAMES):
-        metrics.changed("done", About(model=f"org/model-{number}", key="joe"))
+        metrics.changed("done", JobLabels(model=f"org/model-{number}", key="joe"))
         metrics.answered(method=f"M{number}", route="unmatched", status=404, seconds=0.1, code=f"code-{number}")
     page = metrics.page("")[0].decode()
     assert page.count("\nsafelight_pictures_total{") == MAX_NAMES + 1

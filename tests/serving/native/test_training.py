@@ -25,10 +25,10 @@ def client(home: Path) -> Iterator[httpx.Client]:
             yield client
 
 
-def order(home: Path, **wishes: Any) -> dict[str, Any]:
+def order(home: Path, **submit_options: Any) -> dict[str, Any]:
     data = write_pictures(home / "data", 4)
     usual = {"kind": "lora", "name": "learnt", "data": str(data), "steps": 3, "batch": 2, "rank": 2, "tracker": "none"}
-    return {"kind": "training", "recipe": usual | {"min_side": 16, "resolution": 64} | wishes}
+    return {"kind": "training", "recipe": usual | {"min_side": 16, "resolution": 64} | submit_options}
 
 
 def test_a_run_is_a_job_whose_result_can_be_used_at_once(client: httpx.Client, home: Path) -> None:

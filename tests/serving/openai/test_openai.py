@@ -173,10 +173,10 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
     ],
 )
 def test_errors_arrive_typed(
-    client: openai.OpenAI, wishes: dict[str, object], error: type[openai.APIStatusError], param: str | None
+    client: openai.OpenAI, submit_options: dict[str, object], error: type[openai.APIStatusError], param: str | None
 ) -> None:
     with pytest.raises(error) as caught:
-        client.images.generate(prompt="a red apple", **wishes)  # pyright: ignore
+        client.images.generate(prompt="a red apple", **submit_options)  # pyright: ignore
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
     assert caught.value.code

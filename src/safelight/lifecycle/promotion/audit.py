@@ -199,12 +199,12 @@ def known_better(
     known = [(one, in_known_words(caption, material.recipe)) for one, caption in shown]
     done, total = count(1), len(shown) * (1 if before is None else 2)
 
-    def hear() -> None:
+    def on_event() -> None:
         heard("losses", next(done), total)
 
-    losses = denoising_losses(model, shown, words=words, heard=hear)
+    losses = denoising_losses(model, shown, words=words, heard=on_event)
     if before is not None:
-        losses = losses - denoising_losses(before, known, heard=hear)
+        losses = losses - denoising_losses(before, known, heard=on_event)
     return losses[: len(material.own)], losses[len(material.own) :]
 
 

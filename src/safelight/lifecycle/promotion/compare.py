@@ -128,7 +128,7 @@ def draw(side: ComparedModel, asked: Comparison, studio: Studio, *, kept: Path, 
     found = {place: image for place in range(len(drafts)) if (image := kept_picture(kept, place))}
     missing = [place for place in range(len(drafts)) if place not in found]
 
-    def hear(number: int, event: Event) -> None:
+    def on_event(number: int, event: Event) -> None:
         match event:
             case Decoded(image=image):
                 found[missing[number]] = image
@@ -138,7 +138,7 @@ def draw(side: ComparedModel, asked: Comparison, studio: Studio, *, kept: Path, 
             case _:
                 pass
 
-    unwrapped(draw_all([drafts[place] for place in missing], studio, encoding=Encoding(), hear=hear))
+    unwrapped(draw_all([drafts[place] for place in missing], studio, encoding=Encoding(), on_event=on_event))
     return [found[place] for place in range(len(drafts))]
 
 

@@ -34,32 +34,32 @@ class CompareOptions:
 
 
 def ask(
-    before: str | None, after: str, wishes: CompareOptions, registry: Registry, studio: Studio
+    before: str | None, after: str, options: CompareOptions, registry: Registry, studio: Studio
 ) -> tuple[Comparison, ImageTextEncoder]:
     """`before` None is what the other was made from.
 
     Raises:
         SafelightError: something that was named is not there, or says too little.
     """
-    eyes = open_similarity() if wishes.encoder is None else open_clip(wishes.encoder)
+    eyes = open_similarity() if options.encoder is None else open_clip(options.encoder)
     second = open_side(after, registry, studio)
     first = open_side(before, registry, studio) if before is not None else origin(second, registry, studio)
     recipe = recipe_of(second.version)
     about = studio.models.find(second.model).description
-    material = find_material(recipe, about, data=wishes.data, held_out=wishes.held_out)
-    if wishes.prompts is not None:
-        questions = read_questions(wishes.prompts)
+    material = find_material(recipe, about, data=options.data, held_out=options.held_out)
+    if options.prompts is not None:
+        questions = read_questions(options.prompts)
     else:
         questions = questions_for(recipe, [material.caption(one) for one in material.own] if material else [])
     asked = Comparison(
         before=first,
         after=second,
         questions=tuple(questions),
-        seeds=wishes.seeds,
-        steps=wishes.steps,
+        seeds=options.seeds,
+        steps=options.steps,
         material=material,
-        eyes_name=MINIS_EYES if wishes.encoder is None else f"the CLIP in {wishes.encoder}",
-        eyes_digest=" ".join(sums_of(sorted((wishes.encoder or MINI / FOLDER).glob("*.safetensors")))),
+        eyes_name=MINIS_EYES if options.encoder is None else f"the CLIP in {options.encoder}",
+        eyes_digest=" ".join(sums_of(sorted((options.encoder or MINI / FOLDER).glob("*.safetensors")))),
     )
     return asked, eyes
 

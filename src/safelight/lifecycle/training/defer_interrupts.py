@@ -18,11 +18,11 @@ def defer_interrupts() -> Generator[None, None, None]:
         return
     heard = False
 
-    def hear(*_: object) -> None:
+    def on_event(*_: object) -> None:
         nonlocal heard
         heard = True
 
-    before = signal.signal(signal.SIGINT, hear)
+    before = signal.signal(signal.SIGINT, on_event)
     try:
         yield
     finally:

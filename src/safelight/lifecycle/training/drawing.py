@@ -32,11 +32,11 @@ def draw_pictures(model: Model, drafts: Sequence[Draft], embeddings: Sequence[Em
     """
     found: dict[str, Event] = {}
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Decoded | Failed | Cancelled):
             found[event.job_id] = event
 
-    engine = Engine(Scheduler(lambda _model: BUDGET_MEGAPIXELS), Runner(eager_denoiser), emit=hear)
+    engine = Engine(Scheduler(lambda _model: BUDGET_MEGAPIXELS), Runner(eager_denoiser), emit=on_event)
     try:
         for number, draft in enumerate(drafts):
             spec = complete(draft, model.description.defaults, model_digest=model.digest)

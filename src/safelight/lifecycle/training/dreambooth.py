@@ -32,7 +32,7 @@ def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[TrainingEve
     report = look_over(run, needs_captions=False)
     ready = [named(one, recipe.prompt) for one in make_ready(report.good, model.description, recipe)]
     of_class = yield from draw_class(run, recipe, model, ready)
-    lesson = yield from prepare(
+    data = yield from prepare(
         run,
         model,
         say=lambda caption, draw: "" if draw.random() < recipe.caption_dropout else caption,
@@ -53,9 +53,9 @@ def train_dreambooth(run: Run, recipe: DreamBoothRecipe) -> Iterator[TrainingEve
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet",
     )
-    learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
+    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
     state = new_state(recipe, learnt, rate=recipe.rate * (WHOLE_RATE if recipe.whole else 1))
-    ended = yield from fit(run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step))
+    ended = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step))
 
     state.settle(stopped_early=ended.stopped_early)
     known = lineage(run, model, report, ended)

@@ -37,7 +37,7 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent
     def say(caption: str, draw: random.Random) -> str:
         return caption if recipe.use_captions else sentence(recipe.name, draw, concept=recipe.concept)
 
-    lesson = yield from prepare(run, model, say=say, report=report)
+    data = yield from prepare(run, model, say=say, report=report)
 
     vectors = [nn.Parameter(one) for one in first_vectors(model, recipe)]
     reader = CaptionEncoder(
@@ -46,16 +46,16 @@ def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent
         remember=False,
         words={recipe.name: vectors},
     )
-    learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
+    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
     learner.vectors = nn.ParameterList(vectors)
     state = new_state(recipe, {"vectors": {str(number): vector for number, vector in enumerate(vectors)}})
 
     def embedding() -> Embedding:
         return Embedding(recipe.name, f"step {state.step}", tuple(vector.detach() for vector in vectors))
 
-    privacy = privacy_for(recipe, len(lesson.dataset.own))
+    privacy = privacy_for(recipe, len(data.dataset.own))
     ended = yield from fit(
-        run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step, [embedding()]), privacy=privacy
+        run, learner, state, data, draw=lambda step: draw_samples(run, model, step, [embedding()]), privacy=privacy
     )
 
     state.settle(stopped_early=ended.stopped_early)

@@ -38,7 +38,7 @@ def train_full(run: Run, recipe: FullRecipe) -> Iterator[TrainingEvent]:
             caption, draw, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
         )
 
-    lesson = yield from prepare(run, model, say=say)
+    data = yield from prepare(run, model, say=say)
 
     learnt = open_up(networks_of(model, recipe.train))
     reader = CaptionEncoder(
@@ -46,12 +46,12 @@ def train_full(run: Run, recipe: FullRecipe) -> Iterator[TrainingEvent]:
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
     )
-    learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
+    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
     state = new_state(recipe, learnt, ema=recipe.ema)
-    ended = yield from fit(run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step))
+    ended = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step))
 
     state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, lesson.report, ended)
+    known = lineage(run, model, data.report, ended)
     path = result_of(run)
     if run.accelerator.is_main_process:
         write_model(path, model, known)

@@ -169,7 +169,7 @@ def fit(
     run: Run,
     learner: Learner,
     state: TrainingState,
-    lesson: TrainingData,
+    data: TrainingData,
     *,
     draw: Draw,
     privacy: Privacy | None = None,
@@ -194,7 +194,7 @@ def fit(
             )
     accelerator.init_trackers("curves")
     model = accelerator.prepare(learner)
-    held = held_batches(lesson.held, lesson.dataset.latent, recipe, levels=lesson.levels, device=accelerator.device)
+    held = held_batches(data.held, data.dataset.latent, recipe, levels=data.levels, device=accelerator.device)
     began = time.monotonic() - state.seconds
 
     def save() -> Saved:
@@ -232,11 +232,11 @@ def fit(
             set_rates([state.optimizer], factor)
             if privacy:
                 params = list(state.params.values())
-                seen = private_gradients(model, params, lesson.dataset, privacy, device=accelerator.device)
+                seen = private_gradients(model, params, data.dataset, privacy, device=accelerator.device)
                 # Without a picture, the loss before stands for it.
                 loss = seen if seen is not None else (state.losses or [0.0])[-1]
             else:
-                loss = gradients(run, model, lesson, state.step)
+                loss = gradients(run, model, data, state.step)
             if not math.isfinite(loss):
                 raise give_up("loss")
             # A private gradient is mostly noise, whose length says nothing.
@@ -254,15 +254,15 @@ def fit(
                 state.spent = privacy.spend(state.spent) if privacy else []
                 done = state.step == recipe.steps
                 numbers = {"loss": loss, "rate": recipe.rate * factor, "gradient": float(norm or 0)}
-                news: list[TrainingEvent] = [
+                events: list[TrainingEvent] = [
                     Updated(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])
                 ]
                 if held and (done or state.step % recipe.validate_every == 0):
                     numbers["held"] = measured = measure(learner, held, state)
                     stopped = agreed(remember(state, measured, recipe.patience))
-                    news.append(Validated(step=state.step, loss=measured, best=state.best))
+                    events.append(Validated(step=state.step, loss=measured, best=state.best))
             accelerator.log(numbers, step=state.step)
-            yield from news
+            yield from events
             if recipe.prompts and (done or state.step % recipe.sample_every == 0):
                 with applied(state):
                     yield from draw(state.step)
@@ -275,12 +275,12 @@ def fit(
     return FitResult(state.step, stopped, state.losses, held_loss, state.seconds, state.spent)
 
 
-def gradients(run: Run, model: nn.Module, lesson: TrainingData, step: int) -> float:
+def gradients(run: Run, model: nn.Module, data: TrainingData, step: int) -> float:
     """Leave the step's gradients in the parameters; returns its loss."""
     accelerator, passes = run.accelerator, run.recipe.accumulate
     loss = torch.zeros((), device=accelerator.device)
     for number in range(passes):
-        batch = lesson.dataset.batch(
+        batch = data.dataset.batch(
             step * passes + number,
             process=accelerator.process_index,
             of=accelerator.num_processes,

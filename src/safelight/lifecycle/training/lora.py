@@ -28,7 +28,7 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[TrainingEvent]:
             caption, draw, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
         )
 
-    lesson = yield from prepare(run, model, say=say)
+    data = yield from prepare(run, model, say=say)
 
     networks = networks_of(model, recipe.train)
     alpha = recipe.alpha or recipe.rank
@@ -38,15 +38,13 @@ def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[TrainingEvent]:
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
         remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
     )
-    learner = Learner(model, reader, lesson.levels, snr_gamma=recipe.snr_gamma)
+    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
     state = new_state(recipe, learnt)
-    privacy = privacy_for(recipe, len(lesson.dataset.own))
-    ended = yield from fit(
-        run, learner, state, lesson, draw=lambda step: draw_samples(run, model, step), privacy=privacy
-    )
+    privacy = privacy_for(recipe, len(data.dataset.own))
+    ended = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step), privacy=privacy)
 
     state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, lesson.report, ended, privacy)
+    known = lineage(run, model, data.report, ended, privacy)
     path = result_of(run)
     if run.accelerator.is_main_process:
         beside = run.folder / f"{recipe.name}.diffusers.safetensors"

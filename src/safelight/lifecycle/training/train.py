@@ -26,8 +26,8 @@ def train(
     """
     run = open_run(recipe, settings, folder, version=version)
     try:
-        with closing(learn(run)) as news:
-            for item in news:
+        with closing(learn(run)) as events:
+            for item in events:
                 if run.accelerator.is_main_process:
                     yield item
     finally:

@@ -44,15 +44,15 @@ class ActiveControl:
     """A network in memory, and how the spec uses it."""
 
     net: Net
-    use: PinnedControl
+    pinned: PinnedControl
 
     def on(self, features: Features, *, step: int, steps: int, negative: bool) -> Row:
         """In this step; `negative`: for the row that guidance leads away from."""
-        told_apart = self.use.mode == "control" or getattr(self.net, "pools", False)
-        if not self.use.holds(step, steps) or not self.use.weight or (negative and told_apart):
+        told_apart = self.pinned.mode == "control" or getattr(self.net, "pools", False)
+        if not self.pinned.holds(step, steps) or not self.pinned.weight or (negative and told_apart):
             return ()
-        soft = self.use.mode != "balanced"
-        return (ControlInput(self.net, features, self.use.weight, soft=soft, kind=self.use.hint_kind),)
+        soft = self.pinned.mode != "balanced"
+        return (ControlInput(self.net, features, self.pinned.weight, soft=soft, kind=self.pinned.hint_kind),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class ActivePicturePrompt:
 
     positive: Tokens
     negative: Tokens
-    use: PinnedPicturePrompt
+    pinned: PinnedPicturePrompt
 
     def on(self, *, step: int, steps: int, negative: bool) -> picture_prompts.Row:
-        if not self.use.holds(step, steps) or not self.use.weight:
+        if not self.pinned.holds(step, steps) or not self.pinned.weight:
             return ()
-        return (PromptedRow(self.negative if negative else self.positive, self.use.weight),)
+        return (PromptedRow(self.negative if negative else self.positive, self.pinned.weight),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class ControlCache:
     """The digests of controls and models of which it is known that they go together."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def pin(self, wish: ControlRequest, model: Description, *, model_name: str) -> dict[str, Any]:
+    def pin(self, request: ControlRequest, model: Description, *, model_name: str) -> dict[str, Any]:
         """The digest of what the wish names, and the kind of its hint where the net must be told; reads no weights.
 
         Raises:
@@ -101,48 +101,48 @@ class ControlCache:
             IncompatibleControl: it is for another family.
             UnsafeFile, CorruptModel, UnsupportedOption: it is no ControlNet or T2I-Adapter.
         """
-        path = self.folder.path("control", wish.model)
-        about = describe_control(path, model, name=wish.model, model_name=model_name)
-        digest = self.folder.find("control", wish.model, digest=wish.digest)[1]
-        return {"digest": digest, "hint_kind": hint_kind(wish, about)}
+        path = self.folder.path("control", request.model)
+        about = describe_control(path, model, name=request.model, model_name=model_name)
+        digest = self.folder.find("control", request.model, digest=request.digest)[1]
+        return {"digest": digest, "hint_kind": hint_kind(request, about)}
 
-    def require_whole(self, use: PinnedControl, outline: Outline, model_digest: str) -> None:
+    def require_whole(self, pinned: PinnedControl, outline: Outline, model_digest: str) -> None:
         """Raises what loading it for this model would, from headers; each is looked at once for a model."""
-        if (use.digest, model_digest) not in self.whole:
-            path, _ = self.folder.find("control", use.model, digest=use.digest)
-            require_whole(describe_control(path, outline.description, name=use.model, model_name=outline.name))
-            self.whole.add((use.digest, model_digest))
+        if (pinned.digest, model_digest) not in self.whole:
+            path, _ = self.folder.find("control", pinned.model, digest=pinned.digest)
+            require_whole(describe_control(path, outline.description, name=pinned.model, model_name=outline.name))
+            self.whole.add((pinned.digest, model_digest))
 
-    def require_picture_whole(self, use: PinnedPicturePrompt, outline: Outline, model_digest: str) -> None:
+    def require_picture_whole(self, pinned: PinnedPicturePrompt, outline: Outline, model_digest: str) -> None:
         """The same for an IP-Adapter."""
-        if (use.digest, model_digest) not in self.whole:
-            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
-            kind = require_adapter(path, outline.description, name=use.model, model_name=outline.name)
-            ip_adapter.require_whole(path, kind, cross=cross_attentions(outline.unet), name=use.model)
-            self.whole.add((use.digest, model_digest))
+        if (pinned.digest, model_digest) not in self.whole:
+            path, _ = self.folder.find("ip-adapter", pinned.model, digest=pinned.digest)
+            kind = require_adapter(path, outline.description, name=pinned.model, model_name=outline.name)
+            ip_adapter.require_whole(path, kind, cross=cross_attentions(outline.unet), name=pinned.model)
+            self.whole.add((pinned.digest, model_digest))
 
-    def pin_picture(self, wish: PicturePromptRequest, model: Description, *, model_name: str) -> dict[str, Any]:
+    def pin_picture(self, request: PicturePromptRequest, model: Description, *, model_name: str) -> dict[str, Any]:
         """The same for an IP-Adapter and its image encoder."""
-        path = self.folder.path("ip-adapter", wish.model)
-        require_adapter(path, model, name=wish.model, model_name=model_name)
-        encoder = self.folder.encoder_for(path, wish.encoder)
+        path = self.folder.path("ip-adapter", request.model)
+        require_adapter(path, model, name=request.model, model_name=model_name)
+        encoder = self.folder.encoder_for(path, request.encoder)
         return {
-            "digest": self.folder.find("ip-adapter", wish.model, digest=wish.digest)[1],
+            "digest": self.folder.find("ip-adapter", request.model, digest=request.digest)[1],
             "encoder": encoder,
-            "encoder_digest": self.folder.find("image-encoder", encoder, digest=wish.encoder_digest)[1],
+            "encoder_digest": self.folder.find("image-encoder", encoder, digest=request.encoder_digest)[1],
         }
 
-    def needs(self, spec: Denoised, placement: Placement) -> list[Allocation]:
+    def allocations(self, spec: Denoised, placement: Placement) -> list[Allocation]:
         """What these take of the memory for weights."""
         wanted: list[tuple[Kind, str, str, str]] = [
-            ("control", use.model, use.digest, spec.model_digest) for use in spec.controls
+            ("control", pinned.model, pinned.digest, spec.model_digest) for pinned in spec.controls
         ]
-        for use in spec.picture_prompts:
-            wanted.append(("ip-adapter", use.model, use.digest, spec.model_digest))
-            wanted.append(("image-encoder", use.encoder, use.encoder_digest, str(placement)))
-        return [self.need(kind, name, (digest, to), placement) for kind, name, digest, to in wanted]
+        for pinned in spec.picture_prompts:
+            wanted.append(("ip-adapter", pinned.model, pinned.digest, spec.model_digest))
+            wanted.append(("image-encoder", pinned.encoder, pinned.encoder_digest, str(placement)))
+        return [self.allocation(kind, name, (digest, to), placement) for kind, name, digest, to in wanted]
 
-    def need(self, kind: Kind, name: str, key: tuple[str, str], placement: Placement) -> Allocation:
+    def allocation(self, kind: Kind, name: str, key: tuple[str, str], placement: Placement) -> Allocation:
         path, _ = self.folder.find(kind, name, digest=key[0])
         size = control_bytes(self.folder.files(kind, path), placement)
         return Allocation(key=key, kind=kind, name=name, size_bytes=size, drop=lambda: self.drop(key))
@@ -158,45 +158,45 @@ class ControlCache:
         """All that the spec names, in memory; its picture prompts read."""
         with self.lock:
             return ActiveControls(
-                controls=tuple(ActiveControl(self.control(use, model), use) for use in spec.controls),
-                pictures=tuple(self.picture(use, model, pictures[use.image]) for use in spec.picture_prompts),
+                controls=tuple(ActiveControl(self.control(pinned, model), pinned) for pinned in spec.controls),
+                pictures=tuple(self.picture(pinned, model, pictures[pinned.image]) for pinned in spec.picture_prompts),
             )
 
-    def control(self, use: PinnedControl, model: Model) -> Net:
+    def control(self, pinned: PinnedControl, model: Model) -> Net:
         def load() -> Net:
-            path, _ = self.folder.find("control", use.model, digest=use.digest)
-            about = describe_control(path, model.description, name=use.model, model_name=model.name)
+            path, _ = self.folder.find("control", pinned.model, digest=pinned.digest)
+            about = describe_control(path, model.description, name=pinned.model, model_name=model.name)
             return load_control(about, model.placement, model.unet)
 
-        return self.kept((use.digest, model.digest), load)
+        return self.kept((pinned.digest, model.digest), load)
 
-    def picture(self, use: PinnedPicturePrompt, model: Model, image: Image.Image) -> ActivePicturePrompt:
-        key = use.digest, use.encoder_digest, model.digest, use.image
+    def picture(self, pinned: PinnedPicturePrompt, model: Model, image: Image.Image) -> ActivePicturePrompt:
+        key = pinned.digest, pinned.encoder_digest, model.digest, pinned.image
         if key not in self.read:
-            self.read[key] = self.read_picture(use, model, image)
+            self.read[key] = self.read_picture(pinned, model, image)
         self.read.move_to_end(key)
         while len(self.read) > KEPT_PICTURES:
             self.read.popitem(last=False)
-        return ActivePicturePrompt(*self.read[key], use)
+        return ActivePicturePrompt(*self.read[key], pinned)
 
     @torch.inference_mode()
-    def read_picture(self, use: PinnedPicturePrompt, model: Model, image: Image.Image) -> tuple[Tokens, Tokens]:
+    def read_picture(self, pinned: PinnedPicturePrompt, model: Model, image: Image.Image) -> tuple[Tokens, Tokens]:
         def load_ip() -> Any:
-            path, _ = self.folder.find("ip-adapter", use.model, digest=use.digest)
-            kind = require_adapter(path, model.description, name=use.model, model_name=model.name)
+            path, _ = self.folder.find("ip-adapter", pinned.model, digest=pinned.digest)
+            kind = require_adapter(path, model.description, name=pinned.model, model_name=model.name)
             cross = cross_attentions(model.unet)
-            return load_adapter(path, kind, cross=cross, name=use.model, placement=model.placement)
+            return load_adapter(path, kind, cross=cross, name=pinned.model, placement=model.placement)
 
         def load_eye() -> PromptImageEncoder:
-            folder, _ = self.folder.find("image-encoder", use.encoder, digest=use.encoder_digest)
+            folder, _ = self.folder.find("image-encoder", pinned.encoder, digest=pinned.encoder_digest)
             return load_encoder(folder, model.placement)
 
-        adapter = self.kept((use.digest, model.digest), load_ip)
-        encoder = self.kept((use.encoder_digest, str(model.placement)), load_eye)
+        adapter = self.kept((pinned.digest, model.digest), load_ip)
+        encoder = self.kept((pinned.encoder_digest, str(model.placement)), load_eye)
         states = encoder.read(image, patches=adapter.reads_patches)
         if states[0].shape[-1] != adapter.encoder_width:
             why = f"it reads {adapter.encoder_width} numbers, and the encoder says {states[0].shape[-1]}: name another"
-            raise IncompatibleControl(use.model, why, model=f"image encoder {use.encoder}")
+            raise IncompatibleControl(pinned.model, why, model=f"image encoder {pinned.encoder}")
         positive, negative = (Tokens(adapter, adapter.projection(some)[0]) for some in states)
         return positive, negative
 

@@ -278,23 +278,23 @@ def made_for(shapes: Shapes) -> str | None:
     return next((CONTEXT_WIDTHS[width] for width in widths if width in CONTEXT_WIDTHS), None)
 
 
-def hint_kind(wish: ControlRequest, about: ControlFile) -> HintKind | None:
+def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
     """What the hint shows, where the net must be told: as the wish says, else what its preprocessor makes.
 
     Raises:
         InvalidRequest: neither says so, or the net does not know that kind.
     """
-    known, named = about.hint_kinds, wish.hint_kind
+    known, named = about.hint_kinds, request.hint_kind
     if not known:
         if named:
-            raise InvalidRequest(f"{wish.model} takes hints of one kind, and cannot be told that it is shown {named!r}")
+            raise InvalidRequest(f"{request.model} takes hints of one kind only; it has no hint kind {named!r}")
         return None
-    kind = named or SHOWS.get(wish.preprocessor.partition("/")[0])
+    kind = named or SHOWS.get(request.preprocessor.partition("/")[0])
     if kind is None:
         raise InvalidRequest(
-            f"{wish.model} must be told what its hint shows, with hint_kind (as-... on the command line): "
+            f"{request.model} must be told what its hint shows, with hint_kind (as-... on the command line): "
             + ", ".join(known)
         )
     if kind not in known:
-        raise InvalidRequest(f"{wish.model} does not know hints of the kind {kind!r}; it knows {', '.join(known)}")
+        raise InvalidRequest(f"{request.model} does not know hints of the kind {kind!r}; it knows {', '.join(known)}")
     return kind

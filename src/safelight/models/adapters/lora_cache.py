@@ -25,15 +25,15 @@ class ActiveLora:
     """A LoRA in memory, and how the spec uses it."""
 
     lora: Lora
-    use: PinnedLora
+    pinned: PinnedLora
 
     def on_unet(self, progress: float) -> Row:
         """At this fraction of the walk."""
-        acts = self.use.start <= progress < self.use.end
-        if not (acts and self.use.weight and self.lora.unet.terms):
+        acts = self.pinned.start <= progress < self.pinned.end
+        if not (acts and self.pinned.weight and self.lora.unet.terms):
             return ()
-        blocks = tuple(sorted((self.use.blocks or {}).items()))
-        return (Applied(self.lora.unet, self.use.weight, blocks),)
+        blocks = tuple(sorted((self.pinned.blocks or {}).items()))
+        return (Applied(self.lora.unet, self.pinned.weight, blocks),)
 
     def on_text(self) -> tuple[Row, ...]:
         """For each text encoder."""
@@ -44,8 +44,10 @@ class ActiveLora:
 
     @property
     def text_weight(self) -> float:
-        use = self.use
-        return (use.weight if use.text_weight is None else use.text_weight) * (use.blocks or {}).get("BASE", 1.0)
+        pinned = self.pinned
+        return (pinned.weight if pinned.text_weight is None else pinned.text_weight) * (pinned.blocks or {}).get(
+            "BASE", 1.0
+        )
 
 
 @dataclass(slots=True)
@@ -57,25 +59,25 @@ class LoraCache:
     """The digests of LoRAs and models of which it is known that they go together."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def pin(self, wish: LoraRequest) -> PinnedLora:
+    def pin(self, request: LoraRequest) -> PinnedLora:
         """The wish with the digest of the file that its name stands for now.
 
         Raises:
             UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the wish asks for.
         """
-        if wish.digest is not None:
-            self.catalogue.pinned(wish.name, wish.digest, "lora")
-            return PinnedLora.model_validate(wish.model_dump())
-        digest = self.catalogue.sum(self.catalogue.find(wish.name, "lora"))
-        return PinnedLora.model_validate(wish.model_dump() | {"digest": digest})
+        if request.digest is not None:
+            self.catalogue.pinned(request.name, request.digest, "lora")
+            return PinnedLora.model_validate(request.model_dump())
+        digest = self.catalogue.sum(self.catalogue.find(request.name, "lora"))
+        return PinnedLora.model_validate(request.model_dump() | {"digest": digest})
 
     def hashes(self, uses: Sequence[PinnedLora]) -> dict[str, str]:
         """What AUTOMATIC1111 calls each file, by our digest of it; without those that are gone."""
         found: dict[str, str] = {}
-        for use in uses:
+        for pinned in uses:
             with suppress(SafelightError, OSError):
-                path = self.catalogue.pinned(use.name, use.digest, "lora")
-                found[use.digest] = lora_hash(path, cache=self.catalogue.sums)
+                path = self.catalogue.pinned(pinned.name, pinned.digest, "lora")
+                found[pinned.digest] = lora_hash(path, cache=self.catalogue.sums)
         return found
 
     def load(self, uses: Sequence[PinnedLora], model: Model) -> tuple[ActiveLora, ...]:
@@ -87,32 +89,32 @@ class LoraCache:
             UnsupportedOption: weights by block, for a network that has none.
         """
         require_blocks(uses, model.description, name=model.name)
-        return tuple(ActiveLora(self.get(use, model), use) for use in uses)
+        return tuple(ActiveLora(self.get(pinned, model), pinned) for pinned in uses)
 
     def require_fit(self, uses: Sequence[PinnedLora], outline: Outline, model_digest: str) -> None:
         """Raises as `wear` would, before the model is in memory; each file is read once for a model."""
         require_blocks(uses, outline.description, name=outline.name)
-        for use in uses:
-            if (use.digest, model_digest) not in self.fitting:
-                file = read_lora(self.catalogue.pinned(use.name, use.digest, "lora"))
-                require_finite(file, name=use.name)
+        for pinned in uses:
+            if (pinned.digest, model_digest) not in self.fitting:
+                file = read_lora(self.catalogue.pinned(pinned.name, pinned.digest, "lora"))
+                require_finite(file, name=pinned.name)
                 model = f"{outline.name} ({outline.description.family.name})"
-                fit(file, outline.networks, name=use.name, model=model)
-                self.fitting.add((use.digest, model_digest))
+                fit(file, outline.networks, name=pinned.name, model=model)
+                self.fitting.add((pinned.digest, model_digest))
 
-    def get(self, use: PinnedLora, model: Model) -> Lora:
-        key = use.digest, model.digest, model.text_digest
+    def get(self, pinned: PinnedLora, model: Model) -> Lora:
+        key = pinned.digest, model.digest, model.text_digest
         with self.lock:
             if key not in self.loaded:
-                path = self.catalogue.pinned(use.name, use.digest, "lora")
-                self.loaded[key] = load_lora(path, model, name=use.name, digest=use.digest)
+                path = self.catalogue.pinned(pinned.name, pinned.digest, "lora")
+                self.loaded[key] = load_lora(path, model, name=pinned.name, digest=pinned.digest)
             return self.loaded[key]
 
-    def need(self, use: PinnedLora, model_digest: str, placement: Placement) -> Allocation:
+    def allocation(self, pinned: PinnedLora, model_digest: str, placement: Placement) -> Allocation:
         """What it takes of the memory for weights."""
-        key = use.digest, model_digest
-        size = lora_bytes(self.catalogue.pinned(use.name, use.digest, "lora"), placement)
-        return Allocation(key=key, kind="lora", name=use.name, size_bytes=size, drop=lambda: self.drop(key))
+        key = pinned.digest, model_digest
+        size = lora_bytes(self.catalogue.pinned(pinned.name, pinned.digest, "lora"), placement)
+        return Allocation(key=key, kind="lora", name=pinned.name, size_bytes=size, drop=lambda: self.drop(key))
 
     def drop(self, key: tuple[str, str]) -> None:
         """Forget it; jobs that wear it keep it."""
@@ -122,9 +124,9 @@ class LoraCache:
 
 def require_blocks(uses: Sequence[PinnedLora], description: Description, *, name: str) -> None:
     """Raises UnsupportedOption where a model that is no UNet is given weights by a UNet's blocks."""
-    for use in uses:
-        if description.family.network != "unet" and (use.blocks or {}).keys() - {"BASE"}:
-            raise UnsupportedOption("blocks", f"LoRA {use.name}: {name} is no UNet and has no such blocks")
+    for pinned in uses:
+        if description.family.network != "unet" and (pinned.blocks or {}).keys() - {"BASE"}:
+            raise UnsupportedOption("blocks", f"LoRA {pinned.name}: {name} is no UNet and has no such blocks")
 
 
 def require_finite(file: LoraFile, *, name: str) -> None:

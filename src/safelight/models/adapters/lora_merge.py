@@ -25,7 +25,7 @@ N = TypeVar("N", bound=nn.Module)
 
 def merge(model: Model, loras: Sequence[ActiveLora], *, name: str) -> Model:
     """The model with these LoRAs in its weights; the given one stays as it is, and shares what is not changed."""
-    unet = merged(model.unet, tuple(applied for active in loras for applied in active.on_unet(active.use.start)))
+    unet = merged(model.unet, tuple(applied for active in loras for applied in active.on_unet(active.pinned.start)))
     encoders = [
         TextEncoder(
             encoder.tokenizer, merged(encoder.network, tuple(row for active in loras for row in active.on_text()[i]))
@@ -42,7 +42,7 @@ def merge(model: Model, loras: Sequence[ActiveLora], *, name: str) -> Model:
 
 def digest_of(model: Model, loras: Sequence[ActiveLora]) -> str:
     """sha256 over what went into the merge."""
-    uses = [active.use.model_dump(mode="json", exclude_defaults=True, exclude={"name"}) for active in loras]
+    uses = [active.pinned.model_dump(mode="json", exclude_defaults=True, exclude={"name"}) for active in loras]
     made_of = json.dumps({"model": model.digest, "loras": uses}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(made_of.encode()).hexdigest()
 

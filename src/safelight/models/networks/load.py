@@ -65,7 +65,7 @@ class Model:
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
     adapters: Adapters = field(init=False, repr=False, compare=False)
     """What is applied to the UNet, row by row, while it is called."""
-    kept: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary[Any, Any], repr=False, compare=False)
+    cache: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary[Any, Any], repr=False, compare=False)
     """What others worked out for this model and will want again, by who did; here, so that it goes with the model."""
     looking: PicturePrompts = field(init=False, repr=False, compare=False)
     """The pictures that its rows look at beside their words, while it is called."""

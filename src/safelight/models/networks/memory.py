@@ -49,7 +49,7 @@ class Allocation:
 class Loaded:
     """Weights that are in memory, or about to be."""
 
-    need: Allocation
+    allocation: Allocation
     users: int = 0
 
 
@@ -65,7 +65,7 @@ class LoadedWeights:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    needs: Sequence[Allocation]
+    allocations: Sequence[Allocation]
     since: float
     granted: "Future[bool]" = field(default_factory=Future[bool])
     """Whether anything was dropped for it."""
@@ -98,16 +98,16 @@ class Memory:
         self.num_loaded, self.num_dropped = 0, 0
         """Since the start."""
 
-    async def take(self, needs: Sequence[Allocation]) -> "Lease":
+    async def take(self, allocations: Sequence[Allocation]) -> "Lease":
         """Wait until there is room, and use them all.
 
         Raises:
             OutOfMemory: more than the device has.
         """
-        needs = list({need.key: need for need in needs}.values())
-        self.require_possible(needs)
+        allocations = list({allocation.key: allocation for allocation in allocations}.values())
+        self.require_possible(allocations)
         with self.lock:
-            waiter = Waiter(needs, self.clock())
+            waiter = Waiter(allocations, self.clock())
             self.line.append(waiter)
             self.serve()
         try:
@@ -118,43 +118,43 @@ class Memory:
         except BaseException:
             self.leave(waiter)
             raise
-        return Lease(self, needs)
+        return Lease(self, allocations)
 
-    def require_possible(self, needs: Sequence[Allocation]) -> None:
-        wanted = sum(need.size_bytes for need in needs)
+    def require_possible(self, allocations: Sequence[Allocation]) -> None:
+        wanted = sum(allocation.size_bytes for allocation in allocations)
         if self.most_bytes is not None and wanted > self.most_bytes:
             raise OutOfMemory(
-                f"{named(needs)} takes {wanted / GIB:.1f} GiB, and there are {self.most_bytes / GIB:.1f} in all; "
+                f"{named(allocations)} takes {wanted / GIB:.1f} GiB, and there are {self.most_bytes / GIB:.1f} in all; "
                 "use a smaller model, or half precision (dtype) where the device is fast with it"
             )
 
     def serve(self) -> None:
         """Let in who may come in; called with the lock held."""
         for waiter in list(self.line):
-            dropped = self.evict(waiter.needs)
+            dropped = self.evict(waiter.allocations)
             if dropped is not None:
                 self.line.remove(waiter)
-                self.use(waiter.needs)
+                self.use(waiter.allocations)
                 waiter.granted.set_result(dropped)
             elif self.clock() - waiter.since >= self.patience_s:
                 return
 
-    def evict(self, needs: Sequence[Allocation]) -> bool | None:
+    def evict(self, allocations: Sequence[Allocation]) -> bool | None:
         """Drop what must go, and say whether anything did; None where what is in use leaves too little room."""
-        keys = {need.key for need in needs}
-        wanted = sum(need.size_bytes for need in needs if need.key not in self.holdings)
+        keys = {allocation.key for allocation in allocations}
+        wanted = sum(allocation.size_bytes for allocation in allocations if allocation.key not in self.holdings)
         others = [holding for key, holding in self.holdings.items() if key not in keys]
         idle = [holding for holding in others if not holding.users]
         over = self.held_bytes + wanted - self.budget_bytes
         if not wanted or over <= 0:
             return False
-        if over > sum(holding.need.size_bytes for holding in idle):
+        if over > sum(holding.allocation.size_bytes for holding in idle):
             if len(idle) < len(others):
                 return None
-            total = sum(need.size_bytes for need in needs)
+            total = sum(allocation.size_bytes for allocation in allocations)
             log.warning(
                 "%s takes %.2f GiB, more than the budget of %.2f: it is loaded alone (SAFELIGHT_MODEL_MEMORY_GB)",
-                named(needs),
+                named(allocations),
                 total / GIB,
                 self.budget_bytes / GIB,
             )
@@ -162,21 +162,21 @@ class Memory:
             if over <= 0:
                 break
             self.drop(holding)
-            over -= holding.need.size_bytes
+            over -= holding.allocation.size_bytes
         return bool(idle)
 
-    def use(self, needs: Iterable[Allocation]) -> None:
-        for need in needs:
-            if need.key not in self.holdings:
-                self.holdings[need.key] = Loaded(need)
+    def use(self, allocations: Iterable[Allocation]) -> None:
+        for allocation in allocations:
+            if allocation.key not in self.holdings:
+                self.holdings[allocation.key] = Loaded(allocation)
                 self.num_loaded += 1
-            self.holdings[need.key].users += 1
-            self.holdings.move_to_end(need.key)
+            self.holdings[allocation.key].users += 1
+            self.holdings.move_to_end(allocation.key)
 
-    def end(self, needs: Iterable[Allocation], *, forget: bool) -> None:
+    def end(self, allocations: Iterable[Allocation], *, forget: bool) -> None:
         with self.lock:
-            for need in needs:
-                holding = self.holdings[need.key]
+            for allocation in allocations:
+                holding = self.holdings[allocation.key]
                 holding.users -= 1
                 if forget and not holding.users:
                     self.drop(holding)
@@ -189,13 +189,13 @@ class Memory:
                 self.line.remove(waiter)
                 self.serve()
                 return
-        self.end(waiter.needs, forget=True)
+        self.end(waiter.allocations, forget=True)
 
     def drop(self, holding: Loaded) -> None:
-        del self.holdings[holding.need.key]
-        holding.need.drop()
+        del self.holdings[holding.allocation.key]
+        holding.allocation.drop()
         self.num_dropped += 1
-        log.info("%s %s was dropped from memory", holding.need.kind, holding.need.name)
+        log.info("%s %s was dropped from memory", holding.allocation.kind, holding.allocation.name)
 
     def drop_idle(self) -> None:
         """Drop all that nobody uses."""
@@ -209,14 +209,19 @@ class Memory:
 
     @property
     def held_bytes(self) -> int:
-        return sum(holding.need.size_bytes for holding in self.holdings.values())
+        return sum(holding.allocation.size_bytes for holding in self.holdings.values())
 
     def held(self) -> list[LoadedWeights]:
         with self.lock:
             return [
-                LoadedWeights(kind=need.kind, name=need.name, size_bytes=need.size_bytes, in_use=holding.users > 0)
+                LoadedWeights(
+                    kind=one.kind,
+                    name=one.name,
+                    size_bytes=one.size_bytes,
+                    in_use=holding.users > 0,
+                )
                 for holding in self.holdings.values()
-                for need in [holding.need]
+                for one in [holding.allocation]
             ]
 
 
@@ -225,18 +230,18 @@ class Lease:
     """The right to use some weights; ended once, however often it is asked to."""
 
     memory: Memory
-    needs: Sequence[Allocation]
+    allocations: Sequence[Allocation]
     ended: bool = False
 
     def end(self, *, forget: bool = False) -> None:
         """`forget`: they could not be loaded, so they hold no room."""
         if not self.ended:
             self.ended = True
-            self.memory.end(self.needs, forget=forget)
+            self.memory.end(self.allocations, forget=forget)
 
 
-def named(needs: Sequence[Allocation]) -> str:
-    return " with ".join(f"{need.kind} {need.name}" for need in needs)
+def named(allocations: Sequence[Allocation]) -> str:
+    return " with ".join(f"{allocation.kind} {allocation.name}" for allocation in allocations)
 
 
 def release() -> None:

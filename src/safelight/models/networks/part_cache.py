@@ -99,12 +99,14 @@ class PartCache:
             require_all_alike(source.checkpoint, outline.description, name=outline.name)
         self.fitting.add((part, pin.digest, model_digest))
 
-    def needs(self, spec: Denoised, placement: Placement) -> list[Allocation]:
+    def allocations(self, spec: Denoised, placement: Placement) -> list[Allocation]:
         """What these take of the memory for weights."""
         wanted: dict[PartName, PinnedPart | None] = {"vae": spec.vae, "text_encoder": spec.text_encoder}
-        return [self.need(part, pin, spec.model_digest, placement) for part, pin in wanted.items() if pin is not None]
+        return [
+            self.allocation(part, pin, spec.model_digest, placement) for part, pin in wanted.items() if pin is not None
+        ]
 
-    def need(self, part: PartName, pin: PinnedPart, model_digest: str, placement: Placement) -> Allocation:
+    def allocation(self, part: PartName, pin: PinnedPart, model_digest: str, placement: Placement) -> Allocation:
         source = self.folder.pinned(part, pin)
         key = (part, source.digest, model_digest)
         size = weights_bytes(self.folder.files(part, source), placement, beginnings(part, source))

@@ -73,7 +73,7 @@ class ModelPool:
                 self.loaded[digest] = load_model(found.description, name=name, digest=digest, placement=self.placement)
             return self.loaded[digest]
 
-    def need(self, name: str, digest: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Allocation:
+    def allocation(self, name: str, digest: str, *, extra: Callable[[ModelSize], int] = lambda _size: 0) -> Allocation:
         """What it takes of the memory for weights; `extra` is what is made of them for speed."""
         found = self.pinned(name, digest)
         return Allocation(

@@ -85,7 +85,7 @@ class Preprocessors:
         with self.lock:
             return self.depth_model(self.depth_path(name)).read(image)
 
-    def needs(self, name: str) -> "list[Allocation]":
+    def allocations(self, name: str) -> "list[Allocation]":
         """What it takes of the memory for weights: nothing, but for depth.
 
         Raises:

@@ -108,7 +108,7 @@ class Upscalers:
             path = self.path(pinned)
             from_tensors(TensorFile(path), where=path)
 
-    def needs(self, pinned: Pinned) -> list[Allocation]:
+    def allocations(self, pinned: Pinned) -> list[Allocation]:
         """What it takes of the memory for weights."""
         if pinned.name == LANCZOS:
             return []

@@ -194,7 +194,7 @@ async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoA
 
     studio = parts_of(request).studio
     with concerning("image"):
-        return await studio.pictures_room.work(await studio.turn(data, tenant=caller.tenant), read)
+        return await studio.image_pool.work(await studio.turn(data, tenant=caller.tenant), read)
 
 
 @router.post("/interrogate")
@@ -215,14 +215,14 @@ async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sourc
         with concerning(field):
             data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
             turn = await studio.turn(data, tenant=caller.tenant)
-            kept.append(await studio.pictures_room.work(turn, keep, data, body, studio))
+            kept.append(await studio.image_pool.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
-    sittings, wishes = active_requests_of(request), SubmitOptions(brought=True)
+    sittings, fields = active_requests_of(request), SubmitOptions(brought=True)
     jobs: list[JobRow] = []
     if upscales:
         with in_words(body.words):
-            jobs = await sittings.draw(request, upscales, caller, wishes, desk=parts.desk, kind="extras")
+            jobs = await sittings.draw(request, upscales, caller, fields, job_service=parts.job_service, kind="extras")
     for one, job in zip(grows, jobs, strict=True):
         if job.asset_id is None:
             raise JobCancelled("interrupted before all pictures were made larger")
@@ -230,7 +230,7 @@ async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sourc
     images: list[str] = []
     for one in kept:
         turn = await studio.turn(one.grown or one.digest, tenant=caller.tenant)
-        images.append(await studio.pictures_room.work(turn, finish, one, body, studio))
+        images.append(await studio.image_pool.work(turn, finish, one, body, studio))
     return images
 
 

@@ -157,11 +157,11 @@ class GenerationBody(A1111Body):
         """The fields of a draft that are pictures which are kept later."""
         return {}
 
-    def wishes(self, options: Options) -> dict[str, Any]:
+    def fields(self, options: Options) -> dict[str, Any]:
         """In the words of `spec.Draft`, all but the pictures."""
-        return self.plain_wishes(options) | {"sampler": self.sampler.name}
+        return self.plain_fields(options) | {"sampler": self.sampler.name}
 
-    def plain_wishes(self, options: Options) -> dict[str, Any]:
+    def plain_fields(self, options: Options) -> dict[str, Any]:
         """All but the sampler, which there may be none for."""
         return {
             "prompt": take_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
@@ -236,7 +236,7 @@ class GenerationBody(A1111Body):
             yield from self.refuse_units(self.units)
         except SafelightError as error:
             yield from each(error)
-        yield from wrong_in(Draft, self.plain_wishes(Options()) | self.starts_from, self.words)
+        yield from wrong_in(Draft, self.plain_fields(Options()) | self.starts_from, self.words)
 
     def noise_we_do_not_add(self, sampler: Sampler) -> Iterator[SafelightError]:
         if sampler.name == "DDIM" and self.eta not in (0, 1):
@@ -294,8 +294,8 @@ class TextToImageBody(GenerationBody):
         resized = "hr_resize_x" if self.hr_resize_x else "hr_resize_y" if self.hr_resize_y else "hr_scale"
         return {**WORDS, "highres.scale": resized}
 
-    def plain_wishes(self, options: Options) -> dict[str, Any]:
-        return super().plain_wishes(options) | {"highres": self.highres() if self.enable_hr else None}
+    def plain_fields(self, options: Options) -> dict[str, Any]:
+        return super().plain_fields(options) | {"highres": self.highres() if self.enable_hr else None}
 
     def highres(self) -> dict[str, Any]:
         known = {"upscaler": HIGHRES[self.hr_upscaler]} if self.hr_upscaler in HIGHRES else {}
@@ -375,13 +375,13 @@ class ImageToImageBody(GenerationBody):
     def starts_from(self) -> dict[str, Any]:
         return {"init": STORED} | ({"mask": STORED} if self.mask else {})
 
-    def plain_wishes(self, options: Options) -> dict[str, Any]:
-        wishes = super().plain_wishes(options) | {"strength": self.denoising_strength}
+    def plain_fields(self, options: Options) -> dict[str, Any]:
+        fields = super().plain_fields(options) | {"strength": self.denoising_strength}
         if self.resize_mode in FITS:
-            wishes["fit"] = FITS[self.resize_mode]
+            fields["fit"] = FITS[self.resize_mode]
         if not self.mask:
-            return wishes
-        return wishes | {
+            return fields
+        return fields | {
             "mask_blur": self.blur,
             "mask_invert": bool(self.inpainting_mask_invert),
             "only_masked": self.inpaint_full_res,

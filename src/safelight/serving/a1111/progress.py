@@ -78,9 +78,9 @@ class ActiveRequests:
         request: Request,
         drafts: Sequence[Draft | Upscale],
         caller: Caller,
-        wishes: SubmitOptions,
+        fields: SubmitOptions,
         *,
-        desk: JobService,
+        job_service: JobService,
         kind: str,
     ) -> list[JobRow]:
         """The pictures' jobs once they have ended; those that were interrupted are among them.
@@ -88,9 +88,9 @@ class ActiveRequests:
         Raises:
             SafelightError: one of them failed, or could not be accepted.
         """
-        jobs = await desk.accept(drafts, caller, wishes)
+        jobs = await job_service.accept(drafts, caller, fields)
         with self.sitting(ActiveRequest(kind=kind, tenant=caller.tenant, jobs=jobs)):
-            ended = await wait_or_cancel(request, jobs, desk)
+            ended = await wait_or_cancel(request, jobs, job_service)
         for job in ended:
             if job.error:
                 raise failure(job)
@@ -107,34 +107,34 @@ class ActiveRequests:
     def of(self, caller: Caller) -> list[ActiveRequest]:
         return [sitting for sitting in self.now if sitting.tenant == caller.tenant]
 
-    async def interrupt(self, caller: Caller, desk: JobService) -> None:
+    async def interrupt(self, caller: Caller, job_service: JobService) -> None:
         """Stop all that the caller has under way here."""
         sittings = self.of(caller)
         for sitting in sittings:
             sitting.interrupted = True
-        await asyncio.gather(*(desk.cancel(job) for sitting in sittings for job in sitting.jobs))
+        await asyncio.gather(*(job_service.cancel(job) for sitting in sittings for job in sitting.jobs))
 
-    async def skip(self, caller: Caller, desk: JobService) -> None:
+    async def skip(self, caller: Caller, job_service: JobService) -> None:
         """Stop the picture that `progress` shows; the others go on."""
-        progress = await self.progress(caller, desk)
+        progress = await self.progress(caller, job_service)
         if progress and progress.job:
             progress.sitting.skipped = True
-            await desk.cancel(progress.job)
+            await job_service.cancel(progress.job)
 
-    async def progress(self, caller: Caller, desk: JobService) -> Progress | None:
+    async def progress(self, caller: Caller, job_service: JobService) -> Progress | None:
         """None while nothing is asked for."""
         sittings = self.of(caller)
         ids = [job.id for sitting in sittings for job in sitting.jobs]
         if not ids:
             return None
-        jobs = await desk.queue.database.run(desk.queue.get_all, ids)
+        jobs = await job_service.queue.database.run(job_service.queue.get_all, ids)
         fractions: list[float] = []
         for job in jobs:
-            step, total_steps = steps_of(job, desk)
+            step, total_steps = steps_of(job, job_service)
             fractions.append(1.0 if job.state in ENDED else step / total_steps if total_steps else 0.0)
         current = next((job for job in jobs if job.state == "running"), None)
-        step, total_steps = steps_of(current, desk) if current else (0, 0)
-        preview = desk.live.previews.get(current.id) if current else None
+        step, total_steps = steps_of(current, job_service) if current else (0, 0)
+        preview = job_service.live.previews.get(current.id) if current else None
         owner = next((sitting for sitting in sittings if current and current.id in ids_of(sitting)), sittings[0])
         return Progress(
             sitting=owner,
@@ -156,6 +156,6 @@ def ids_of(sitting: ActiveRequest) -> set[str]:
     return {job.id for job in sitting.jobs}
 
 
-def steps_of(job: JobRow, desk: JobService) -> tuple[int, int]:
+def steps_of(job: JobRow, job_service: JobService) -> tuple[int, int]:
     """Steps finished and steps in all, as this process knows or as the process that draws wrote down."""
-    return desk.live.progress.get(job.id, (job.step, job.total_steps))
+    return job_service.live.progress.get(job.id, (job.step, job.total_steps))

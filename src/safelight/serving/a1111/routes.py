@@ -88,8 +88,8 @@ async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> Pictu
     options, refiner, led = await together(
         options_for(request, caller, body), refiner_for(request, body), led_by(request, caller, body)
     )
-    wishes = body.wishes(options) | refiner | led
-    first = await asyncio.to_thread(within_reach, parse_draft(wishes), parts_of(request).studio)
+    fields = body.fields(options) | refiner | led
+    first = await asyncio.to_thread(within_reach, parse_draft(fields), parts_of(request).studio)
     drafts = await asyncio.to_thread(several, first, body, parts_of(request).settings)
     return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
 
@@ -103,26 +103,26 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Pict
     options, refiner, over = await together(
         options_for(request, caller, body), refiner_for(request, body), drawn_over(request, body)
     )
-    wishes = body.wishes(options) | refiner | over
+    fields = body.fields(options) | refiner | over
     found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
     if found.description.reads == "instructions":
-        wishes["image_guidance"] = body.image_cfg_scale
+        fields["image_guidance"] = body.image_cfg_scale
     studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
     marked = None
     if body.mask:
         with concerning("mask"):
             data = await fetch_picture(body.mask, max_bytes=most)
             turn = await studio.turn(data, tenant=caller.tenant)
-            marked, wishes["mask"] = await studio.pictures_room.work(turn, keep_mask, data, studio)
+            marked, fields["mask"] = await studio.image_pool.work(turn, keep_mask, data, studio)
     # One at a time in memory: a small file can hold a very large picture.
     inits: list[str] = []
     for place, source in enumerate(body.init_images):
         with concerning(f"init_images.{place}"):
             data = await fetch_picture(source, max_bytes=most)
             turn = await studio.turn(data, tenant=caller.tenant, copies=MANY_COPIES)
-            inits.append(await studio.pictures_room.work(turn, keep, data, marked, body, studio))
+            inits.append(await studio.image_pool.work(turn, keep, data, marked, body, studio))
     leads = [await led_by(request, caller, body, init=init) for init in inits]
-    firsts = [parse_draft(wishes | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
+    firsts = [parse_draft(fields | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
     changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
     drafts = [
         draft.model_copy(update=changing[place % len(inits)])
@@ -134,7 +134,7 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Pict
 @router.get("/progress")
 async def progress(request: Request, caller: Who, skip_current_image: Annotated[bool, Query()] = False) -> ProgressView:
     """How far the caller's own pictures are."""
-    found = await active_requests_of(request).progress(caller, parts_of(request).desk)
+    found = await active_requests_of(request).progress(caller, parts_of(request).job_service)
     if found is None:
         return ProgressView(progress=0, eta_relative=0, state=ProgressState())
     state = ProgressState(
@@ -156,14 +156,14 @@ async def progress(request: Request, caller: Who, skip_current_image: Annotated[
 @router.post("/interrupt")
 async def interrupt(request: Request, caller: Who) -> dict[str, str]:
     """Stop all that the caller has under way through this API; it is answered with what was finished."""
-    await active_requests_of(request).interrupt(caller, parts_of(request).desk)
+    await active_requests_of(request).interrupt(caller, parts_of(request).job_service)
     return {}
 
 
 @router.post("/skip", responses=NULL)
 async def skip(request: Request, caller: Who) -> None:
     """Stop the picture that `progress` shows."""
-    await active_requests_of(request).skip(caller, parts_of(request).desk)
+    await active_requests_of(request).skip(caller, parts_of(request).job_service)
 
 
 def within_reach(draft: Draft, studio: Studio) -> Draft:
@@ -209,8 +209,10 @@ async def drawn(
     parts = parts_of(request)
     if body.override_settings and not body.override_settings_restore_afterwards:
         await active_requests_of(request).keep_options(caller, options, parts.keys)
-    wishes = SubmitOptions(encoding=options.encoding, brought=True)
-    jobs = await active_requests_of(request).draw(request, drafts, caller, wishes, desk=parts.desk, kind=kind)
+    fields = SubmitOptions(encoding=options.encoding, brought=True)
+    jobs = await active_requests_of(request).draw(
+        request, drafts, caller, fields, job_service=parts.job_service, kind=kind
+    )
     return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
 
 

@@ -165,7 +165,7 @@ class Unit(A1111Body):
                 if value > HIGHEST_THRESHOLD:
                     yield InvalidField(name, f"at most {HIGHEST_THRESHOLD}, not {value:g}", "module")
 
-    def wish(self, model: str, image: str) -> tuple[str, dict[str, Any]]:
+    def to_request(self, model: str, image: str) -> tuple[str, dict[str, Any]]:
         """Which field of a draft it belongs to, and what it says there."""
         common = {
             "model": model,

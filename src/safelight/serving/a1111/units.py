@@ -22,7 +22,7 @@ async def led_by(request: Request, caller: Caller, body: GenerationBody, *, init
     Raises:
         SafelightError: what is wrong with any of them, all at once.
     """
-    wishes: dict[str, list[dict[str, Any]]] = {}
+    fields: dict[str, list[dict[str, Any]]] = {}
     wrong: list[SafelightError] = []
     for place, unit in body.units.items():
         try:
@@ -30,13 +30,13 @@ async def led_by(request: Request, caller: Caller, body: GenerationBody, *, init
             with concerning(f"{place}.image"):
                 image = await picture_of(unit, parts_of(request), caller) if unit.image else init
             assert image, "a body without one was refused"
-            field, wish = unit.wish(model, image)
-            wishes.setdefault(field, []).append(wish)
+            field, wish = unit.to_request(model, image)
+            fields.setdefault(field, []).append(wish)
         except SafelightError as error:
             wrong += each(error)
     if wrong:
         raise InvalidFields(wrong).alone()
-    return wishes
+    return fields
 
 
 async def picture_of(unit: Unit, parts: Parts, caller: Caller) -> str:

@@ -108,10 +108,10 @@ async def opened(
     studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
-    queue, live = JobQueue(database, hear=observer.changed), JobListeners()
+    queue, live = JobQueue(database, on_event=observer.changed), JobListeners()
     metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory, weights=studio.memory)
     worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
-    desk = JobService(
+    job_service = JobService(
         queue,
         studio,
         worker,
@@ -123,13 +123,13 @@ async def opened(
         database,
         await database.run(keys.secret, "webhooks"),
         private=settings.allow_private_webhooks,
-        hear=metrics.delivered,
+        on_event=metrics.delivered,
     )
     working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
     readiness = Readiness(worker, settings.home)
     try:
         url_secret = await database.run(keys.secret, "urls")
-        yield Parts(settings, database, studio, desk, keys, metrics, readiness, url_secret)
+        yield Parts(settings, database, studio, job_service, keys, metrics, readiness, url_secret)
     finally:
         worker.stop(drain_s=settings.drain_s)
         await working

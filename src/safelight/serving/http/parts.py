@@ -20,7 +20,7 @@ class Parts:
     settings: Settings
     database: Database
     studio: Studio
-    desk: JobService
+    job_service: JobService
     keys: Keys
     metrics: Metrics
     readiness: Readiness

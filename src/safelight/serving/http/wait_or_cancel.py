@@ -11,14 +11,14 @@ from safelight.serving.jobs.service import JobService
 from safelight.serving.jobs.tables import JobRow
 
 
-async def wait_or_cancel(request: Request, jobs: Sequence[JobRow], desk: JobService) -> list[JobRow]:
+async def wait_or_cancel(request: Request, jobs: Sequence[JobRow], job_service: JobService) -> list[JobRow]:
     """Wait for the jobs as long as the client does: one that goes away cancels them at their next step."""
-    waiting = asyncio.create_task(desk.wait(jobs))
+    waiting = asyncio.create_task(job_service.wait(jobs))
     leaving = asyncio.create_task(gone(request))
     try:
         await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            await asyncio.gather(*(desk.cancel(job) for job in jobs))
+            await asyncio.gather(*(job_service.cancel(job) for job in jobs))
             raise JobCancelled("the client went away before its pictures were drawn")
         return waiting.result()
     finally:

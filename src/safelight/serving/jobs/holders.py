@@ -38,9 +38,9 @@ def require_sight(session: Session, asset_ids: Collection[str], tenant: str | No
         raise UnknownAsset(f"no picture {unseen[0]!r} is stored here; an id is the 64 hex digits a job reported")
 
 
-def pictures_of(wish: Draft | Denoised | Upscale) -> set[str]:
+def pictures_of(request: Draft | Denoised | Upscale) -> set[str]:
     """The ids of all pictures that it names."""
-    leads = (*getattr(wish, "controls", ()), *getattr(wish, "picture_prompts", ()))
-    named = [getattr(wish, name, None) for name in ("init", "mask")]
+    leads = (*getattr(request, "controls", ()), *getattr(request, "picture_prompts", ()))
+    named = [getattr(request, name, None) for name in ("init", "mask")]
     named += [getattr(lead, name, None) for lead in leads for name in ("image", "hint")]
     return {asset_id for asset_id in named if asset_id}

@@ -71,11 +71,11 @@ class JobQueue:
         database: Database,
         *,
         clock: Callable[[], float] = time.time,
-        hear: Callable[[Change], None] = lambda _change: None,
+        on_event: Callable[[Change], None] = lambda _change: None,
     ) -> None:
         self.database = database
         self.clock = clock
-        self.hear = hear
+        self.on_event = on_event
         """Told of every change made here, in the thread that made it."""
 
     # Accepting
@@ -250,7 +250,7 @@ class JobQueue:
 
         result = self.database.write(noting)
         for change in noted:
-            self.hear(change)
+            self.on_event(change)
         return result
 
     def note(self, session: Session, job: JobRow, kind: str, data: Mapping[str, Any]) -> None:

@@ -65,20 +65,20 @@ class JobService:
         self.private_webhooks = private_webhooks
 
     async def accept(
-        self, drafts: Sequence[Draft | Upscale], caller: Caller, wishes: SubmitOptions | None = None
+        self, drafts: Sequence[Draft | Upscale], caller: Caller, submit_options: SubmitOptions | None = None
     ) -> list[JobRow]:
         """Jobs for these pictures, all or none; they survive anything from here on.
 
         Raises:
             SafelightError: what is asked for cannot be, or not now, or not by this caller.
         """
-        wishes = wishes or SubmitOptions()
+        submit_options = submit_options or SubmitOptions()
         caller.require("draw")
-        self.require_terms(caller, wishes)
-        if not wishes.brought:
+        self.require_terms(caller, submit_options)
+        if not submit_options.brought:
             named = {asset_id for draft in drafts for asset_id in pictures_of(draft)}
             await self.queue.database.ask(require_sight, named, caller.sees)
-        terms = self.terms_of(caller, wishes, digest_of(drafts, wishes))
+        terms = self.terms_of(caller, submit_options, digest_of(drafts, submit_options))
         if known := await self.queue.database.run(self.queue.put_before, terms):
             return known
         await self.queue.database.run(self.queue.require_room, terms, len(drafts))
@@ -89,16 +89,16 @@ class JobService:
         for spec in specs:
             await asyncio.to_thread(self.require_size, spec)
         encoding = {
-            "format": wishes.encoding.format,
-            "quality": wishes.encoding.quality,
-            "metadata": wishes.encoding.metadata,
+            "format": submit_options.encoding.format,
+            "quality": submit_options.encoding.quality,
+            "metadata": submit_options.encoding.metadata,
         }
         orders = [
             NewJob(spec=spec.model_dump(mode="json"), encoding=encoding, pictures=pictures_of(spec)) for spec in specs
         ]
         return await self.put(orders, terms)
 
-    async def accept_training(self, recipe: AnyRecipe, caller: Caller, wishes: SubmitOptions) -> JobRow:
+    async def accept_training(self, recipe: AnyRecipe, caller: Caller, submit_options: SubmitOptions) -> JobRow:
         """A job for a training run. It reads what its recipe names, so it is for administrators, where it is allowed.
 
         Raises:
@@ -107,27 +107,29 @@ class JobService:
         caller.require("admin")
         if not self.studio.settings.allow_training:
             raise Forbidden("this server trains nothing; SAFELIGHT_ALLOW_TRAINING=1 lets administrators start runs")
-        self.require_terms(caller, wishes)
+        self.require_terms(caller, submit_options)
         spec = {"task": TRAINING, "recipe": recipe.model_dump(mode="json")}
-        [job] = await self.put([NewJob(spec=spec, encoding={})], self.terms_of(caller, wishes, recipe.digest()))
+        [job] = await self.put([NewJob(spec=spec, encoding={})], self.terms_of(caller, submit_options, recipe.digest()))
         return job
 
-    def require_terms(self, caller: Caller, wishes: SubmitOptions) -> None:
+    def require_terms(self, caller: Caller, submit_options: SubmitOptions) -> None:
         """Raises InvalidRequest where this caller cannot have its jobs so."""
-        if wishes.priority > caller.priority:
-            raise InvalidField("priority", f"this key may ask for at most {caller.priority}, not {wishes.priority}")
-        if wishes.webhook_url is not None:
-            require_webhook_url(wishes.webhook_url, private=self.private_webhooks)
+        if submit_options.priority > caller.priority:
+            raise InvalidField(
+                "priority", f"this key may ask for at most {caller.priority}, not {submit_options.priority}"
+            )
+        if submit_options.webhook_url is not None:
+            require_webhook_url(submit_options.webhook_url, private=self.private_webhooks)
 
-    def terms_of(self, caller: Caller, wishes: SubmitOptions, digest: str) -> Terms:
+    def terms_of(self, caller: Caller, submit_options: SubmitOptions, digest: str) -> Terms:
         return Terms(
             tenant=caller.tenant,
-            priority=wishes.priority,
-            idempotency_key=wishes.idempotency_key,
+            priority=submit_options.priority,
+            idempotency_key=submit_options.idempotency_key,
             request_digest=digest,
-            retried=wishes.retried,
-            expires=None if wishes.expires_in_s is None else time.time() + wishes.expires_in_s,
-            webhook_url=wishes.webhook_url,
+            retried=submit_options.retried,
+            expires=None if submit_options.expires_in_s is None else time.time() + submit_options.expires_in_s,
+            webhook_url=submit_options.webhook_url,
             limits=Limits(
                 in_line=self.longest_line,
                 per_minute=caller.per_minute,
@@ -199,8 +201,8 @@ class JobService:
         return await self.queue.database.run(self.queue.get, changed.id)
 
 
-def digest_of(drafts: Sequence[Draft | Upscale], wishes: SubmitOptions) -> str:
+def digest_of(drafts: Sequence[Draft | Upscale], submit_options: SubmitOptions) -> str:
     """What tells a retry from another request."""
-    asked = wishes.said or [draft.model_dump(mode="json") for draft in drafts]
-    said = asked, wishes.encoding.format, wishes.encoding.quality
+    asked = submit_options.said or [draft.model_dump(mode="json") for draft in drafts]
+    said = asked, submit_options.encoding.format, submit_options.encoding.quality
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

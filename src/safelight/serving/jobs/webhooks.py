@@ -52,7 +52,7 @@ class Webhooks:
         private: bool = False,
         first_delay_s: float = FIRST_DELAY_S,
         clock: Callable[[], float] = time.time,
-        hear: Callable[[Outcome], None] = lambda _outcome: None,
+        on_event: Callable[[Outcome], None] = lambda _outcome: None,
     ) -> None:
         """`private`: receivers may be inside a private network."""
         self.database = database
@@ -64,7 +64,7 @@ class Webhooks:
         )
         self.first_delay_s = first_delay_s
         self.clock = clock
-        self.hear = hear
+        self.on_event = on_event
         self.sending: set[asyncio.Task[None]] = set()
         self.loop = Loop("sending webhooks", self.send_due, every_s=POLL_S)
 
@@ -120,7 +120,7 @@ class Webhooks:
         if outcome != "failed":
             with suppress(StorageFailed):  # it is then sent again, which receivers can tell
                 await self.database.run(self.settle, job.id, outcome)
-        self.hear(outcome)
+        self.on_event(outcome)
 
     async def post(self, url: str, body: bytes, *, delivery: str) -> int:
         """The status of the answer, which is not read."""

@@ -181,9 +181,9 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         wildcards: Wildcards = False,
     ) -> CallToolResult:
         """Draw one or more pictures from words."""
-        wishes = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
-        wishes |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        return await draw(api, ctx, wishes | {"expand": "wildcards" if wildcards else None}, n=n)
+        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
+        fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
+        return await draw(api, ctx, fields | {"expand": "wildcards" if wildcards else None}, n=n)
 
     @server.tool(annotations=DRAWS)
     async def edit_image(
@@ -203,12 +203,12 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         n: Number = 1,
     ) -> CallToolResult:
         """Draw a picture anew from another one, all of it or where a mask is white."""
-        wishes = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
-        wishes |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        wishes |= {"init": await kept(api, ctx, image, local=local), "strength": strength}
+        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
+        fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
+        fields |= {"init": await kept(api, ctx, image, local=local), "strength": strength}
         if mask is not None:
-            wishes["mask"] = await kept(api, ctx, mask, local=local)
-        return await draw(api, ctx, wishes, n=n)
+            fields["mask"] = await kept(api, ctx, mask, local=local)
+        return await draw(api, ctx, fields, n=n)
 
     @server.tool(annotations=DRAWS)
     async def upscale_image(
@@ -275,8 +275,8 @@ def unknown(argument: str, known: list[str]) -> str:
     return f"{argument[:60]!r}: no such argument{nearest(argument[:60], known)}; known: {', '.join(known)}"
 
 
-async def draw(api: Api, ask: Ask, wishes: dict[str, Any], *, n: int) -> CallToolResult:
-    given = {name: value for name, value in wishes.items() if value is not None}
+async def draw(api: Api, ask: Ask, fields: dict[str, Any], *, n: int) -> CallToolResult:
+    given = {name: value for name, value in fields.items() if value is not None}
     asked = [given | {"seed": seed} for seed in seeds_from(given.get("seed", choose_seed()), n)]
     return await shown(api, ask, (await api.ask("POST", "/v1/jobs", ask, json=asked)).json()["data"])
 

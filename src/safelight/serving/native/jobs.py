@@ -56,7 +56,7 @@ class JobRequest(Draft):
         draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
         return [draft] if self.expand is None else expanded(draft, 1, expand=self.expand, folder=folder)
 
-    def wishes(self, idempotency_key: str | None) -> SubmitOptions:
+    def submit_options(self, idempotency_key: str | None) -> SubmitOptions:
         return SubmitOptions(
             encoding=Encoding(format=self.output_format, quality=self.output_compression, metadata=self.metadata),
             priority=self.priority,
@@ -80,7 +80,7 @@ class TrainingRequest(CheckedModel):
     expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
 
-    def wishes(self, idempotency_key: str | None) -> SubmitOptions:
+    def submit_options(self, idempotency_key: str | None) -> SubmitOptions:
         return SubmitOptions(
             priority=self.priority,
             idempotency_key=idempotency_key,
@@ -151,21 +151,23 @@ Asked = Annotated[
 async def create(request: Request, caller: Who, body: Asked, idempotency_key: Key = None) -> JobView | JobList:
     """Accept a picture, all of a list of pictures, or a training run; a retry with the same `Idempotency-Key` gets the
     same jobs."""
-    desk = parts_of(request).desk
+    job_service = parts_of(request).job_service
     if isinstance(body, TrainingRequest):
-        return await view(request, await desk.accept_training(body.recipe, caller, body.wishes(idempotency_key)))
+        return await view(
+            request, await job_service.accept_training(body.recipe, caller, body.submit_options(idempotency_key))
+        )
     asked = body if isinstance(body, list) else [body]
     if not 1 <= len(asked) <= MAX_IN_A_LIST:
         raise InvalidRequest(f"a list holds 1 to {MAX_IN_A_LIST} pictures, not {len(asked)}")
-    wishes = asked[0].wishes(idempotency_key)
+    submit_options = asked[0].submit_options(idempotency_key)
     expanding = any(one.expand for one in asked)
-    if any(other.wishes(idempotency_key) != wishes for other in asked):
+    if any(other.submit_options(idempotency_key) != submit_options for other in asked):
         raise InvalidRequest("all of a list share output_format, metadata, priority, expires_in_s and webhook_url")
-    drafts = await asyncio.to_thread(drafts_of, asked, desk.studio.settings.wildcards)
+    drafts = await asyncio.to_thread(drafts_of, asked, job_service.studio.settings.wildcards)
     if expanding:
         # Choices fall with the seed, and a seed may be chosen anew: a retry is known by what it says.
-        wishes = replace(wishes, said=json.dumps([one.model_dump(mode="json") for one in asked]))
-    jobs = await desk.accept(drafts, caller, wishes)
+        submit_options = replace(submit_options, said=json.dumps([one.model_dump(mode="json") for one in asked]))
+    jobs = await job_service.accept(drafts, caller, submit_options)
     views = [await view(request, job) for job in jobs]
     return JobList(data=views) if isinstance(body, list) or body.expand == "combinatorial" else views[0]
 
@@ -186,7 +188,7 @@ async def index(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobList:
     """The caller's jobs, newest first."""
-    queue = parts_of(request).desk.queue
+    queue = parts_of(request).job_service.queue
     jobs = await queue.database.run(queue.find, tenant=caller.sees, state=state, before=before, limit=limit + 1)
     return JobList(data=[await view(request, job) for job in jobs[:limit]], has_more=len(jobs) > limit)
 
@@ -203,7 +205,7 @@ async def wait(
 ) -> JobView:
     """The job once it has ended, or as it is after `timeout_s`."""
     job = await owned(request, caller, job_id)
-    [latest] = await parts_of(request).desk.wait([job], timeout_s=timeout_s)
+    [latest] = await parts_of(request).job_service.wait([job], timeout_s=timeout_s)
     return await view(request, latest)
 
 
@@ -211,7 +213,7 @@ async def wait(
 async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
     """A running job stops at its next step; one that has ended stays as it ended."""
     job = await owned(request, caller, job_id)
-    return await view(request, await parts_of(request).desk.cancel(job))
+    return await view(request, await parts_of(request).job_service.cancel(job))
 
 
 @router.get(
@@ -228,15 +230,15 @@ async def events(
     """Server-sent events until the job has ended. Those with an id last: `Last-Event-ID` resumes after it. Steps and
     previews have none; they are told as they happen."""
     job = await owned(request, caller, job_id)
-    return EventSourceResponse(tell(parts_of(request).desk, job, last_event_id), ping=15)
+    return EventSourceResponse(tell(parts_of(request).job_service, job, last_event_id), ping=15)
 
 
-async def tell(desk: JobService, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
-    for row in await desk.queue.database.run(desk.queue.events, job.id, after=after):
+async def tell(job_service: JobService, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
+    for row in await job_service.queue.database.run(job_service.queue.events, job.id, after=after):
         after = row.number
         yield lasting(row)
-    async for _, item in desk.follow([job]):
-        for row in await desk.queue.database.run(desk.queue.events, job.id, after=after):
+    async for _, item in job_service.follow([job]):
+        for row in await job_service.queue.database.run(job_service.queue.events, job.id, after=after):
             after = row.number
             yield lasting(row)
         if not isinstance(item, JobRow) and (fleeting := await asyncio.to_thread(of_the_moment, item)):
@@ -261,14 +263,14 @@ def of_the_moment(event: Event) -> ServerSentEvent | None:
 async def owned(request: Request, caller: Who, job_id: str) -> JobRow:
     if len(job_id) != 32:
         raise UnknownJob(f"no job {job_id!r}; an id is the 32 hex digits that POST /v1/jobs answered")
-    queue = parts_of(request).desk.queue
+    queue = parts_of(request).job_service.queue
     return await queue.database.run(queue.get, job_id, tenant=caller.sees)
 
 
 async def view(request: Request, job: JobRow) -> JobView:
     parts = parts_of(request)
     queued = job.state == "queued"
-    step, total_steps = parts.desk.live.progress.get(job.id, (job.step, job.total_steps))
+    step, total_steps = parts.job_service.live.progress.get(job.id, (job.step, job.total_steps))
     return JobView(
         id=job.id,
         state=job.state,  # pyright: ignore[reportArgumentType]
@@ -277,7 +279,7 @@ async def view(request: Request, job: JobRow) -> JobView:
         started=job.started,
         finished=job.finished,
         expires=job.expires,
-        position=await parts.database.run(parts.desk.queue.position, job) if queued else None,
+        position=await parts.database.run(parts.job_service.queue.position, job) if queued else None,
         step=total_steps if job.state == "done" else step,
         total_steps=total_steps,
         attempts=job.attempts,

@@ -34,10 +34,10 @@ class UpscaleRequest(CheckedModel):
 async def create(request: Request, caller: Who, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
     """Accept a picture to be made larger."""
     parts = parts_of(request)
-    wishes = SubmitOptions(
+    submit_options = SubmitOptions(
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
         idempotency_key=idempotency_key,
     )
     spec = await asyncio.to_thread(parts.studio.upscale_spec, body.init, body.scale, body.method)
-    [job] = await parts.desk.accept([spec], caller, wishes)
+    [job] = await parts.job_service.accept([spec], caller, submit_options)
     return await view(request, job)

@@ -128,21 +128,21 @@ class ImageRequest(Extras):
         except UnsupportedOption as error:
             yield error
             size = {}
-        wishes = {"model": self.model or DEFAULT_MODEL} | self.wishes(1)
-        yield from wrong_in(Draft, wishes | size | self.starts_from, WORDS)
+        fields = {"model": self.model or DEFAULT_MODEL} | self.fields(1)
+        yield from wrong_in(Draft, fields | size | self.starts_from, WORDS)
 
     def draft(self, default_steps: int, *, model: str, **given: Any) -> Draft:
         """The first picture; the others differ in their seeds."""
-        return parse_draft({"model": model} | self.wishes(default_steps) | self.sides | given)
+        return parse_draft({"model": model} | self.fields(default_steps) | self.sides | given)
 
-    def wishes(self, default_steps: int) -> dict[str, Any]:
+    def fields(self, default_steps: int) -> dict[str, Any]:
         """In the words of `spec.Draft`, all but the model and the size."""
-        wishes: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
+        fields: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
         if self.steps is None and self.quality not in (None, "auto", "standard"):
-            wishes["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MAX_STEPS)
+            fields["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MAX_STEPS)
         if not self.starts_from:
-            wishes.pop("strength", None)
-        return {"prompt": self.prompt} | wishes
+            fields.pop("strength", None)
+        return {"prompt": self.prompt} | fields
 
     @property
     def sides(self) -> dict[str, int]:

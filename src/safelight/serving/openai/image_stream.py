@@ -38,14 +38,14 @@ async def tell(
     most = body.partial_images or 0
     open_jobs = {job.id: job for job in jobs}
     try:
-        async for job_id, item in parts.desk.follow(jobs):
+        async for job_id, item in parts.job_service.follow(jobs):
             match item:
                 case Previewed(step=step, image=image) if told[job_id] < most and due(
                     step, told[job_id], most, open_jobs[job_id]
                 ):
                     spec = open_jobs[job_id].spec
                     turn = await parts.studio.turn(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
-                    whole = await parts.studio.pictures_room.work(turn, blown_up, image, final_sides(spec))
+                    whole = await parts.studio.image_pool.work(turn, blown_up, image, final_sides(spec))
                     more = {"partial_image_index": told[job_id]}
                     told[job_id] += 1
                     yield event(f"{kind}.partial_image", whole, body, spec, more)
@@ -63,7 +63,7 @@ async def tell(
                     pass
     finally:
         left = [job for job in open_jobs.values() if job.state not in ENDED]
-        await asyncio.shield(asyncio.gather(*(parts.desk.cancel(job) for job in left)))
+        await asyncio.shield(asyncio.gather(*(parts.job_service.cancel(job) for job in left)))
 
 
 def blown_up(image: Image.Image, size: tuple[int, int]) -> str:

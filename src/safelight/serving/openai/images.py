@@ -149,7 +149,7 @@ async def draw(
     after a lost connection.
     """
     parts = parts_of(request)
-    wishes = SubmitOptions(
+    submit_options = SubmitOptions(
         brought=True,
         encoding=body.encoding(),
         idempotency_key=idempotency_key,
@@ -157,11 +157,11 @@ async def draw(
         retried=request.headers.get(RETRIES, "0") != "0",
     )
     drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
-    jobs = await parts.desk.accept(drafts, caller, wishes)
+    jobs = await parts.job_service.accept(drafts, caller, submit_options)
     if body.stream:
         return stream(parts, body, jobs, kind=kind)
     returns = idempotency_key or RETRIES in request.headers
-    ended = await (parts.desk.wait(jobs) if returns else wait_or_cancel(request, jobs, parts.desk))
+    ended = await (parts.job_service.wait(jobs) if returns else wait_or_cancel(request, jobs, parts.job_service))
     ended.sort(key=lambda job: job.place)
     for job in ended:
         if job.asset_id is None:
@@ -214,7 +214,7 @@ async def starts(studio: Studio, body: VariationRequest, reads: Reads, caller: C
     with concerning("mask"):
         data = await body.mask.read()
         turn = await studio.turn(data, tenant=caller.tenant)
-        mask = await studio.pictures_room.work(turn, keep_mask, studio, data)
+        mask = await studio.image_pool.work(turn, keep_mask, studio, data)
     return {"init": init, "mask": mask, "strength": body.strength or 1.0}
 
 
