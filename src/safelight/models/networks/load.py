@@ -87,7 +87,7 @@ class Model:
         object.__setattr__(self, "looking", PicturePrompts(self.unet))
         object.__setattr__(self, "freeu", FreeUs(self.unet))
         object.__setattr__(self, "perturbed", PerturbedAttention(self.unet))
-        object.__setattr__(self, "salience", AttentionMasks(self.unet))
+        object.__setattr__(self, "attention_mask", AttentionMasks(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:
