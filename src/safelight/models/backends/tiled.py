@@ -62,7 +62,7 @@ def of_tiles(
         if (value := getattr(told, name)) is not None:
             taken[name] = [value[row] for row in rows.tolist()]
     if told.attention_mask is not None:
-        taken["salience"] = AttentionMask([told.attention_mask.rows[row] for row in rows.tolist()])
+        taken["attention_mask"] = AttentionMask([told.attention_mask.rows[row] for row in rows.tolist()])
     return replace(told, **taken)
 
 

@@ -4,5 +4,5 @@ adapters          LoRAs, as terms added to a layer's output (lora_terms); lora_n
 picture_prompts   IP-Adapters: cross attention to pictures
 freeu             skip connections weighed against the backbone
 perturbed         perturbed-attention guidance
-salience          the attention map that self-attention guidance reads
+attention_mask          the attention map that self-attention guidance reads
 """

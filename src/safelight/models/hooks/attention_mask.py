@@ -1,9 +1,9 @@
 """What the middle of a UNet looks at, per row: the places that the others attend to most (arXiv:2210.00939).
 
-    salience = AttentionMask(rows)       rows: for each row of the call, whether it is asked for
-    with saliences.on(salience, height, width):
+    attention_mask = AttentionMask(rows)       rows: for each row of the call, whether it is asked for
+    with attention_masks.on(attention_mask, height, width):
         network(...)
-    salience.masks
+    attention_mask.masks
 
 Two hooks in the first self-attention of the middle work the map out anew from its queries and keys, for those rows
 alone: the network's own attention stays as fast as it is, and every row keeps its very bits.
