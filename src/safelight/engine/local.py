@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -26,6 +27,8 @@ from safelight.models.networks.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 Command = Callable[[], None]
 Listener = Callable[[Event], None]
 
@@ -81,10 +84,10 @@ class LocalBackend:
         """
         lease = await self.room_for(spec) if self.room_for else None
         try:
-            job = await self.job_for(spec, pictures, tenant=tenant, priority=priority)
+            job = await self.job_for(spec, pictures, lease, tenant=tenant, priority=priority)
         except BaseException as error:
             if lease:
-                # Whoever merely went away leaves a thread that loads on.
+                # Whoever merely went away leaves a thread that loads on, for which the lease lasts.
                 lease.end(forget=isinstance(error, Exception))
             raise
         job_id = job.id
@@ -113,14 +116,20 @@ class LocalBackend:
             self.listeners.pop(job_id, None)
             await self.cancel(job_id)
 
-    async def job_for(self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str, priority: int) -> Job:
+    async def job_for(
+        self, spec: Denoised, pictures: Mapping[str, Image.Image], lease: Lease | None, *, tenant: str, priority: int
+    ) -> Job:
         """With all that it needs in memory."""
-        model = await asyncio.to_thread(self.model_for, spec)
-        refiner = await asyncio.to_thread(self.refiner_for, spec)
-        loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
-        embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
+
+        async def load(part: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+            return await asyncio.to_thread(lease.during(part) if lease else part, *args, **named)
+
+        model = await load(self.model_for, spec)
+        refiner = await load(self.refiner_for, spec)
+        loras = await load(self.loras_of, spec, model) if spec.loras else ()
+        embeddings = await load(self.embeddings_of, spec, model) if spec.embeddings else ()
         leads = spec.controls or spec.picture_prompts
-        led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else Led()
+        led = await load(self.led, spec, model, pictures) if leads else Led()
         return Job(
             id=uuid.uuid4().hex,
             spec=spec,
