@@ -101,10 +101,11 @@ class JobWorker:
     async def take_more(self) -> None:
         self.wake.clear()
         drawn = [hand.job for hand in self.hands.values() if not is_training(hand.job)]
-        room = self.most - len(self.hands)
+        training = len(drawn) < len(self.hands)
+        room = self.most - len(drawn)
         if any(job.suspect for job in drawn) or not self.studio.backend.alive:
             room = 0
-        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn)):
+        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn), training=training):
             if former := self.hands.get(job.id):
                 # It was lost and came back before it was let go.
                 await stopped(former.task)
