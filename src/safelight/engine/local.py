@@ -1,11 +1,13 @@
 """One engine in one thread of this process; asyncio stays on this side of it."""
 
 import asyncio
+import contextvars
 import logging
 import queue
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -27,6 +29,8 @@ from safelight.models.networks.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
 log = logging.getLogger(__name__)
+LOADERS = 32
+"""Jobs that load at once, or wait for another's loading: in threads of their own, or those who ask would wait too."""
 P = ParamSpec("P")
 T = TypeVar("T")
 Command = Callable[[], None]
@@ -62,6 +66,7 @@ class LocalBackend:
         self.loras_for = loras_for
         self.led_by = led_by
         self.preview_every = preview_every
+        self.loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self.engine = Engine(Scheduler(budget_megapixels), Runner(denoiser_for), emit=self.deliver, cache=cache)
@@ -122,7 +127,8 @@ class LocalBackend:
         """With all that it needs in memory."""
 
         async def load(part: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-            return await asyncio.to_thread(lease.during(part) if lease else part, *args, **named)
+            call = partial(contextvars.copy_context().run, lease.during(part) if lease else part, *args, **named)
+            return await asyncio.get_running_loop().run_in_executor(self.loaders, call)
 
         model = await load(self.model_for, spec)
         refiner = await load(self.refiner_for, spec)
