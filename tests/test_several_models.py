@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import shutil
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -26,6 +27,7 @@ from safelight.models.hooks.picture_prompts import IpAdapter
 from safelight.models.networks import pool as module
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Allocation, Memory
+from safelight.models.vision.preprocessors import Preprocessors
 from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.spec import ControlRequest, Draft, LoraRequest, PicturePromptRequest
@@ -250,6 +252,64 @@ def test_a_cancelled_job_lets_its_model_go(studio: Studio) -> None:
 
     run(work())
     assert in_memory(studio) == {"two"}
+
+
+def test_a_model_that_is_still_being_loaded_keeps_its_room_although_its_job_was_cancelled(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.memory.budget_bytes = int(1.5 * size_of(studio, "one"))
+    loading, go_on, load_model = threading.Event(), threading.Event(), module.load_model
+
+    def slowly(*given: Any, name: str, **more: Any) -> Model:
+        if name == "one":
+            loading.set()
+            assert go_on.wait(PATIENCE_S)
+        return load_model(*given, name=name, **more)
+
+    monkeypatch.setattr(module, "load_model", slowly)
+
+    async def work() -> None:
+        left = asyncio.create_task(events_of(studio, draft("one")))
+        await wait_in_loop_until(loading.is_set)
+        left.cancel()
+        await asyncio.wait([left])
+        waiting = asyncio.create_task(events_of(studio, draft("two")))
+        try:
+            await wait_in_loop_until(lambda: studio.memory.line or waiting.done())
+            assert not waiting.done(), "both would be in memory"
+        finally:
+            go_on.set()
+        assert any(isinstance(event, Stepped) for event in await waiting)
+
+    run(work())
+    assert in_memory(studio) == {"two"}
+
+
+def test_a_hint_that_is_still_being_made_keeps_its_network_although_nobody_waits(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dpt(tmp_path / "depth-models" / "near")
+    making, go_on, make_hint = threading.Event(), threading.Event(), Preprocessors.make_hint
+
+    def slowly(self: Preprocessors, *given: Any, **more: Any) -> Any:
+        making.set()
+        assert go_on.wait(PATIENCE_S)
+        return make_hint(self, *given, **more)
+
+    monkeypatch.setattr(Preprocessors, "make_hint", slowly)
+
+    async def work() -> None:
+        left = asyncio.create_task(studio.make_hint("depth", colours_picture(1)))
+        await wait_in_loop_until(making.is_set)
+        left.cancel()
+        await asyncio.wait([left])
+        try:
+            assert [(one.kind, one.in_use) for one in studio.memory.held()] == [("depth", True)]
+        finally:
+            go_on.set()
+        await wait_in_loop_until(lambda: not any(one.in_use for one in studio.memory.held()))
+
+    run(work())
 
 
 def test_a_model_larger_than_the_budget_is_drawn_with_all_the_same(studio: Studio) -> None:

@@ -116,8 +116,8 @@ class Studio:
             draft = await asyncio.to_thread(self.fit_canvas, draft, found)
         if draft.controls or draft.picture_prompts:
             turn = await self.turn(*(request.image for request in draft.controls), tenant=tenant, copies=MANY_COPIES)
-            async with self.acquire(await asyncio.to_thread(self.needs_of_hints, draft)):
-                draft = await self.vision_pool.work(turn, self.pin_controls, draft, found)
+            async with self.acquire(await asyncio.to_thread(self.needs_of_hints, draft)) as lease:
+                draft = await self.vision_pool.work(turn, lease.during(self.pin_controls), draft, found)
         embeddings = await asyncio.to_thread(self.named_embeddings, draft, found)
         parts = await asyncio.to_thread(self.pin_parts, draft)
         refiner = await asyncio.to_thread(self.pin_refiner, draft, found)
@@ -314,26 +314,27 @@ class Studio:
         """The picture made larger; what enlarges it counts among the weights in memory."""
         pinned = await asyncio.to_thread(self.upscalers.require, spec.method, spec.method_digest)
         turn = MemoryClaim(tenant=tenant, size_bytes=round(decoded_bytes(*image.size) * spec.scale**2), accepted=True)
-        async with self.acquire(self.upscalers.allocations(pinned)):
-            return await self.vision_pool.work(turn, self.upscalers.enlarge, image, spec.scale, pinned)
+        async with self.acquire(self.upscalers.allocations(pinned)) as lease:
+            return await self.vision_pool.work(turn, lease.during(self.upscalers.enlarge), image, spec.scale, pinned)
 
     async def make_hint(
         self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None, tenant: str = ""
     ) -> Image.Image:
         """As a preprocessor makes it; a network that it runs counts among the weights in memory."""
         turn = MemoryClaim(tenant=tenant, size_bytes=MANY_COPIES * decoded_bytes(*image.size))
-        async with self.acquire(await asyncio.to_thread(self.preprocessors.allocations, name)):
-            return await self.vision_pool.work(turn, self.preprocessors.make_hint, name, image, thresholds=thresholds)
+        async with self.acquire(await asyncio.to_thread(self.preprocessors.allocations, name)) as lease:
+            make = lease.during(self.preprocessors.make_hint)
+            return await self.vision_pool.work(turn, make, name, image, thresholds=thresholds)
 
     @asynccontextmanager
-    async def acquire(self, allocations: Sequence[Allocation]) -> AsyncGenerator[None]:
-        """Inside of the block, what is needed may be in memory."""
+    async def acquire(self, allocations: Sequence[Allocation]) -> AsyncGenerator[Lease]:
+        """Inside of the block, and `during` work that began in it, what is needed may be in memory."""
         if not allocations:  # or it would stand in line with those who wait for room
-            yield
+            yield Lease(self.memory, ())
             return
         lease = await self.memory.take(allocations)
         try:
-            yield
+            yield lease
         except SafelightError:
             lease.end(forget=True)
             raise

@@ -99,6 +99,34 @@ def test_loops_in_many_threads_are_served_at_once(backend: LocalBackend, tiny: M
         assert psnr(picture(results[number]), alone) >= 60  # the bits change with the batch; see test_company
 
 
+def test_others_find_a_thread_although_many_jobs_wait_for_one_model(tiny: Model) -> None:
+    """As requests do that are to be accepted, whose sizes and names are looked at in asyncio's own few threads."""
+    loading, go_on = threading.Semaphore(0), threading.Event()
+
+    def load(_spec: Denoised) -> Model:
+        loading.release()
+        assert go_on.wait(PATIENCE_S)
+        return tiny
+
+    backend = LocalBackend(load, denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
+
+    async def ask() -> None:
+        jobs = [asyncio.create_task(all_events(backend, spec_for(tiny, seed=seed, steps=1))) for seed in range(40)]
+        try:
+            await wait_in_loop_until(lambda: loading.acquire(blocking=False))
+            async with asyncio.timeout(PATIENCE_S):
+                assert await asyncio.to_thread(lambda: "looked at") == "looked at"
+        finally:
+            go_on.set()
+        for events in await asyncio.gather(*jobs):
+            assert isinstance(events[-1], Decoded)
+
+    try:
+        asyncio.run(ask())
+    finally:
+        backend.close()
+
+
 def test_closing_the_generator_cancels_the_job(tiny: Model) -> None:
     backend = open_backend(tiny, denoiser_for=slowly)
 

@@ -1,13 +1,16 @@
 """One engine in one thread of this process; asyncio stays on this side of it."""
 
 import asyncio
+import contextvars
 import logging
 import queue
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -26,6 +29,10 @@ from safelight.models.networks.textual_inversion import Embedding, require_fit
 from safelight.spec import Denoised, PinnedEmbedding
 
 log = logging.getLogger(__name__)
+LOADERS = 32
+"""Jobs that load at once, or wait for another's loading: in threads of their own, or those who ask would wait too."""
+P = ParamSpec("P")
+T = TypeVar("T")
 Command = Callable[[], None]
 Listener = Callable[[Event], None]
 
@@ -48,7 +55,7 @@ class LocalBackend:
         preview_every: int = 0,
         cache: Path | None = None,
     ) -> None:
-        """`room_for` waits until what a spec needs may be in memory, where it then stays until the lease ends."""
+        """`acquire` waits until what a spec needs may be in memory, where it then stays until the lease ends."""
         self.model_for = model_for
         self.acquire = acquire
         self.enlarge = enlarge
@@ -59,6 +66,7 @@ class LocalBackend:
         self.loras_for = loras_for
         self.led_by = led_by
         self.preview_every = preview_every
+        self.loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self.engine = Engine(Scheduler(budget_megapixels), Runner(denoiser_for), emit=self.deliver, cache=cache)
@@ -81,10 +89,10 @@ class LocalBackend:
         """
         lease = await self.acquire(spec) if self.acquire else None
         try:
-            job = await self.job_for(spec, pictures, tenant=tenant, priority=priority)
+            job = await self.job_for(spec, pictures, lease, tenant=tenant, priority=priority)
         except BaseException as error:
             if lease:
-                # Whoever merely went away leaves a thread that loads on.
+                # Whoever merely went away leaves a thread that loads on, for which the lease lasts.
                 lease.end(forget=isinstance(error, Exception))
             raise
         job_id = job.id
@@ -113,14 +121,21 @@ class LocalBackend:
             self.listeners.pop(job_id, None)
             await self.cancel(job_id)
 
-    async def job_for(self, spec: Denoised, pictures: Mapping[str, Image.Image], *, tenant: str, priority: int) -> Job:
+    async def job_for(
+        self, spec: Denoised, pictures: Mapping[str, Image.Image], lease: Lease | None, *, tenant: str, priority: int
+    ) -> Job:
         """With all that it needs in memory."""
-        model = await asyncio.to_thread(self.model_for, spec)
-        refiner = await asyncio.to_thread(self.refiner_for, spec)
-        loras = await asyncio.to_thread(self.loras_of, spec, model) if spec.loras else ()
-        embeddings = await asyncio.to_thread(self.embeddings_of, spec, model) if spec.embeddings else ()
+
+        async def load(part: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+            call = partial(contextvars.copy_context().run, lease.during(part) if lease else part, *args, **named)
+            return await asyncio.get_running_loop().run_in_executor(self.loaders, call)
+
+        model = await load(self.model_for, spec)
+        refiner = await load(self.refiner_for, spec)
+        loras = await load(self.loras_of, spec, model) if spec.loras else ()
+        embeddings = await load(self.embeddings_of, spec, model) if spec.embeddings else ()
         leads = spec.controls or spec.picture_prompts
-        led = await asyncio.to_thread(self.led, spec, model, pictures) if leads else ActiveControls()
+        led = await load(self.led, spec, model, pictures) if leads else ActiveControls()
         return Job(
             id=uuid.uuid4().hex,
             spec=spec,

@@ -119,6 +119,82 @@ def test_a_job_that_its_living_worker_lost_hold_of_is_drawn_again(queue: JobQueu
     assert me.recover([kept.id]) == [dropped.id]
 
 
+def test_what_its_living_worker_lost_hold_of_is_no_suspect(queue: JobQueue, clock: Clock, me: Attempts) -> None:
+    """As when the answer to a claim is lost on its way: no process died of it."""
+    put(queue, 3)
+    for _ in range(2):
+        for job in me.claim(most=3):
+            me.begin(job)
+        clock.now += LEASE_S + 1
+        assert len(me.recover([])) == 3
+    assert len(me.claim(most=3)) == 3, "none of them has to be drawn alone"
+
+
+def test_what_its_living_worker_loses_again_and_again_fails_in_the_end(
+    queue: JobQueue, clock: Clock, me: Attempts
+) -> None:
+    [job] = put(queue)
+    while queue.get(job.id).state == "queued":
+        assert me.claim(most=1)[0].attempts <= MAX_ATTEMPTS + MAX_CRASHES
+        clock.now += LEASE_S + 1
+        me.recover([])
+    assert queue.get(job.id).state == "failed"
+
+
+def test_a_worker_whose_clock_is_behind_is_alive(queue: JobQueue, clock: Clock, me: Attempts) -> None:
+    [job] = put(queue)
+    behind = Clock()
+    behind.now = clock.now
+    late = Attempts(JobQueue(queue.database, clock=behind))
+    [taken] = late.claim(most=1)
+    me.recover([])
+    clock.now += 2 * LEASE_S
+    for _ in range(3):
+        clock.now += 1
+        behind.now += 1
+        late.renew({job.id: (taken, JobProgress())})
+        assert me.recover([]) == []
+    clock.now += LEASE_S + 1
+    assert me.recover([]) == [job.id], "and dead once it says no more"
+
+
+def test_a_clock_that_is_put_back_leaves_no_job_with_the_dead(
+    queue: JobQueue, clock: Clock, me: Attempts, other: Attempts
+) -> None:
+    [job] = put(queue)
+    other.claim(most=1)
+    clock.now -= 3600
+    assert me.recover([]) == [job.id]
+
+
+def test_a_clock_that_is_put_back_holds_up_no_job(queue: JobQueue, clock: Clock, me: Attempts) -> None:
+    put(queue)
+    [job] = me.claim(most=1)
+    me.put_back(job, delay_s=10, why="the disk is full")
+    put(queue)
+    clock.now -= 3600
+    assert len(me.claim(most=2)) == 2
+
+
+def test_a_training_run_takes_no_place_of_a_picture(
+    queue: JobQueue, clock: Clock, me: Attempts, other: Attempts
+) -> None:
+    """A worker has one run in hand; others may take the next, and pictures pass those that wait."""
+    first, second = queue.put([TRAINING] * 2, Terms())
+    clock.now += 1
+    [picture] = put(queue)
+    assert [job.id for job in me.claim(most=3)] == [first.id, picture.id]
+    assert me.claim(most=3, training=True) == []
+    assert [job.id for job in other.claim(most=3)] == [second.id]
+
+
+def test_what_two_threads_of_a_new_worker_write_at_once_is_no_error(queue: JobQueue) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            new = Attempts(queue)
+            list(pool.map(lambda worker: worker.beat(patience_s=20.0), [new] * 4))
+
+
 def test_what_a_dead_worker_was_not_drawing_is_not_suspected(
     queue: JobQueue, clock: Clock, me: Attempts, other: Attempts
 ) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from tests.serving.jobs.conftest import Clock
 
-from safelight.database.connect import open_database
+from safelight.database.connect import Database, open_database
 from safelight.errors import IdempotencyConflict, InvalidRequest, StorageFailed, UnknownJob
 from safelight.serving.jobs.attempts import Attempts
-from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
+from safelight.serving.jobs.keys import Keys
+from safelight.serving.jobs.queue import Change, JobQueue, NewJob, Terms
 
 ORDER = NewJob(spec={"prompt": "a red apple"}, encoding={})
 
@@ -71,3 +72,47 @@ def test_a_job_that_waited_too_long_expires(queue: JobQueue, clock: Clock) -> No
     clock.now += 6
     assert queue.expire() == [job.id]
     assert Attempts(queue).claim(most=1) == []
+
+
+def test_a_job_whose_time_is_up_does_not_begin_although_nobody_looked(queue: JobQueue, clock: Clock) -> None:
+    """As after a night without a server."""
+    queue.put([ORDER], Terms(expires=clock.now + 5))
+    clock.now += 6
+    assert Attempts(queue).claim(most=1) == []
+
+
+def test_a_job_that_began_in_time_does_not_expire(queue: JobQueue, clock: Clock) -> None:
+    [job] = queue.put([ORDER], Terms(expires=clock.now + 5))
+    me = Attempts(queue)
+    [taken] = me.claim(most=1)
+    clock.now += 6
+    me.put_back(taken, why="the server was stopped")
+    assert queue.expire() == []
+    assert [again.id for again in me.claim(most=1)] == [job.id]
+
+
+def test_a_retry_does_not_join_a_request_that_is_being_cancelled(queue: JobQueue) -> None:
+    terms = Terms(request_digest="d", retried=True)
+    [job] = queue.put([ORDER], terms)
+    assert [again.id for again in queue.put([ORDER], terms)] == [job.id]
+    Attempts(queue).claim(most=1)
+    assert queue.cancel(job.id).state == "running", "until its worker has stopped"
+    assert queue.put([ORDER], terms)[0].id != job.id
+
+
+def test_servers_that_start_together_agree_on_their_secret(database: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for purpose in map(str, range(10)):
+            assert len(set(pool.map(Keys(database).secret, [purpose] * 4))) == 1
+
+
+def test_what_was_accepted_is_accepted_whatever_becomes_of_who_hears_of_it(database: Database) -> None:
+    def hear(change: Change) -> None:
+        raise StorageFailed(f"the name of a key, say, cannot be read: {change.state}")
+
+    queue = JobQueue(database, on_event=hear)
+    me = Attempts(queue)
+    [job] = queue.put([ORDER], Terms())
+    [taken] = me.claim(most=1)
+    assert me.finish(taken, asset_id="a" * 64, seconds=1)
+    assert queue.get(job.id).state == "done"

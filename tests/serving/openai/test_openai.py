@@ -227,6 +227,17 @@ def test_a_client_that_goes_away_cancels_its_picture(server: str) -> None:
     assert cancelled["error"] is None
 
 
+def test_a_stream_that_is_cut_off_cancels_nothing_where_its_key_can_bring_the_client_back(server: str) -> None:
+    """As when the server itself is stopped in between."""
+    body = {"prompt": "back soon", "size": "64x64", "steps": 300, "stream": True, "partial_images": 3}
+    headers = {"Idempotency-Key": "back soon"}
+    with httpx.stream("POST", f"{server}/v1/images/generations", json=body, headers=headers) as stream:
+        next(line for line in stream.iter_lines() if "partial_image" in line)
+    with httpx.Client(base_url=server) as client:
+        [job] = [one for one in client.get("/v1/jobs").json()["data"] if one["spec"]["prompt"] == "back soon"]
+        assert ended(client, job["id"])["state"] == "done"
+
+
 def test_choices_in_the_prompt_are_made_where_it_is_asked_for(client: openai.OpenAI) -> None:
     small = SMALL | {"extra_body": {**SMALL["extra_body"], "expand": "combinatorial", "seed": 1}}
     both = client.images.generate(prompt="a {red|green} apple", **small).data

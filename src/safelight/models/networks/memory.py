@@ -17,8 +17,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -26,6 +27,8 @@ from safelight.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PATIENCE_S = 10.0
 GIB = 2**30
 
@@ -231,13 +234,44 @@ class Lease:
 
     memory: Memory
     allocations: Sequence[Allocation]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    at_work: int = 0
+    """Threads that load these weights, or use them."""
     ended: bool = False
+    forget: bool = False
+
+    def during(self, work: Callable[P, T]) -> Callable[P, T]:
+        """This work, for a thread: the lease lasts until it is done, although whoever waits for it may have left."""
+
+        def lasting(*args: P.args, **named: P.kwargs) -> T:
+            with self.lock:
+                if self.ended:
+                    raise CancelledError
+                self.at_work += 1
+            try:
+                return work(*args, **named)
+            except BaseException:
+                self.forget = True
+                raise
+            finally:
+                with self.lock:
+                    self.at_work -= 1
+                    last = self.ended and not self.at_work
+                if last:
+                    self.memory.end(self.allocations, forget=self.forget)
+
+        return lasting
 
     def end(self, *, forget: bool = False) -> None:
         """`forget`: they could not be loaded, so they hold no room."""
-        if not self.ended:
+        with self.lock:
+            if self.ended:
+                return
             self.ended = True
-            self.memory.end(self.allocations, forget=forget)
+            self.forget = self.forget or forget
+            last = not self.at_work
+        if last:
+            self.memory.end(self.allocations, forget=self.forget)
 
 
 def named(allocations: Sequence[Allocation]) -> str:

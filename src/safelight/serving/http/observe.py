@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from safelight.errors import StorageFailed
 from safelight.events import Event
 from safelight.serving.http.log import REQUEST_ID
 from safelight.serving.jobs.keys import Keys
@@ -78,7 +79,10 @@ class Observer:
 
     def name_of(self, tenant: str) -> str:
         if tenant not in self.names:
-            self.names |= {row.id: row.name for row in self.keys.list()}
+            try:
+                self.names |= {row.id: row.name for row in self.keys.list()}
+            except StorageFailed:  # it is asked again
+                return tenant
         return self.names.setdefault(tenant, tenant)
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, select
+from sqlalchemy import and_, delete, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from safelight.database.upsert import insert_into
 from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.queue import JobQueue, held
 from safelight.serving.jobs.tables import TRAINING, JobRow, WorkerRow
@@ -28,6 +29,8 @@ MAX_CRASHES = 5
 """A job that so many processes died of, drawing nothing else, is what kills them."""
 MAX_ATTEMPTS = 20
 """One that was in hand so often when its process died is suspect, whether or not it was seen to begin."""
+MAX_DELAY_S = 60.0
+"""No job waits so long for its next attempt: where its time is further away, the clock was put back."""
 FORGET_WORKERS_S = 86_400.0
 
 
@@ -58,6 +61,8 @@ class Attempts:
         self.queue = queue
         self.token = secrets.token_hex(16)
         self.began = queue.clock()
+        self.seen: dict[str, float] = {}
+        """What the others had said at the last look, by token."""
 
     def beat(self, *, patience_s: float) -> None:
         """Say that this worker is alive, which proves that the database takes what is written.
@@ -70,18 +75,22 @@ class Attempts:
     def sign(self, session: Session) -> None:
         host = socket.gethostname()[:64]
         now = self.queue.clock()
-        session.merge(WorkerRow(token=self.token, host=host, pid=os.getpid(), began=self.began, beat=now))
+        first = insert_into(session, WorkerRow).values(
+            token=self.token, host=host, pid=os.getpid(), began=self.began, beat=now
+        )
+        session.execute(first.on_conflict_do_update(index_elements=[WorkerRow.token], set_={"beat": now}))
 
-    def claim(self, *, most: int, busy: bool = False) -> list[JobRow]:
+    def claim(self, *, most: int, busy: bool = False, training: bool = False) -> list[JobRow]:
         """Take up to `most` jobs: of the highest priority, then of whoever has fewest under way, then the oldest.
 
-        A suspect is taken alone; a worker that is `busy` drawing leaves it, and whatever comes after it, in line.
+        A suspect is taken alone; a worker that is `busy` drawing leaves it, and whatever comes after it, in line. One
+        that is `training` leaves further runs to others: here they would only wait.
         """
         if most <= 0:
             return []
-        return self.queue.change(lambda session: self.take(session, most, busy))
+        return self.queue.change(lambda session: self.take(session, most, busy, training))
 
-    def take(self, session: Session, most: int, busy: bool) -> list[JobRow]:
+    def take(self, session: Session, most: int, busy: bool, training: bool) -> list[JobRow]:
         now = self.queue.clock()
         other = aliased(JobRow)
         under_way = (
@@ -92,13 +101,18 @@ class Attempts:
         )
         first = (
             select(JobRow)
-            .where(JobRow.state == "queued", JobRow.not_before <= now)
+            .where(
+                JobRow.state == "queued",
+                or_(JobRow.not_before <= now, JobRow.not_before > now + MAX_DELAY_S),
+                or_(JobRow.expires.is_(None), JobRow.expires >= now, JobRow.started.is_not(None)),
+            )
             .order_by(JobRow.priority.desc(), under_way, JobRow.not_before, JobRow.created)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
+        drawn = first.where(func.coalesce(JobRow.spec["task"].as_string(), "") != TRAINING)
         taken: list[JobRow] = []
-        while len(taken) < most and (job := session.scalar(first)):
+        while len(taken) < most and (job := session.scalar(drawn if training else first)):
             if job.suspect and (busy or taken):
                 break
             if not taken:
@@ -108,6 +122,7 @@ class Attempts:
             job.step, job.total_steps = 0, 0
             self.queue.note(session, job, "running", {"attempt": job.attempts})
             taken.append(job)
+            training = training or is_training(job)
             if job.suspect:
                 break
         return taken
@@ -201,24 +216,34 @@ class Attempts:
         return self.queue.change(ours)
 
     def recover(self, in_hand: Collection[str]) -> list[str]:
-        """Back into line with jobs whose worker is dead, and with those of its own that it has lost hold of."""
+        """Back into line with jobs whose worker is dead, and with those of its own that it has lost hold of.
 
-        def work(session: Session) -> list[str]:
-            now = self.queue.clock()
-            alive = exists().where(WorkerRow.token == JobRow.worker, WorkerRow.beat >= now - LEASE_S)
+        A worker that has said anything since the last look is alive, whatever its clock shows.
+        """
+        now = self.queue.clock()  # not that of when the database could be had: others could not write until then either
+
+        def work(session: Session) -> tuple[list[str], dict[str, float]]:
+            lately = WorkerRow.beat.between(now - LEASE_S, now + LEASE_S)
+            alive = exists().where(WorkerRow.token == JobRow.worker, lately)
             dropped = and_(JobRow.worker == self.token, JobRow.id.not_in(in_hand), JobRow.started < now - LEASE_S)
             gone = and_(JobRow.worker != self.token, ~alive)
             running = select(JobRow).where(JobRow.state == "running", gone | dropped).order_by(JobRow.worker, JobRow.id)
             lost = list(session.scalars(running.with_for_update(skip_locked=True)))
+            beats = {row.token: row.beat for row in session.scalars(select(WorkerRow))}
+            spoke = {token for token, beat in beats.items() if self.seen.get(token, beat) != beat} - {self.token}
+            lost = [job for job in lost if job.worker not in spoke]
             for _, jobs in groupby(lost, key=lambda job: job.worker):
                 self.blame(session, list(jobs))
             session.execute(delete(WorkerRow).where(WorkerRow.beat < now - FORGET_WORKERS_S))
-            return [job.id for job in lost]
+            return [job.id for job in lost], beats
 
-        return self.queue.change(work)
+        lost, self.seen = self.queue.change(work)
+        return lost
 
     def blame(self, session: Session, jobs: Sequence[JobRow]) -> None:
-        """Of what one dead worker left, suspect what it was drawing: all of it, where it was not seen to draw."""
+        """Of what one dead worker left, suspect what it was drawing: all of it, where it was not seen to draw. Of what
+        this one has lost hold of, nobody has died."""
+        died = jobs[0].worker != self.token
         drawn = [job for job in jobs if not is_training(job)]
         unseen = not any(job.drawing for job in drawn)
         for job in jobs:
@@ -228,7 +253,7 @@ class Attempts:
                 # In a process of its own: it is hardly what the server died of.
                 self.again(session, job, fatal=job.attempts >= MAX_ATTEMPTS)
             else:
-                to_blame = unseen or job.drawing or job.attempts >= MAX_ATTEMPTS
+                to_blame = (died and (unseen or job.drawing)) or job.attempts >= MAX_ATTEMPTS
                 job.crashes += to_blame and job.suspect
                 job.suspect = job.suspect or to_blame
                 self.again(session, job, fatal=job.crashes >= MAX_CRASHES)

@@ -6,10 +6,9 @@ Ids are digests of contents. Whoever brought a picture, had it drawn, or had a j
 from collections.abc import Collection
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.orm import Session
 
+from safelight.database.upsert import insert_into
 from safelight.errors import UnknownAsset
 from safelight.serving.jobs.tables import HolderRow
 from safelight.spec import Denoised, Draft, Upscale
@@ -18,9 +17,8 @@ from safelight.spec import Denoised, Draft, Upscale
 def hold(session: Session, asset_ids: Collection[str], tenant: str) -> None:
     """The tenant may see these from now on."""
     if asset_ids:
-        insert = insert_postgresql if session.get_bind().dialect.name == "postgresql" else insert_sqlite
         rows = [{"asset_id": asset_id, "tenant": tenant} for asset_id in sorted(asset_ids)]
-        session.execute(insert(HolderRow).values(rows).on_conflict_do_nothing())
+        session.execute(insert_into(session, HolderRow).values(rows).on_conflict_do_nothing())
 
 
 def require_sight(session: Session, asset_ids: Collection[str], tenant: str | None) -> None:

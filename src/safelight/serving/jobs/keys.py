@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from safelight.database.connect import Database
+from safelight.database.upsert import insert_into
 from safelight.errors import Forbidden, InvalidRequest, Unauthorized, nearest
 from safelight.serving.jobs.tables import KeyRow, SecretRow
 
@@ -135,11 +136,10 @@ class Keys:
         """The server's own secret for that purpose, made at its first use."""
 
         def work(session: Session) -> str:
-            row = session.get(SecretRow, purpose)
-            if row is None:
-                row = SecretRow(purpose=purpose, value=secrets.token_hex(32))
-                session.add(row)
-            return row.value
+            # Servers that start together on a new database agree on the first one's.
+            new = insert_into(session, SecretRow).values(purpose=purpose, value=secrets.token_hex(32))
+            session.execute(new.on_conflict_do_nothing())
+            return session.get_one(SecretRow, purpose).value
 
         return bytes.fromhex(self.database.write(work))
 

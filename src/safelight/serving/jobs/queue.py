@@ -8,6 +8,7 @@
 What workers do with it is in `attempts`. Every change names the state it starts from, and is told where it happened.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,8 @@ from safelight.serving.jobs import usage
 from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
 from safelight.serving.jobs.usage import Limits
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LATELY_S = 900.0
@@ -214,7 +217,8 @@ class JobQueue:
         """Jobs whose time was up before they began."""
 
         def work(session: Session) -> list[str]:
-            late = select(JobRow).where(JobRow.state == "queued", JobRow.expires < self.clock())
+            waiting = JobRow.state == "queued", JobRow.started.is_(None)
+            late = select(JobRow).where(*waiting, JobRow.expires < self.clock())
             jobs = list(session.scalars(late.with_for_update(skip_locked=True)))
             for job in jobs:
                 self.leave(session, job, "expired")
@@ -250,7 +254,10 @@ class JobQueue:
 
         result = self.database.write(noting)
         for change in noted:
-            self.on_event(change)
+            try:
+                self.on_event(change)
+            except Exception:  # what is committed is true: whoever asked for it must not believe that it failed
+                log.exception("job %s is %s, which somebody could not on_event", change.job.id, change.state)
         return result
 
     def note(self, session: Session, job: JobRow, kind: str, data: Mapping[str, Any]) -> None:
@@ -293,6 +300,7 @@ def asked_before(session: Session, terms: Terms, now: float) -> list[JobRow]:
         JobRow.request_digest == terms.request_digest,
         JobRow.created > now - LATELY_S,
         JobRow.state != "cancelled",
+        JobRow.cancel_asked.is_(False),
     )
     last = select(JobRow.request).where(same).order_by(JobRow.id.desc()).limit(1).scalar_subquery()
     return list(session.scalars(select(JobRow).where(JobRow.request == last).order_by(JobRow.place)))

@@ -7,6 +7,7 @@ Several processes may run one worker each on one database. What one that dies ha
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -69,6 +70,10 @@ class JobWorker:
         self.wake = asyncio.Event()
         self.stopped = asyncio.Event()
         self.drain_s = 0.0
+        self.cancelling: set[asyncio.Task[None]] = set()
+        """Those that end jobs somebody cancelled: a run may take half a minute to write its checkpoint."""
+        self.listening = -math.inf
+        """Since when it could look at what others say; from the start, as far as it knows."""
         self.training = asyncio.Lock()
         """One run at a time: each takes all the machine has."""
         self.claiming = Loop("taking jobs from the line", self.take_more)
@@ -101,10 +106,11 @@ class JobWorker:
     async def take_more(self) -> None:
         self.wake.clear()
         drawn = [hand.job for hand in self.hands.values() if not is_training(hand.job)]
-        room = self.most - len(self.hands)
+        training = len(drawn) < len(self.hands)
+        room = self.most - len(drawn)
         if any(job.suspect for job in drawn) or not self.studio.backend.alive:
             room = 0
-        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn)):
+        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn), training=training):
             if former := self.hands.get(job.id):
                 # It was lost and came back before it was let go.
                 await stopped(former.task)
@@ -134,14 +140,25 @@ class JobWorker:
         )
         for job_id in kept.lost:
             # By now it may be in hand again, as another attempt.
-            if not hands[job_id].task.done():
+            if not hands[job_id].task.done() and not hands[job_id].task.cancelling():
                 log.warning("job %s was taken up by another worker", job_id)
-                await stopped(hands[job_id].task)
+                hands[job_id].task.cancel()
         for job_id in kept.cancelled:
-            await self.cancel(hands[job_id])
+            if not hands[job_id].task.cancelling():
+                # Not waited for: meanwhile nobody would hear that the others are alive.
+                ending = asyncio.create_task(self.end_cancelled(hands[job_id]))
+                self.cancelling.add(ending)
+                ending.add_done_callback(self.cancelling.discard)
 
     async def look_after_others(self) -> None:
-        for look in (lambda: self.attempts.recover(list(self.hands)), self.queue.expire):
+        now = time.monotonic()
+        if now - self.recovering.turned > LEASE_S / 2:
+            # The database was away, or this process stood still: what others said meanwhile could not be heard.
+            self.listening = now
+        looks = [self.queue.expire]
+        if now - self.listening > LEASE_S:
+            looks.append(lambda: self.attempts.recover(list(self.hands)))
+        for look in looks:
             for job_id in await self.queue.database.run(look):
                 self.live.ring(job_id)
                 self.wake.set()
@@ -258,6 +275,10 @@ class JobWorker:
         await self.queue.database.run(self.attempts.cancelled, hand.job, hand.progress)
         self.live.ring(hand.job.id)
 
+    async def end_cancelled(self, hand: HeldAttempt) -> None:
+        with suppress(StorageFailed):  # it ends when somebody looks for lost jobs
+            await self.cancel(hand)
+
     def stop(self, *, drain_s: float) -> None:
         """Take no more; `run` ends once those in hand have ended, or after `drain_s`."""
         self.drain_s = drain_s
@@ -269,12 +290,12 @@ class JobWorker:
         """What has not ended in time goes back in line."""
         if self.hands:
             await asyncio.wait([hand.task for hand in self.hands.values()], timeout=self.drain_s)
-        for hand in list(self.hands.values()):
-            await stopped(hand.task)
-            with suppress(StorageFailed):
-                await self.queue.database.run(
-                    self.attempts.put_back, hand.job, hand.progress, why="the server was stopped"
-                )
+        await asyncio.gather(*map(self.give_back, list(self.hands.values())), *self.cancelling)
+
+    async def give_back(self, hand: HeldAttempt) -> None:
+        await stopped(hand.task)
+        with suppress(StorageFailed):
+            await self.queue.database.run(self.attempts.put_back, hand.job, hand.progress, why="the server was stopped")
 
 
 async def stopped(task: asyncio.Task[None]) -> None:

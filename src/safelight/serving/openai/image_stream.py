@@ -26,14 +26,15 @@ BLOWN_UP = 64
 """How many times as large as a preview the picture is, in pixels."""
 
 
-def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str) -> Response:
-    return EventSourceResponse(tell(parts, body, jobs, kind=kind), ping=15)
+def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, returns: bool) -> Response:
+    """`returns`: a client that goes away may come back for its pictures."""
+    return EventSourceResponse(tell(parts, body, jobs, kind=kind, returns=returns), ping=15)
 
 
 async def tell(
-    parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str
+    parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, returns: bool
 ) -> AsyncGenerator[ServerSentEvent, None]:
-    """A client that goes away closes this, and its jobs are cancelled."""
+    """A client that goes away closes this, as a server that stops does; its jobs are cancelled if it cannot return."""
     told: dict[str, int] = {job.id: 0 for job in jobs}
     most = body.partial_images or 0
     open_jobs = {job.id: job for job in jobs}
@@ -62,7 +63,7 @@ async def tell(
                 case _:
                     pass
     finally:
-        left = [job for job in open_jobs.values() if job.state not in ENDED]
+        left = [] if returns else [job for job in open_jobs.values() if job.state not in ENDED]
         await asyncio.shield(asyncio.gather(*(parts.job_service.cancel(job) for job in left)))
 
 

@@ -159,7 +159,8 @@ async def draw(
     drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
     jobs = await parts.job_service.accept(drafts, caller, submit_options)
     if body.stream:
-        return stream(parts, body, jobs, kind=kind)
+        # The SDK tries again only what was not answered at all.
+        return stream(parts, body, jobs, kind=kind, returns=idempotency_key is not None)
     returns = idempotency_key or RETRIES in request.headers
     ended = await (parts.job_service.wait(jobs) if returns else wait_or_cancel(request, jobs, parts.job_service))
     ended.sort(key=lambda job: job.place)
