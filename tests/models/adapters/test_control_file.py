@@ -282,7 +282,7 @@ def test_a_union_is_told_what_its_hint_shows(model: Models, tmp_path: Path) -> N
         pinned()
     with pytest.raises(InvalidRequest, match="does not know hints of the kind 'tile'"):
         pinned(preprocessor="tile")
-    with pytest.raises(InvalidRequest, match="cannot be told"):
+    with pytest.raises(InvalidRequest, match="has no hint kind"):
         pinned("plain", hint_kind="pose")
 
 

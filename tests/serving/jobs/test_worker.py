@@ -9,7 +9,7 @@ from tests.serving.jobs.conftest import Clock
 
 from safelight.serving.jobs.attempts import LEASE_S, Attempts
 from safelight.serving.jobs.live import JobListeners
-from safelight.serving.jobs.queue import JobQueue, Terms
+from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.worker import HeldAttempt, JobWorker
 from safelight.studio import Studio
