@@ -200,7 +200,8 @@ def overhead(repeats: int) -> dict[str, Any]:
 
 
 def random_spec(model: Any, *, steps: int) -> Any:
-    from safelight.spec import Draft, complete
+    from safelight.spec import Draft
+    from safelight.spec.complete import complete
 
     draft = Draft(prompt="", seed=0, width=256, height=256, sampler="DPM++ 2M Karras", steps=steps, guidance=7)
     return complete(draft, model.description.defaults, model_digest=model.digest)

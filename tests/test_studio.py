@@ -31,7 +31,8 @@ from safelight.models.checkpoints.digest import file_sum
 from safelight.pipeline import generate
 from safelight.prompts.expand import number
 from safelight.settings import Settings
-from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale, parse_spec
+from safelight.spec import Draft, ImageToImage, Inpaint, Sides, TextToImage, Upscale, parse_spec
+from safelight.spec.parts import PinnedEmbedding
 from safelight.studio import Studio, open_studio, rounded, same_area
 
 __all__ = ["checkpoint", "one_thread"]

@@ -44,26 +44,20 @@ from safelight.models.vision.upscalers import Upscalers
 from safelight.prompts.lora_tags import take_loras
 from safelight.settings import Settings
 from safelight.spec import (
-    MAX_LORAS,
     ControlRequest,
-    Defaults,
     Denoised,
     Draft,
     HighresFix,
     ImageToImage,
     Inpaint,
-    PartName,
-    PinnedControl,
-    PinnedEmbedding,
-    PinnedPart,
-    PinnedPicturePrompt,
-    PinnedRefiner,
     Refined,
     TextToImage,
     Tiles,
     Upscale,
-    complete,
 )
+from safelight.spec.complete import Defaults, complete
+from safelight.spec.effects import MAX_LORAS, PinnedControl, PinnedPicturePrompt
+from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
 
 KEPT_HINTS = 256
 PIXEL_BYTES = 4

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from safelight.models.checkpoints.families import Description
     from safelight.prompts.expand import Expand
     from safelight.settings import Settings
-    from safelight.spec import Draft, PartName
+    from safelight.spec import Draft
+    from safelight.spec.parts import PartName
     from safelight.studio import Studio
 
 STEPS_BETWEEN_PREVIEWS = 2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from safelight.cli.kept import kept
 from safelight.errors import InvalidRequest
-from safelight.spec import ControlMode
+from safelight.spec.effects import ControlMode
 
 if TYPE_CHECKING:
     from safelight.models.checkpoints.families import Description

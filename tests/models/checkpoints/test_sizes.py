@@ -11,7 +11,8 @@ from safelight.errors import UnsupportedOption
 from safelight.models.checkpoints.catalogue import MINI
 from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.sizes import WELL, by_highres, first_pass, good_sizes, not_well, require_area
-from safelight.spec import Draft, HighresFix, complete
+from safelight.spec import Draft, HighresFix
+from safelight.spec.complete import complete
 
 ABOUT = describe(MINI)
 

@@ -15,7 +15,7 @@ from safelight.serving.http.auth import Who
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.native.files import as_base64
-from safelight.spec import MAX_CONTROLS
+from safelight.spec.effects import MAX_CONTROLS
 from safelight.studio import Studio
 from safelight.validation import concerning
 

@@ -25,7 +25,7 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
-from safelight.spec import MAX_SCALE
+from safelight.spec.fields import MAX_SCALE
 from safelight.studio import Studio
 from safelight.validation import concerning, in_words
 

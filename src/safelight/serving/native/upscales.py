@@ -11,7 +11,7 @@ from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.native.jobs import JobView, Key, view
-from safelight.spec import Digest, Scale, UpscaleMethod
+from safelight.spec.fields import Digest, Scale, UpscaleMethod
 from safelight.validation import CheckedModel
 
 router = APIRouter(prefix="/v1/upscales", tags=["jobs"])

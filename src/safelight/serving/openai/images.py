@@ -48,7 +48,8 @@ from safelight.serving.openai.bodies import (
     usage_of,
 )
 from safelight.serving.openai.image_stream import stream
-from safelight.spec import Draft, Reads
+from safelight.spec import Draft
+from safelight.spec.fields import Reads
 from safelight.studio import Studio
 from safelight.validation import concerning, in_words, refuse
 
