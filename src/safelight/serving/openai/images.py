@@ -215,7 +215,7 @@ async def starts(studio: Studio, body: VariationRequest, reads: Reads, caller: C
         return {"init": init, "strength": strength}
     with concerning("mask"):
         data = await body.mask.read()
-        turn = await studio.turn(data, tenant=caller.tenant)
+        turn = await studio.claim(data, tenant=caller.tenant)
         mask = await studio.image_pool.work(turn, keep_mask, studio, data)
     return {"init": init, "mask": mask, "strength": body.strength or 1.0}
 
