@@ -180,7 +180,7 @@ def overhead(repeats: int) -> dict[str, Any]:
     def tell(jobs: Sequence[Job]) -> None:
         for each in jobs:
             steps = (words,) * each.now.schedule.steps
-            each.told = EncodedPrompts(positive=(steps,), weights=(1.0,), negative=steps)
+            each.encoded = EncodedPrompts(positive=(steps,), weights=(1.0,), negative=steps)
 
     engine.conditionings.fill = tell
     job = Job(id="one", spec=random_spec(model, steps=2 * repeats + 4), model=model, pictures={})

@@ -77,6 +77,7 @@ def pipeline(home: Path, *, swap: bool) -> Seconds:
 
 def engine(home: Path, *, swap: bool) -> Seconds:
     from safelight.events import Decoded
+    from safelight.models.adapters.lora_effect import LoraEffect
     from safelight.resolve.resolve import resolve
     from safelight.settings import Settings
     from safelight.spec import Draft
@@ -95,7 +96,9 @@ def engine(home: Path, *, swap: bool) -> Seconds:
 
     def forgetful() -> None:
         """As the pipeline, which reads its files anew for each request."""
-        studio.loras.loaded.clear()
+        loras = studio.effects["loras"]
+        assert isinstance(loras, LoraEffect)
+        loras.loaded.clear()
         asyncio.run(together())
 
     with studio:

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+from tests.fakes import Steering, spec_for
 from tests.tiny_models import CPU, SIDE, seeded
 from torch import Tensor
 
 from safelight.models.adapters.control import load_control
-from safelight.models.adapters.control_cache import ActiveControl, ActiveControls, ControlCache
+from safelight.models.adapters.control_effect import ActiveControl
 from safelight.models.adapters.control_file import describe_control
+from safelight.models.adapters.ip_effect import IpAdapterEffect
 from safelight.models.checkpoints.catalogue import Catalogue
-from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.networks.load import Model
-from safelight.spec.effects import PinnedControl, PinnedPicturePrompt
+from safelight.spec import PicturePromptRequest
+from safelight.spec.effects import PinnedControl
 
 HINTS = (8, 12, 16)
 """One width more than halvings: the autoencoder of the tiny models shrinks pictures four times."""
@@ -295,25 +297,19 @@ def control_use(path: Path, **use: Any) -> PinnedControl:
     return PinnedControl(**({"model": path.stem, "digest": "0" * 64, "image": HINT, "hint": HINT} | use))
 
 
-def shelf_in(models: Path) -> ControlCache:
-    return ControlCache(ControlFolder(Catalogue(models)))
+def adapters_in(models: Path) -> IpAdapterEffect:
+    return IpAdapterEffect(Catalogue(models))
 
 
-def picture_led(shelf: ControlCache, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> ActiveControls:
-    """An adapter of the shelf's folder, with its picture read."""
-    from tests.fakes import spec_for
-
-    from safelight.spec import PicturePromptRequest
-
-    wish = PicturePromptRequest(**({"model": name, "image": LOOK} | use))
-    pins = shelf.pin_picture(wish, model.description, model_name=model.name)
-    spec = spec_for(model).model_copy(
-        update={"picture_prompts": (PinnedPicturePrompt.model_validate(wish.model_dump() | pins),)}
-    )
-    return shelf.lead(spec, model, pictures)
+def picture_led(adapters: IpAdapterEffect, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> Steering:
+    """An adapter of the folder, with its picture read."""
+    request = PicturePromptRequest(**({"model": name, "image": LOOK} | use))
+    pinned = adapters.pin_one(request, model.description, model_name=model.name)
+    spec = spec_for(model).model_copy(update={"picture_prompts": (pinned,)})
+    return Steering(pictures=adapters.load(spec, model, pictures).pictures)
 
 
-def controlled(spec: Any, led: ActiveControls) -> Any:
+def controlled(spec: Any, led: Steering) -> Any:
     return spec.model_copy(
         update={
             "controls": tuple(one.pinned for one in led.controls),

@@ -1,9 +1,11 @@
 """Stand-ins for what is slow or far away: an engine driven by hand, networks that misbehave on demand."""
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,18 +15,54 @@ from tests.patience import wait_until
 from torch import Tensor
 
 from safelight.engine.engine import Engine
-from safelight.engine.job import Job
+from safelight.engine.job import Job, by_lanczos
+from safelight.engine.loader import Loaded
 from safelight.engine.runner import Runner
 from safelight.engine.scheduler import Scheduler
 from safelight.events import Cancelled, Decoded, Event, Failed
+from safelight.models.adapters.control_effect import ActiveControl, ActiveControls
+from safelight.models.adapters.effect import Active
+from safelight.models.adapters.effects import EFFECTS
+from safelight.models.adapters.freeu import FreeUEffect
+from safelight.models.adapters.ip_effect import ActivePicturePrompt, ActivePicturePrompts
+from safelight.models.adapters.lora_effect import ActiveLora, ActiveLoras
+from safelight.models.adapters.pag import PagEffect
+from safelight.models.adapters.sag import SagEffect
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.eager import eager_denoiser
+from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Draft
 from safelight.spec.complete import complete
 
 E = TypeVar("E", bound=Event)
 _numbers = count()
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The controls and picture prompts of one job."""
+
+    controls: tuple[ActiveControl, ...] = ()
+    pictures: tuple[ActivePicturePrompt, ...] = ()
+
+
+def effects_for(
+    spec: Denoised, *, loras: tuple[ActiveLora, ...] = (), led: Steering | None = None
+) -> dict[str, Active]:
+    """As a loader would bring them into memory."""
+    given: dict[str, Active] = {
+        "loras": ActiveLoras(loras),
+        "controls": ActiveControls(led.controls if led else ()),
+        "picture_prompts": ActivePicturePrompts(led.pictures if led else ()),
+        "freeu": FreeUEffect(),
+        "pag": PagEffect(),
+        "sag": SagEffect(),
+    }
+    assert len(loras) == len(spec.loras)
+    assert len(led.controls if led else ()) == len(spec.controls)
+    assert len(led.pictures if led else ()) == len(spec.picture_prompts)
+    return {name: active for name, active in given.items() if EFFECTS[name](Catalogue(Path())).used(spec)}
 
 
 class SteppedEngine:
@@ -37,8 +75,19 @@ class SteppedEngine:
         self.jobs: dict[str, Job] = {}
         self.engine = Engine(Scheduler(lambda _model: budget_megapixels), Runner(denoiser_for), emit=self.events.append)
 
-    def add(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None, **job: Any) -> Job:
-        added = Job(id=f"job {next(_numbers)}", spec=spec, model=model, pictures=pictures or {}, **job)
+    def add(
+        self,
+        spec: Denoised,
+        model: Model,
+        pictures: Mapping[str, Image.Image] | None = None,
+        *,
+        loras: tuple[ActiveLora, ...] = (),
+        led: "Steering | None" = None,
+        **job: Any,
+    ) -> Job:
+        effects = effects_for(spec, loras=loras, led=led)
+        name = f"job {next(_numbers)}"
+        added = Job(id=name, spec=spec, model=model, pictures=pictures or {}, effects=effects, **job)
         self.jobs[added.id] = added
         self.engine.add(added)
         return added
@@ -131,3 +180,18 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
 
 def with_scheduler(model: Model, scheduler: Mapping[str, Any]) -> Model:
     return replace(model, description=replace(model.description, scheduler=scheduler))
+
+
+class ModelLoader:
+    """Has models in memory, and loads nothing else."""
+
+    def __init__(self, model_for: Callable[[Denoised], Model]) -> None:
+        self.model_for = model_for
+
+    async def load(self, spec: Denoised, pictures: Mapping[str, Image.Image]) -> Loaded:
+        del pictures
+        model = await asyncio.to_thread(self.model_for, spec)
+        return Loaded(model=model, effects=effects_for(spec))
+
+    def enlarge(self, image: Image.Image, scale: float, upscaler: str) -> Image.Image:
+        return by_lanczos(image, scale, upscaler)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.models.adapters.lora import load_lora
-from safelight.models.adapters.lora_cache import ActiveLora
+from safelight.models.adapters.lora_effect import ActiveLora
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.load import Model
 from safelight.spec.effects import PinnedLora

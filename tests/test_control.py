@@ -19,11 +19,12 @@ from tests.tiny_models import box_mask, load, start_picture, write_sd1
 import safelight
 from safelight.errors import IncompatibleControl, InvalidRequest, UnknownAsset
 from safelight.imaging import outlines
+from safelight.resolve.hints import within
 from safelight.settings import Settings
 from safelight.spec import ControlRequest, TextToImage, parse_spec
 from safelight.spec.effects import PinnedControl
 from safelight.spec.parts import Span
-from safelight.studio import Studio, within
+from safelight.studio import Studio
 
 SMALL = {"model": "tiny", "steps": 2, "width": 64, "height": 64, "seed": 1}
 

@@ -13,6 +13,7 @@ from tests.tiny_models import checkpoint, load
 
 from safelight.errors import InvalidRequest, UnknownControl, UnsafeFile
 from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.linked import LinkedFolders, write_links
 from safelight.models.registry.registered_models import RegisteredModels
 from safelight.models.registry.registry import open_registry
@@ -41,7 +42,10 @@ def files(checkpoint: Checkpoints, tmp_path: Path) -> dict[str, Path]:
 
 
 def names_in(studio: Studio) -> set[str]:
-    found = {*studio.controls.folder.paths("control"), *studio.controls.folder.paths("ip-adapter")}
+    found = {
+        *ControlFolder(studio.models.catalogue).paths("control"),
+        *ControlFolder(studio.models.catalogue).paths("ip-adapter"),
+    }
     return found | {*studio.parts.folder.paths("vae"), *studio.upscalers.names()}
 
 
@@ -55,7 +59,7 @@ def test_versions_of_every_kind_are_used_by_name_number_and_alias(files: dict[st
     with open_studio(settings) as studio:
         assert {"net", "ip", "soft", "sharp", "net@production", "sharp@production"} <= names_in(studio)
         for label in ("", "@1", "@production"):
-            folder, parts = studio.controls.folder, studio.parts.folder
+            folder, parts = ControlFolder(studio.models.catalogue), studio.parts.folder
             assert folder.find("control", f"net{label}")[1] == versions["controlnet"].digest
             assert folder.find("ip-adapter", f"ip{label}")[1] == versions["ip-adapter"].digest
             assert parts.pin("vae", f"soft{label}").digest == versions["vae"].digest
@@ -72,7 +76,7 @@ def test_a_spec_finds_the_version_it_was_made_with_after_the_name_moved_on(
         second = registry.add(files["controlnet"])
         assert (first.number, second.number) == (1, 2)
     with open_studio(settings) as studio:
-        folder = studio.controls.folder
+        folder = ControlFolder(studio.models.catalogue)
         assert folder.find("control", "net")[1] == second.digest
         assert folder.find("control", "net", digest=first.digest)[0].read_bytes() == first.path.read_bytes()
         with pytest.raises(InvalidRequest, match="the picture would differ"):
@@ -97,7 +101,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused_for_every_kind(files: di
         (home / place / "out.safetensors").symlink_to(files[kind])
     with open_studio(Settings(home=home)) as studio:
         for look in (
-            lambda: studio.controls.folder.path("control", "out"),
+            lambda: ControlFolder(studio.models.catalogue).path("control", "out"),
             lambda: studio.parts.folder.find("vae", "out"),
             lambda: studio.upscalers.pin("out"),
         ):
@@ -110,6 +114,6 @@ def test_strangers_find_what_is_listed_and_no_paths(files: dict[str, Path], home
     settings = Settings(home=home)
     with open_studio(settings) as studio:
         studio.see(Catalogue(home, elsewhere=(RegisteredModels(settings), LinkedFolders(home)), listed_only=True))
-        assert studio.controls.folder.path("control", "net") == home / "controlnets" / "net.safetensors"
+        assert ControlFolder(studio.models.catalogue).path("control", "net") == home / "controlnets" / "net.safetensors"
         with pytest.raises(UnknownControl):
-            studio.controls.folder.path("control", str(files["controlnet"]))
+            ControlFolder(studio.models.catalogue).path("control", str(files["controlnet"]))

@@ -22,7 +22,10 @@ from safelight.api import Drawn, draw_all, run
 from safelight.errors import CorruptModel, OutOfMemory, UnsupportedOption
 from safelight.events import Event, Started, Stepped
 from safelight.models.adapters.control import ControlNet
+from safelight.models.adapters.control_effect import ControlEffect
 from safelight.models.adapters.ip_adapter import PromptImageEncoder
+from safelight.models.adapters.ip_effect import IpAdapterEffect
+from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.hooks.picture_prompts import IpAdapter
 from safelight.models.networks import pool as module
 from safelight.models.networks.load import Model
@@ -157,15 +160,21 @@ def test_what_leads_counts_and_is_gone_when_it_left(studio: Studio, kind: str, t
     picture = studio.keep(colours_picture(1))
     [first] = drawn(studio, draft("one", **led_by(kind, picture)))
     loaded_kind, network = LEADING[kind]
-    [loaded] = [one for one in studio.controls.loaded.values() if isinstance(one, loaded_kind)]
+    controls, adapters = studio.effects["controls"], studio.effects["picture_prompts"]
+    assert isinstance(controls, ControlEffect)
+    assert isinstance(adapters, IpAdapterEffect)
+    in_memory = (*controls.loaded.values(), *adapters.loaded.values())
+    [loaded] = [one for one in in_memory if isinstance(one, loaded_kind)]
+    del in_memory
     [held] = [one for one in studio.memory.held() if one.kind == kind]
     assert held.size_bytes == loaded.size_bytes
     gone = weakref.ref(getattr(loaded, network))
     del loaded
     studio.memory.budget_bytes = size_of(studio, "one")
     drawn(studio, draft("two"), draft("three"))
-    assert not studio.controls.loaded
-    assert not studio.controls.read
+    assert not controls.loaded
+    assert not adapters.loaded
+    assert not adapters.read
     assert_gone(gone)
     [again] = drawn(studio, draft("one", **led_by(kind, picture)))
     assert psnr(first.image, again.image) >= 60
@@ -331,14 +340,16 @@ def test_loras_count(studio: Studio, tmp_path: Path, model: Callable[[str], Mode
         write_kohya(tmp_path / "loras" / f"style{seed}.safetensors", model("sd1"), seed=seed)
     drawn(studio, draft("one", loras=(LoraRequest(name="style0"),)))
     [lora] = [one for one in studio.memory.held() if one.kind == "lora"]
-    real = next(iter(studio.loras.loaded.values())).size_bytes
+    loras = studio.effects["loras"]
+    assert isinstance(loras, LoraEffect)
+    real = next(iter(loras.loaded.values())).size_bytes
     # What is stacked for a call comes on top; the alphas of the file are in none of them.
     assert 2 * real <= lora.size_bytes < 2.1 * real
     studio.memory.budget_bytes = size_of(studio, "one") + int(1.5 * lora.size_bytes)
     for number in (1, 2):
         drawn(studio, draft("one", loras=(LoraRequest(name=f"style{number}"),)))
     assert [one.name for one in studio.memory.held() if one.kind == "lora"] == ["style2"]
-    assert len(studio.loras.loaded) == 1
+    assert len(loras.loaded) == 1
 
 
 def test_a_model_that_cannot_be_loaded_holds_no_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

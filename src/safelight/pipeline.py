@@ -14,6 +14,7 @@ from contextlib import aclosing
 from safelight.assets.encode import Encoding, encode
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
+from safelight.models.adapters.lora_hash import lora_hashes
 from safelight.spec import Spec, Upscale
 from safelight.studio import Studio
 from safelight.version import __version__
@@ -42,7 +43,7 @@ async def generate(
 def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:
     """The picture's file, with its spec inside, under the sha256 of its bytes."""
     try:
-        hashes = {} if isinstance(spec, Upscale) else studio.loras.hashes(spec.loras)
+        hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
         file = encode(decoded.image, spec, encoding, version=__version__, lora_hashes=hashes)
         asset = studio.assets.put(file, encoding.suffix)
     except SafelightError as error:

@@ -14,16 +14,17 @@ from PIL import Image
 
 from safelight.assets.store import AssetStore
 from safelight.engine.backend import Backend
+from safelight.engine.loader import LocalLoader
 from safelight.engine.local import LocalBackend
 from safelight.engine.upscale_backend import PIXEL_BYTES, UpscaleBackend
 from safelight.errors import SafelightError
 from safelight.events import Event
 from safelight.imaging.image_pool import ImagePool, MemoryClaim
 from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
-from safelight.models.adapters.control_cache import ControlCache
-from safelight.models.adapters.lora_cache import LoraCache
+from safelight.models.adapters.effect import Effect
+from safelight.models.adapters.effects import open_effects
 from safelight.models.backends.budget import budget_for
-from safelight.models.backends.packed import denoiser_for, packed_bytes
+from safelight.models.backends.packed import denoiser_for
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.part_folder import PartFolder
@@ -32,23 +33,17 @@ from safelight.models.networks.part_cache import PartCache
 from safelight.models.networks.placement import choose_placement
 from safelight.models.networks.pool import ModelPool
 from safelight.models.networks.size_estimate import budget_bytes, device_bytes
-from safelight.models.networks.textual_inversion import load_embedding
 from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
 from safelight.settings import Settings
 from safelight.spec import (
     Denoised,
-    HighresFix,
-    ImageToImage,
     Inpaint,
-    Refined,
     Spec,
     TextToImage,
-    Tiles,
     Upscale,
 )
-from safelight.spec.parts import PinnedRefiner
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -65,9 +60,7 @@ class Studio:
     models: ModelPool
     backend: Backend
     assets: AssetStore
-    loras: LoraCache
-    parts: PartCache
-    controls: ControlCache
+    loader: LocalLoader
     preprocessors: Preprocessors
     memory: Memory
     upscalers: Upscalers
@@ -82,28 +75,6 @@ class Studio:
 
     def __post_init__(self) -> None:
         self.upscaling = UpscaleBackend(self.upscalers, self.vision_pool, self.acquire)
-
-    def allocations(self, spec: Denoised) -> list[Allocation]:
-        """The memory for weights that drawing the spec takes, file by file.
-
-        Raises:
-            SafelightError: one of them is gone, another one by now, or damaged.
-        """
-        placement = self.models.placement
-
-        def network(name: str, digest: str) -> Allocation:
-            return self.models.allocation(name, digest, extra=lambda size: packed_bytes(size.unet, placement))
-
-        networks = [network(spec.model, spec.model_digest)]
-        networks += [network(pinned.model, pinned.digest) for pinned in refiners_of(spec)]
-        enlarging = [
-            allocation
-            for name in upscalers_of(spec)
-            for allocation in self.upscalers.allocations(self.upscalers.pin(name))
-        ]
-        active = [self.loras.allocation(pinned, spec.model_digest, placement) for pinned in spec.loras]
-        led = self.controls.allocations(spec, placement)
-        return [*networks, *enlarging, *active, *led, *self.parts.allocations(spec, placement)]
 
     def submit(
         self, spec: Spec, pictures: Mapping[str, Image.Image], *, tenant: str = "", priority: int = 0
@@ -190,9 +161,18 @@ class Studio:
 
     def see(self, catalogue: Catalogue) -> None:
         """Look for models of every kind there from now on."""
-        self.models.catalogue = self.loras.catalogue = self.upscalers.catalogue = catalogue
-        self.parts.folder = PartFolder(catalogue)
-        self.controls.folder = self.preprocessors.folder = ControlFolder(catalogue)
+        self.models.catalogue = self.upscalers.catalogue = catalogue
+        self.parts.folder, self.preprocessors.folder = PartFolder(catalogue), ControlFolder(catalogue)
+        for effect in self.effects.values():
+            effect.see(catalogue)
+
+    @property
+    def parts(self) -> PartCache:
+        return self.loader.parts
+
+    @property
+    def effects(self) -> Mapping[str, Effect]:
+        return self.loader.effects
 
     def close(self) -> None:
         self.image_pool.close()
@@ -215,46 +195,32 @@ def open_studio(settings: Settings | None = None) -> Studio:
     placement = choose_placement(settings.device, settings.dtype)
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
-    loras = LoraCache(models.catalogue)
-    controls = ControlCache(ControlFolder(models.catalogue))
     parts = PartCache(PartFolder(models.catalogue))
     upscalers = Upscalers(models.catalogue, placement)
-
-    async def acquire(spec: Denoised) -> Lease:
-        return await memory.take(await asyncio.to_thread(studio.allocations, spec))
-
+    loader = LocalLoader(models, parts, upscalers, open_effects(models.catalogue), memory)
     backend = LocalBackend(
-        lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
-        loras_for=lambda spec, model: loras.load(spec.loras, model),
-        led_by=controls.lead,
-        acquire=acquire,
-        refiner_for=lambda spec: next((models.get(pinned.model, pinned.digest) for pinned in refiners_of(spec)), None),
-        embedding_for=lambda pinned: load_embedding(models.catalogue, pinned.name, pinned.digest),
+        loader,
         denoiser_for=denoiser_for,
-        enlarge=lambda image, scale, name: upscalers.enlarge(image, scale, upscalers.pin(name)),
         budget_megapixels=lambda model: budget_for(
             model, chosen=settings.budget_megapixels, measured=settings.cache / "budgets.json"
         ),
         preview_every=settings.preview_every,
         cache=settings.cache / "schedules",
     )
-    preprocessors = Preprocessors(controls.folder, lambda: models.placement)
+    preprocessors = Preprocessors(ControlFolder(models.catalogue), lambda: models.placement)
     picture_bytes = round(settings.picture_memory_gb * 2**30)
-    studio = Studio(
+    return Studio(
         settings,
         models,
         backend,
         AssetStore(settings.blobs),
-        loras,
-        parts,
-        controls,
+        loader,
         preprocessors,
         memory,
         upscalers,
         ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
     )
-    return studio
 
 
 def picture_threads() -> int:
@@ -279,22 +245,6 @@ def pictures_of(spec: Denoised | Upscale) -> list[str]:
         named += [control.hint for control in spec.controls]
         named += [prompt.image for prompt in spec.picture_prompts]
     return list(dict.fromkeys(named))
-
-
-def refiners_of(spec: Denoised) -> list[PinnedRefiner]:
-    """The one that takes over, if any does."""
-    return [spec.refiner] if isinstance(spec, Refined) and spec.refiner else []
-
-
-def upscalers_of(spec: Denoised) -> list[str]:
-    """What enlarges pictures on the way to this one, beside the latents themselves."""
-    match spec:
-        case TextToImage(highres=HighresFix(upscaler=name)) if not name.startswith("latent"):
-            return [name]
-        case ImageToImage(tiles=Tiles(upscaler=name)):
-            return [name]
-        case _:
-            return []
 
 
 def whole(image: Image.Image) -> Image.Image:

@@ -15,11 +15,11 @@ from tests.control_files import (
     OTHER_HINT,
     OTHER_LOOK,
     PICTURES,
+    adapters_in,
     control,
     controlled,
     controlnet,
     picture_led,
-    shelf_in,
     t2i_adapter,
     union,
     write_encoder,
@@ -27,18 +27,17 @@ from tests.control_files import (
     write_ip_adapter,
     write_ldm,
 )
-from tests.fakes import SteppedEngine, draw, psnr, spec_for
+from tests.fakes import Steering, SteppedEngine, draw, psnr, spec_for
 from tests.lora_files import active, write_kohya
 from tests.tiny_models import INIT, MASK, box_mask, load, start_picture
 
-from safelight.engine.job import CONTROL_COST
 from safelight.events import Stepped
-from safelight.models.adapters.control_cache import ActiveControl, ActiveControls
+from safelight.models.adapters.control_effect import COST, ActiveControl, ActiveControls
 from safelight.models.backends.packed import packed_denoiser
 from safelight.models.networks.load import Model
 
 Models = Callable[[str], Model]
-Leads = Callable[..., ActiveControls]
+Leads = Callable[..., Steering]
 MIN_PSNR = 60.0
 """The promise, as for pictures without control. We see 75 dB and more."""
 EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
@@ -67,10 +66,10 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
         encoder = write_encoder(root / "ip-adapters" / "image_encoder")
         for name in ("base", "plus"):
             write_ip_adapter(root / "ip-adapters" / f"{name}.safetensors", model(kind), kind=name, encoder=encoder)
-        return shelf_in(root)
+        return adapters_in(root)
 
-    def lead(kind: str, *names: str, **use: Any) -> ActiveControls:
-        led = ActiveControls()
+    def lead(kind: str, *names: str, **use: Any) -> Steering:
+        led = Steering()
         for name in names:
             if name in ("base", "plus"):
                 more = picture_led(shelf(kind), model(kind), name, **use).pictures
@@ -83,14 +82,14 @@ def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
     return lead
 
 
-def drawn(model: Model, led: ActiveControls, **wishes: Any) -> Image.Image:
+def drawn(model: Model, led: Steering, **wishes: Any) -> Image.Image:
     with SteppedEngine() as job_service:
         job = job_service.add(controlled(spec_for(model, **wishes), led), model, EVERY, led=led)
         job_service.finish()
         return job_service.image(job)
 
 
-def company(leads: Leads, kind: str) -> list[ActiveControls]:
+def company(leads: Leads, kind: str) -> list[Steering]:
     """No two alike: one net and several, other hints and weights, modes and spans, pictures, and nothing."""
     sets = [
         leads(kind, "net"),
@@ -101,7 +100,7 @@ def company(leads: Leads, kind: str) -> list[ActiveControls]:
         leads(kind, "base", weight=0.8),
         leads(kind, "plus", image=OTHER_LOOK, start=0.25, weight=3.0),
         replace(leads(kind, "ldm", weight=0.7), pictures=leads(kind, "base", "plus", weight=0.5).pictures),
-        ActiveControls(),
+        Steering(),
     ]
     # An adapter needs the blocks of its family's UNet; that of the tiny SDXL has them.
     if kind == "sd1":
@@ -110,7 +109,7 @@ def company(leads: Leads, kind: str) -> list[ActiveControls]:
     unions = [leads(kind, "union", hint_kind=hint, weight=0.7) for hint in ("depth", "hard-edge")]
     twice = replace(unions[0], controls=unions[0].controls + unions[1].controls)
     more = [leads(kind, "t2i", weight=2.0), leads(kind, "net", "t2i"), *unions, twice]
-    return [*sets[:-1], *more, ActiveControls()]
+    return [*sets[:-1], *more, Steering()]
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
@@ -143,14 +142,14 @@ def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(
     """What is added to them is zero, so beside a neighbour that is led they are as beside one that is not."""
     ours = model("sd1")
 
-    def beside(led: ActiveControls) -> bytes:
+    def beside(led: Steering) -> bytes:
         with SteppedEngine() as job_service:
             job = job_service.add(spec_for(ours, seed=1), ours)
             job_service.add(controlled(spec_for(ours, seed=2), led), ours, EVERY, led=led)
             job_service.finish()
             return job_service.image(job).tobytes()
 
-    assert beside(ActiveControls()) == beside(leads("sd1", "net", "other")) == beside(leads("sd1", "base", "plus"))
+    assert beside(Steering()) == beside(leads("sd1", "net", "other")) == beside(leads("sd1", "base", "plus"))
 
 
 def test_control_and_lora_and_picture_act_together_over_packed_weights(
@@ -182,7 +181,7 @@ def test_a_span_is_the_steps_that_lie_inside(model: Models, leads: Leads) -> Non
         job = job_service.add(controlled(spec_for(ours, steps=5), led), ours, EVERY, led=led)
         job_service.engine.begin([job])
         while job.state == "running":
-            acts.append((bool(job.steered(negative=False)), bool(job.looked_at(negative=False))))
+            acts.append(tuple(bool(job.effect_row(name, "cond")) for name in ("controls", "picture_prompts")))
             job_service.engine.step()
     assert acts == [(False, True), (True, True), (True, False), (False, False), (False, False)]
 
@@ -202,7 +201,10 @@ def test_the_second_pass_is_led_too(model: Models, leads: Leads) -> None:
         job = job_service.add(controlled(spec_for(ours, **highres), led), ours, EVERY, led=led)
         while not job.enlarged:
             job_service.engine.step()
-        job.now.features = tuple((torch.zeros_like(part[0]),) for part in job.now.features)
+        controls = job.now.effects["controls"]
+        assert isinstance(controls, ActiveControls)
+        blank = tuple((torch.zeros_like(part[0]),) for part in controls.features)
+        job.now.effects = {"controls": replace(controls, features=blank)}
         job_service.finish()
         assert psnr(job_service.image(job), large) < MIN_PSNR, "in the second pass it made no difference"
 
@@ -228,9 +230,9 @@ def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads
     with SteppedEngine() as job_service:
         plain, led = (
             job_service.add(controlled(spec_for(ours), led), ours, EVERY, led=led)
-            for led in (ActiveControls(), leads("sd1", "net", "other"))
+            for led in (Steering(), leads("sd1", "net", "other"))
         )
-        assert led.megapixels == pytest.approx(plain.megapixels * (1 + 2 * CONTROL_COST))
+        assert led.megapixels == pytest.approx(plain.megapixels * (1 + 2 * COST))
 
 
 @pytest.mark.parametrize("kind", ["net", "base"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.fakes import draw, psnr, spec_for
+from tests.fakes import ModelLoader, draw, psnr, spec_for
 from tests.patience import PATIENCE_S, wait_in_loop_until, wait_until
 
 from safelight.engine.local import LocalBackend
@@ -32,7 +32,9 @@ def tiny(model: Models) -> Model:
 def open_backend(*models: Model, denoiser_for: Callable[[Model], Denoiser] = eager_denoiser) -> LocalBackend:
     by_digest = {model.digest: model for model in models}
     return LocalBackend(
-        lambda spec: by_digest[spec.model_digest], denoiser_for=denoiser_for, budget_megapixels=lambda _model: 1.0
+        ModelLoader(lambda spec: by_digest[spec.model_digest]),
+        denoiser_for=denoiser_for,
+        budget_megapixels=lambda _model: 1.0,
     )
 
 
@@ -108,7 +110,7 @@ def test_others_find_a_thread_although_many_jobs_wait_for_one_model(tiny: Model)
         assert go_on.wait(PATIENCE_S)
         return tiny
 
-    backend = LocalBackend(load, denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
+    backend = LocalBackend(ModelLoader(load), denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
 
     async def ask() -> None:
         jobs = [asyncio.create_task(all_events(backend, spec_for(tiny, seed=seed, steps=1))) for seed in range(40)]
@@ -190,7 +192,7 @@ def test_a_model_that_cannot_be_had_is_said_before_anything_is_queued(tiny: Mode
     def nothing(spec: Denoised) -> Model:
         raise UnknownModel(spec.model, ["mini"])
 
-    backend = LocalBackend(nothing, denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
+    backend = LocalBackend(ModelLoader(nothing), denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
     try:
         with pytest.raises(UnknownModel):
             asyncio.run(all_events(backend, spec_for(tiny)))

@@ -15,12 +15,13 @@ from tests.tiny_models import load
 
 from safelight.engine.job import Job
 from safelight.events import Stepped
-from safelight.models.adapters.lora_cache import ActiveLora
+from safelight.models.adapters.lora_effect import ActiveLora
 from safelight.models.adapters.lora_merge import merge
 from safelight.models.backends.denoiser import Conditions
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.backends.packed import packed_denoiser
-from safelight.models.hooks.adapters import KEPT_STACKS, Row
+from safelight.models.hooks.adapters import KEPT_STACKS, Adapters, Row
+from safelight.models.hooks.hook import EffectRows
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 
@@ -176,9 +177,9 @@ def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) 
     with SteppedEngine() as job_service:
         job = job_service.add(spec_with(ours, (half,), steps=4), ours, loras=(half,))
         job_service.engine.step()
-        acts = [bool(job.adapted)]
+        acts = [bool(job.effect_row("loras", "cond"))]
         for _ in range(3):
-            acts.append(bool(job.adapted))
+            acts.append(bool(job.effect_row("loras", "cond")))
             job_service.engine.step()
     assert acts == [True, True, False, False]
     whole, none = (loaded("sd1", "LoRA", text_weight=0.0, **use) for use in ({}, {"weight": 0.0}))
@@ -224,7 +225,7 @@ def test_rows_without_lora_keep_what_they_had(model: Models, loaded: Loras) -> N
     def call(adapters: list[Row] | None) -> torch.Tensor:
         context = torch.ones(3, 77, 32)
         conditions = Conditions(
-            context=context, mask=None, pooled=None, time_ids=None, guidance=None, adapters=adapters
+            context=context, mask=None, pooled=None, time_ids=None, guidance=None, effects=lora_rows(adapters)
         )
         with torch.inference_mode():
             return eager_denoiser(ours)(latents, timesteps, conditions)
@@ -232,6 +233,16 @@ def test_rows_without_lora_keep_what_they_had(model: Models, loaded: Loras) -> N
     plain, mixed = call(None), call([(), one.on_unet(0.0), ()])
     torch.testing.assert_close(mixed[[0, 2]], plain[[0, 2]])
     assert (mixed[1] - plain[1]).abs().max() > 0.01
+
+
+def lora_rows(rows: list[Row] | None) -> dict[str, EffectRows]:
+    return {} if rows is None else {"loras": EffectRows(Adapters, rows)}
+
+
+def lora_hook(model: Model) -> Adapters:
+    hook = model.hooks["loras"]
+    assert isinstance(hook, Adapters)
+    return hook
 
 
 @pytest.fixture
@@ -257,7 +268,7 @@ def test_a_thousand_swaps_leave_nothing_behind(
             pooled=None,
             time_ids=None,
             guidance=None,
-            adapters=[fresh, (), steady],
+            effects=lora_rows([fresh, (), steady]),
         )
         with torch.inference_mode():
             denoise(torch.zeros(3, 4, 4, 4), torch.full((3,), 500.0), conditions)
@@ -270,7 +281,7 @@ def test_a_thousand_swaps_leave_nothing_behind(
         swap(i)
     gc.collect()
     assert hooks() == hooked
-    assert len(ours.adapters.stacks) <= KEPT_STACKS
+    assert len(lora_hook(ours).stacks) <= KEPT_STACKS
     assert count_tensors() <= tensors + 100, "a LoRA of this size has 500 tensors"
     # One LoRA is 0.1 MB in memory: had all stayed, this would be 100 MB.
     assert process.memory_info().rss - before < 20e6

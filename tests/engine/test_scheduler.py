@@ -29,7 +29,7 @@ class FakeJob:
     waited_s: float = 0.0
     state: str = "waiting"
     paused: bool = False
-    loras: tuple[Any, ...] = ()
+    effects: dict[str, Any] = field(default_factory=dict[str, Any])
     tiling: None = None
     model: Any = field(default_factory=lambda: SimpleNamespace(digest="m"))
 
@@ -228,9 +228,12 @@ def test_half_the_memory_is_half_the_batch_of_that_size_alone() -> None:
 
 
 def test_loras_of_one_call_are_bounded() -> None:
-    """Each lora counts once, however many wear it; a job that is alone always fits."""
-    active = [SimpleNamespace(lora=SimpleNamespace(digest=str(n), size_bytes=LORA_BYTES // 2)) for n in range(3)]
-    jobs = [FakeJob(loras=(active[n],)) for n in (0, 0, 1, 2)]
+    """Each LoRA counts once, however many jobs use it; a job that is alone always fits."""
+
+    def using(digest: str, size_bytes: int) -> FakeJob:
+        return FakeJob(effects={"loras": SimpleNamespace(stacked_bytes=lambda: {digest: size_bytes})})
+
+    jobs = [using(str(n), LORA_BYTES // 2) for n in (0, 0, 1, 2)]
     assert call(scheduler_with(*jobs)) == jobs[:3]
-    heavy = FakeJob(loras=(SimpleNamespace(lora=SimpleNamespace(digest="x", size_bytes=2 * LORA_BYTES)),))
+    heavy = using("x", 2 * LORA_BYTES)
     assert call(scheduler_with(heavy)) == [heavy]

@@ -1,6 +1,7 @@
 """Pictures drawn in tiles: every tile a row, and no seam between them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from tests.tiny_models import INIT, start_picture
 from torch import Tensor
 
 from safelight.diffusion.tiling import Tiling
+from safelight.engine.runner import mask_of
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Stepped
+from safelight.models.adapters.sag import AttentionMask, SagHook
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.backends.tiled import tiled
-from safelight.models.hooks.attention_mask import AttentionMask
+from safelight.models.hooks.hook import EffectRows
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Tiles
 
@@ -58,30 +61,29 @@ def test_a_network_that_looks_at_single_pixels_cannot_tell_tiles_from_the_whole(
         torch.testing.assert_close(over(latents, timesteps, conditions), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_tiles_look_at_is_joined_for_the_rows_that_are_asked_about() -> None:
-    def looks_at_what_is_bright(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
-        assert conditions.attention_mask is not None
-        asked = latents[torch.tensor(conditions.attention_mask.rows)]
-        if len(asked):
-            conditions.attention_mask.masks = (asked[:, :1] > 0).float()
+def test_what_tiles_attend_to_is_joined_for_the_rows_that_are_asked_about() -> None:
+    def attends_to_what_is_bright(latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        for latent, mask in zip(latents, conditions.effects["sag"].rows, strict=True):
+            if mask is not None:
+                mask.tiles.append((latent[:1] > 0).float())
         return latents
 
-    latents, attention_mask = torch.randn(3, 4, 20, 33), AttentionMask([True, False, True])
-    conditions = Conditions(
-        context=torch.randn(3, 7, 5),
-        mask=None,
-        pooled=None,
-        time_ids=None,
-        guidance=None,
-        attention_mask=attention_mask,
-    )
+    latents, tiling = torch.randn(3, 4, 20, 33), Tiling(side=8, overlap=3)
     for most_rows in (1, 5, 1000):
-        tiled(looks_at_what_is_bright, Tiling(side=8, overlap=3), most_rows=most_rows, scale=8)(
-            latents, torch.zeros(3), conditions
+        masks = [AttentionMask(), None, AttentionMask()]
+        conditions = Conditions(
+            context=torch.randn(3, 7, 5),
+            mask=None,
+            pooled=None,
+            time_ids=None,
+            guidance=None,
+            effects={"sag": EffectRows(SagHook, masks)},
         )
-        assert attention_mask.masks is not None
-        torch.testing.assert_close(attention_mask.masks, (latents[[0, 2], :1] > 0).float())
-        attention_mask.masks = None
+        tiled(attends_to_what_is_bright, tiling, most_rows=most_rows, scale=8)(latents, torch.zeros(3), conditions)
+        job: Any = SimpleNamespace(tiling=tiling, now=SimpleNamespace(latents=[latents[0]]))
+        for latent, mask in zip(latents, masks, strict=True):
+            if mask is not None:
+                torch.testing.assert_close(mask_of(job, mask), (latent[:1] > 0).float())
 
 
 def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> None:

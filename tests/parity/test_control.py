@@ -12,11 +12,11 @@ from tests.control_files import (
     LOOK,
     OTHER_HINT,
     PICTURES,
+    adapters_in,
     control,
     controlled,
     controlnet,
     picture_led,
-    shelf_in,
     t2i_adapter,
     union,
     write_control_lora,
@@ -28,13 +28,12 @@ from tests.control_files import (
     write_tencent,
 )
 from tests.diffusion.checkpoints import diffusers_scheduler
-from tests.fakes import SteppedEngine, draw, psnr, spec_for
+from tests.fakes import Steering, SteppedEngine, draw, psnr, spec_for
 from tests.parity.pipelines import Reference, usable
 from tests.parity.test_pipelines import MIN_PSNR
 from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, write_sd1
 
 from safelight.diffusion.samplers import find_sampler
-from safelight.models.adapters.control_cache import ActiveControls
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised
 from safelight.spec.effects import HINT_KINDS
@@ -49,7 +48,7 @@ EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 SIZED = {"width": SIDE, "height": SIDE}
 
 
-def ours(model: Model, led: ActiveControls, **wishes: Any) -> tuple[Denoised, Image.Image]:
+def ours(model: Model, led: Steering, **wishes: Any) -> tuple[Denoised, Image.Image]:
     spec = controlled(spec_for(model, **(USUAL | wishes)), led)
     with SteppedEngine() as job_service:
         job = job_service.add(spec, model, EVERY, led=led)
@@ -94,7 +93,7 @@ def test_a_controlnet_draws_what_diffusers_draws_with_it(
 ) -> None:
     net = controlnet(model(kind))
     one = control(WRITERS[dialect](tmp_path / "net", net), model(kind), weight=0.8)
-    spec, picture = ours(model(kind), ActiveControls(controls=(one,)))
+    spec, picture = ours(model(kind), Steering(controls=(one,)))
     expected = theirs(
         reference(kind), "ControlNetPipeline", spec, {"controlnet": net},
         image=PICTURES[HINT], controlnet_conditioning_scale=0.8,
@@ -111,7 +110,7 @@ def test_a_control_lora_is_the_controlnet_that_it_was_cut_out_of(
 ) -> None:
     net = controlnet(model(kind))
     path = write_control_lora(tmp_path / "canny.safetensors", net, model(kind))
-    spec, picture = ours(model(kind), ActiveControls(controls=(control(path, model(kind)),)))
+    spec, picture = ours(model(kind), Steering(controls=(control(path, model(kind)),)))
     expected = theirs(reference(kind), "ControlNetPipeline", spec, {"controlnet": net}, image=PICTURES[HINT])
     assert psnr(picture, expected) >= MIN_PSNR
     assert path.stat().st_size < write_ldm(tmp_path / "whole.safetensors", net).stat().st_size
@@ -127,7 +126,7 @@ def test_a_controlnet_union_draws_what_diffusers_draws_with_it(
     made = {}
     for kind in ("hard-edge", "depth"):
         one = control(path, model("sdxl"), weight=0.8, hint_kind=kind)
-        spec, made[kind] = ours(model("sdxl"), ActiveControls(controls=(one,)))
+        spec, made[kind] = ours(model("sdxl"), Steering(controls=(one,)))
         expected = theirs(
             reference("sdxl"), "ControlNetUnionPipeline", spec, {"controlnet": net},
             control_image=[PICTURES[HINT]], control_mode=[HINT_KINDS.index(kind)], controlnet_conditioning_scale=0.8,
@@ -145,7 +144,7 @@ def test_several_with_weights_and_spans(kind: str, model: Models, reference: Ref
         {"weight": 1.2, "start": 0.2, "image": OTHER_HINT, "hint": OTHER_HINT},
     ]
     controls = tuple(control(path, model(kind), **use) for path, use in zip(paths, uses, strict=True))
-    spec, picture = ours(model(kind), ActiveControls(controls=controls))
+    spec, picture = ours(model(kind), Steering(controls=controls))
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
     expected = theirs(
@@ -164,19 +163,19 @@ def test_the_mode_that_listens_to_control_is_guess_mode(
 ) -> None:
     net = controlnet(model("sd1"), **config)
     one = control(write_folder(tmp_path / "net", net), model("sd1"), mode="balanced" if config else "control")
-    spec, picture = ours(model("sd1"), ActiveControls(controls=(one,)))
+    spec, picture = ours(model("sd1"), Steering(controls=(one,)))
     expected = theirs(
         reference("sd1"), "ControlNetPipeline", spec, {"controlnet": net}, image=PICTURES[HINT], guess_mode=not config
     )
     assert psnr(picture, expected) >= MIN_PSNR
     balanced = control(write_folder(tmp_path / "plain", controlnet(model("sd1"))), model("sd1"))
-    assert psnr(picture, ours(model("sd1"), ActiveControls(controls=(balanced,)))[1]) < 40
+    assert psnr(picture, ours(model("sd1"), Steering(controls=(balanced,)))[1]) < 40
 
 
 def test_a_net_that_was_trained_on_blue_green_red(model: Models, reference: References, tmp_path: Path) -> None:
     net = controlnet(model("sd1"), controlnet_conditioning_channel_order="bgr")
     one = control(write_folder(tmp_path / "net", net), model("sd1"), image=LOOK, hint=LOOK, fit="stretch")
-    spec, picture = ours(model("sd1"), ActiveControls(controls=(one,)))
+    spec, picture = ours(model("sd1"), Steering(controls=(one,)))
     hint = PICTURES[LOOK].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     expected = theirs(reference("sd1"), "ControlNetPipeline", spec, {"controlnet": net}, image=hint)
     assert psnr(picture, expected) >= MIN_PSNR
@@ -187,7 +186,7 @@ def test_image_to_image_with_control(kind: str, model: Models, reference: Refere
     net = controlnet(model(kind))
     one = control(write_folder(tmp_path / "net", net), model(kind), end=0.5)
     wishes = {"init": INIT, "strength": 0.8, **SIZED}
-    spec, picture = ours(model(kind), ActiveControls(controls=(one,)), **wishes)
+    spec, picture = ours(model(kind), Steering(controls=(one,)), **wishes)
     expected = theirs(
         reference(kind), "ControlNetImg2ImgPipeline", spec, {"controlnet": net},
         image=EVERY[INIT], control_image=PICTURES[HINT], strength=0.8,
@@ -205,7 +204,7 @@ def test_inpainting_with_control(
     net = controlnet(model("sd1"))
     one = control(write_folder(tmp_path / "net", net), model(kind), fit="stretch")
     wishes = {"init": INIT, "mask": MASK, "mask_blur": 0.0, "strength": 0.8, "only_masked": only_masked, "padding": 4}
-    spec, picture = ours(model(kind), ActiveControls(controls=(one,)), **wishes, **SIZED)
+    spec, picture = ours(model(kind), Steering(controls=(one,)), **wishes, **SIZED)
     expected = theirs(
         reference(kind), "ControlNetInpaintPipeline", spec, {"controlnet": net},
         image=EVERY[INIT], mask_image=EVERY[MASK], control_image=PICTURES[HINT], strength=0.8,
@@ -243,7 +242,7 @@ def test_a_t2i_adapter_draws_what_diffusers_draws_with_it(
     model = load(folder)
     net = t2i_adapter(model, kind=adapter)
     one = control(T2I[dialect](tmp_path / "net", net), model, weight=1.6)
-    spec, picture = ours(model, ActiveControls(controls=(one,)))
+    spec, picture = ours(model, Steering(controls=(one,)))
     expected = theirs(
         Reference(folder), "AdapterPipeline", spec, {"adapter": net},
         image=PICTURES[HINT], adapter_conditioning_scale=1.6, **SIZED,
@@ -256,7 +255,7 @@ def test_a_t2i_adapter_of_grey_hints(attentive: Path, tmp_path: Path) -> None:
     model = load(attentive)
     net = t2i_adapter(model, channels=1)
     one = control(write_tencent(tmp_path / "net.safetensors", net), model)
-    spec, picture = ours(model, ActiveControls(controls=(one,)))
+    spec, picture = ours(model, Steering(controls=(one,)))
     hint = PICTURES[HINT].convert("L")
     expected = theirs(Reference(attentive), "AdapterPipeline", spec, {"adapter": net}, image=hint, **SIZED)
     assert psnr(picture, expected) >= MIN_PSNR
@@ -269,7 +268,7 @@ def test_an_ip_adapter_draws_what_diffusers_draws_with_it(
 ) -> None:
     encoder = write_encoder(tmp_path / "ip-adapters" / "image_encoder")
     path = write_ip_adapter(tmp_path / "ip-adapters" / "ip.safetensors", model(kind), kind=projection, encoder=encoder)
-    led = picture_led(shelf_in(tmp_path), model(kind), "ip", weight=0.7)
+    led = picture_led(adapters_in(tmp_path), model(kind), "ip", weight=0.7)
     spec, picture = ours(model(kind), led)
 
     import diffusers

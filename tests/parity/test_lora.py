@@ -32,7 +32,7 @@ from tests.models.adapters.test_lora import by_paper
 from tests.parity.pipelines import Reference
 from tests.parity.test_pipelines import MIN_PSNR
 
-from safelight.models.adapters.lora_cache import ActiveLora
+from safelight.models.adapters.lora_effect import ActiveLora
 from safelight.models.adapters.lora_merge import merge
 from safelight.models.networks.load import Model
 from safelight.spec import Denoised

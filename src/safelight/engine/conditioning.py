@@ -1,6 +1,6 @@
 """The prompts of several newcomers, encoded in one call; prompts seen lately are not encoded again."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import torch
 
@@ -21,7 +21,7 @@ CACHE_BYTES = 64 * 2**20
 MAX_CHUNKS = 256
 """Chunks of all the prompts that one job goes through: a bound on memory."""
 
-Reading = tuple[Prompt, tuple[tuple[str, float], ...]]
+Reading = tuple[Prompt, tuple[Hashable, ...]]
 """A prompt, and the LoRAs through which it is read, by digest and weight. Plain data: what names a cached conditioning
 must not keep LoRAs in memory."""
 Strand = tuple[Reading, ...]
@@ -83,12 +83,11 @@ class Conditionings:
 def strands_of(job: Job) -> list[Strand]:
     """The prompts that AND joins, and the negative one if the network will be asked about it."""
     model = job.model
-    # A LoRA changes what all words mean, those of the negative prompt too.
-    loras = tuple((active.lora.digest, active.text_weight) for active in job.loras if any(active.on_text()))
+    changed = tuple(key for active in job.effects.values() if (key := active.text_key()))
     prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, name=model.name)
     if len(asked := {prompt for strand in prompts for prompt in strand}) > 2:  # else each is bounded on its own
         require_bounded(asked, model.text_encoders[0].tokenizer)
-    return [tuple((prompt, loras) for prompt in strand) for strand in prompts]
+    return [tuple((prompt, changed) for prompt in strand) for strand in prompts]
 
 
 def prompts_of(
@@ -111,8 +110,8 @@ def prompts_of(
 
 def rows_of(job: Job) -> tuple[Row, ...]:
     """What is applied to each text encoder; T5 is the last."""
-    by_lora = [active.on_text() for active in job.loras]
-    return tuple(tuple(applied for rows in by_lora for applied in rows[i]) for i in range(len(job.model.readers)))
+    by_effect = [rows for active in job.effects.values() if (rows := active.on_text())]
+    return tuple(tuple(applied for rows in by_effect for applied in rows[i]) for i in range(len(job.model.readers)))
 
 
 def prompt_of(spec: Denoised, embeddings: Sequence[Embedding], words: str) -> Prompt:

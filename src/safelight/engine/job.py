@@ -1,9 +1,9 @@
 """A spec inside the engine. Mutable, and only the engine touches it; at a step boundary it can be paused or moved."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -14,12 +14,7 @@ from safelight.diffusion.shapes import Latent
 from safelight.diffusion.tiling import Tiling
 from safelight.errors import UnsupportedOption
 from safelight.imaging.canvas import Box, upscale
-from safelight.models.adapters import control
-from safelight.models.adapters.control import ControlNet, Features
-from safelight.models.adapters.control_cache import NOTHING, ActiveControls
-from safelight.models.adapters.lora_cache import ActiveLora
-from safelight.models.hooks import picture_prompts
-from safelight.models.hooks.adapters import Row
+from safelight.models.adapters.effect import Active, Moment, RowKind
 from safelight.models.networks.encode import Conditioning
 from safelight.models.networks.load import Model
 from safelight.models.networks.textual_inversion import Embedding
@@ -27,17 +22,11 @@ from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, TextToImage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     Pictures = Mapping[str, Image.Image]
     """Start pictures and masks, by the digest that the spec names them with."""
 
 State = Literal["waiting", "running", "decoding", "ended"]
 
-
-CONTROL_COST = 0.4
-"""Of a row through a ControlNet, where one through the UNet is 1; counted in operations, 0.35 for Stable Diffusion 1
-and 0.45 for SDXL."""
 
 Enlarge = Callable[[Image.Image, float, str], Image.Image]
 """A picture, so many times as large, by the upscaler of that name."""
@@ -79,8 +68,8 @@ class Trajectory:
     blend: Blend | None = None
     extra_channels: Tensor | None = None
     """(c, h, w) what the network sees beside the latent: mask and masked picture, or the picture that is edited."""
-    features: tuple[Features, ...] = ()
-    """What each of the job's controls makes of its hint at this size."""
+    effects: Mapping[str, Active] = field(default_factory=dict[str, Active])
+    """The job's effects, prepared for this size."""
     row: int = 0
     fresh_noise: Latent | None = None
     """Drawn for the row at hand; kept until the row is done, so that a call tried twice draws once."""
@@ -119,12 +108,10 @@ class Job:
     spec: Denoised
     model: Model
     pictures: "Pictures"
-    loras: tuple[ActiveLora, ...] = ()
-    """Those of the spec, in memory."""
+    effects: Mapping[str, Active] = field(default_factory=dict[str, Active])
+    """The effects that the spec uses, in memory."""
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
-    led: ActiveControls = NOTHING
-    """The controls and picture prompts of the spec, in memory."""
     refiner: Model | None = None
     """What will draw the rest, in memory; None once it does."""
     enlarge: Enlarge = by_lanczos
@@ -200,29 +187,21 @@ class Job:
         first, *_ = self.passes
         return (self.step - first) / self.passes[1] if self.enlarged else self.step / first
 
-    @property
-    def adapted(self) -> Row:
-        """What is applied to the UNet in the coming call."""
-        return tuple(applied for active in self.loras for applied in active.on_unet(self.progress))
-
-    def steered(self, *, negative: bool) -> control.Row:
-        """What controls the coming call; `negative`: in the row that guidance leads away from."""
+    def effect_row(self, name: str, kind: RowKind, *, negative: bool = False) -> Any:
+        """What the effect applies to one row of the coming call; None where the job has no such effect."""
         trajectory = self.now
-        pairs = zip(self.led.controls, trajectory.features, strict=True)
-        return tuple(
-            steer
-            for one, features in pairs
-            for steer in one.on(features, step=trajectory.step, steps=trajectory.schedule.steps, negative=negative)
+        if name not in trajectory.effects:
+            return None
+        moment = Moment(
+            spec=self.spec,
+            step=trajectory.step,
+            steps=trajectory.schedule.steps,
+            progress=self.progress,
+            kind=kind,
+            negative=negative,
+            uses_cfg=self.uses_cfg,
         )
-
-    def looked_at(self, *, negative: bool) -> picture_prompts.Row:
-        """The pictures that the coming call looks at."""
-        trajectory = self.now
-        return tuple(
-            seen
-            for one in self.led.pictures
-            for seen in one.on(step=trajectory.step, steps=trajectory.schedule.steps, negative=negative)
-        )
+        return trajectory.effects[name].row(moment)
 
     @property
     def uses_cfg(self) -> bool:
@@ -259,14 +238,14 @@ class Job:
 
     @property
     def megapixels(self) -> float:
-        """What the coming call costs, as rows times picture area; a ControlNet is a good part of a network more."""
+        """The cost of the coming call: rows times picture area, effects included."""
         width, height = self.size
-        nets = sum(isinstance(one.net, ControlNet) for one in self.led.controls)
+        effects = sum(active.cost() for active in self.effects.values())
         area = width * height
         if tiling := self.tiling:
             scale = self.model.description.vae_scale
             area = tiling.area(height // scale, width // scale) * scale**2
-        return self.rows * (1 + CONTROL_COST * nets) * area / 1e6
+        return self.rows * (1 + effects) * area / 1e6
 
     @property
     def step(self) -> int:

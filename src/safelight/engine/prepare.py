@@ -5,10 +5,10 @@ the start picture's latent (sampled by the VAE), then the first noise, then the 
 whatever the sampler wants step by step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,8 @@ from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Trajectory
 from safelight.errors import UnsupportedOption
 from safelight.imaging.canvas import binary_mask, black_and_white, box_around, fit_to
-from safelight.models.adapters.control import Features
-from safelight.models.adapters.control_cache import NOTHING
 from safelight.models.checkpoints.families import Description
-from safelight.models.hooks.attention_mask import middle_of
-from safelight.models.hooks.freeu import levels_of
-from safelight.models.hooks.pag import PerturbedAttention
 from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
-from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 from safelight.spec.fields import Fit
 
@@ -45,10 +39,9 @@ LATENT_MODES: Mapping[str, tuple[str, bool]] = {
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first walk."""
-    assert len(job.loras) == len(job.spec.loras), "the spec's LoRAs were not loaded"
-    assert len(job.led.controls) == len(job.spec.controls), "the spec's controls were not loaded"
-    assert len(job.led.pictures) == len(job.spec.picture_prompts), "the spec's picture prompts were not read"
-    require_guidable(job.spec, [model for model in (job.model, job.refiner) if model])
+    networks = [model for model in (job.model, job.refiner) if model]
+    for active in job.effects.values():
+        active.require(job.spec, networks)
     require_mask_where_one_is_read(job.spec, job.model.description, name=job.model.name)
     job.generator = seeded(job.spec.seed)
     match job.spec:
@@ -62,7 +55,7 @@ def prepare(job: Job, *, cache: Path | None) -> None:
             job.trajectory = from_instruction(job, job.spec, cache)
         case Variation():
             job.trajectory = from_noise(job, cache)
-    job.now.features = features_of(job)
+    fit_effects(job)
     first = job.now.schedule
     if job.highres is None:
         job.passes = (first.steps,)
@@ -71,31 +64,6 @@ def prepare(job: Job, *, cache: Path | None) -> None:
         second = second_schedule(job, job.highres, cache)
         job.passes = (first.steps, second.steps)
         until_refined(job, second)  # what cannot be is said now, and not after the first pass
-
-
-class Guidable(Protocol):
-    """A network, in memory or in outline."""
-
-    @property
-    def unet(self) -> Any: ...
-    @property
-    def perturbed(self) -> PerturbedAttention: ...
-
-
-def require_guidable(spec: Denoised, models: Sequence[Guidable]) -> None:
-    """
-    Raises:
-        UnsupportedOption: guidance for which a network has no place, or perturbed attention with AND.
-    """
-    for model in models:
-        if spec.freeu is not None:
-            levels_of(model.unet)
-        if spec.pag_scale > 0:
-            model.perturbed.paths_of(spec.pag_layers)
-        if spec.sag_scale > 0:
-            middle_of(model.unet)
-    if spec.pag_scale > 0 and len(parts_of(spec.prompt)) > 1:
-        raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
 
 def require_mask_where_one_is_read(spec: Denoised, about: Description, *, name: str) -> None:
@@ -220,7 +188,7 @@ def next_trajectory(job: Job, cache: Path | None) -> None:
             small = job.enlarge(small, highres.scale, highres.upscaler)
         init = to_latent(job, small.resize(job.size, Image.Resampling.LANCZOS))
     job.trajectory = trajectory_from(schedule, noised(schedule, init, fresh(job)))
-    job.trajectory.features = features_of(job)
+    fit_effects(job)
 
 
 def until_refined(job: Job, schedule: Schedule) -> Schedule:
@@ -257,7 +225,8 @@ def refine(job: Job, cache: Path | None) -> None:
     job.refiner = None
     widths = [encoder.width for encoder in job.model.text_encoders]
     job.embeddings = tuple(one for one in job.embeddings if [*one.widths] == widths)
-    job.loras, job.led, job.encoded = (), NOTHING, None
+    job.effects = {name: kept for name, active in job.effects.items() if (kept := active.for_refiner())}
+    job.encoded = None
     left, steps = job.total_steps - job.steps_before, (job.highres and job.highres.steps) or job.spec.steps
     # The base's own steps: where two configurations space them differently, one would be left out or taken twice.
     about = steps_of(base.description, job.model.description)
@@ -265,6 +234,7 @@ def refine(job: Job, cache: Path | None) -> None:
     strength = (left + 0.001) / steps
     schedule = schedule_for(job.spec.sampler, about, steps=steps, strength=strength, cache=cache)
     job.trajectory = trajectory_from(schedule, before.latents[0])
+    fit_effects(job)
     if isinstance(job.spec, Inpaint):
         go_on_masked(job, job.spec, before)
 
@@ -290,9 +260,13 @@ def steps_of(base: Description, refiner: Description) -> Mapping[str, Any]:
     return {**base.scheduler, "prediction_type": refiner.prediction, "_use_default_values": unchosen}
 
 
-def features_of(job: Job) -> tuple[Features, ...]:
-    """What each control makes of its hint, at the size that is drawn now."""
-    return tuple(one.net.read(hint_for(job, job.pictures[one.pinned.hint], one.pinned.fit)) for one in job.led.controls)
+def fit_effects(job: Job) -> None:
+    """Prepare the job's effects for the size that is drawn now."""
+
+    def hint_of(digest: str, fit: Fit) -> Image.Image:
+        return hint_for(job, job.pictures[digest], fit)
+
+    job.now.effects = {name: active.at_size(hint_of) for name, active in job.effects.items()}
 
 
 def hint_for(job: Job, hint: Image.Image, fit: Fit) -> Image.Image:

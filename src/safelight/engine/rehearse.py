@@ -15,7 +15,6 @@ from safelight.engine.job import scaled_side
 from safelight.engine.prepare import (
     masks,
     pace_for,
-    require_guidable,
     require_mask_where_one_is_read,
     require_two_steps,
 )
@@ -35,8 +34,6 @@ def rehearse(
         InvalidRequest, UnsupportedOption: the spec cannot be drawn.
     """
     require_mask_where_one_is_read(spec, outline.description, name=outline.name)
-    if spec.freeu is not None or spec.pag_scale or spec.sag_scale:
-        require_guidable(spec, [outline, refiner] if refiner else [outline])
     passes = passes_of(spec, outline.description)
     if isinstance(spec, Refined) and spec.refiner:
         require_two_steps(passes[-1])

@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
 from safelight.engine.job import Job
+from safelight.models.adapters.effect import RowKind
 from safelight.models.backends.denoiser import Conditions, stack
-from safelight.models.hooks.attention_mask import AttentionMask
+from safelight.models.hooks.hook import EffectRows
 from safelight.models.networks.encode import Conditioning
 
 HIGH_SCORE, LOW_SCORE = 6.0, 2.5
 """The aesthetic scores that SDXL's refiner is given with the prompt and with the negative one."""
-
-RowKind = Literal["cond", "uncond", "uncond_image", "pag", "sag"]
-"""cond: the prompt. uncond: the negative prompt. uncond_image: likewise, without the picture that is edited. pag: the
-prompt, with self-attention perturbed. sag: uncond (cond without guidance) of a latent blurred where it attended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,46 +55,35 @@ def follow_ups(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> dict
     }
 
 
-def conditions_for(
-    batch: Sequence[Job], network_rows: Sequence[NetworkRow], attention_mask: AttentionMask | None = None
-) -> Conditions:
-    rows = [(batch[entry.job], entry.negative) for entry in network_rows]
+def conditions_for(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> Conditions:
+    """The conditions of one call of the batch's network."""
+    jobs = [batch[entry.job] for entry in network_rows]
     context, mask, pooled = stack([entry.conditioning for entry in network_rows])
+    description = batch[0].model.description
     time_ids = guidance = None
-    if batch[0].model.description.family.told_size:
+    if description.family.told_size:
         assert pooled is not None
-        told_score = batch[0].model.description.family.told_score
+        scored = description.family.told_score
         ids = [
-            [h, w, 0, 0, *((LOW_SCORE if negative else HIGH_SCORE,) if told_score else (h, w))]
-            for (w, h), negative in ((job.size, negative) for job, negative in rows)
+            [h, w, 0, 0, *((LOW_SCORE if entry.negative else HIGH_SCORE,) if scored else (h, w))]
+            for (w, h), entry in zip((job.size for job in jobs), network_rows, strict=True)
         ]
         time_ids = torch.tensor(ids, device=context.device, dtype=pooled.dtype)
-    if batch[0].model.description.takes_guidance:
-        guidance = torch.tensor([job.spec.guidance for job, _ in rows], device=context.device)
-    adapters = controls = pictures = freeu = uses_pag = None
-    if any(job.loras for job in batch):
-        adapters = [job.adapted for job, _ in rows]
-    if any(job.led.controls for job in batch):
-        controls = [job.steered(negative=negative) for job, negative in rows]
-    if any(job.led.pictures for job in batch):
-        pictures = [job.looked_at(negative=negative) for job, negative in rows]
-    if any(job.spec.freeu for job in batch):
-        freeu = [job.spec.freeu for job, _ in rows]
-    if any(entry.kind == "pag" for entry in network_rows):
-        uses_pag = [batch[entry.job].spec.pag_layers if entry.kind == "pag" else () for entry in network_rows]
-    return Conditions(
-        context=context,
-        mask=mask,
-        pooled=pooled,
-        time_ids=time_ids,
-        guidance=guidance,
-        adapters=adapters,
-        controls=controls,
-        pictures=pictures,
-        freeu=freeu,
-        perturbed=uses_pag,
-        attention_mask=attention_mask,
-    )
+    if description.takes_guidance:
+        guidance = torch.tensor([job.spec.guidance for job in jobs], device=context.device)
+    effects = effects_of(jobs, network_rows)
+    return Conditions(context=context, mask=mask, pooled=pooled, time_ids=time_ids, guidance=guidance, effects=effects)
+
+
+def effects_of(jobs: Sequence[Job], network_rows: Sequence[NetworkRow]) -> dict[str, EffectRows]:
+    """What each effect applies to each row; effects that act in no row are left out."""
+    found: dict[str, EffectRows] = {}
+    for name, some in {name: active for job in jobs for name, active in job.now.effects.items()}.items():
+        pairs = zip(jobs, network_rows, strict=True)
+        rows = [job.effect_row(name, entry.kind, negative=entry.negative) for job, entry in pairs]
+        if any(rows):
+            found[name] = EffectRows(some.hook, rows)
+    return found
 
 
 def positives_of(job: Job) -> list[Conditioning]:

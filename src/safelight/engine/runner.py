@@ -5,16 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from safelight.diffusion.advance import Rows, advance, denoised
 from safelight.diffusion.guidance import compose, degrade, guide, guide_away, guide_image, rescale
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents, Masks
 from safelight.engine.job import Job, Trajectory
-from safelight.engine.rows import NetworkRow, RowKind, conditions_for, first_rows, follow_ups
-from safelight.models.backends.denoiser import Denoiser
+from safelight.engine.rows import NetworkRow, conditions_for, first_rows, follow_ups
+from safelight.models.adapters.effect import RowKind
+from safelight.models.adapters.sag import AttentionMask
+from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.tiled import tiled
-from safelight.models.hooks.attention_mask import AttentionMask
 from safelight.models.networks.load import Model
 from safelight.spec import Edit
 
@@ -37,14 +39,13 @@ class Runner:
         denoise = self.denoiser_over(batch[0], budget_megapixels)
         latents = torch.stack([job.now.latents[0] for job in batch])
         network_rows = first_rows(batch)
-        after = follow_ups(batch, network_rows)
-        attention_mask = AttentionMask([place in after for place in range(len(network_rows))]) if after else None
-        outputs = answers(denoise, batch, rows, network_rows, latents, attention_mask=attention_mask)
-        if attention_mask is not None:
-            assert attention_mask.masks is not None
+        conditions = conditions_for(batch, network_rows)
+        outputs = answers(denoise, batch, rows, network_rows, latents, conditions)
+        if after := follow_ups(batch, network_rows):
+            masks = [mask_of(batch[network_rows[index].job], conditions.effects["sag"].rows[index]) for index in after]
             again = [*after.values()]
-            latents = degraded(batch, rows, again, latents, outputs[[*after]], attention_mask.masks)
-            outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents)])
+            latents = degraded(batch, rows, again, latents, outputs[[*after]], torch.stack(masks))
+            outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents, conditions_for(batch, again))])
             network_rows += again
         return with_guidance(batch, network_rows, outputs)
 
@@ -108,8 +109,7 @@ def answers(
     rows: Rows,
     network_rows: Sequence[NetworkRow],
     latents: Latents,
-    *,
-    attention_mask: AttentionMask | None = None,
+    conditions: Conditions,
 ) -> Latents:
     """One network call: the rows' predictions, (n, c, h, w)."""
     jobs, channels = [entry.job for entry in network_rows], latents.shape[1]
@@ -119,7 +119,14 @@ def answers(
         inputs = torch.cat([inputs, torch.stack(extra)], dim=1)
     inputs = inputs[jobs]
     inputs[[place for place, entry in enumerate(network_rows) if entry.kind == "uncond_image"], channels:] = 0
-    return denoise(inputs, rows.timesteps[jobs], conditions_for(batch, network_rows, attention_mask))
+    return denoise(inputs, rows.timesteps[jobs], conditions)
+
+
+def mask_of(job: Job, mask: AttentionMask) -> Tensor:
+    """(1, h, w): where the row attended; where tiles overlap and disagree, by half."""
+    if job.tiling is None:
+        return mask.tiles[0]
+    return job.tiling.join(torch.stack(mask.tiles), *job.now.latents[0].shape[-2:])[0]
 
 
 def degraded(

@@ -67,14 +67,15 @@ class Scheduler:
             return [first]
         alike = sorted((job for job in ready if key_of(job) == key_of(first)), key=place)
         left = self.budget(first)
-        loras: dict[str, int] = {}
+        stacked: dict[Hashable, int] = {}
         batch: list[Job] = []
         for _, equals in groupby(alike, key=lambda job: place(job)[0]):
             for job in self.in_turn(equals):
                 left -= job.megapixels
-                loras |= {active.lora.digest: active.lora.size_bytes for active in job.loras}
+                for active in job.effects.values():
+                    stacked |= active.stacked_bytes()
                 # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
-                if batch and (left < 0 or sum(loras.values()) > LORA_BYTES):
+                if batch and (left < 0 or sum(stacked.values()) > LORA_BYTES):
                     return batch
                 batch.append(job)
         return batch

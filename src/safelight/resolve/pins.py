@@ -1,13 +1,9 @@
 """Names of a draft, each with the digest of the file that it stands for now."""
 
-from safelight.errors import InvalidRequest
-from safelight.models.adapters.lora_cache import LoraCache
 from safelight.models.checkpoints.families import require_successor, text_widths
 from safelight.models.networks.pool import Found
 from safelight.models.networks.textual_inversion import pin_embeddings
-from safelight.prompts.lora_tags import take_loras
 from safelight.spec import Draft
-from safelight.spec.effects import MAX_LORAS
 from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
 from safelight.studio import Studio
 
@@ -42,14 +38,11 @@ def pin_refiner(draft: Draft, studio: Studio, found: Found) -> PinnedRefiner | N
     return PinnedRefiner(model=draft.refiner, digest=refiner.digest, **switch)
 
 
-def pin_loras(draft: Draft, loras: LoraCache) -> Draft:
-    """The LoRAs of the field and those of the prompt's tags; the tags leave the prompt."""
-    prompt, tagged = take_loras(draft.prompt)
-    if take_loras(draft.negative_prompt)[1]:
-        raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
-    requests = (*draft.loras, *tagged)
-    if not requests:
-        return draft
-    if len(requests) > MAX_LORAS:
-        raise InvalidRequest(f"at most {MAX_LORAS} LoRAs in one picture, not {len(requests)}")
-    return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(loras.pin, requests))})
+def pin_effects(draft: Draft, studio: Studio, found: Found) -> Draft:
+    """Every effect that the draft uses, with the digests of its files."""
+    for effect in studio.effects.values():
+        if effect.used(draft):
+            draft = effect.pin(draft, found.description)
+    for digest in [prompt.image for prompt in draft.picture_prompts]:
+        studio.assets.path_of(digest)
+    return draft

@@ -7,9 +7,9 @@ from safelight.diffusion.samplers import find_sampler
 from safelight.models.checkpoints.families import require_sides
 from safelight.resolve.canvas import find_background, fit_canvas, grow_canvas
 from safelight.resolve.check import check
-from safelight.resolve.controls import hint_allocations, pin_controls
 from safelight.resolve.drawable import require_drawable
-from safelight.resolve.pins import named_embeddings, pin_loras, pin_parts, pin_refiner
+from safelight.resolve.hints import hint_allocations, make_hints
+from safelight.resolve.pins import named_embeddings, pin_effects, pin_parts, pin_refiner
 from safelight.spec import Denoised, Draft, Upscale
 from safelight.spec.complete import choose_seed, complete
 from safelight.studio import MANY_COPIES, Studio
@@ -25,7 +25,6 @@ async def resolve(draft: Draft, studio: Studio, *, tenant: str = "") -> Denoised
     """
     await asyncio.to_thread(check, draft, studio.models.catalogue)
     found = await asyncio.to_thread(studio.models.find, draft.model)
-    draft = await asyncio.to_thread(pin_loras, draft, studio.loras)
     if draft.sampler is not None:
         draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
     if draft.init is not None and (draft.replace_background or draft.extend is not None):
@@ -34,10 +33,11 @@ async def resolve(draft: Draft, studio: Studio, *, tenant: str = "") -> Denoised
         draft = await studio.image_pool.work(claim, grown, draft, studio, found)
     elif draft.init is not None:
         draft = await asyncio.to_thread(fit_canvas, draft, studio, found)
-    if draft.controls or draft.picture_prompts:
+    if draft.controls:
         claim = await studio.claim(*(control.image for control in draft.controls), tenant=tenant, copies=MANY_COPIES)
         async with studio.acquire(await asyncio.to_thread(hint_allocations, draft, studio)) as lease:
-            draft = await studio.vision_pool.work(claim, lease.during(pin_controls), draft, studio, found)
+            draft = await studio.vision_pool.work(claim, lease.during(make_hints), draft, studio, found)
+    draft = await asyncio.to_thread(pin_effects, draft, studio, found)
     description = found.description
     spec = complete(
         draft,

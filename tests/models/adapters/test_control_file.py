@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.control_files import (
     LDM,
+    adapters_in,
     control,
     controlnet,
-    shelf_in,
     t2i_adapter,
     union,
     write_control_lora,
@@ -37,6 +37,7 @@ from safelight.errors import (
     UnsafeFile,
     UnsupportedOption,
 )
+from safelight.models.adapters.control_effect import ControlEffect
 from safelight.models.adapters.control_file import describe_control, describe_file
 from safelight.models.adapters.ip_file import require_adapter
 from safelight.models.checkpoints.catalogue import Catalogue
@@ -45,7 +46,6 @@ from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model
 from safelight.models.networks.size_estimate import control_bytes
 from safelight.spec import ControlRequest, PicturePromptRequest
-from safelight.spec.effects import PinnedControl
 
 Models = Callable[[str], Model]
 NAMES: dict[str, str] = {"name": "net", "model_name": "tiny"}
@@ -269,11 +269,11 @@ def test_a_union_is_told_what_its_hint_shows(model: Models, tmp_path: Path) -> N
     (tmp_path / "controlnets").mkdir()
     write_diffusers(tmp_path / "controlnets" / "union.safetensors", union(ours))
     write_folder(tmp_path / "controlnets" / "plain", controlnet(ours))
-    shelf = shelf_in(tmp_path)
+    effect = ControlEffect(Catalogue(tmp_path))
 
     def pinned(name: str = "union", **said: Any) -> Any:
-        wish = ControlRequest(model=name, image="0" * 64, **said)
-        return shelf.pin(wish, ours.description, model_name="tiny")["hint_kind"]
+        request = ControlRequest(model=name, image="0" * 64, hint="0" * 64, **said)
+        return effect.pin_one(request, ours.description, model_name="tiny").hint_kind
 
     assert pinned(preprocessor="canny") == "hard-edge"
     assert pinned(preprocessor="depth/dpt") == "depth"
@@ -290,20 +290,19 @@ def test_a_union_is_told_what_its_hint_shows(model: Models, tmp_path: Path) -> N
 def test_nets_stay_in_memory_until_others_need_the_room(model: Models, tmp_path: Path) -> None:
     ours = model("sd1")
     put(tmp_path, ours)
-    shelf = shelf_in(tmp_path)
-    wishes = [ControlRequest(model=name, image="0" * 64) for name in ("canny", "depth")]
-    uses = [w.model_copy(update=shelf.pin(w, ours.description, model_name="tiny") | {"hint": "0" * 64}) for w in wishes]
-    first = shelf.control(uses[0], ours)  # pyright: ignore
-    assert shelf.control(uses[0], ours) is first  # pyright: ignore
-    spec = spec_for(ours).model_copy(update={"controls": tuple(PinnedControl(**use.model_dump()) for use in uses)})
-    allocations = shelf.allocations(spec, CPU)
+    effect = ControlEffect(Catalogue(tmp_path))
+    requests = [ControlRequest(model=name, image="0" * 64, hint="0" * 64) for name in ("canny", "depth")]
+    pins = tuple(effect.pin_one(request, ours.description, model_name="tiny") for request in requests)
+    first = effect.net(pins[0], ours)
+    assert effect.net(pins[0], ours) is first
+    allocations = effect.allocations(spec_for(ours).model_copy(update={"controls": pins}), CPU)
     assert [(allocation.kind, allocation.name) for allocation in allocations] == [
         ("control", "canny"),
         ("control", "depth"),
     ]
     assert allocations[0].size_bytes == first.size_bytes
     allocations[0].drop()
-    assert shelf.control(uses[0], ours) is not first  # pyright: ignore
+    assert effect.net(pins[0], ours) is not first
 
 
 def test_an_encoder_of_another_width_is_refused_by_name(model: Models, tmp_path: Path) -> None:
@@ -320,7 +319,7 @@ def test_an_encoder_of_another_width_is_refused_by_name(model: Models, tmp_path:
     save_file(tensors, encoder / "model.safetensors")
     assert config.is_dir()
     with pytest.raises(IncompatibleControl, match="it reads 20 numbers, and the encoder says 24"):
-        picture_led(shelf_in(tmp_path), ours, "ip", encoder="wide")
+        picture_led(adapters_in(tmp_path), ours, "ip", encoder="wide")
 
 
 def test_faces_are_said_to_be_what_they_are(model: Models, tmp_path: Path) -> None:

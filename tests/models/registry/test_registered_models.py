@@ -14,6 +14,7 @@ from tests.models.embeddings import write_a1111
 from tests.tiny_models import load
 
 from safelight.errors import CorruptModel, InvalidRequest, UnknownModel
+from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.registry.registry import Registry, open_registry
 from safelight.resolve.resolve import resolve
@@ -98,7 +99,7 @@ def test_loras_are_named_by_version_in_fields_and_tags(
         ("ink", digests[1]),
     ]
     registry.point("ink", "house", 2)
-    active = studio.loras.load(spec.loras, studio.models.get(spec.model, spec.model_digest))
+    active = LoraEffect(studio.models.catalogue).load_all(spec.loras, studio.models.get(spec.model, spec.model_digest))
     assert [one.lora.digest for one in active] == [digests[1], digests[0], digests[1]]
 
 

@@ -20,6 +20,7 @@ from safelight.lifecycle.evaluation.similarity import coarse_pixels
 from safelight.lifecycle.promotion.compared_model import ComparedModel
 from safelight.lifecycle.promotion.training_data import ComparisonData, in_known_words, pictures
 from safelight.lifecycle.training.membership import denoising_losses
+from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.adapters.lora_merge import merge
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model, load_model
@@ -216,7 +217,9 @@ def trained(side: ComparedModel, base: Model, studio: Studio) -> tuple[Model, di
     if version.kind == "embedding":
         embedding = load_embedding(studio.models.catalogue, version.reference, version.digest)
         return base, {version.name: tuple(each.to(base.placement.device) for each in embedding.vectors)}
-    active = studio.loras.load([PinnedLora(name=version.reference, digest=version.digest)], base)
+    active = LoraEffect(studio.models.catalogue).load_all(
+        [PinnedLora(name=version.reference, digest=version.digest)], base
+    )
     return merge(base, active, name=side.name), {}
 
 

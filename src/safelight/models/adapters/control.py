@@ -1,14 +1,15 @@
 """Spatial control per row: each row of one network call has its own ControlNets and T2I-Adapters, or none.
 
     net.read(hint)                 once a walk: what the network makes of the picture that it is shown
-    steer(rows, ...)               each call: what is added inside of the UNet, for all rows
+    residuals_of(rows, inputs)     each call: what is added inside of the UNet, for all rows
 
 A ControlNet is called on its own rows only, those of one net together, and what it says is scattered into zeros, so
 that a row without control has nothing added to it. Weights multiply what is added: they may differ from row to row.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import unwrap
 from typing import Any
@@ -19,9 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from safelight.diffusion.shapes import Latents, PerRow
 from safelight.errors import CorruptModel
 from safelight.models.adapters.control_file import ControlFile
+from safelight.models.hooks.hook import NetworkInputs
 from safelight.models.networks.components import Weights
 from safelight.models.networks.load import build, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
@@ -58,7 +59,7 @@ class ControlNet:
         pixels = to_pixels(hint, self.hint_channels, self.placement)
         return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
 
-    def __call__(self, features: Tensor, told: "UNetInputs", kinds: Sequence[HintKind | None]) -> list[Tensor]:
+    def __call__(self, features: Tensor, inputs: "NetworkInputs", kinds: Sequence[HintKind | None]) -> list[Tensor]:
         """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
         shown: dict[str, Any] = {"controlnet_cond": features}
         if self.hint_kinds:
@@ -71,10 +72,10 @@ class ControlNet:
             }
         down, middle = unwrap(type(self.network).forward)(
             self.network,
-            told.latents[:, : self.network.config.in_channels],
-            told.timesteps,
-            encoder_hidden_states=told.context,
-            added_cond_kwargs=told.added,
+            inputs.latents[:, : self.network.config.in_channels],
+            inputs.timesteps,
+            encoder_hidden_states=inputs.context,
+            added_cond_kwargs=inputs.added,
             return_dict=False,
             **shown,
         )
@@ -119,28 +120,6 @@ class ControlInput:
 Row = tuple[ControlInput, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UNetInputs:
-    """What the UNet is told in a call, as far as ControlNets are told it too."""
-
-    latents: Latents
-    timesteps: PerRow
-    context: Tensor
-    mask: Tensor | None
-    added: Mapping[str, Tensor] | None
-
-    def rows(self, index: Tensor, length: int) -> "UNetInputs":
-        """Of some rows whose prompts are so long: ControlNets take no mask."""
-        added = None if self.added is None else {name: part[index] for name, part in self.added.items()}
-        return UNetInputs(
-            latents=self.latents[index],
-            timesteps=self.timesteps[index],
-            context=self.context[index, :length],
-            mask=None,
-            added=added,
-        )
-
-
 @dataclass(slots=True)
 class ResidualSums:
     """Tensors for all rows, zero until something is added to some of them."""
@@ -155,21 +134,32 @@ class ResidualSums:
             total.index_add_(0, index, part * weight.to(part).view(-1, 1, 1, 1))
 
 
-def steer(rows: Sequence[Row] | None, told: UNetInputs) -> dict[str, Any]:
+class ControlHook:
+    """Calls the control networks before the UNet, which takes their outputs as arguments."""
+
+    def __init__(self, network: nn.Module) -> None:
+        del network
+
+    @contextmanager
+    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
+        yield {} if rows is None else residuals_of(rows, inputs)
+
+
+def residuals_of(rows: Sequence[Row | None], inputs: NetworkInputs) -> dict[str, Any]:
     """The UNet's arguments that carry control; none where no row has any."""
-    if rows is None or not any(rows):
+    if not any(rows):
         return {}
-    lengths = [told.context.shape[1]] * len(rows) if told.mask is None else told.mask.sum(dim=1).tolist()
+    lengths = [inputs.context.shape[1]] * len(rows) if inputs.mask is None else inputs.mask.sum(dim=1).tolist()
     residuals, shifts = ResidualSums(len(rows)), ResidualSums(len(rows))
     for (net, _, length), members in grouped(rows, lengths).items():
-        index = torch.tensor([row for row, _ in members], device=told.latents.device)
-        features = [torch.stack(level) for level in zip(*(steer.features for _, steer in members), strict=True)]
+        index = torch.tensor([row for row, _ in members], device=inputs.latents.device)
+        features = [torch.stack(level) for level in zip(*(control.features for _, control in members), strict=True)]
         match net:
             case ControlNet():
-                parts = net(features[0], told.rows(index, length), [steer.kind for _, steer in members])
-                residuals.add(index, parts, weights_of([steer for _, steer in members], len(parts)))
+                parts = net(features[0], inputs.rows(index, length), [control.kind for _, control in members])
+                residuals.add(index, parts, weights_of([control for _, control in members], len(parts)))
             case T2IAdapter():
-                shifts.add(index, features, weights_of([steer for _, steer in members], len(features)))
+                shifts.add(index, features, weights_of([control for _, control in members], len(features)))
     arguments: dict[str, Any] = {}
     if residuals.tensors:
         *down, middle = residuals.tensors
@@ -179,21 +169,25 @@ def steer(rows: Sequence[Row] | None, told: UNetInputs) -> dict[str, Any]:
     return arguments
 
 
-def grouped(rows: Sequence[Row], lengths: Sequence[int]) -> dict[tuple[Net, int, int], list[tuple[int, ControlInput]]]:
+Group = list[tuple[int, ControlInput]]
+"""Controls with the index of their row in the call."""
+
+
+def grouped(rows: Sequence[Row | None], lengths: Sequence[int]) -> dict[tuple[Net, int, int], Group]:
     """What can be asked in one call: of one net, and of prompts of one length; each row once."""
-    groups: dict[tuple[Net, int, int], list[tuple[int, ControlInput]]] = {}
-    for row, steers in enumerate(rows):
+    groups: dict[tuple[Net, int, int], Group] = {}
+    for row, controls in enumerate(rows):
         seen: Counter[Net] = Counter()
-        for one in steers:
+        for one in controls or ():
             groups.setdefault((one.net, seen[one.net], lengths[row]), []).append((row, one))
             seen[one.net] += 1
     return groups
 
 
-def weights_of(steers: Sequence[ControlInput], layers: int) -> list[Tensor]:
+def weights_of(controls: Sequence[ControlInput], layers: int) -> list[Tensor]:
     """For each layer, (b,); soft ones grow by equal factors from the finest layer to the middle."""
-    weights = torch.tensor([steer.weight for steer in steers])
-    soft = torch.tensor([steer.soft for steer in steers])
+    weights = torch.tensor([control.weight for control in controls])
+    soft = torch.tensor([control.soft for control in controls])
     factors = torch.logspace(float(np.log10(SOFTEST)), 0, layers)
     return [torch.where(soft, weights * factor, weights) for factor in factors]
 

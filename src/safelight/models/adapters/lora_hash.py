@@ -6,14 +6,29 @@ a title added to the metadata does not change it. Specs pin the whole file's sha
 
 import hashlib
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from safelight.errors import SafelightError
+from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.digest import key_of, read_sums, remember_sums
 from safelight.models.weights.safetensors_file import read_header
 from safelight.regular_file import open_regular
+from safelight.spec.effects import PinnedLora
 
 LENGTH = 12
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def lora_hashes(loras: Sequence[PinnedLora], catalogue: Catalogue) -> dict[str, str]:
+    """The hash of each file by our digest of it, without those that are gone."""
+    found: dict[str, str] = {}
+    for pinned in loras:
+        with suppress(SafelightError, OSError):
+            path = catalogue.pinned(pinned.name, pinned.digest, "lora")
+            found[pinned.digest] = lora_hash(path, cache=catalogue.sums)
+    return found
 
 
 def lora_hash(path: Path, *, cache: Path) -> str:

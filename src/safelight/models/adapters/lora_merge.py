@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from safelight.models.adapters.lora_cache import ActiveLora
+from safelight.models.adapters.lora_effect import ActiveLora
 from safelight.models.hooks.adapters import Row
 from safelight.models.hooks.lora_names import block_names, layers_of
 from safelight.models.networks.encode import TextEncoder

@@ -1,19 +1,17 @@
 """The seam between the engine and whatever computes the network."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from safelight.diffusion.shapes import Latents, PerRow
-from safelight.models.adapters import control
-from safelight.models.hooks import picture_prompts
-from safelight.models.hooks.adapters import Row
-from safelight.models.hooks.attention_mask import AttentionMask
+from safelight.models.hooks.hook import EffectRows
 from safelight.models.networks.encode import Conditioning
-from safelight.spec import FreeU
+
+TENSORS = ("context", "mask", "pooled", "time_ids", "guidance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +28,19 @@ class Conditions:
     """(b, 6) SDXL's original size, crop and target size, each height before width."""
     guidance: Tensor | None
     """(b,) the scale, for networks that take guidance as an input instead of a second row."""
-    adapters: Sequence[Row] | None = None
-    """LoRAs, for each row its own; None where no row has any. A back end that cannot apply them must refuse."""
-    controls: Sequence[control.Row] | None = None
-    """ControlNets and T2I-Adapters, likewise."""
-    pictures: Sequence[picture_prompts.Row] | None = None
-    """What rows look at beside their words, likewise."""
-    freeu: Sequence[FreeU | None] | None = None
-    """Factors of FreeU, likewise."""
-    perturbed: Sequence[tuple[str, ...]] | None = None
-    """Layers whose self-attention is switched off, likewise."""
-    attention_mask: AttentionMask | None = None
-    """To be filled in, for the rows it asks about. A back end that cannot say it must refuse."""
+    effects: Mapping[str, EffectRows] = field(default_factory=dict[str, EffectRows])
+    """Whatever steers rows beside their prompts. A back end that cannot apply an effect must refuse."""
 
-    def rows(self, chosen: Sequence[int]) -> "Conditions":
-        """Those of some rows, whose prompts are equally long, without what pads them for longer neighbours."""
-        context = self.context[list(chosen)]
-        if self.mask is not None:
-            context = context[:, : int(self.mask[chosen[0]].sum())]
-        per_row = {
-            name: None if (value := getattr(self, name)) is None else value[list(chosen)]
-            for name in ("pooled", "time_ids", "guidance")
-        }
-        adapters = None if self.adapters is None else [self.adapters[i] for i in chosen]
-        return Conditions(context=context, mask=None, adapters=adapters, **per_row)
+    def take(self, index: Sequence[int]) -> "Conditions":
+        """Those rows, in that order; a row may come several times."""
+        per_row = {name: value[list(index)] for name in TENSORS if (value := getattr(self, name)) is not None}
+        return replace(self, **per_row, effects={name: rows.take(index) for name, rows in self.effects.items()})
+
+    def without_padding(self) -> "Conditions":
+        """Rows whose prompts are equally long, without what pads them for longer neighbours in the batch."""
+        if self.mask is None:
+            return self
+        return replace(self, context=self.context[:, : int(self.mask[0].sum())], mask=None)
 
 
 class Denoiser(Protocol):

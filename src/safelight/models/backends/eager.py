@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.shapes import Latents, PerRow
-from safelight.models.adapters.control import UNetInputs, steer
 from safelight.models.backends.denoiser import Conditions
 from safelight.models.backends.mmdit import mmdit_denoiser
+from safelight.models.hooks.hook import NetworkInputs, effects_on
 from safelight.models.networks.load import Model
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ def eager_denoiser(model: Model) -> "Denoiser":
     dtype = model.placement.dtype
     guidance_width = model.description.unet.get("time_cond_proj_dim")
 
-    # By name, and not through the model: this lives as long as the network, and a model may have another's autoencoder.
-    adapters, looking = model.adapters, model.looking
-    freeu, perturbed, attention_mask = model.freeu, model.perturbed, model.attention_mask
+    # Not through the model: this lives as long as the network, and a model may have another's autoencoder.
+    hooks = model.hooks
 
     # Around it is a wrapper that imports peft, a good part of a cold start, to scale LoRA layers by 1.
     forward = inspect.unwrap(type(unet).forward)
@@ -40,15 +39,8 @@ def eager_denoiser(model: Model) -> "Denoiser":
         if guidance_width is not None and conditions.guidance is not None:
             with_guidance = guidance_embedding(conditions.guidance - 1, guidance_width).to(dtype)
         latents, context = latents.to(dtype), conditions.context.to(dtype)
-        told = UNetInputs(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
-        residuals = steer(conditions.controls, told)
-        with (
-            adapters.on(conditions.adapters),
-            looking.on(conditions.pictures),
-            freeu.on(conditions.freeu),
-            perturbed.on(conditions.perturbed),
-            attention_mask.on(conditions.attention_mask, *latents.shape[-2:]),
-        ):
+        inputs = NetworkInputs(latents=latents, timesteps=timesteps, context=context, mask=conditions.mask, added=added)
+        with effects_on(unet, hooks, conditions.effects, inputs) as arguments:
             output = forward(
                 unet,
                 latents,
@@ -58,7 +50,7 @@ def eager_denoiser(model: Model) -> "Denoiser":
                 timestep_cond=with_guidance,
                 added_cond_kwargs=added,
                 return_dict=False,
-                **residuals,
+                **arguments,
             )[0]
         return output.float()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from safelight.diffusion.shapes import Latents, PerRow
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.checkpoints.families import FLUX_PATCH
+from safelight.models.hooks.hook import NetworkInputs, effects_on
 from safelight.models.networks.load import Model
 
 Call = Callable[[Latents, PerRow, Conditions], Latents]
@@ -32,10 +33,14 @@ def mmdit_denoiser(model: Model) -> Denoiser:
             return call(latents, timesteps, conditions).float()
         outputs = torch.empty_like(latents)
         for rows in by_length(conditions.mask):
-            outputs[rows] = call(latents[rows], timesteps[rows], conditions.rows(rows)).float()
+            outputs[rows] = call(latents[rows], timesteps[rows], conditions.take(rows).without_padding()).float()
         return outputs
 
     return denoise
+
+
+def inputs_of(latents: Latents, timesteps: PerRow, conditions: Conditions) -> NetworkInputs:
+    return NetworkInputs(latents=latents, timesteps=timesteps, context=conditions.context, mask=None, added=None)
 
 
 def by_length(mask: Tensor) -> list[list[int]]:
@@ -47,12 +52,12 @@ def by_length(mask: Tensor) -> list[list[int]]:
 
 def sd3_call(model: Model) -> Call:
     network: Any = model.unet
-    dtype, adapters = model.placement.dtype, model.adapters
+    dtype, hooks = model.placement.dtype, model.hooks
     forward = inspect.unwrap(type(network).forward)  # past a wrapper that imports peft
 
     def call(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         assert conditions.pooled is not None
-        with adapters.on(conditions.adapters):
+        with effects_on(network, hooks, conditions.effects, inputs_of(latents, timesteps, conditions)) as arguments:
             return forward(
                 network,
                 hidden_states=latents.to(dtype),
@@ -60,6 +65,7 @@ def sd3_call(model: Model) -> Call:
                 pooled_projections=conditions.pooled.to(dtype),
                 timestep=timesteps,
                 return_dict=False,
+                **arguments,
             )[0]
 
     return call
@@ -67,14 +73,14 @@ def sd3_call(model: Model) -> Call:
 
 def flux_call(model: Model) -> Call:
     network: Any = model.unet
-    dtype, adapters = model.placement.dtype, model.adapters
+    dtype, hooks = model.placement.dtype, model.hooks
     forward = inspect.unwrap(type(network).forward)
 
     def call(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Latents:
         assert conditions.pooled is not None
         height, width = (side // FLUX_PATCH for side in latents.shape[-2:])
         device = latents.device
-        with adapters.on(conditions.adapters):
+        with effects_on(network, hooks, conditions.effects, inputs_of(latents, timesteps, conditions)) as arguments:
             output = forward(
                 network,
                 hidden_states=packed(latents).to(dtype),
@@ -85,6 +91,7 @@ def flux_call(model: Model) -> Call:
                 txt_ids=torch.zeros(conditions.context.shape[1], 3, device=device),
                 guidance=conditions.guidance,
                 return_dict=False,
+                **arguments,
             )[0]
         return unpacked(output, height, width)
 

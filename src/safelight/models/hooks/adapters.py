@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safelight.models.hooks.hook import NetworkInputs
 from safelight.models.hooks.lora_names import block_names, layers_of
 from safelight.models.hooks.lora_terms import Layer, LowRank, Term, run
 
@@ -76,14 +77,15 @@ class Adapters:
         self.stacks: OrderedDict[tuple[AdapterSet, ...], Stacks] = OrderedDict()
 
     @contextmanager
-    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
+    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
         """Apply these to the calls of the network inside of the block; None, or nothing but empty rows, to none."""
+        del inputs
         if rows is None or not any(rows):
-            yield
+            yield {}
             return
-        self.now = self.arrange(tuple(rows))
+        self.now = self.arrange(tuple(row or () for row in rows))
         try:
-            yield
+            yield {}
         finally:
             self.now = None
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from safelight.models.hooks.hook import NetworkInputs
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IpAdapter:
@@ -83,15 +85,16 @@ class PicturePrompts:
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
+    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
         """Look at these in the calls of the network inside of the block; None, or nothing but empty rows, at none."""
+        del inputs
         if rows is None or not any(rows):
-            yield
+            yield {}
             return
         self.hook()
-        self.now = groups_of(rows, next(self.network.parameters()).device)
+        self.now = groups_of([row or () for row in rows], next(self.network.parameters()).device)
         try:
-            yield
+            yield {}
         finally:
             self.now, self.queries = (), None
 

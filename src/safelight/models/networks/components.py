@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import Description, tokenizer_of
-from safelight.models.hooks.pag import PerturbedAttention
 from safelight.models.networks.clip_vocabulary import END, NUM_WORDS, clip_tokenizer
 from safelight.models.networks.networks import denoiser_class, network_classes, transformer_classes
 from safelight.models.networks.t5 import T5Tokenizer
@@ -128,10 +127,6 @@ class Outline:
     @property
     def unet(self) -> Any:
         return self.networks["unet"]
-
-    @property
-    def perturbed(self) -> PerturbedAttention:
-        return PerturbedAttention(self.unet)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

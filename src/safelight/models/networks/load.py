@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import IMAGE_ENCODER, PREPROCESSOR, Description, read_config
-from safelight.models.hooks.adapters import Adapters
-from safelight.models.hooks.attention_mask import AttentionMasks
-from safelight.models.hooks.freeu import FreeUs
-from safelight.models.hooks.pag import PerturbedAttention
-from safelight.models.hooks.picture_prompts import PicturePrompts
+from safelight.models.hooks.hook import Hook
 from safelight.models.networks.components import Components, Weights, load_weights, open_parts
 from safelight.models.networks.encode import TextEncoder
 from safelight.models.networks.image_encoder import ImageEncoder
@@ -63,17 +59,10 @@ class Model:
     """Of models that are told a picture in place of words."""
     vae_lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while the autoencoder runs: two threads use it, and it may change its format for a while."""
-    adapters: Adapters = field(init=False, repr=False, compare=False)
-    """What is applied to the UNet, row by row, while it is called."""
     cache: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary[Any, Any], repr=False, compare=False)
     """What others worked out for this model and will want again, by who did; here, so that it goes with the model."""
-    looking: PicturePrompts = field(init=False, repr=False, compare=False)
-    """The pictures that its rows look at beside their words, while it is called."""
-    freeu: FreeUs = field(init=False, repr=False, compare=False)
-    perturbed: PerturbedAttention = field(init=False, repr=False, compare=False)
-    """Rows whose self-attention is switched off, while it is called."""
-    attention_mask: AttentionMasks = field(init=False, repr=False, compare=False)
-    """What the middle of it looks at, while it is called."""
+    hooks: dict[str, Hook] = field(default_factory=dict[str, Hook], repr=False, compare=False)
+    """What changes its network while it is called, by effect."""
 
     @property
     def readers(self) -> dict[str, TextEncoder | T5]:
@@ -81,13 +70,6 @@ class Model:
         family = self.description.family
         clips = dict(zip(family.text_encoders, self.text_encoders, strict=True))
         return clips | ({family.t5: self.t5} if self.t5 else {})
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "adapters", Adapters(self.unet))
-        object.__setattr__(self, "looking", PicturePrompts(self.unet))
-        object.__setattr__(self, "freeu", FreeUs(self.unet))
-        object.__setattr__(self, "perturbed", PerturbedAttention(self.unet))
-        object.__setattr__(self, "attention_mask", AttentionMasks(self.unet))
 
 
 def load_model(description: Description, *, name: str, digest: str, placement: Placement) -> Model:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, Field, model_validator
 
 from safelight.errors import InvalidField, SafelightError
+from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.serving.a1111.body import RED_DOT, A1111Body
 from safelight.serving.a1111.payloads import FAULTS
 from safelight.serving.a1111.unit import HIGHEST_THRESHOLD, MODULES, own_names, preprocessor_of
@@ -156,7 +157,7 @@ def modules() -> list[str]:
 
 
 def models_in(studio: Studio) -> list[str]:
-    folder = studio.controls.folder
+    folder = ControlFolder(studio.models.catalogue)
     return [*folder.paths("control"), *folder.paths("ip-adapter")]
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
+from safelight.models.adapters.lora_hash import lora_hashes
 from safelight.models.checkpoints.sizes import by_highres
 from safelight.prompts.expand import expanded
 from safelight.serving.a1111.info import info_of
@@ -220,7 +221,7 @@ def answer(jobs: Sequence[JobRow], body: GenerationBody, studio: Studio, *, bega
     done = [job for job in jobs if job.asset_id]
     asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
     images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
-    hashes = studio.loras.hashes([lora for spec in drawn or asked for lora in spec.loras])
+    hashes = lora_hashes([lora for spec in drawn or asked for lora in spec.loras], studio.models.catalogue)
     info = info_of(asked, drawn, body, began=began, lora_hashes=hashes)
     parameters: dict[str, Any] = body.model_dump(mode="json")
     if isinstance(body, ImageToImageBody) and not body.include_init_images:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from safelight.errors import InvalidField, InvalidFields, SafelightError
+from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.serving.a1111.payloads import GenerationBody
 from safelight.serving.a1111.unit import Unit
 from safelight.serving.http.fetch import fetch_picture
@@ -53,7 +54,7 @@ def find(field: str, unit: Unit, studio: Studio) -> str:
     """
     name = re.sub(r" \[[0-9a-f]{1,64}\]$", "", unit.model.strip())
     try:
-        studio.controls.folder.path("ip-adapter" if unit.shows_picture else "control", name)
+        ControlFolder(studio.models.catalogue).path("ip-adapter" if unit.shows_picture else "control", name)
     except SafelightError as error:
         refusal = InvalidField(field, str(error))
         refusal.status = 422

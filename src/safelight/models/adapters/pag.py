@@ -1,31 +1,64 @@
 """Perturbed attention, per row: some rows of a call look at nothing but themselves (arXiv:2403.17377).
 
-    with perturbed.on(rows):        rows: for each row of the call, the layers in which it is perturbed
-        network(...)
-
 In those layers of the UNet, in its middle mostly, where the structure of a picture is decided, a perturbed row's
 self-attention gives each place its own value back, as if every place attended to itself alone. What the network then
 draws lacks structure, and guidance leads away from it (`diffusion/guidance.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from safelight.errors import UnsupportedOption, nearest
+from safelight.models.adapters.effect import Active, Effect, Moment, Network
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.hooks.hook import NetworkInputs
+from safelight.models.networks.load import Model
+from safelight.prompts.prompt_schedule import parts_of
+from safelight.spec import Denoised, Draft
 
 Row = tuple[str, ...]
 """Names of layers; none: the row is left alone."""
 SIDES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
-class PerturbedAttention:
-    """Those of one network. Not for several threads at once, as the network itself."""
+class PagEffect(Effect, Active):
+    """Needs no files, so the effect of every job is this object. Its row is one more prediction for the job."""
 
+    name = "pag"
+
+    def __init__(self, catalogue: Catalogue | None = None) -> None:
+        del catalogue
+
+    def used(self, draft: Draft | Denoised) -> bool:
+        return bool(draft.pag_scale)
+
+    def require(self, spec: Denoised, networks: Sequence[Network]) -> None:
+        for network in networks:
+            PagHook(network.unet).paths_of(spec.pag_layers)
+        if len(parts_of(spec.prompt)) > 1:
+            raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
+
+    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
+        del spec, model, pictures
+        return self
+
+    def for_refiner(self) -> Active:
+        return self
+
+    def row(self, moment: Moment) -> Row:
+        return moment.spec.pag_layers if moment.kind == "pag" else ()
+
+    def hook(self, network: nn.Module) -> "PagHook":
+        return PagHook(network)
+
+
+class PagHook:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.hooked = set[str]()
@@ -33,15 +66,15 @@ class PerturbedAttention:
         self.now: dict[str, list[int]] = {}
         """By the path of a self-attention, the rows that are perturbed in it."""
 
-    def __deepcopy__(self, _memo: object) -> "PerturbedAttention":
-        """As in `picture_prompts.py`: the hooks of a copied network look here."""
+    def __deepcopy__(self, _memo: object) -> "PagHook":
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
-        """In the calls of the network inside of the block."""
+    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
+        """`rows` has the layers in which each row is perturbed."""
+        del inputs
         if rows is None or not any(rows):
-            yield
+            yield {}
             return
         now: dict[str, list[int]] = {}
         for place, names in enumerate(rows):
@@ -51,7 +84,7 @@ class PerturbedAttention:
             self.hook(path)
         self.now = now
         try:
-            yield
+            yield {}
         finally:
             self.now, self.values = {}, None
 

@@ -6,7 +6,7 @@ import pytest
 from tests.lora_files import write_kohya
 
 from safelight.errors import InvalidRequest, UnknownLora
-from safelight.models.adapters.lora_cache import LoraCache
+from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.load import Model
@@ -47,21 +47,21 @@ def test_strangers_may_not_name_paths(catalogue: Catalogue) -> None:
 
 
 def test_a_wish_is_pinned_and_another_file_of_that_name_is_refused(catalogue: Catalogue, model: Models) -> None:
-    shelf = LoraCache(catalogue)
-    use = shelf.pin(LoraRequest(name="ink", weight=0.5))
+    effect = LoraEffect(catalogue)
+    use = effect.pin_one(LoraRequest(name="ink", weight=0.5))
     assert (use.weight, use.digest) == (0.5, file_sum(catalogue.find("ink", "lora")))
     write_kohya(catalogue.folder("lora") / "ink.safetensors", model("sd1"), seed=3, text=False)
     with pytest.raises(InvalidRequest, match="the picture would differ"):
-        shelf.pin(use)
+        effect.pin_one(use)
     with pytest.raises(InvalidRequest, match="the picture would differ"):
-        LoraCache(catalogue).load([use], model("sd1"))
+        LoraEffect(catalogue).load_all([use], model("sd1"))
 
 
 def test_a_lora_is_loaded_once_until_its_room_is_needed(catalogue: Catalogue, model: Models) -> None:
-    shelf, ours = LoraCache(catalogue), model("sd1")
-    ink = shelf.pin(LoraRequest(name="ink"))
-    [one], [again] = shelf.load([ink], ours), shelf.load([ink], ours)
+    effect, ours = LoraEffect(catalogue), model("sd1")
+    ink = effect.pin_one(LoraRequest(name="ink"))
+    [one], [again] = effect.load_all([ink], ours), effect.load_all([ink], ours)
     assert one.lora is again.lora
-    shelf.allocation(ink, ours.digest, ours.placement).drop()
-    assert not shelf.loaded
-    assert shelf.load([ink], ours)[0].lora is not one.lora
+    effect.allocation(ink, ours.digest, ours.placement).drop()
+    assert not effect.loaded
+    assert effect.load_all([ink], ours)[0].lora is not one.lora

@@ -1,51 +1,81 @@
 """FreeU, per row: what a UNet has made so far is weighed against what its encoder hands over (arXiv:2309.11497).
 
-    with freeu.on(rows):        rows: for each row of the call its factors, or None
-        network(...)
-
 In the two lowest levels on the way up, half of the backbone's channels are multiplied by b, and the low frequencies of
 the skip connection by s. Both meet, side by side, at the door of each residual block, where a hook that was put there
 once changes them; outside of `on` it does nothing, and rows without factors keep their very bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from safelight.errors import UnsupportedOption
-from safelight.spec import FreeU
+from safelight.models.adapters.effect import Active, Effect, Moment, Network
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.hooks.hook import NetworkInputs
+from safelight.models.networks.load import Model
+from safelight.spec import Denoised, Draft, FreeU
 
 Row = FreeU | None
 LEVELS = 2
 """Of the way up, the lowest first."""
 
 
-class FreeUs:
-    """Those of one network. Not for several threads at once, as the network itself."""
+class FreeUEffect(Effect, Active):
+    """Needs no files, so the effect of every job is this object."""
 
+    name = "freeu"
+
+    def __init__(self, catalogue: Catalogue | None = None) -> None:
+        del catalogue
+
+    def used(self, draft: Draft | Denoised) -> bool:
+        return draft.freeu is not None
+
+    def require(self, spec: Denoised, networks: Sequence[Network]) -> None:
+        del spec
+        for network in networks:
+            levels_of(network.unet)
+
+    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
+        del spec, model, pictures
+        return self
+
+    def for_refiner(self) -> Active:
+        return self
+
+    def row(self, moment: Moment) -> Row:
+        return moment.spec.freeu
+
+    def hook(self, network: nn.Module) -> "FreeUHook":
+        return FreeUHook(network)
+
+
+class FreeUHook:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.hooked = False
         self.now: tuple[Row, ...] = ()
 
-    def __deepcopy__(self, _memo: object) -> "FreeUs":
-        """A copied network has hooks of ours: they go on looking here, where nothing is on while the copy is called."""
+    def __deepcopy__(self, _memo: object) -> "FreeUHook":
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row] | None) -> Iterator[None]:
-        """In the calls of the network inside of the block; None, or no factors at all, changes nothing."""
+    def on(self, rows: Sequence[Row] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
+        """`rows` has the factors of each row, or None."""
+        del inputs
         if rows is None or not any(rows):
-            yield
+            yield {}
             return
         self.hook()
         self.now = tuple(rows)
         try:
-            yield
+            yield {}
         finally:
             self.now = ()
 

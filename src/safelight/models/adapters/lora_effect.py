@@ -1,24 +1,27 @@
-"""The LoRAs in memory: each loaded once for a model, and kept until its room is needed (`memory.py`)."""
+"""LoRAs as an effect: each file is loaded once for a model, and kept until its memory is needed (`memory.py`)."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from safelight.errors import CorruptModel, SafelightError, UnsupportedOption
+from PIL import Image
+from torch import nn
+
+from safelight.errors import CorruptModel, InvalidRequest, UnsupportedOption
+from safelight.models.adapters.effect import Active, Effect, Moment
 from safelight.models.adapters.lora import Lora, fit, load_lora
-from safelight.models.adapters.lora_hash import lora_hash
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.families import Description
-from safelight.models.hooks.adapters import Applied, Row
+from safelight.models.hooks.adapters import Adapters, Applied, Row
 from safelight.models.networks.components import Outline
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.size_estimate import lora_bytes
 from safelight.models.weights.lora_file import LoraFile, read_lora
-from safelight.spec import LoraRequest
-from safelight.spec.effects import PinnedLora
+from safelight.prompts.lora_tags import TAG, take_loras
+from safelight.spec import Denoised, Draft, LoraRequest
+from safelight.spec.effects import MAX_LORAS, PinnedLora
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +54,61 @@ class ActiveLora:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ActiveLoras(Active):
+    """The LoRAs of one job."""
+
+    loras: tuple[ActiveLora, ...]
+
+    def hook(self, network: nn.Module) -> Adapters:
+        return Adapters(network)
+
+    def row(self, moment: Moment) -> Row:
+        return tuple(applied for lora in self.loras for applied in lora.on_unet(moment.progress))
+
+    def on_text(self) -> tuple[Row, ...]:
+        by_lora = [lora.on_text() for lora in self.loras]
+        return tuple(tuple(applied for row in rows for applied in row) for rows in zip(*by_lora, strict=True))
+
+    def text_key(self) -> Hashable:
+        # A LoRA changes what all words mean, those of the negative prompt too.
+        return tuple((lora.lora.digest, lora.text_weight) for lora in self.loras if any(lora.on_text()))
+
+    def stacked_bytes(self) -> Mapping[Hashable, int]:
+        return {lora.lora.digest: lora.lora.size_bytes for lora in self.loras}
+
+
 @dataclass(slots=True)
-class LoraCache:
+class LoraEffect(Effect):
     catalogue: Catalogue
     loaded: dict[tuple[str, ...], Lora] = field(default_factory=dict[tuple[str, ...], Lora])
     """By the digests of LoRA, model and its text encoders."""
     fitting: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """The digests of LoRAs and models of which it is known that they go together."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    name: str = "loras"
 
-    def pin(self, request: LoraRequest) -> PinnedLora:
+    def used(self, draft: Draft | Denoised) -> bool:
+        tagged = isinstance(draft, Draft) and any(TAG.search(text) for text in (draft.prompt, draft.negative_prompt))
+        return bool(draft.loras) or tagged
+
+    def see(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    def pin(self, draft: Draft, model: Description) -> Draft:
+        """The LoRAs of the field and those of the prompt's tags; the tags leave the prompt."""
+        del model
+        prompt, tagged = take_loras(draft.prompt)
+        if take_loras(draft.negative_prompt)[1]:
+            raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
+        requests = (*draft.loras, *tagged)
+        if not requests:
+            return draft
+        if len(requests) > MAX_LORAS:
+            raise InvalidRequest(f"at most {MAX_LORAS} LoRAs in one picture, not {len(requests)}")
+        return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.pin_one, requests))})
+
+    def pin_one(self, request: LoraRequest) -> PinnedLora:
         """The wish with the digest of the file that its name stands for now.
 
         Raises:
@@ -72,36 +120,30 @@ class LoraCache:
         digest = self.catalogue.sum(self.catalogue.find(request.name, "lora"))
         return PinnedLora.model_validate(request.model_dump() | {"digest": digest})
 
-    def hashes(self, uses: Sequence[PinnedLora]) -> dict[str, str]:
-        """What AUTOMATIC1111 calls each file, by our digest of it; without those that are gone."""
-        found: dict[str, str] = {}
-        for pinned in uses:
-            with suppress(SafelightError, OSError):
-                path = self.catalogue.pinned(pinned.name, pinned.digest, "lora")
-                found[pinned.digest] = lora_hash(path, cache=self.catalogue.sums)
-        return found
-
-    def load(self, uses: Sequence[PinnedLora], model: Model) -> tuple[ActiveLora, ...]:
-        """In memory and ready for the model.
-
+    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> ActiveLoras:
+        """
         Raises:
             UnknownLora, InvalidRequest: gone, or another file by now.
             UnsafeFile, CorruptModel, IncompatibleLora: as `load_lora`.
             UnsupportedOption: weights by block, for a network that has none.
         """
-        require_blocks(uses, model.description, name=model.name)
-        return tuple(ActiveLora(self.get(pinned, model), pinned) for pinned in uses)
+        del pictures
+        return ActiveLoras(self.load_all(spec.loras, model))
 
-    def require_fit(self, uses: Sequence[PinnedLora], outline: Outline, model_digest: str) -> None:
-        """Raises as `wear` would, before the model is in memory; each file is read once for a model."""
-        require_blocks(uses, outline.description, name=outline.name)
-        for pinned in uses:
-            if (pinned.digest, model_digest) not in self.fitting:
+    def load_all(self, loras: Sequence[PinnedLora], model: Model) -> tuple[ActiveLora, ...]:
+        require_blocks(loras, model.description, name=model.name)
+        return tuple(ActiveLora(self.get(pinned, model), pinned) for pinned in loras)
+
+    def require_fit(self, spec: Denoised, outline: Outline) -> None:
+        """Each file is read once for a model."""
+        require_blocks(spec.loras, outline.description, name=outline.name)
+        for pinned in spec.loras:
+            if (pinned.digest, spec.model_digest) not in self.fitting:
                 file = read_lora(self.catalogue.pinned(pinned.name, pinned.digest, "lora"))
                 require_finite(file, name=pinned.name)
                 model = f"{outline.name} ({outline.description.family.name})"
                 fit(file, outline.networks, name=pinned.name, model=model)
-                self.fitting.add((pinned.digest, model_digest))
+                self.fitting.add((pinned.digest, spec.model_digest))
 
     def get(self, pinned: PinnedLora, model: Model) -> Lora:
         key = pinned.digest, model.digest, model.text_digest
@@ -111,14 +153,16 @@ class LoraCache:
                 self.loaded[key] = load_lora(path, model, name=pinned.name, digest=pinned.digest)
             return self.loaded[key]
 
+    def allocations(self, spec: Denoised, placement: Placement) -> list[Allocation]:
+        return [self.allocation(pinned, spec.model_digest, placement) for pinned in spec.loras]
+
     def allocation(self, pinned: PinnedLora, model_digest: str, placement: Placement) -> Allocation:
-        """What it takes of the memory for weights."""
         key = pinned.digest, model_digest
         size = lora_bytes(self.catalogue.pinned(pinned.name, pinned.digest, "lora"), placement)
         return Allocation(key=key, kind="lora", name=pinned.name, size_bytes=size, drop=lambda: self.drop(key))
 
     def drop(self, key: tuple[str, str]) -> None:
-        """Forget it; jobs that wear it keep it."""
+        """Forget it; jobs that use it keep it."""
         for each in [each for each in list(self.loaded) if each[:2] == key]:
             self.loaded.pop(each, None)
 

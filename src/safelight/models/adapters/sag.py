@@ -1,38 +1,68 @@
 """What the middle of a UNet looks at, per row: the places that the others attend to most (arXiv:2210.00939).
 
-    attention_mask = AttentionMask(rows)       rows: for each row of the call, whether it is asked for
-    with attention_masks.on(attention_mask, height, width):
-        network(...)
-    attention_mask.masks
-
 Two hooks in the first self-attention of the middle work the map out anew from its queries and keys, for those rows
 alone: the network's own attention stays as fast as it is, and every row keeps its very bits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from safelight.errors import UnsupportedOption
+from safelight.models.adapters.effect import Active, Effect, Moment, Network
+from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.hooks.hook import NetworkInputs
 from safelight.models.hooks.picture_prompts import by_head
+from safelight.models.networks.load import Model
+from safelight.spec import Denoised, Draft
 
 
 @dataclass(slots=True, eq=False)
 class AttentionMask:
-    """A question beside the outputs of a call; the back end puts the answer into it."""
+    """Asks for the attention of one row; the network call puts it in."""
 
-    rows: Sequence[bool]
-    masks: Tensor | None = None
-    """(rows that are asked for, 1, h, w) in latent pixels: 1 where more than the average is attended to."""
+    tiles: list[Tensor] = field(default_factory=list[Tensor])
+    """(1, h, w) in latent pixels: 1 where more than the average is attended to. One, or one a tile."""
 
 
-class AttentionMasks:
-    """Those of one network. Not for several threads at once, as the network itself."""
+class SagEffect(Effect, Active):
+    """Needs no files, so the effect of every job is this object. Its row is one more prediction, in a second call."""
 
+    name = "sag"
+
+    def __init__(self, catalogue: Catalogue | None = None) -> None:
+        del catalogue
+
+    def used(self, draft: Draft | Denoised) -> bool:
+        return bool(draft.sag_scale)
+
+    def require(self, spec: Denoised, networks: Sequence[Network]) -> None:
+        del spec
+        for network in networks:
+            middle_of(network.unet)
+
+    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
+        del spec, model, pictures
+        return self
+
+    def for_refiner(self) -> Active:
+        return self
+
+    def row(self, moment: Moment) -> AttentionMask | None:
+        """The mask of the row whose latent the second call blurs."""
+        source = "uncond" if moment.uses_cfg else "cond"
+        return AttentionMask() if moment.kind == source else None
+
+    def hook(self, network: nn.Module) -> "SagHook":
+        return SagHook(network)
+
+
+class SagHook:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.hooked = False
@@ -42,27 +72,28 @@ class AttentionMasks:
         self.queries: Tensor | None = None
         self.keys: Tensor | None = None
 
-    def __deepcopy__(self, _memo: object) -> "AttentionMasks":
-        """As in `picture_prompts.py`: the hooks of a copied network look here."""
+    def __deepcopy__(self, _memo: object) -> "SagHook":
         return self
 
     @contextmanager
-    def on(self, wanted: AttentionMask | None, height: int, width: int) -> Iterator[None]:
-        """In one call of the network inside of the block, whose latents have that height and width."""
-        if wanted is None or not any(wanted.rows):
-            yield
+    def on(self, rows: Sequence[AttentionMask | None] | None, inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
+        """Fill in the masks of the one call inside of the block."""
+        wanted = [] if rows is None else [mask for mask in rows if mask is not None]
+        if rows is None or not wanted:
+            yield {}
             return
         middle = middle_of(self.network)
         self.hook(middle)
-        self.now = [place for place, asked in enumerate(wanted.rows) if asked]
+        self.now = [place for place, mask in enumerate(rows) if mask is not None]
         try:
-            yield
+            yield {}
             assert self.queries is not None
             assert self.keys is not None
             attention = middle.transformer_blocks[0].attn1
             attended = attended_to(self.queries, self.keys, heads=attention.heads, scale=attention.scale)
             masks = (attended > 1).float().unflatten(1, (1, *self.size))
-            wanted.masks = interpolate(masks, size=(height, width))
+            for mask, found in zip(wanted, interpolate(masks, size=inputs.latents.shape[-2:]), strict=True):
+                mask.tiles.append(found)
         finally:
             self.now, self.queries, self.keys = [], None, None
 

@@ -1,4 +1,4 @@
-"""ControlNets and IP-Adapters of a draft, pinned; and the hints that ControlNets read, made and stored.
+"""The hints that ControlNets read: made of pictures by preprocessors, and stored.
 
 A spec names a hint by its digest, so it does not depend on how the hint was made.
 """
@@ -8,33 +8,18 @@ from safelight.models.networks.memory import Allocation
 from safelight.models.networks.pool import Found
 from safelight.spec import ControlRequest, Draft
 from safelight.spec.complete import Defaults
-from safelight.spec.effects import PinnedControl, PinnedPicturePrompt
 from safelight.studio import Studio
 
 MAX_HINTS = 256
 """The latest hints are remembered: the pictures of one request share theirs."""
 
 
-def pin_controls(draft: Draft, studio: Studio, found: Found) -> Draft:
-    """Each control with the digest of its network and its hint, each picture prompt with its adapter and encoder."""
-    cache, description = studio.controls, found.description
-    pins = [cache.pin(control, description, model_name=draft.model) for control in draft.controls]
-    hints = [control.hint or make_hint(control, draft, studio, description.defaults) for control in draft.controls]
-    adapters = [cache.pin_picture(prompt, description, model_name=draft.model) for prompt in draft.picture_prompts]
-    for prompt in draft.picture_prompts:
-        studio.assets.path_of(prompt.image)
-    return draft.model_copy(
-        update={
-            "controls": tuple(
-                PinnedControl.model_validate(control.model_dump() | pin | {"hint": hint})
-                for control, pin, hint in zip(draft.controls, pins, hints, strict=True)
-            ),
-            "picture_prompts": tuple(
-                PinnedPicturePrompt.model_validate(prompt.model_dump() | pin)
-                for prompt, pin in zip(draft.picture_prompts, adapters, strict=True)
-            ),
-        }
-    )
+def make_hints(draft: Draft, studio: Studio, found: Found) -> Draft:
+    """The draft with the digest of every control's hint."""
+    defaults = found.description.defaults
+    hints = [control.hint or make_hint(control, draft, studio, defaults) for control in draft.controls]
+    controls = [one.model_copy(update={"hint": hint}) for one, hint in zip(draft.controls, hints, strict=True)]
+    return draft.model_copy(update={"controls": tuple(controls)})
 
 
 def hint_allocations(draft: Draft, studio: Studio) -> list[Allocation]:
