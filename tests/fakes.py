@@ -59,9 +59,12 @@ def effects_for(
         "pag": PagEffect(),
         "sag": SagEffect(),
     }
-    assert len(loras) == len(spec.loras)
-    assert len(led.controls if led else ()) == len(spec.controls)
-    assert len(led.pictures if led else ()) == len(spec.picture_prompts)
+    if led is None or not led.controls:
+        del given["controls"]
+    if led is None or not led.pictures:
+        del given["picture_prompts"]
+    if not loras:
+        del given["loras"]
     return {name: active for name, active in given.items() if EFFECTS[name](Catalogue(Path())).used(spec)}
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +13,14 @@ from PIL import Image
 from tests.fakes import ModelLoader, draw, psnr, spec_for
 from tests.patience import PATIENCE_S, wait_in_loop_until, wait_until
 
+from safelight.engine.loader import LocalLoader
 from safelight.engine.local import LocalBackend
 from safelight.errors import EngineStopped, SafelightError, UnknownModel
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped
 from safelight.models.backends.denoiser import Denoiser
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.networks.load import Model
+from safelight.models.networks.memory import Memory
 from safelight.spec import Denoised
 
 Models = Callable[[str], Model]
@@ -110,7 +112,10 @@ def test_others_find_a_thread_although_many_jobs_wait_for_one_model(tiny: Model)
         assert go_on.wait(PATIENCE_S)
         return tiny
 
-    backend = LocalBackend(ModelLoader(load), denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
+    loader = LocalLoader(cast(Any, None), cast(Any, None), cast(Any, None), {}, Memory(10**12))
+    loader.allocations = lambda spec: []
+    loader.model = load
+    backend = LocalBackend(loader, denoiser_for=eager_denoiser, budget_megapixels=lambda _model: 1.0)
 
     async def ask() -> None:
         jobs = [asyncio.create_task(all_events(backend, spec_for(tiny, seed=seed, steps=1))) for seed in range(40)]
