@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from tests.fakes import psnr
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.lora_files import active
 from tests.parity.pipelines import Reference
 from tests.parity.test_lora import ours_with

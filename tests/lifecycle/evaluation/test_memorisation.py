@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safelight.lifecycle.evaluation.memorisation import auc_interval, find_neighbours, in_words, membership_auc
+from safelight.lifecycle.evaluation.memorisation import auc_interval, find_neighbours, describe_auc, membership_auc
 
 
 def test_copies_are_found_and_named_and_fresh_samples_are_not() -> None:
@@ -23,8 +23,8 @@ def test_the_area_under_the_curve_counts_pairs() -> None:
 
 
 def test_words_follow_the_number() -> None:
-    assert "cannot" in in_words(0.5)
-    assert "nearly always" in in_words(0.99)
+    assert "cannot" in describe_auc(0.5)
+    assert "nearly always" in describe_auc(0.99)
 
 
 def test_without_held_out_pictures_training_pictures_are_held_against_each_other() -> None:

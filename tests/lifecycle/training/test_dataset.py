@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.lifecycle.training.lessons import Checkpoints, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, recipe_for, write_pictures
 
 from safelight.lifecycle.training.buckets import cut_for, nearest_size, sizes
 from safelight.lifecycle.training.caption_augment import sentence, worded

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.fakes import SteppedEngine, draw, psnr, spec_for
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.tiny_models import load
 
 from safelight.errors import InvalidRequest, UnsupportedOption

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from torch.optim import AdamW
 
 from safelight.errors import InvalidRequest, JobFailed, StorageFailed

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.models.registry.files import write_lora
 from tests.tiny_models import load
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from PIL import Image
-from tests.lifecycle.training.lessons import picture, write_pictures
+from tests.lifecycle.training.short_runs import picture, write_pictures
 from typer.testing import CliRunner
 
 from safelight.cli.main import app

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.lifecycle.training.lessons import Checkpoints, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, learn, recipe_for, write_pictures
 
 from safelight.lifecycle.training.events import Updated
 
