@@ -230,8 +230,8 @@ def near_misses(bench: Bench) -> list[Image.Image]:
     return draw(bench.studio, [f"a {thing}{context}" for thing in NEAR for context in CONTEXTS], seeds=1)
 
 
-def learn(bench: Bench, kind: str, name: str, data: Path, **wishes: Any) -> None:
-    recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | wishes)
+def learn(bench: Bench, kind: str, name: str, data: Path, **options: Any) -> None:
+    recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | options)
     began = time.monotonic()
     for news in train(recipe, bench.settings):
         if isinstance(news, Updated) and news.step % 50 == 0:

@@ -109,7 +109,9 @@ def alias(
     name: Annotated[str | None, typer.Argument(metavar="NAME@LABEL", help="Without it, list all aliases.")] = None,
     to: Annotated[str | None, typer.Argument(metavar="NAME[@VERSION]", help="Without it, show the history.")] = None,
     reason: Reason = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Point to the alias TO itself, and move when it moves.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Point to the alias TO itself, and move when it moves.")
+    ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias; its history stays.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -153,9 +155,7 @@ def rm(
 
 def licence(
     name: Reference,
-    licence: Annotated[
-        str | None, typer.Argument(metavar="ID", help="openrail++, mit, ... or free text.")
-    ] = None,
+    licence: Annotated[str | None, typer.Argument(metavar="ID", help="openrail++, mit, ... or free text.")] = None,
     restriction: Restriction = None,
     url: Annotated[str, typer.Option(help="Address of its text.")] = "",
     as_json: options.Json = False,

@@ -17,17 +17,17 @@ from safelight.studio import open_studio
 __all__ = ["checkpoint"]
 
 
-def audited(home: Path, name: str, *, data: Path | None = None, samples: str = "training") -> Audit:
-    """With training or held-out pictures as the samples that it would have drawn."""
+def audited(home: Path, name: str, *, location: Path | None = None, samples: str = "training") -> Audit:
+    """The audit of a version, with training or held-out pictures in place of its samples."""
     settings = Settings(home=home, device="cpu")
     with open_registry(settings) as registry, open_studio(settings) as studio:
         compared = open_compared_model(name, registry, studio)
         recipe = recipe_of(compared.version)
         description = studio.models.find(compared.model).description
-        data = find_comparison_data(recipe, description, data=None, held_out=None)
-        if data is not None:
+        if location is not None:
             assert recipe is not None
-            data = find_comparison_data(recipe.model_copy(update={"data": str(data)}), description, data=None, held_out=None)
+            recipe = recipe.model_copy(update={"data": str(location)})
+        data = find_comparison_data(recipe, description, location=None, held_out=None)
         assert data is not None
         base = load_float32(compared.model, compared.model_digest, studio)
         encoder = open_similarity()
@@ -48,7 +48,7 @@ def test_losses_distinguish_memorised_pictures_from_others_but_not_unseen_ones(t
     for number in range(24):
         for ending in ("png", "txt"):
             (strangers / f"{number}.{ending}").unlink()
-    fresh = audited(tmp_path, name, data=strangers)
+    fresh = audited(tmp_path, name, location=strangers)
     assert by_heart.membership_auc is not None
     assert fresh.membership_auc is not None
     assert by_heart.membership_auc > 0.75
@@ -86,6 +86,6 @@ def test_pictures_are_compared_as_the_network_was_trained_on_them(checkpoint: Ch
     with open_registry(settings) as registry, open_studio(settings) as studio:
         compared = open_compared_model(name, registry, studio)
         description = studio.models.find(compared.model).description
-        data = find_comparison_data(recipe_of(compared.version), description, data=None, held_out=None)
-    assert data is not None
-    assert open_pictures(data.training)[0].getpixel((0, 0)) == (255, 255, 255)
+        found = find_comparison_data(recipe_of(compared.version), description, location=None, held_out=None)
+    assert found is not None
+    assert open_pictures(found.training)[0].getpixel((0, 0)) == (255, 255, 255)

@@ -38,7 +38,13 @@ def test_pictures_drawn_before_an_interrupt_are_not_drawn_again(checkpoint: Chec
 
         def drawn() -> list[Image.Image]:
             progress.clear()
-            return draw(compared, comparison, studio, folder=folder, on_progress=lambda _what, done, _total: progress.append(done))
+            return draw(
+                compared,
+                comparison,
+                studio,
+                folder=folder,
+                on_progress=lambda _what, done, _total: progress.append(done),
+            )
 
         whole = drawn()
         assert progress == [1, 2, 3, 4]

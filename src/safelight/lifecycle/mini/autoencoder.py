@@ -23,7 +23,7 @@ from safelight.lifecycle.mini.networks import new_autoencoder
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 BACKGROUNDS = {
@@ -68,7 +68,7 @@ def train_autoencoder(
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
     began = saved = time.time()
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=30, progress=progress, cooldown=auto.cooldown))
         # Crops first: four times as many steps for the same work. Whole pictures at the end set the norms right.
         side = auto.crop if progress < auto.crop_until else recipe.artwork.size

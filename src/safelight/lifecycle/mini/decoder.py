@@ -41,7 +41,7 @@ from safelight.lifecycle.mini.pictures import Pictures
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 STYLES = list(STYLE_WORDS)
@@ -92,7 +92,7 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
         state = snapshot(step, seconds + time.time() - began, decoding.network, average, optimizers)
         save_checkpoint(out / "decoder.pt", state | {"discriminator": discriminator.state_dict()})
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=30, progress=progress, cooldown=how.cooldown))
         seed = seed_of(how.seed, step, accelerator.process_index)
         lesson = lessons.draw(seed, how.batch // accelerator.num_processes)

@@ -23,7 +23,7 @@ from safelight.lifecycle.mini.sampling import assemble, draw_grid
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 DENOISER, STYLED = "denoiser.pt", "styled.pt"
@@ -93,7 +93,7 @@ def train_denoiser(
         """CPU seconds of all processes in this sitting."""
         return accelerator.num_processes * time.process_time()
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         factor = rate_factor(step, warmup=denoiser.warmup, progress=progress, cooldown=denoiser.cooldown)
         set_rates(optimizers, factor)
         drawn = pictures.draw(seed_of(denoiser.seed, step), denoiser.batch)

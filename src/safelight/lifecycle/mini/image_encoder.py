@@ -32,7 +32,7 @@ from safelight.lifecycle.mini.mini import ImageEncoderRecipe, MiniRecipe
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.placement import fast_dtypes
@@ -106,7 +106,7 @@ def train_image_encoder(
             spent = seconds + accelerator.num_processes * time.process_time()
             save_checkpoint(path, snapshot(step, spent, pair, average, optimizers) | {"text_encoder": texts.digest})
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=encoder.warmup, progress=progress, cooldown=encoder.cooldown))
         seed = seed_of(encoder.seed, step, accelerator.process_index)
         batch = batches.draw(seed, encoder.batch // accelerator.num_processes)

@@ -160,7 +160,9 @@ def audit(
     """
     held_out = embed(open_pictures(data.held_out), encoder)
     if len(training.images) < 2 and not held_out.images:
-        raise InvalidRequest("a single training picture gives no threshold for copies; give similar ones with --held-out")
+        raise InvalidRequest(
+            "a single training picture gives no threshold for copies; give similar ones with --held-out"
+        )
     by_encoder = find_neighbours(samples.vectors, training.vectors, held_out.vectors if held_out.images else None)
     by_pixel = find_neighbours(
         coarse_pixels(samples.images),
@@ -220,9 +222,7 @@ def relative_losses(
     return losses[: len(data.training)], losses[len(data.training) :]
 
 
-def apply_training(
-    compared: ComparedModel, base: Model, studio: Studio
-) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
+def apply_training(compared: ComparedModel, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
     """The model with a LoRA merged in, and by word the vectors (n, dim) of an embedding for each text encoder."""
     version = compared.version
     if version is None or version.kind == "checkpoint":

@@ -9,7 +9,7 @@ from PIL import Image
 from safelight.errors import InvalidRequest
 from safelight.imaging.open_image import open_image
 from safelight.lifecycle.training.check import MAX_BYTES, MAX_PIXELS, check
-from safelight.lifecycle.training.dataset import Ready, hold_out, make_ready
+from safelight.lifecycle.training.dataset import TrainingPicture, assign_buckets, hold_out
 from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingRecipe, LoraRecipe, parse_recipe
 from safelight.lifecycle.training.sources import find_examples
 from safelight.models.checkpoints.families import Description
@@ -19,13 +19,13 @@ from safelight.models.vision.similarity import opaque
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonData:
-    training: tuple[Ready, ...]
-    held_out: tuple[Ready, ...]
+    training: tuple[TrainingPicture, ...]
+    held_out: tuple[TrainingPicture, ...]
     """Empty if none were held out."""
     digest: str
     recipe: AnyRecipe
 
-    def caption(self, ready: Ready) -> str:
+    def caption(self, ready: TrainingPicture) -> str:
         """The caption that a picture was trained with."""
         match self.recipe:
             case DreamBoothRecipe(prompt=prompt):
@@ -77,18 +77,18 @@ def find_comparison_data(
     return ComparisonData(training=tuple(training), held_out=tuple(kept_aside), digest=digest, recipe=recipe)
 
 
-def read_pictures(location: str, description: Description, recipe: AnyRecipe) -> tuple[list[Ready], str]:
+def read_pictures(location: str, description: Description, recipe: AnyRecipe) -> tuple[list[TrainingPicture], str]:
     """The pictures at a location, cut to their buckets, and the digest of them all."""
     report = check(find_examples(location), data=location, min_side=8, needs_captions=False, needs_masks=False)
     if not report.good:
         raise InvalidRequest(f"{location} has no picture that can be opened")
-    return make_ready(report.good, description, recipe), report.digest
+    return assign_buckets(report.good, description, recipe), report.digest
 
 
-def open_pictures(ready: Sequence[Ready]) -> list[Image.Image]:
+def open_pictures(ready: Sequence[TrainingPicture]) -> list[Image.Image]:
     """The pictures as the network was trained on them: over white, cut to their buckets."""
     return [
-        picture.cut.apply(
+        picture.crop.apply(
             opaque(open_image(picture.example.read(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES, mode="RGBA"))
         )
         for picture in ready
