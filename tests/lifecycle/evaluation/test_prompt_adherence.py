@@ -11,8 +11,8 @@ from safelight.lifecycle.evaluation.prompt_adherence import (
     MEASURES,
     DrawnSet,
     Right,
-    asks,
     draw_sets,
+    judged_prompts,
     read_prompts,
     scores_of,
 )
@@ -42,13 +42,20 @@ def test_the_number_of_prompts_is_as_documented() -> None:
 
 
 def test_every_prompt_is_drawn_with_every_seed() -> None:
-    asked = asks([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
-    assert [(ask.prompt, ask.seed) for ask in asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+    asked = judged_prompts([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
+    assert [(judged.prompt, judged.seed) for judged in asked] == [
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 0),
+        ("b", 1),
+        ("b", 2),
+    ]
 
 
 def test_a_limit_spreads_over_the_list() -> None:
     prompts = [(str(n), {"style": frozenset("x")}) for n in range(10)]
-    assert [ask.prompt for ask in asks(prompts, seeds=1, limit=4)] == ["0", "2", "5", "7"]
+    assert [judged.prompt for judged in judged_prompts(prompts, seeds=1, limit=4)] == ["0", "2", "5", "7"]
 
 
 @pytest.mark.parametrize(("place", "top1", "top5"), [(0, 1.0, 1.0), (3, 0.0, 1.0), (5, 0.0, 0.0)])
@@ -67,7 +74,7 @@ def test_scores_follow_the_rank_of_the_right_answer(place: int, top1: float, top
         return images
 
     judge: Any = Reader(place)
-    sets = draw_sets(draw, seeds=1, limit=3, heard=lambda done, total: drawn.append((done, total)))
+    sets = draw_sets(draw, seeds=1, limit=3, on_progress=lambda done, total: drawn.append((done, total)))
     scores = [score for each in sets for score in scores_of(each, judge)]
     assert [score.measure for score in scores] == list(MEASURES)
     assert [score.share for score in scores] == [top1 if score.measure.top == 1 else top5 for score in scores]
@@ -87,5 +94,5 @@ def test_a_combination_is_right_if_all_its_parts_are(right: Right, style: str, c
     picture = Image.new("RGB", (64, 64))
     picture.info["shows"] = {"concept": "apple", "style": style, "colour": colour}
     judge: Any = Reader(0)
-    drawn = DrawnSet("held_out", asks([("as it was asked", right)], seeds=1, limit=None), [picture])
+    drawn = DrawnSet("held_out", judged_prompts([("as it was asked", right)], seeds=1, limit=None), [picture])
     assert [score.share for score in scores_of(drawn, judge)] == shares

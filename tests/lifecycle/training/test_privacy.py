@@ -38,9 +38,9 @@ GRID = 2.0**-21
 
 
 class Four:
-    """A data set of four pictures, as far as noise is concerned."""
+    """A stand-in for a Dataset of four pictures, when only the noise is tested."""
 
-    own = range(4)
+    pictures = range(4)
 
 
 def whole(totals: list[Tensor]) -> Tensor:
