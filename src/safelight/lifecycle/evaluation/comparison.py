@@ -80,8 +80,8 @@ def spread(pictures: Tensor) -> float:
 
 
 def drift(before: Tensor, after: Tensor) -> float:
-    """Distance between both models' pictures (prompts, seeds, dim) of the same prompt and seed, relative to that between
-    prompts: 0 means the same pictures, 1 means as different as pictures of other prompts."""
+    """Distance between both models' pictures (prompts, seeds, dim) of the same prompt and seed, relative to the
+    distance between prompts: 0 means the same pictures, 1 means as different as pictures of other prompts."""
     changed = 1 - (before * after).sum(-1).mean()
     means = before.mean(1)
     others = ~torch.eye(len(means), dtype=torch.bool)

@@ -49,6 +49,7 @@ class ClipPair(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, images: Tensor, *texts: Tensor) -> tuple[Tensor, ...]:
+        """Images (b, 3, side, side) and pooled texts (n, width) -> unit vectors, (b, dim) and (n, dim)."""
         pictures = F.normalize(self.vision(images).image_embeds.float(), dim=-1)
         return pictures, *(F.normalize(self.text_head(text).float(), dim=-1) for text in texts)
 
@@ -152,6 +153,7 @@ class Texts:
         self.known: dict[str, Tensor] = {}
 
     def pool(self, captions: Sequence[str]) -> Tensor:
+        """Pooled states (n, width) of the captions, each computed once."""
         if new := sorted({text for text in captions if text not in self.known}):
             for start in range(0, len(new), 256):
                 part = new[start : start + 256]
@@ -206,9 +208,9 @@ class Batches:
 
 
 def truths(captions: Sequence[str], subjects: Sequence[Subject], concepts: Sequence[str]) -> Tensor:
-    """Which caption is true of which picture: of its concept, and of what else the caption says.
+    """Bool (b, b): whether each caption is true of each picture, by concept and every attribute that it names.
 
-    A caption without a colour speaks of the artist's own, unless it is a recoloured copy's.
+    A caption without a colour means the artist's own colours, unless its picture is a recoloured copy.
     """
 
     def true(text: str, about: int, other: int) -> bool:

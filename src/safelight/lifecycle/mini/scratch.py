@@ -50,7 +50,7 @@ RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchOptions:
-    """What may be said of a run."""
+    """Options of a run."""
 
     out: Path
     """The folder of the run: data, checkpoints, logs."""
