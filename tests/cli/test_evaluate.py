@@ -16,7 +16,7 @@ def test_a_quick_evaluation_prints_and_writes_scores(tmp_path: Path) -> None:
     command = ["eval", "mini", "--seeds", "1", "--limit", "1", "--steps", "1", "--json", str(scores)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "artwork it has not seen" in result.output
+    assert "judge on held-out artwork" in result.output
     written = json.loads(scores.read_text())
     assert [row["name"] for row in written["scores"]] == [measure.name for measure in MEASURES]
     assert written["judge"]["concept"] > 0.5

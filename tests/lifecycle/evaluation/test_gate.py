@@ -43,7 +43,7 @@ def test_a_policy_is_read_from_its_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="maximum"):
         read_policy(path)
     path.write_text("metrics: copies")
-    with pytest.raises(InvalidRequest, match="no TOML"):
+    with pytest.raises(InvalidRequest, match="not TOML"):
         read_policy(path)
     with pytest.raises(InvalidRequest, match="cannot be read"):
         read_policy(tmp_path / "none.toml")
