@@ -32,7 +32,7 @@ from safelight.lifecycle.evaluation.judge import Judge, open_judge
 from safelight.lifecycle.evaluation.similarity import kernel_distance, over_white
 from safelight.lifecycle.mini.artwork import fetch_package, render, slug_of, svg_of
 from safelight.lifecycle.mini.captions import names_of, read_aliases
-from safelight.lifecycle.promotion.audit import open_whole
+from safelight.lifecycle.promotion.audit import load_float32
 from safelight.lifecycle.training.events import Updated
 from safelight.lifecycle.training.recipe import parse_recipe
 from safelight.lifecycle.training.train import train
@@ -156,7 +156,7 @@ def rendered(icons: Any, slug: str) -> Image.Image | None:
 
 
 def through_autoencoder(studio: Studio, pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    vae = open_whole("mini", studio.models.find("mini").digest, studio).vae
+    vae = load_float32("mini", studio.models.find("mini").digest, studio).vae
     return [out for one in pictures for out in to_pil(decode(vae, encode(vae, from_pil(one)[None])))]
 
 
@@ -230,8 +230,8 @@ def near_misses(bench: Bench) -> list[Image.Image]:
     return draw(bench.studio, [f"a {thing}{context}" for thing in NEAR for context in CONTEXTS], seeds=1)
 
 
-def learn(bench: Bench, kind: str, name: str, data: Path, **wishes: Any) -> None:
-    recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | wishes)
+def learn(bench: Bench, kind: str, name: str, data: Path, **options: Any) -> None:
+    recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | options)
     began = time.monotonic()
     for news in train(recipe, bench.settings):
         if isinstance(news, Updated) and news.step % 50 == 0:

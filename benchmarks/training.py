@@ -171,11 +171,11 @@ def recipe(model: Model, learnt: Any, data: Path, *, side: int, batch: int, cach
         {**said, "tracker": "none", "save_every": 10_000, "cache_latents": cache, "cache_text": cache}
     )
     run = open_run(chosen, Settings(home=home, device="cpu"))
-    lesson_of = prepare(run, model, say=lambda caption, _draw: caption)
-    lesson = returned(lesson_of)
-    reader = CaptionEncoder(model, clip_skip=1, remember=cache)
-    learner = Learner(model, reader, lesson.levels, snr_gamma=None)
-    news = fit(run, learner, new_state(chosen, learnt), lesson, draw=lambda _step: iter(()))  # pyright: ignore
+    preparing = prepare(run, model, augment=lambda caption, _rng: caption)
+    data = returned(preparing)
+    caption_encoder = CaptionEncoder(model, clip_skip=1, cache=cache)
+    learner = Learner(model, caption_encoder, data.levels, snr_gamma=None)
+    news = fit(run, learner, new_state(chosen, learnt), data, draw=lambda _step: iter(()))  # pyright: ignore
 
     def step() -> None:
         assert isinstance(next(news), Updated)

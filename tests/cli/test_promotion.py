@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Call
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.test_several_models import change
 from tests.tiny_models import checkpoint
 
@@ -32,7 +32,7 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
     assert "a photo, the red apple" in page
     assert page.count("<img") >= 2 * 9
     assert json.loads(Path(report["page"]).with_suffix(".json").read_text())["numbers"] == report["numbers"]
-    assert not list((home / "reports").glob("*.drawn")), "kept for as long as it is under way"
+    assert not list((home / "reports").glob("*.drawn")), "deleted once the comparison is complete"
 
     strict = tmp_path / "strict.toml"
     strict.write_text("[metrics.diversity_ratio]\nmin = 1000.0\n")
@@ -46,9 +46,9 @@ def test_a_version_is_compared_refused_overridden_and_rolled_back(
     assert moved.exit_code == 0, moved.output
     assert "overridden: ticket 512" in moved.output
     assert "learnt@production -> learnt@1" in moved.output
-    assert len(list((home / "reports").glob("*.html"))) == 1, "what was measured is not measured again"
+    assert len(list((home / "reports").glob("*.html"))) == 1, "a stored report is not measured again"
     [page] = (home / "reports").glob("*.html")
-    assert "must be at least 1000" in page.read_text(), "the page says what the last policy says"
+    assert "must be at least 1000" in page.read_text(), "the page has the verdict of the last policy"
     [turn] = json.loads(safelight("models", "show", learnt, "--json").stdout)["history"]
     assert turn["gate"]["policy"] == {"diversity_ratio": {"min": 1000.0}}
     assert turn["gate"]["numbers"] == report["numbers"]
@@ -63,7 +63,7 @@ def checkpoint_of(reference: str, safelight: Call) -> str:
     return shown["lineage"]["parents"][0]["name"]
 
 
-def test_a_version_that_is_drawn_on_another_model_than_its_own_says_so(
+def test_the_report_warns_of_a_lora_drawn_on_another_model_than_it_was_made_for(
     safelight: Call, learnt: str, checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
     said = json.loads(safelight("eval", "compare", checkpoint("sd1"), learnt, *QUICK, "--json").stdout)
@@ -74,22 +74,24 @@ def test_a_version_that_is_drawn_on_another_model_than_its_own_says_so(
     assert any("learnt@1 was made from" in line for line in said["words"])
 
 
-def test_an_audit_says_what_was_found_in_words(safelight: Call, learnt: str, home: Path) -> None:
+def test_an_audit_prints_its_findings_in_sentences(safelight: Call, learnt: str, home: Path) -> None:
     said = safelight("audit", learnt, *QUICK)
     assert said.exit_code == 0, said.output
     [page] = (home / "reports").glob("*.html")
-    assert "Samples beside the training pictures they are most like" in page.read_text()
+    assert "Samples beside their nearest training pictures" in page.read_text()
     assert "samples are nearer to a training picture" in " ".join(said.stdout.split())
     assert "Area under the curve" in " ".join(said.stdout.split())
 
 
-def test_what_cannot_be_compared_is_said(safelight: Call, learnt: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_refusals_to_compare_give_the_reason(
+    safelight: Call, learnt: str, checkpoint: Checkpoints, tmp_path: Path
+) -> None:
     safelight("models", "add", checkpoint("sd1"), "--name", "plain")
     for words, why in (
         (("eval", "compare", "mini", "lernt@1"), "learnt"),
         (("audit", "mini"), "name the pictures with --data"),
-        (("models", "promote", "plain"), "made from is not known"),
-        (("eval", "compare", "mini+mini", learnt), "is a model, and is not drawn on another"),
+        (("models", "promote", "plain"), "the origin of plain@1 is not known"),
+        (("eval", "compare", "mini+mini", learnt), "is a model, and cannot be added to another"),
         (("eval", "compare", "mini", learnt, "--prompts", str(tmp_path / "none.txt")), "cannot be read"),
         (("eval", "compare", "mini", learnt, "--encoder", str(tmp_path)), "is no CLIP model"),
         (("models", "promote", learnt, "--data", str(tmp_path / "nowhere")), "no such folder"),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from tests.fakes import psnr
-from tests.lifecycle.training.lessons import Checkpoints, finished, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, finished, learn, recipe_for, write_pictures
 from tests.lora_files import active
 from tests.parity.pipelines import Reference
 from tests.parity.test_lora import ours_with
@@ -48,7 +48,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TrainingBatch]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "wishes"),
+    ("kind", "options"),
     [
         ("sd1", {}),
         ("sd1", {"snr_gamma": 5.0}),
@@ -59,12 +59,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TrainingBatch]:
     ],
     ids=["epsilon", "epsilon min-SNR", "v", "v min-SNR accumulated", "SDXL", "prior preservation"],
 )
-def test_losses_and_weights_are_those_of_the_recipe_written_with_diffusers(
-    kind: str, wishes: dict[str, Any], checkpoint: Checkpoints, drawn: list[TrainingBatch], tmp_path: Path
+def test_losses_and_weights_equal_those_of_the_recipe_written_with_diffusers(
+    kind: str, options: dict[str, Any], checkpoint: Checkpoints, drawn: list[TrainingBatch], tmp_path: Path
 ) -> None:
     data = write_pictures(tmp_path / "data", 3)
     recipe = recipe_for(
-        checkpoint(kind), data, **{"steps": STEPS, "rank": RANK, "alpha": 3, "layers": "attention"} | wishes
+        checkpoint(kind), data, **{"steps": STEPS, "rank": RANK, "alpha": 3, "layers": "attention"} | options
     )
     news = learn(recipe, tmp_path / "home")
     losses = [item.loss for item in news if isinstance(item, Updated)]

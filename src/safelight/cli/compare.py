@@ -1,4 +1,4 @@
-"""`safelight eval compare` and `safelight audit`: a model beside the one it was made from, in numbers and pictures."""
+"""`safelight eval compare` and `safelight audit`: measure a model against the one it was made from."""
 
 import json
 import shutil
@@ -28,38 +28,41 @@ AUDIT = """\
 
 Data = Annotated[
     str | None,
-    typer.Option(help="Pictures that the model learnt from.", show_default="as its recipe says"),
+    typer.Option(help="Training pictures of the model.", show_default="from its recipe"),
 ]
 HeldOut = Annotated[
     str | None,
-    typer.Option(help="Pictures like those that it never saw, beside what its run kept aside with --holdout."),
+    typer.Option(
+        help="Similar pictures that it was not trained on, in addition to those its run held out with --holdout."
+    ),
 ]
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="A prompt a line; after a line `neutral:` those that have nothing to do with what was learnt.",
-        show_default="from its captions, and eight neutral ones",
+        help="Text file, one prompt per line; prompts after a line `neutral:` are unrelated to the training data.",
+        show_default="its captions, and eight neutral prompts",
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, max=64, help="Pictures of each prompt, with seeds 0, 1, ...")]
-Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Of the sampler.", show_default="the model's own")]
+Seeds = Annotated[int, typer.Option(min=1, max=64, help="Pictures per prompt, with seeds 0, 1, ...")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampler steps.", show_default="the model's own")]
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of a CLIP (transformers) that judges; mini's knows only drawings of everyday things.",
+        help="Folder of a CLIP model (transformers) that judges the pictures; mini's encoder knows only drawings of "
+        "everyday things.",
         show_default="mini's image encoder",
     ),
 ]
 PolicyFile = Annotated[
     Path | None,
-    typer.Option("--policy", help="TOML with the bounds of each number.", show_default="`safelight models policy`"),
+    typer.Option("--policy", help="TOML with the bounds of each metric.", show_default="`safelight models policy`"),
 ]
-Again = Annotated[bool, typer.Option("--again", help="Measure anew, although the same was measured before.")]
+Again = Annotated[bool, typer.Option("--again", help="Measure again instead of using the stored report.")]
 
 
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="A model, a version, or MODEL+LORA.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="What is held against it.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
     data: Data = None,
     held_out: HeldOut = None,
     prompts: Prompts = None,
@@ -70,17 +73,17 @@ def compare(
     again: Again = False,
     as_json: options.Json = False,
 ) -> None:
-    """Draw the same prompts with both and measure what changed: an HTML page with all pictures, and JSON beside it.
+    """Draw the same prompts with two models and measure the differences; write an HTML report and its JSON.
 
-    Ends with 1 where the second would not pass the policy.
+    Exits with 1 if the second model does not pass the policy.
     """
     from safelight.lifecycle.evaluation.gate import read_policy
     from safelight.lifecycle.promotion.setup import CompareOptions
 
     options = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     policy = read_policy(policy_file)
-    report, page = judged(before, after, options, policy, again=again)
-    tell(report, page, policy, as_json=as_json)
+    report, page = measure(before, after, options, policy, again=again)
+    print_report(report, page, policy, as_json=as_json)
     if not report.verdict(policy).passed:
         raise typer.Exit(1)
 
@@ -94,9 +97,9 @@ def audit(
     encoder: Encoder = None,
     as_json: options.Json = False,
 ) -> None:
-    """Has it learnt its pictures by heart? The nearest training picture of each sample, and what its losses betray.
+    """Test whether a model has memorised its training pictures: nearest neighbours and membership inference.
 
-    The page shows every sample that is too near to a training picture beside that picture.
+    The report shows every sample that is too near to a training picture beside that picture.
     """
     from safelight.errors import InvalidRequest
     from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY, Policy
@@ -104,22 +107,22 @@ def audit(
 
     bounds = {name: DEFAULT_POLICY.metrics[name] for name in ("copies", "membership_auc")}
     options = CompareOptions(data=data, held_out=held_out, seeds=seeds, steps=steps, encoder=encoder)
-    report, page = judged(name, name, options, Policy(metrics=bounds), again=False)
+    report, page = measure(name, name, options, Policy(metrics=bounds), again=False)
     if "copies" not in report.numbers:
         raise InvalidRequest(report.words[0])
-    tell(report, page, Policy(metrics=bounds), as_json=as_json)
+    print_report(report, page, Policy(metrics=bounds), as_json=as_json)
 
 
-def judged(
+def measure(
     before: str | None, after: str, options: "CompareOptions", policy: "Policy", *, again: bool
 ) -> "tuple[Report, Path]":
-    """The report, measured now or before, and where its page is."""
+    """The report, measured now or loaded, and the path of its page."""
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from safelight.lifecycle.promotion.compare import compare
-    from safelight.lifecycle.promotion.report import kept_report, report_of, shown_of, write_report
-    from safelight.lifecycle.promotion.setup import ask
+    from safelight.lifecycle.promotion.report import load_report, make_report, pictures_of, write_report
+    from safelight.lifecycle.promotion.setup import open_comparison
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
     from safelight.studio import open_studio
@@ -127,29 +130,29 @@ def judged(
     settings = Settings.from_environment()
     folder = settings.home / "reports"
     with open_registry(settings) as registry, open_studio(settings) as studio:
-        asked, eyes = ask(before, after, options, registry, studio)
-        if not again and (kept := kept_report(folder, asked.digest())):
-            # The page says what this policy says, whatever the one before said.
-            return kept[0], write_report(folder, *kept, policy)
-        drawn = folder / f"{asked.digest()[:16]}.drawn"
+        comparison, encoder = open_comparison(before, after, options, registry, studio)
+        if not again and (stored := load_report(folder, comparison.digest())):
+            # Write the page anew: the policy may differ from the one of the stored page.
+            return stored[0], write_report(folder, *stored, policy)
+        drawn = folder / f"{comparison.digest()[:16]}.drawn"
         if again:
             shutil.rmtree(drawn, ignore_errors=True)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
-            def heard(what: str, done: int, total: int) -> None:
-                if what not in tasks:
-                    tasks[what] = bar.add_task(what, total=total)
-                bar.update(tasks[what], completed=done, total=total)
+            def on_progress(task: str, done: int, total: int) -> None:
+                if task not in tasks:
+                    tasks[task] = bar.add_task(task, total=total)
+                bar.update(tasks[task], completed=done, total=total)
 
-            findings = compare(asked, eyes, studio, kept=drawn, heard=heard)
-    report = report_of(findings)
-    page = write_report(folder, report, shown_of(findings), policy)
+            result = compare(comparison, encoder, studio, folder=drawn, on_progress=on_progress)
+    report = make_report(result)
+    page = write_report(folder, report, pictures_of(result), policy)
     shutil.rmtree(drawn, ignore_errors=True)
     return report, page
 
 
-def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> None:
+def print_report(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -159,7 +162,7 @@ def tell(report: "Report", page: Path, policy: "Policy", *, as_json: bool) -> No
         typer.echo(json.dumps(report.as_dict(policy) | {"page": str(page)}))
         return
     console = Console()
-    table = Table("number", "measured", "must be", "what it says", title=report.title)
+    table = Table("metric", "measured", "required", "meaning", title=report.title)
     for name in policy.metrics:
         row = gate(name, report.numbers.get(name), policy)
         table.add_row(row["name"], row["value"], row["wanted"], row["meaning"], style=None if row["passed"] else "red")

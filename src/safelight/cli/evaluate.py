@@ -1,4 +1,4 @@
-"""`safelight eval`: how good a model is, in numbers."""
+"""`safelight eval`: measure a model."""
 
 import json
 from dataclasses import asdict
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from safelight.lifecycle.evaluation.similarity import ArtworkSimilarity
 
-app = typer.Typer(name="eval", help="How good a model is, in numbers.", no_args_is_help=True)
+app = typer.Typer(name="eval", help="Measure a model.", no_args_is_help=True)
 EXAMPLES = """\
 [bold]Examples[/]
   safelight eval mini
@@ -32,26 +32,26 @@ app.command("compare", epilog=compare.COMPARE)(compare.compare)
 
 @app.callback()
 def introduce() -> None:
-    """How good a model is, in numbers."""
+    """Measure a model."""
 
 
 @app.command(epilog=EXAMPLES)
 def mini(
     model: options.Model = "mini",
-    seeds: Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds 0, 1, ...; none is left out.")] = 4,
-    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each list, spread evenly.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the model's own sampler.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures per prompt, with seeds 0, 1, ...")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many prompts of each set, spread evenly.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of the model's own sampler.")] = 20,
     artwork: Annotated[
         Path | None,
         typer.Option(
-            help="Real artwork to compare with, as `safelight train scratch artwork` leaves it in mini-run/artwork."
+            help="Folder of real artwork to compare with, mini-run/artwork of `safelight train scratch artwork`."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores there, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file.")] = None,
 ) -> None:
-    """Ask the embedded model for what it was trained to draw, and let a separate classifier say what it sees.
+    """Measure prompt adherence of the embedded model: draw fixed prompts, and classify the pictures.
 
-    The classifier learnt from real artwork only. All prompts and four seeds are some 2 600 pictures.
+    The classifier was trained on real artwork only. All prompts with four seeds are about 2 600 pictures.
     """
     from safelight.api import draw_all, unwrapped
     from safelight.assets.encode import Encoding
@@ -67,13 +67,13 @@ def mini(
     judge = open_judge()
     real = read_artwork(artwork) if artwork else None
     try:
-        embed, eyes = open_similarity().features, "image encoder"
+        embed, encoder = open_similarity().features, "image encoder"
     except CorruptModel:
-        embed, eyes = judge.features, "judge"  # a mini that was exported without the stage image-encoder
-    likeness = None
+        embed, encoder = judge.features, "judge"  # mini was exported without the stage image-encoder
+    artwork_similarity = None
     console = Console()
     known = "  ".join(f"{name} {share:.1%}" for name, share in judge.accuracy.items())
-    console.print(f"The judge on artwork it has not seen: {known}\n")
+    console.print(f"Accuracy of the judge on held-out artwork: {known}\n")
     table = Table("measure", "right", "asked", "share", "target")
     rows: list[dict[str, float | str]] = []
     with open_studio() as studio, Progress(console=console, transient=True) as bar:
@@ -87,12 +87,12 @@ def mini(
             made = unwrapped(draw_all(drafts, studio, encoding=Encoding()))
             return [each.image for each in made]
 
-        def heard(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        for drawn in draw_sets(draw, seeds=seeds, limit=limit, heard=heard):
+        for drawn in draw_sets(draw, seeds=seeds, limit=limit, on_progress=on_progress):
             if real and drawn.name == "concepts":
-                likeness = measure_similarity(drawn.pictures, real, embed)
+                artwork_similarity = measure_similarity(drawn.pictures, real, embed)
             scores = scores_of(drawn, judge)
             if real and drawn.name == NEAREST.prompts and (nearest := score_nearest(drawn, real)).asked:
                 scores.append(nearest)
@@ -101,19 +101,19 @@ def mini(
                 table.add_row(name, str(score.right), str(score.asked), f"{score.share:.1%}", f"{target:.0%}")
                 rows.append({"name": name, "share": score.share, "asked": score.asked, "target": target})
     console.print(table)
-    if likeness:
-        console.print(f"\n{worded(likeness)}\nFeatures: those of the {eyes}")
+    if artwork_similarity:
+        console.print(f"\n{similarity_text(artwork_similarity)}\nFeatures from the {encoder}")
     if json_file:
         written = {"judge": judge.accuracy, "scores": rows} | (
-            {"likeness": asdict(likeness), "features": eyes} if likeness else {}
+            {"likeness": asdict(artwork_similarity), "features": encoder} if artwork_similarity else {}
         )
         json_file.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
-def worded(likeness: "ArtworkSimilarity") -> str:
+def similarity_text(similarity: "ArtworkSimilarity") -> str:
     return (
-        f"Kernel distance to held-out artwork: {likeness.distance:.1f}, "
-        f"that of training artwork {likeness.real_distance:.1f}\n"
+        f"Kernel distance to held-out artwork: {similarity.distance:.1f}, "
+        f"that of training artwork {similarity.real_distance:.1f}\n"
         "Nearer to a training picture than half of the held-out artwork is: "
-        f"{likeness.copies_by_features:.1%} by features, {likeness.copies_by_pixels:.1%} by pixels"
+        f"{similarity.copies_by_features:.1%} by features, {similarity.copies_by_pixels:.1%} by pixels"
     )

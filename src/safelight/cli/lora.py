@@ -1,4 +1,4 @@
-"""`safelight lora`: which LoRAs there are, and what is in one."""
+"""`safelight lora`: list LoRAs, or describe one."""
 
 import json
 import os
@@ -43,31 +43,31 @@ def list_loras(as_json: options.Json = False) -> None:
     for name, path in paths.items():
         typer.echo(f"{name}  {path.stat().st_size / 1e6:,.1f} MB  {path}")
     if not paths:
-        typer.echo(f"There are none. A safetensors file under {settings.loras} is listed here by its name.")
+        typer.echo(f"There are no LoRAs. Put safetensors files under {settings.loras}.")
 
 
 @app.command(epilog=EXAMPLES)
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE")],
     model: Annotated[
-        str | None, typer.Option(help="A model to try it on: which of its keys are for nothing there?")
+        str | None, typer.Option(help="Match it against this model's layers, and list keys without a layer.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show a LoRA: its algorithm, its ranks, the family it seems made for, and keys that nobody knows."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a file should not download gigabytes
+    """Show a LoRA: its algorithm, its ranks, the model family it was probably made for, and unknown keys."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # describing a file should not download gigabytes
     from safelight.models.registry.registered_models import open_catalogue
     from safelight.settings import Settings
 
     catalogue = open_catalogue(Settings.from_environment())
     path = catalogue.find(as_path(name), "lora")
-    about = summary(path) | {"digest": catalogue.sum(path)}
+    description = summary(path) | {"digest": catalogue.sum(path)}
     if model is not None:
-        about |= {"model": model, **tried_on(path, model, catalogue)}
+        description |= {"model": model, **match_to(path, model, catalogue)}
     if as_json:
-        typer.echo(json.dumps(about))
+        typer.echo(json.dumps(description))
         return
-    for key, value in about.items():
+    for key, value in description.items():
         if isinstance(value, list):
             typer.echo(f"{key.replace('_', ' ')}: {len(value) or 'none'}")
             for entry in value:
@@ -77,12 +77,12 @@ def show(
 
 
 def as_path(name: str) -> str:
-    """A file in the working folder is meant where there is one, also without `./` before it."""
+    """The absolute path if the name is a file in the working folder, with or without `./`; else the name."""
     return str(Path(name).absolute()) if name.endswith(".safetensors") and Path(name).is_file() else name
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """What the file says of itself."""
+    """Description of the file by its own contents."""
     from safelight.models.adapters.lora import family_of
     from safelight.models.weights.lora_file import algorithm_of, rank_of, read_lora
 
@@ -100,8 +100,8 @@ def summary(path: Path) -> dict[str, Any]:
     }
 
 
-def tried_on(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
-    """How the file fits the model's layers; the model's weights are not read."""
+def match_to(path: Path, model: str, catalogue: "Catalogue") -> dict[str, Any]:
+    """Matched and unmatched keys for the model's layers; the model's weights are not read."""
     from safelight.models.adapters.lora import fit
     from safelight.models.checkpoints.families import describe
     from safelight.models.networks.components import Outline

@@ -155,7 +155,7 @@ def show(
         about = describe(open_catalogue(settings).find(name) if version is None else version.path)
         model = summary(name, about) | {"digest": digest_model(about, cache=settings.cache / "sums.json")}
     if version is not None:
-        model |= versions.facts(version) | {"history": [versions.told(turn) for turn in turns]}
+        model |= versions.facts(version) | {"history": [versions.pointing_facts(turn) for turn in turns]}
     if as_json:
         typer.echo(json.dumps(model))
         return
@@ -170,7 +170,7 @@ def show(
     for key, value in rows.items():
         table.add_row(key.replace("_", " "), Text(str(value)))
     if turns:
-        table.add_row("history", Text("\n".join(map(versions.told_line, turns))))
+        table.add_row("history", Text("\n".join(map(versions.pointing_line, turns))))
     Console(highlight=False).print(table)
 
 

@@ -1,4 +1,4 @@
-"""`safelight models promote|rollback|policy`: which version an alias such as brand@production stands for, and why."""
+"""`safelight models promote|rollback|policy`: move an alias such as brand@production between versions."""
 
 from typing import Annotated
 
@@ -21,10 +21,10 @@ To = Annotated[str, typer.Option("--to", metavar="LABEL", help="The alias that m
 
 
 def promote(
-    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The version that is to be used.")],
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The version to promote.")],
     to: To = "production",
     against: Annotated[
-        str | None, typer.Option(help="What it is held against.", show_default="what it was made from")
+        str | None, typer.Option(help="The model to compare it with.", show_default="the model it was made from")
     ] = None,
     data: compare.Data = None,
     held_out: compare.HeldOut = None,
@@ -34,14 +34,15 @@ def promote(
     encoder: compare.Encoder = None,
     policy_file: compare.PolicyFile = None,
     override: Annotated[
-        str, typer.Option(metavar="WHY", help="Move it although it does not pass; who, why and against what is kept.")
+        str,
+        typer.Option(metavar="WHY", help="Promote it even if it does not pass; user, reason and verdict are recorded."),
     ] = "",
 ) -> None:
-    """Hold a version against what it was made from; if it passes the policy, let NAME@LABEL point to it.
+    """Compare a version with the model it was made from; if it passes the policy, point NAME@LABEL to it.
 
-    What was measured before is not measured again. Whoever uses the alias next gets the version, with no restart.
+    A stored report is used again. The next request for the alias gets the new version, without a restart.
     """
-    from safelight.cli.versions import told_line
+    from safelight.cli.versions import pointing_line
     from safelight.lifecycle.evaluation.gate import read_policy
     from safelight.lifecycle.promotion.promote import promote as move
     from safelight.lifecycle.promotion.setup import CompareOptions
@@ -52,29 +53,29 @@ def promote(
     options = CompareOptions(data=data, held_out=held_out, prompts=prompts, seeds=seeds, steps=steps, encoder=encoder)
     with open_registry(Settings.from_environment()) as registry:
         version = registry.resolve(name)
-        report, page = compare.judged(against, version.reference, options, policy, again=False)
-        compare.tell(report, page, policy, as_json=False)
-        turn = move(registry, version, to, report, policy, override=override)
-    typer.echo(told_line(turn))
+        report, page = compare.measure(against, version.reference, options, policy, again=False)
+        compare.print_report(report, page, policy, as_json=False)
+        pointing = move(registry, version, to, report, policy, override=override)
+    typer.echo(pointing_line(pointing))
 
 
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the versions: brand, of brand@production.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name before the @: brand for brand@production.")],
     to: To = "production",
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
 ) -> None:
-    """Let NAME@LABEL point to the version that it pointed to before; again, to the one before that."""
-    from safelight.cli.versions import told_line
+    """Point NAME@LABEL to its previous version; repeated, to the one before that."""
+    from safelight.cli.versions import pointing_line
     from safelight.lifecycle.promotion.promote import roll_back
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
-        typer.echo(told_line(roll_back(registry, name, to, why=reason)))
+        typer.echo(pointing_line(roll_back(registry, name, to, why=reason)))
 
 
 def policy() -> None:
-    """Print the policy that counts where none is named, as the TOML that --policy takes."""
+    """Print the default policy as TOML for --policy."""
     from safelight.lifecycle.evaluation.gate import DEFAULT_POLICY
     from safelight.lifecycle.promotion.report import MEANINGS
 

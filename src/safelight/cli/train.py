@@ -1,4 +1,4 @@
-"""`safelight train`: models of your own."""
+"""`safelight train`: fine-tune a model, or train one from scratch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,30 +33,33 @@ tune.add_commands(app)
 def scratch(
     stage: Annotated[
         Literal["all", "artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"],
-        typer.Argument(help="One stage alone. `adopt` takes over what --folder has of an autoencoder and a tokenizer."),
+        typer.Argument(help="A single stage. `adopt` copies the autoencoder and the tokenizer of --folder."),
     ] = "all",
     out: Annotated[Path, typer.Option(help="Folder of the run: data, checkpoints, logs.")] = Path("mini-run"),
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Train so long, the rates falling to zero before; default: until killed."),
+        typer.Option(min=0, help="Training time, with the rates falling to zero at its end; default: until killed."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train to this step.")] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes of one thread each that share a batch; 1: one with all threads.")
+        int,
+        typer.Option(min=1, help="Processes of one thread each that share a batch; 1: one process with all threads."),
     ] = 1,
-    weights: Annotated[Path | None, typer.Option(help="Begin from the weights of this diffusers folder.")] = None,
-    name: Annotated[str, typer.Option(help="What the model is called once it is exported.")] = "my-mini",
+    weights: Annotated[Path | None, typer.Option(help="Start from the weights of this diffusers folder.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the exported model.")] = "my-mini",
     folder: Annotated[
         Path | None,
-        typer.Option(help="Model folder that export and image-encoder write and adopt reads, in the place of --name."),
+        typer.Option(help="Model folder that export and image-encoder write and adopt reads; replaces --name."),
     ] = None,
-    grid: Annotated[Path | None, typer.Option(help="Where export draws fixed prompts with fixed seeds.")] = None,
-    curve: Annotated[Path | None, typer.Option(help="Where export draws the errors of the run, as SVG.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="File for a grid of fixed prompts and seeds, drawn by export.")
+    ] = None,
+    curve: Annotated[Path | None, typer.Option(help="File for the error curves of the run, as SVG, by export.")] = None,
     moment: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train a model like the embedded one, from openly licensed artwork to a model that `generate` can draw with.
+    """Train a model like the embedded one from scratch, from openly licensed artwork to a model for `generate`.
 
-    Hours, on a laptop. A run that was killed goes on where it was. The artwork comes from npm; TensorBoard shows the
+    This takes hours on a laptop. A killed run resumes where it was. The artwork comes from npm; TensorBoard shows the
     curves: tensorboard --logdir mini-run.
     """
     from safelight.settings import Settings
@@ -64,7 +67,7 @@ def scratch(
     with needing("train"):
         from safelight.lifecycle.mini.scratch import ScratchOptions, train_all, train_stage
 
-    orders = ScratchOptions(
+    scratch_options = ScratchOptions(
         out=out,
         minutes=minutes,
         steps=steps,
@@ -75,7 +78,7 @@ def scratch(
         moment=moment,
     )
     if stage == "all":
-        train_all(orders, processes=processes)
+        train_all(scratch_options, processes=processes)
     else:
-        one: Stage = stage
-        train_stage(one, orders, processes=processes)
+        single: Stage = stage
+        train_stage(single, scratch_options, processes=processes)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from safelight.lifecycle.training.events import TrainingEvent, TrainingFinished
 
 HELP = {
-    "lora": "Teach a model a style or a subject, as a small file that `generate --lora` takes.",
-    "dreambooth": "Teach a model one thing from a few pictures, under a rare word.",
-    "embedding": "Teach a model a new word, and change nothing else (textual inversion).",
-    "full": "Go on training all of a model, and save it as another.",
+    "lora": "Train a LoRA of a style or a subject: a small file for `generate --lora`.",
+    "dreambooth": "Teach a model one subject from a few pictures, under a rare word.",
+    "embedding": "Train the embedding of a new word, and no network (textual inversion).",
+    "full": "Fine-tune all weights of a model, and save a new model.",
 }
 EXAMPLES = {
     "lora": """\
@@ -45,16 +45,16 @@ EXAMPLES = {
   safelight generate "a cat" --model my-model""",
 }
 PANELS = {
-    "What is learnt": ("name", "base", "prompt", "class_prompt", "class_pictures", "prior_weight", "train", "whole",
+    "Result": ("name", "base", "prompt", "class_prompt", "class_pictures", "prior_weight", "train", "whole",
                        "rank", "alpha", "layers", "vectors", "init", "concept", "use_captions"),
     "Pictures": ("resolution", "buckets", "flip", "mask", "skip_bad", "min_side"),
     "Captions": ("caption_dropout", "shuffle_tags", "keep_tokens", "clip_skip"),
     "Noise": ("snr_gamma", "offset_noise"),
     "Privacy": ("dp", "dp_epsilon", "dp_delta", "dp_clip"),
-    "Watching it": ("holdout", "validate_every", "patience", "prompts", "sample_every", "save_every", "tracker"),
-    "The machine": ("cache_latents", "cache_text", "gradient_checkpointing", "precision", "optimizer"),
+    "Monitoring": ("holdout", "validate_every", "patience", "prompts", "sample_every", "save_every", "tracker"),
+    "Resources": ("cache_latents", "cache_text", "gradient_checkpointing", "precision", "optimizer"),
 }  # fmt: skip
-"""Where `--help` shows a field; the others are about how it is learnt."""
+"""The panels of `--help` and their fields; all others are in the panel Learning."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -66,12 +66,12 @@ def add_commands(app: typer.Typer) -> None:
 def command_for(kind: str, recipe: type[Recipe]) -> Callable[..., None]:
     """A function whose parameters are the recipe's fields, for Typer to read."""
 
-    def run(**said: Any) -> None:
-        file, out, device, as_json = (said.pop(name) for name in ("recipe", "out", "device", "as_json"))
+    def run(**given: Any) -> None:
+        file, out, device, as_json = (given.pop(name) for name in ("recipe", "out", "device", "as_json"))
         values = read_recipe(file) if file else {}
         if values.setdefault("kind", kind) != kind:
             raise InvalidRequest(f"{file} is a recipe for `train {values['kind']}`, not for `train {kind}`")
-        values |= {name: value for name, value in said.items() if value not in (None, [])}
+        values |= {name: value for name, value in given.items() if value not in (None, [])}
         train(parse_recipe(values), out=out, device=device, as_json=as_json)
 
     fields = recipe.model_fields.items()
@@ -79,7 +79,7 @@ def command_for(kind: str, recipe: type[Recipe]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([  # pyright: ignore[reportFunctionMemberAccess]
         keyword("data", Annotated[str | None, typer.Argument(help=help_of(recipe.model_fields["data"]))]),
         *parameters,
-        keyword("recipe", Annotated[Path | None, typer.Option(help="A YAML file with any of these; flags go first.")]),
+        keyword("recipe", Annotated[Path | None, typer.Option(help="A YAML file of these fields; flags override it.")]),
         keyword("out", Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.",
                                                            show_default="SAFELIGHT_HOME/runs/NAME")]),
         keyword("device", options.Device),
@@ -93,9 +93,9 @@ def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramete
 
 
 def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """Every flag may be left out: what is then done is the recipe's business, or its file's."""
+    """An optional flag for a recipe's field; without it, the recipe file's value or the recipe's default is used."""
     kind = plain(field.annotation)
-    default = "needed" if field.is_required() else shown(field.default)
+    default = "required" if field.is_required() else shown(field.default)
     flag = f"--{name.replace('_', '-')}"
     flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
     panel = next((panel for panel, names in PANELS.items() if name in names), "Learning")
@@ -104,11 +104,11 @@ def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def plain(annotation: Any) -> Any:
-    """The type without its bounds, for Typer; bounds are the recipe's to check."""
+    """The type without its bounds, for Typer; the recipe checks bounds."""
     if get_origin(annotation) is Annotated:
         return plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return plain(next(one for one in get_args(annotation) if one is not type(None)))
+        return plain(next(member for member in get_args(annotation) if member is not type(None)))
     return list[str] if get_origin(annotation) is tuple else annotation
 
 
@@ -130,19 +130,21 @@ def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) ->
 
     settings = Settings.from_environment(device=device)
     with closing(begin(recipe, settings, out, version=__version__)) as events:
-        (tell_lines if as_json else watch)(events, recipe)
+        (print_json_lines if as_json else show_progress)(events, recipe)
 
 
-def tell_lines(events: "Generator[TrainingEvent, None, None]", _recipe: AnyRecipe) -> None:
-    """Each piece of news as a line of JSON."""
+def print_json_lines(events: "Generator[TrainingEvent, None, None]", _recipe: AnyRecipe) -> None:
+    """Print each event as a line of JSON."""
     from dataclasses import asdict
 
+    from safelight.lifecycle.training.events import EVENT_NAMES
+
     for item in events:
-        typer.echo(json.dumps({"event": type(item).__name__.lower(), **asdict(item)}, default=str))
+        typer.echo(json.dumps({"event": EVENT_NAMES[type(item)], **asdict(item)}, default=str))
 
 
-def watch(events: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> None:
-    """A bar with loss, speed and time left."""
+def show_progress(events: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> None:
+    """Show a progress bar with loss, speed and remaining time."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -173,7 +175,7 @@ def watch(events: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> 
                     bar.update(task, description="training", completed=0, total=None)
                 case Updated():
                     bar.update(task, description="training", completed=item.step, total=item.total_steps,
-                               pace=pace.words(item.step, item.loss))  # fmt: skip
+                               pace=pace.text(item.step, item.loss))  # fmt: skip
                 case Validated():
                     bar.console.print(f"step {item.step}: held-out loss {item.loss:.4f}, best {item.best:.4f}")
                 case Sampled():
@@ -187,27 +189,27 @@ def watch(events: "Generator[TrainingEvent, None, None]", recipe: AnyRecipe) -> 
 
 
 class Smoothed:
-    """Loss and speed, smoothed so that they can be read."""
+    """Smoothed loss and speed, for the progress bar."""
 
     def __init__(self) -> None:
         import time
 
         self.clock = time.monotonic
-        self.began: tuple[float, int] | None = None
+        self.start: tuple[float, int] | None = None
         self.loss: float | None = None
 
-    def words(self, step: int, loss: float) -> str:
+    def text(self, step: int, loss: float) -> str:
         now = self.clock()
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        self.began = self.began or (now, step)
-        seconds, steps = now - self.began[0], step - self.began[1]
+        self.start = self.start or (now, step)
+        seconds, steps = now - self.start[0], step - self.start[1]
         speed = f", {steps / seconds:.2f} steps/s" if steps and seconds else ""
         return f"step {step}, loss {self.loss:.4f}{speed}"
 
 
 def prepared(item: Any) -> list[str]:
     sizes = ", ".join(f"{count} of {size}" for size, count in item.buckets.items())
-    held = f"; {item.num_held} kept aside" if item.num_held else ""
+    held = f"; {item.num_held} held out" if item.num_held else ""
     return [*item.notes, f"{item.num_pictures} pictures ({sizes}){held}, dataset {item.dataset_digest[:10]}"]
 
 
@@ -225,12 +227,17 @@ def finished(item: "TrainingFinished") -> list[str]:
     base = item.lineage["base"]
     more = [] if as_model or base == "mini" else ["--model", base]
     private = item.lineage["privacy"]
-    promise = f", {promised(private)}" if private else ""
-    return [f"{item.reference} after {item.step} steps{early}{promise}", "", "Try next:", f"  {command(*words, *more)}"]
+    guarantee = f", {guarantee_text(private)}" if private else ""
+    return [
+        f"{item.reference} after {item.step} steps{early}{guarantee}",
+        "",
+        "Try next:",
+        f"  {command(*words, *more)}",
+    ]
 
 
-def promised(private: Mapping[str, Any]) -> str:
-    """`epsilon 6.64 at delta 1e-05 by prv, 7.99 by rdp`, as Opacus calls its accountants."""
+def guarantee_text(private: Mapping[str, Any]) -> str:
+    """`epsilon 6.64 at delta 1e-05 by prv, 7.99 by rdp`; the accountants have Opacus' names."""
     first = f"epsilon {private['epsilon']:.2f} at delta {private['delta']:g} by {private['accountant']}"
     return first if private["accountant"] == "rdp" else f"{first}, {private['epsilon_rdp']:.2f} by rdp"
 
@@ -242,37 +249,37 @@ CHECK_EXAMPLES = """\
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="Pictures, as the training commands take them.")],
-    captions: Annotated[bool, typer.Option(help="Whether they need captions.")] = True,
-    mask: Annotated[Literal["none", "file", "alpha"], typer.Option(help="Masks they are trained with.")] = "none",
+    data: Annotated[str, typer.Argument(help="Pictures, in any form that the training commands accept.")],
+    captions: Annotated[bool, typer.Option(help="Require captions.")] = True,
+    mask: Annotated[Literal["none", "file", "alpha"], typer.Option(help="Masks to train with.")] = "none",
     min_side: Annotated[int, typer.Option(min=8, help="Pictures with a shorter side are too small.")] = 64,
-    report: Annotated[Path | None, typer.Option(help="Write what was found there, as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file, as JSON.")] = None,
 ) -> None:
-    """Look at pictures and captions before anything is learnt from them: damaged, tiny, twice there, without words.
+    """Check training data: find damaged, tiny and duplicate pictures and missing captions.
 
-    Ends with 1 where something cannot be learnt from.
+    Exits with 1 if an example cannot be trained on.
     """
     from rich.console import Console
     from rich.progress import Progress
 
-    from safelight.lifecycle.training.check import check as look
+    from safelight.lifecycle.training.check import check as check_examples
     from safelight.lifecycle.training.sources import find_examples
 
     console = Console()
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("looking", total=None)
-        found = look(
+        task = bar.add_task("checking", total=None)
+        result = check_examples(
             find_examples(data),
             data=data,
             min_side=min_side,
             needs_captions=captions,
             needs_masks=mask == "file",
-            tell=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    for line in found.lines():
+    for line in result.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(found.good)} of {found.num_examples} pictures can be learnt from; dataset {found.digest}")
+    console.print(f"{len(result.good)} of {result.num_examples} pictures can be trained on; dataset {result.digest}")
     if report:
-        found.write(report)
-    if found.errors:
+        result.write(report)
+    if result.errors:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`safelight models add|alias|rm|licence`: the versions of the registry, and what they are called."""
+"""`safelight models add|alias|rm|licence`: the registry's versions and their aliases."""
 
 import json
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="brand, brand@3 or brand@production.")]
 Restriction = Annotated[
     list[str] | None,
-    typer.Option("--restriction", metavar="TEXT", help="What one must or must not do; may be given again."),
+    typer.Option("--restriction", metavar="TEXT", help="A condition of use; may be given several times."),
 ]
 Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 
@@ -53,28 +53,28 @@ def add(
             help="A safetensors file, a diffusers folder, a URL, org/name\\[@revision] or org/name/FILE on the hub.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="What it is called.", show_default="as the source")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the registry.", show_default="as the source")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="checkpoint, lora, vae, ...", show_default="what the file's header shows")
+        str | None, typer.Option(help="checkpoint, lora, vae, ...", show_default="from the file's header")
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option(help="openrail++, apache-2.0, ... or words of your own.", show_default="as the hub says"),
+        typer.Option(help="openrail++, apache-2.0, ... or free text.", show_default="from the hub"),
     ] = None,
     restriction: Restriction = None,
-    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="What a single file's sha256 must be.")] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="Expected sha256 of a single file.")] = None,
     alias: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="Let NAME@LABEL point to it: production, candidate, ...")
+        str | None, typer.Option(metavar="LABEL", help="Point NAME@LABEL to it: production, candidate, ...")
     ] = None,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Leave the files where they are; no copy is made.")
+        bool, typer.Option("--in-place", help="Register the files where they are, without a copy.")
     ] = False,
     private_address: Annotated[
-        bool, typer.Option("--private-address", help="The URL may lie inside a private network.")
+        bool, typer.Option("--private-address", help="Allow a URL inside a private network.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Register a model as a version that never changes: a copy, named by its sha256, with its licence and origin."""
+    """Register a model as an immutable version: a copy named by its sha256, with its licence and origin."""
     from typing import cast
 
     from safelight.errors import InvalidRequest
@@ -84,7 +84,7 @@ def add(
     from safelight.settings import Settings
 
     if restriction and not licence:
-        raise InvalidRequest("--restriction belongs to a licence: say --licence too")
+        raise InvalidRequest("--restriction needs --licence")
     with open_registry(Settings.from_environment()) as registry:
         version = registry.add(
             source,
@@ -102,18 +102,20 @@ def add(
         return
     typer.echo(line(version))
     if version.licence is None:
-        typer.echo(f"It says nothing of a licence; `safelight models licence {version.reference} ID` records one.")
+        typer.echo(f"No licence is recorded; add one with `safelight models licence {version.reference} ID`.")
 
 
 def alias(
-    name: Annotated[str | None, typer.Argument(metavar="NAME@LABEL", help="Left out, all are listed.")] = None,
-    to: Annotated[str | None, typer.Argument(metavar="NAME[@VERSION]", help="Left out, the history is shown.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME@LABEL", help="Without it, list all aliases.")] = None,
+    to: Annotated[str | None, typer.Argument(metavar="NAME[@VERSION]", help="Without it, show the history.")] = None,
     reason: Reason = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Go along with the alias TO, wherever it points.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away; its history stays.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Point to the alias TO itself, and move when it moves.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias; its history stays.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Let a name such as brand@production point to a version; whoever uses it next gets that one, with no restart."""
+    """Point a name such as brand@production to a version; the next request gets it, without a restart."""
     from safelight.models.registry.registry import open_registry
     from safelight.models.registry.version import Reference
     from safelight.settings import Settings
@@ -126,41 +128,39 @@ def alias(
         moved = Reference.parse(name)
         if to is not None or remove:
             if to is not None:
-                turns = [registry.point(moved.name, moved.label, to, reason=reason, follow=follow)]
+                pointings = [registry.point(moved.name, moved.label, to, reason=reason, follow=follow)]
             else:
-                turns = [registry.unpoint(moved.name, moved.label, reason=reason)]
+                pointings = [registry.unpoint(moved.name, moved.label, reason=reason)]
         else:
-            turns = registry.history(moved.name, moved.label)
-    for turn in turns:
-        typer.echo(json.dumps(told(turn)) if as_json else told_line(turn))
-    if not turns:
+            pointings = registry.history(moved.name, moved.label)
+    for pointing in pointings:
+        typer.echo(json.dumps(pointing_facts(pointing)) if as_json else pointing_line(pointing))
+    if not pointings:
         typer.echo(f"There is no alias {name}.")
 
 
 def rm(
     name: Reference,
-    force: Annotated[bool, typer.Option("--force", help="Even if aliases point to it; they are taken away.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove also the aliases that point to it.")] = False,
 ) -> None:
-    """Drop a version's files; what is recorded of it stays, for what was made with it or from it."""
+    """Delete a version's files; its record stays, because pictures and other versions refer to it."""
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
 
     with open_registry(Settings.from_environment()) as registry:
         version = registry.remove(name, force=force)
-    kept = " (its files stay where they were)" if version.in_place else ""
-    typer.echo(f"{version.reference} is removed{kept}.")
+    note = " (its files stay where they were)" if version.in_place else ""
+    typer.echo(f"{version.reference} is removed{note}.")
 
 
 def licence(
     name: Reference,
-    licence: Annotated[
-        str | None, typer.Argument(metavar="ID", help="openrail++, mit, ... or words of your own.")
-    ] = None,
+    licence: Annotated[str | None, typer.Argument(metavar="ID", help="openrail++, mit, ... or free text.")] = None,
     restriction: Restriction = None,
-    url: Annotated[str, typer.Option(help="Where its text is.")] = "",
+    url: Annotated[str, typer.Option(help="Address of its text.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Show what may be done with a version, or record it."""
+    """Show or record a version's licence."""
     from safelight.models.registry.licences import licence_of
     from safelight.models.registry.registry import open_registry
     from safelight.settings import Settings
@@ -173,13 +173,13 @@ def licence(
     if as_json:
         typer.echo(json.dumps({"version": version.reference, "licence": facts(version)["licence"]}))
     elif version.licence is None:
-        typer.echo(f"{version.reference}: nothing is said of a licence.")
+        typer.echo(f"{version.reference}: no licence is recorded.")
     else:
         typer.echo("\n".join([f"{version.reference}:", *licence_lines(version.licence)]))
 
 
 def facts(version: "Version") -> dict[str, Any]:
-    """All that is recorded, as JSON."""
+    """The version's whole record, for JSON."""
     return {
         "version": version.reference,
         "kind": version.kind,
@@ -200,11 +200,11 @@ def facts(version: "Version") -> dict[str, Any]:
 
 
 def rows(version: "Version") -> dict[str, Any]:
-    """All that is recorded, for people; what is not known is left out."""
+    """The version's record for people, without empty fields."""
     from safelight.models.weights.identify import TITLES
 
     lineage = version.lineage
-    found = {
+    fields = {
         "version": version.reference,
         "where": version.path,
         "kind": version.kind,
@@ -214,14 +214,14 @@ def rows(version: "Version") -> dict[str, Any]:
         "came from": f"{version.source} {version.revision}".strip(),
         "added": f"{moment(version.added)} by {version.added_by}",
         "removed": moment(version.removed) if version.removed else "",
-        "licence": "\n".join(licence_lines(version.licence)) if version.licence else "nothing is said",
+        "licence": "\n".join(licence_lines(version.licence)) if version.licence else "not recorded",
         "made from": "\n".join(f"{parent.name} {parent.digest[:10]}" for parent in lineage.parents),
         "dataset": lineage.dataset_digest,
         "recipe": json.dumps(dict(lineage.recipe)) if lineage.recipe else "",
         "made by": lineage.code_version,
         "metrics": "\n".join(f"{name}: {value}" for name, value in lineage.metrics.items()),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def line(version: "Version") -> str:
@@ -232,27 +232,31 @@ def line(version: "Version") -> str:
 
 
 def licence_lines(licence: "Licence") -> list[str]:
-    said = [licence.title or licence.id, *([licence.url] if licence.url else [])]
-    return [*said, *(f"- {restriction}" for restriction in licence.restrictions)]
+    title = [licence.title or licence.id, *([licence.url] if licence.url else [])]
+    return [*title, *(f"- {restriction}" for restriction in licence.restrictions)]
 
 
-def told(turn: "Pointing") -> dict[str, Any]:
+def pointing_facts(pointing: "Pointing") -> dict[str, Any]:
+    """An entry of an alias's history, for JSON."""
     return {
-        "alias": turn.alias,
-        "to": turn.to,
-        "previous": turn.previous,
-        "at": moment(turn.at),
-        "by": turn.by,
-        "reason": turn.reason,
-        "gate": turn.gate,
+        "alias": pointing.alias,
+        "to": pointing.to,
+        "previous": pointing.previous,
+        "at": moment(pointing.at),
+        "by": pointing.by,
+        "reason": pointing.reason,
+        "gate": pointing.gate,
     }
 
 
-def told_line(turn: "Pointing") -> str:
-    was = f" (was {turn.previous})" if turn.previous else ""
-    why = f": {turn.reason}" if turn.reason else ""
-    return f"{turn.alias} -> {turn.to or 'nothing'}{was}  {moment(turn.at)} by {turn.by}{why}"
+def pointing_line(pointing: "Pointing") -> str:
+    """An entry of an alias's history, on one line."""
+    previous = f" (was {pointing.previous})" if pointing.previous else ""
+    reason = f": {pointing.reason}" if pointing.reason else ""
+    target = pointing.to or "nothing"
+    return f"{pointing.alias} -> {target}{previous}  {moment(pointing.at)} by {pointing.by}{reason}"
 
 
 def moment(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

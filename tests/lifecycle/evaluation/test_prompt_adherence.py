@@ -1,4 +1,4 @@
-"""What is asked is fixed, and what is scored is what the judge says."""
+"""The prompts of the evaluation, and the scores from the judge's answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from safelight.lifecycle.evaluation.prompt_adherence import (
     MEASURES,
     DrawnSet,
     Right,
-    asks,
     draw_sets,
+    judged_prompts,
     read_prompts,
     scores_of,
 )
@@ -31,7 +31,7 @@ class Reader:
         return [["nothing"] * self.place + [image.info["shows"].get(question, "anything")] for image in images]
 
 
-def test_the_prompts_are_as_many_as_promised() -> None:
+def test_the_number_of_prompts_is_as_documented() -> None:
     prompts = read_prompts()
     assert len(prompts["concepts"]) >= 200
     assert len(prompts["phrases"]) >= 60
@@ -41,18 +41,25 @@ def test_the_prompts_are_as_many_as_promised() -> None:
         assert all(right for _, right in pairs)
 
 
-def test_every_prompt_is_asked_with_every_seed() -> None:
-    asked = asks([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
-    assert [(ask.prompt, ask.seed) for ask in asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
+def test_every_prompt_is_drawn_with_every_seed() -> None:
+    asked = judged_prompts([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
+    assert [(judged.prompt, judged.seed) for judged in asked] == [
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 0),
+        ("b", 1),
+        ("b", 2),
+    ]
 
 
 def test_a_limit_spreads_over_the_list() -> None:
     prompts = [(str(n), {"style": frozenset("x")}) for n in range(10)]
-    assert [ask.prompt for ask in asks(prompts, seeds=1, limit=4)] == ["0", "2", "5", "7"]
+    assert [judged.prompt for judged in judged_prompts(prompts, seeds=1, limit=4)] == ["0", "2", "5", "7"]
 
 
 @pytest.mark.parametrize(("place", "top1", "top5"), [(0, 1.0, 1.0), (3, 0.0, 1.0), (5, 0.0, 0.0)])
-def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) -> None:
+def test_scores_follow_the_rank_of_the_right_answer(place: int, top1: float, top5: float) -> None:
     right = {
         prompt: {name: min(words) for name, words in answers.items()}
         for pairs in read_prompts().values()
@@ -67,7 +74,7 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
         return images
 
     judge: Any = Reader(place)
-    sets = draw_sets(draw, seeds=1, limit=3, heard=lambda done, total: drawn.append((done, total)))
+    sets = draw_sets(draw, seeds=1, limit=3, on_progress=lambda done, total: drawn.append((done, total)))
     scores = [score for each in sets for score in scores_of(each, judge)]
     assert [score.measure for score in scores] == list(MEASURES)
     assert [score.share for score in scores] == [top1 if score.measure.top == 1 else top5 for score in scores]
@@ -83,11 +90,9 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
         (FLAT_APPLE, "flat", "blue", [1, 1]),
     ],
 )
-def test_a_combination_is_right_if_all_that_was_asked_for_is(
-    right: Right, style: str, colour: str, shares: list[int]
-) -> None:
+def test_a_combination_is_right_if_all_its_parts_are(right: Right, style: str, colour: str, shares: list[int]) -> None:
     picture = Image.new("RGB", (64, 64))
     picture.info["shows"] = {"concept": "apple", "style": style, "colour": colour}
     judge: Any = Reader(0)
-    drawn = DrawnSet("held_out", asks([("as it was asked", right)], seeds=1, limit=None), [picture])
+    drawn = DrawnSet("held_out", judged_prompts([("as it was asked", right)], seeds=1, limit=None), [picture])
     assert [score.share for score in scores_of(drawn, judge)] == shares

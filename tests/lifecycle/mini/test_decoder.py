@@ -51,7 +51,7 @@ def test_a_denoiser_without_fault_walks_back_to_where_it_came_from() -> None:
     generator = torch.Generator().manual_seed(1)
     latents, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
     maker = LatentMaker(MINI, Oracle(latents), CLIPTokenizer.from_pretrained(SHIPPED / "tokenizer"))  # pyright: ignore[reportArgumentType]
-    found = maker.walk_back(latents, noise, torch.tensor([130, 400, 640]), ["a red apple"] * 3)
+    found = maker.denoise(latents, noise, torch.tensor([130, 400, 640]), ["a red apple"] * 3)
     torch.testing.assert_close(found, latents, atol=1e-4, rtol=0)
 
 

@@ -39,31 +39,33 @@ def words() -> tuple[Words, CLIPTokenizer]:
     return Words(int(ids_of(tokenizer, ["flat"])[0, 1])), tokenizer
 
 
-def change(network: Words, tokenizer: CLIPTokenizer, told: Tensor, *, timestep: int = 0) -> Tensor:
-    drawn, steps = DrawnBatch(torch.zeros_like(told), SAID, BARE), torch.full((len(SAID),), timestep)
-    noisy = torch.zeros_like(told)
-    return style_change(network, tokenizer, drawn, slice(None), told=told, noisy=noisy, timesteps=steps, below=350)
+def change(network: Words, tokenizer: CLIPTokenizer, predicted: Tensor, *, timestep: int = 0) -> Tensor:
+    drawn, steps = DrawnBatch(torch.zeros_like(predicted), SAID, BARE), torch.full((len(SAID),), timestep)
+    noisy = torch.zeros_like(predicted)
+    return style_change(
+        network, tokenizer, drawn, slice(None), predicted=predicted, noisy=noisy, timesteps=steps, below=350
+    )
 
 
-def test_only_what_the_words_for_a_style_change_is_led(words: tuple[Words, CLIPTokenizer]) -> None:
+def test_style_change_is_zero_without_style_words_and_above_the_timestep(words: tuple[Words, CLIPTokenizer]) -> None:
     network, tokenizer = words
-    told = network(ids_of(tokenizer, SAID), torch.zeros(3, 4, 2, 2), torch.zeros(3))
-    found = change(network, tokenizer, told)
+    predicted = network(ids_of(tokenizer, SAID), torch.zeros(3, 4, 2, 2), torch.zeros(3))
+    found = change(network, tokenizer, predicted)
     assert found[0].unique().tolist() == [pytest.approx(0.1)]
     assert not found[1:].any()
     assert not found.requires_grad
-    assert torch.equal(change(network, tokenizer, told, timestep=349), found)
-    assert not change(network, tokenizer, told, timestep=350).any()
+    assert torch.equal(change(network, tokenizer, predicted, timestep=349), found)
+    assert not change(network, tokenizer, predicted, timestep=350).any()
 
 
-def test_a_lead_makes_a_style_change_more_by_a_known_factor(words: tuple[Words, CLIPTokenizer]) -> None:
+def test_style_lead_multiplies_the_style_change_by_a_known_factor(words: tuple[Words, CLIPTokenizer]) -> None:
     """The truth is 1 for the flat apple and 0 for the others; led by .6, it is learnt as 1 / (1 - .6)."""
     network, tokenizer = words
     truth = torch.tensor([1.0, 0.0, 0.0]).view(-1, 1, 1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.4)
     for _ in range(400):
-        told = network(ids_of(tokenizer, SAID), torch.zeros(3, 4, 2, 2), torch.zeros(3))
-        (told - truth - 0.6 * change(network, tokenizer, told)).square().mean().backward()
+        predicted = network(ids_of(tokenizer, SAID), torch.zeros(3, 4, 2, 2), torch.zeros(3))
+        (predicted - truth - 0.6 * change(network, tokenizer, predicted)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     assert network.always.item() == pytest.approx(0, abs=1e-3)  # after 400 steps, each a tenth of the way or more

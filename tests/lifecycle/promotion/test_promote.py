@@ -1,4 +1,4 @@
-"""Aliases move to what passed, or what somebody answers for; and back."""
+"""Aliases move to versions that passed or were overridden, and back."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def production(registry: Registry) -> str:
     return registry.resolve("ink@production").reference
 
 
-def test_what_passed_is_pointed_to_and_what_did_not_is_refused_with_the_reasons(registry: Registry) -> None:
+def test_a_version_that_passed_is_promoted_and_one_that_did_not_is_refused_with_the_reasons(registry: Registry) -> None:
     turn = promote(registry, registry.resolve("ink@1"), "production", GOOD, POLICY)
     assert turn.reason == "passed; report abc"
     with pytest.raises(InvalidRequest, match=r"ink@2 does not become ink@production: copies is 0.2.*--override"):
@@ -44,7 +44,7 @@ def test_what_passed_is_pointed_to_and_what_did_not_is_refused_with_the_reasons(
     assert production(registry) == "ink@1"
 
 
-def test_an_override_is_recorded_with_what_spoke_against_it(registry: Registry) -> None:
+def test_an_override_is_recorded_with_the_reasons_against_it(registry: Registry) -> None:
     promote(registry, registry.resolve("ink@2"), "production", BAD, POLICY, override="ticket 512")
     assert production(registry) == "ink@2"
     [turn] = registry.history("ink", "production")
@@ -57,7 +57,7 @@ def test_an_override_is_recorded_with_what_spoke_against_it(registry: Registry) 
     assert turn.gate["passed"] is False
 
 
-def test_the_turns_of_all_aliases_of_a_name_are_told_newest_first_and_only_measured_ones_have_a_gate(
+def test_the_history_of_a_name_is_newest_first_and_only_promotions_have_a_gate(
     registry: Registry,
 ) -> None:
     registry.point("ink", "candidate", 2, reason="added")

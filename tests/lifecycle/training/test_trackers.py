@@ -1,9 +1,9 @@
-"""Where the curves of a run go."""
+"""Trackers of a run's metrics."""
 
 from pathlib import Path
 
 import pytest
-from tests.lifecycle.training.lessons import Checkpoints, learn, recipe_for, write_pictures
+from tests.lifecycle.training.short_runs import Checkpoints, learn, recipe_for, write_pictures
 
 from safelight.lifecycle.training.events import Updated
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.lifecycle.training.lessons import write_pictures
+from tests.lifecycle.training.short_runs import write_pictures
 from tests.serving.conftest import ended, serving, settings_in
 
 

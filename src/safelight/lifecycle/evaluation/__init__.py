@@ -1,8 +1,8 @@
-"""How good a model is, in numbers that somebody else's network gives.
+"""Metrics of a model, by independent networks.
 
-judge       classifiers of concept, style and colour, learnt from artwork only
-obedience   whether pictures show what the prompt says
-likeness    how near pictures are to a training set; nearest and memorisation say whether any is a copy
-comparison  the pictures of two models, side by side
-gate        a policy in numbers, and what passes it
+judge             classifiers of concept, style and colour, trained on artwork only
+prompt_adherence  whether pictures show what the prompt asks for
+similarity        distance of pictures to artwork; nearest and memorisation find the nearest drawings and copies
+comparison        metrics of the pictures of two models
+gate              a policy of bounds, and its verdict
 """

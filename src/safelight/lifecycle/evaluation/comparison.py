@@ -1,8 +1,8 @@
-"""Two models asked the same things: what changed from the first to the second, in numbers.
+"""Metrics of the differences between two models that drew the same prompts with the same seeds.
 
     pictures, prompts, training pictures -> unit vectors -> similarity, likeness, diversity, drift
 
-Rows are prompts, columns are seeds; both models draw each prompt with each seed.
+Rows are prompts, columns are seeds.
 """
 
 from collections.abc import Mapping
@@ -21,30 +21,30 @@ def compare_pictures(
     judged: Tensor,
     training: Tensor | None,
 ) -> dict[str, float]:
-    """The numbers that a policy may bound; what cannot be measured is left out.
+    """The metrics by name; those that cannot be measured are left out.
 
     Args:
         before: (prompts, seeds, dim) unit vectors of the first model's pictures; `after` those of the second.
-        neutral: (prompts,) which prompts have nothing to do with what was learnt.
-        prompts: (prompts, dim) unit vectors of the prompts; `judged` says of which ones they mean something.
-        training: (n, dim) unit vectors of the pictures that the second model learnt from.
+        neutral: (prompts,) bool, prompts unrelated to the training data.
+        prompts: (prompts, dim) unit vectors of the prompts; `judged` (prompts,) is true where they are meaningful.
+        training: (n, dim) unit vectors of the second model's training pictures.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if judged.any():
-        found |= both("prompt_similarity", *(similarity(each[judged], prompts[judged]) for each in (before, after)))
-        found |= both("prompt_fidelity", *(fidelity(each[judged], prompts[judged]) for each in (before, after)))
-        found["prompt_fidelity_change"] = found["prompt_fidelity_after"] - found["prompt_fidelity_before"]
-    asked = ~neutral
-    if training is not None and asked.any():
-        found |= both("likeness", *(likeness(each[asked], training) for each in (before, after)))
-        found["likeness_change"] = found["likeness_after"] - found["likeness_before"]
+        metrics |= both("prompt_similarity", *(similarity(each[judged], prompts[judged]) for each in (before, after)))
+        metrics |= both("prompt_fidelity", *(fidelity(each[judged], prompts[judged]) for each in (before, after)))
+        metrics["prompt_fidelity_change"] = metrics["prompt_fidelity_after"] - metrics["prompt_fidelity_before"]
+    taught = ~neutral
+    if training is not None and taught.any():
+        metrics |= both("likeness", *(likeness(each[taught], training) for each in (before, after)))
+        metrics["likeness_change"] = metrics["likeness_after"] - metrics["likeness_before"]
     if before.shape[1] > 1:
-        shown = asked if asked.any() else neutral
-        found |= both("diversity", *(spread(each[shown]) for each in (before, after)))
-        found["diversity_ratio"] = found["diversity_after"] / max(found["diversity_before"], 1e-9)
+        measured = taught if taught.any() else neutral
+        metrics |= both("diversity", *(spread(each[measured]) for each in (before, after)))
+        metrics["diversity_ratio"] = metrics["diversity_after"] / max(metrics["diversity_before"], 1e-9)
     if neutral.sum() > 1:
-        found["neutral_drift"] = drift(before[neutral], after[neutral])
-    return found
+        metrics["neutral_drift"] = drift(before[neutral], after[neutral])
+    return metrics
 
 
 def both(name: str, before: float, after: float) -> Mapping[str, float]:
@@ -52,28 +52,27 @@ def both(name: str, before: float, after: float) -> Mapping[str, float]:
 
 
 def similarity(pictures: Tensor, prompts: Tensor) -> float:
-    """Mean cosine of each picture and its own prompt."""
+    """Mean cosine of each picture (prompts, seeds, dim) and its own prompt (prompts, dim)."""
     return float((pictures * prompts[:, None]).sum(-1).mean())
 
 
 def fidelity(pictures: Tensor, prompts: Tensor) -> float:
-    """The share of pictures that are liker to their own prompt than to any other that was asked.
+    """Share of pictures (prompts, seeds, dim) most similar to their own prompt among all prompts (prompts, dim).
 
-    Of a style that an encoder has never seen it is unsure throughout, and similarities fall; which prompt is the
-    likeliest it can say all the same.
+    A style unknown to the encoder lowers all similarities, but hardly changes which prompt is the most similar.
     """
-    found = pictures @ prompts.T
+    similarities = pictures @ prompts.T
     own = (pictures * prompts[:, None]).sum(-1)
-    return float((own >= found.amax(-1) - 1e-6).double().mean())
+    return float((own >= similarities.amax(-1) - 1e-6).double().mean())
 
 
 def likeness(pictures: Tensor, training: Tensor) -> float:
-    """Mean cosine of the pictures and the middle of the training pictures."""
+    """Mean cosine of the pictures (prompts, seeds, dim) and the mean of the training pictures (n, dim)."""
     return float((pictures @ F.normalize(training.mean(0), dim=-1)).mean())
 
 
 def spread(pictures: Tensor) -> float:
-    """Mean distance, 1 - cosine, of two pictures of one prompt."""
+    """Mean distance, 1 - cosine, of two pictures of one prompt; (prompts, seeds, dim)."""
     seeds = pictures.shape[1]
     cosines = pictures @ pictures.mT
     same = cosines.diagonal(dim1=1, dim2=2).sum(-1)
@@ -81,10 +80,10 @@ def spread(pictures: Tensor) -> float:
 
 
 def drift(before: Tensor, after: Tensor) -> float:
-    """How far the second model's pictures are from the first one's of the same prompt and seed, as a share of what
-    another prompt changes: 0 is the same pictures, 1 is as if other things had been asked for."""
-    moved = 1 - (before * after).sum(-1).mean()
-    middles = before.mean(1)
-    others = ~torch.eye(len(middles), dtype=torch.bool)
-    usual = 1 - (middles @ middles.T)[others].mean()
-    return float(moved / usual.clamp(min=1e-9))
+    """Distance between both models' pictures (prompts, seeds, dim) of the same prompt and seed, relative to the
+    distance between prompts: 0 means the same pictures, 1 means as different as pictures of other prompts."""
+    changed = 1 - (before * after).sum(-1).mean()
+    means = before.mean(1)
+    others = ~torch.eye(len(means), dtype=torch.bool)
+    between_prompts = 1 - (means @ means.T)[others].mean()
+    return float(changed / between_prompts.clamp(min=1e-9))

@@ -1,9 +1,9 @@
-"""May this model go where it is wanted? A policy of thresholds, a report of numbers, and a verdict with its reasons.
+"""Decide whether a model may be promoted: a policy of bounds, a report of metrics, and a verdict with its reasons.
 
     policy.toml, report -> judge_report -> Verdict(passed, reasons)
 
-A function of its two arguments and of nothing else, so that a refusal can be looked up and repeated. A number that
-the policy asks for and the report lacks is a reason to refuse: what was not measured has not passed.
+The verdict depends on its two arguments only, so that a refusal can be repeated. A metric that the policy bounds and
+the report lacks is a reason to refuse.
 """
 
 import math
@@ -22,7 +22,7 @@ Threshold = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Bound(BaseModel):
-    """What one number must be: `min`, `max`, or both."""
+    """The bounds of one metric: `min`, `max`, or both."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class Bound(BaseModel):
 
 
 class Policy(BaseModel):
-    """The bounds, by the name of the number in a report."""
+    """The bounds, by the metric's name in a report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,26 +40,26 @@ class Policy(BaseModel):
 
 DEFAULT_POLICY = Policy(
     metrics={
-        "prompt_fidelity_change": Bound(min=-0.15),  # obeys prompts about as well as the model it came from
-        "likeness_change": Bound(min=-0.02),  # pictures have come nearer to what it was to learn
-        "diversity_ratio": Bound(min=0.7),  # of one prompt, pictures still differ
-        "neutral_drift": Bound(max=0.3),  # prompts that do not ask for what is new are drawn as before
-        "copies": Bound(max=0.05),  # the share of pictures that are nearer to a training picture than real ones are
-        "membership_auc": Bound(max=0.75),  # how well training pictures can be told from others by their loss
+        "prompt_fidelity_change": Bound(min=-0.15),  # follows prompts about as well as the model it was made from
+        "likeness_change": Bound(min=-0.02),  # pictures are at least as similar to the training pictures
+        "diversity_ratio": Bound(min=0.7),  # pictures of one prompt still differ
+        "neutral_drift": Bound(max=0.3),  # neutral prompts are drawn about as before
+        "copies": Bound(max=0.05),  # share of samples nearer to a training picture than real pictures are
+        "membership_auc": Bound(max=0.75),  # how well losses distinguish training pictures from others
     }
 )
-"""What is asked of a model where nobody wrote a policy; docs/promotion.md has what it was measured on."""
+"""The policy used when none is given; docs/promotion.md has the measurements behind it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     passed: bool
     reasons: tuple[str, ...]
-    """Why not; empty if it passed."""
+    """Reasons for refusal; empty if it passed."""
 
 
 def judge_report(policy: Policy, report: Mapping[str, float]) -> Verdict:
-    """Whether every number is within its bounds."""
+    """Check every bounded metric of the report."""
     reasons: list[str] = []
     for name, bound in policy.metrics.items():
         value = report.get(name)
@@ -78,7 +78,7 @@ def read_policy(path: Path | None) -> Policy:
     """The policy in a TOML file, `[metrics.copies]` with `max = 0.05` for instance; the default one without a file.
 
     Raises:
-        InvalidRequest: the file is missing, is no TOML, or says what no policy can.
+        InvalidRequest: the file is missing, is not TOML, or is not a valid policy.
     """
     if path is None:
         return DEFAULT_POLICY
@@ -89,4 +89,4 @@ def read_policy(path: Path | None) -> Policy:
     except ValidationError as error:
         raise InvalidRequest(f"{path}: {explain(error, [*Policy.model_fields, *Bound.model_fields])}") from None
     except ValueError as error:
-        raise InvalidRequest(f"{path} is no TOML: {error}") from None
+        raise InvalidRequest(f"{path} is not TOML: {error}") from None

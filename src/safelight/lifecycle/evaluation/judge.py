@@ -1,8 +1,8 @@
-"""The judge: classifiers that name concept, style and colour of a picture, one small network a question.
+"""The judge: classifiers of the concept, style and colour of a picture, one small network per question.
 
-They learnt from real artwork only (`lifecycle/mini/train_judge.py`), never from generated pictures, and share nothing
-with the model they judge. `accuracy` says how often each is right on artwork that it has not seen: what it cannot tell
-there, it cannot tell of a generated picture.
+They are trained on real artwork only (`lifecycle/mini/train_judge.py`), never on generated pictures, and share nothing
+with the model they judge. `accuracy` is that of each network on held-out artwork, and the limit of what its answers on
+generated pictures can mean.
 """
 
 import json
@@ -42,25 +42,25 @@ class JudgeNetwork(nn.Module):
         self.head = nn.Linear(channels[-1], answers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, 3, side, side) in -1..1 -> logits."""
+        """(b, 3, side, side) in -1..1 -> logits (b, answers)."""
         return self.head(self.features(images))
 
     def answers(self, images: Tensor) -> Tensor:
-        """(b, 3, side, side) in -1..1 -> how likely each answer is; `both_ways`: on average with the mirror image."""
-        seen = [images, images.flip(3)] if self.both_ways else [images]
-        return torch.stack([self(each).softmax(dim=1) for each in seen]).mean(dim=0)
+        """(b, 3, side, side) in -1..1 -> probabilities (b, answers); `both_ways`: averaged with the mirror image's."""
+        views = [images, images.flip(3)] if self.both_ways else [images]
+        return torch.stack([self(view).softmax(dim=1) for view in views]).mean(dim=0)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the answer is read from."""
+        """(b, 3, side, side) in -1..1 -> the features (b, channels) that the last layer classifies."""
         if self.shading:
             images = torch.cat([images, faint_slopes(images)], dim=1)
         return F.silu(self.norm(self.levels(self.start(images)))).mean(dim=(2, 3))
 
 
 def faint_slopes(images: Tensor) -> Tensor:
-    """How colours change over three pixels across and down, small changes enlarged and edges cut off: (b, 6, h, w).
+    """Colour differences over three pixels across and down, small ones enlarged and edges saturated: (b, 6, h, w).
 
-    A gradient is a hundredth of an edge, and what tells a glossy drawing from a flat one.
+    A gradient is a hundredth of an edge, and distinguishes a glossy drawing from a flat one.
     """
     smooth = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     across = F.pad(smooth[..., 3:] - smooth[..., :-3], (1, 2, 0, 0))
@@ -75,6 +75,7 @@ class Residual(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) -> the same shape."""
         return x + self.conv(F.silu(self.norm(x)))
 
 
@@ -85,48 +86,51 @@ class QuestionNetwork:
     network: JudgeNetwork
     classes: list[str]
     side: int
-    """Pixels; larger pictures are averaged down."""
-    asked: Tensor
-    """Of the classes, the places of those that are possible answers: it may have learnt more than is asked of it."""
+    """Pixels; larger pictures are downscaled by averaging."""
+    answer_indices: Tensor
+    """(answers,) indices of the classes that are possible answers; the network may have been trained on more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    eyes: Mapping[str, QuestionNetwork]
+    networks: Mapping[str, QuestionNetwork]
     """By question: `concept`, `style`, `colour`."""
     accuracy: dict[str, float]
     """On artwork held out from its training."""
 
     @torch.inference_mode()
     def rank(self, images: Sequence[Image.Image], question: str) -> list[list[str]]:
-        """The answers for each picture, the likeliest first."""
-        eye = self.eyes[question]
-        parts = [as_input(images[i : i + BATCH], eye.side) for i in range(0, len(images), BATCH)]
-        likely = torch.cat([eye.network.answers(part) for part in parts])[:, eye.asked]
-        names = [eye.classes[place] for place in eye.asked.tolist()]
-        return [[names[place] for place in row] for row in likely.argsort(dim=1, descending=True).tolist()]
+        """The answers for each picture, the most probable first."""
+        judge = self.networks[question]
+        parts = [as_input(images[i : i + BATCH], judge.side) for i in range(0, len(images), BATCH)]
+        probabilities = torch.cat([judge.network.answers(part) for part in parts])[:, judge.answer_indices]
+        names = [judge.classes[index] for index in judge.answer_indices.tolist()]
+        return [[names[index] for index in row] for row in probabilities.argsort(dim=1, descending=True).tolist()]
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image], question: str = "concept") -> Tensor:
-        """What the answer is read from."""
-        eye = self.eyes[question]
-        parts = [as_input(images[i : i + BATCH], eye.side) for i in range(0, len(images), BATCH)]
-        return torch.cat([eye.network.features(part) for part in parts])
+        """(b, channels) the features that the question's network classifies."""
+        judge = self.networks[question]
+        parts = [as_input(images[i : i + BATCH], judge.side) for i in range(0, len(images), BATCH)]
+        return torch.cat([judge.network.features(part) for part in parts])
 
 
 def open_judge(folder: Path = FOLDER) -> Judge:
-    about: dict[str, Any] = json.loads((folder / "judge.json").read_text("utf-8"))
+    stored: dict[str, Any] = json.loads((folder / "judge.json").read_text("utf-8"))
     weights = load_file(folder / "judge.safetensors")
-    eyes: dict[str, QuestionNetwork] = {}
-    for question, eye in about["questions"].items():
-        network = JudgeNetwork(len(eye["classes"]), eye["channels"], shading=eye["shading"], both_ways=eye["both_ways"])
-        start = question + "."
-        own = {name.removeprefix(start): each.float() for name, each in weights.items() if name.startswith(start)}
+    networks: dict[str, QuestionNetwork] = {}
+    for question, config in stored["questions"].items():
+        classes = config["classes"]
+        network = JudgeNetwork(
+            len(classes), config["channels"], shading=config["shading"], both_ways=config["both_ways"]
+        )
+        prefix = question + "."
+        own = {name.removeprefix(prefix): each.float() for name, each in weights.items() if name.startswith(prefix)}
         network.load_state_dict(own)
-        places = {name: place for place, name in enumerate(eye["classes"])}
-        asked = torch.tensor([places[name] for name in eye.get("asked", eye["classes"])])
-        eyes[question] = QuestionNetwork(network.eval(), eye["classes"], eye["side"], asked)
-    return Judge(eyes, about["accuracy"])
+        indices = {name: index for index, name in enumerate(classes)}
+        answer_indices = torch.tensor([indices[name] for name in config.get("asked", classes)])
+        networks[question] = QuestionNetwork(network.eval(), classes, config["side"], answer_indices)
+    return Judge(networks, stored["accuracy"])
 
 
 def as_input(images: Sequence[Image.Image], side: int) -> Tensor:

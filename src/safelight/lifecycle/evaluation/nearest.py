@@ -1,7 +1,7 @@
-"""A second opinion on style, which knows the thing: which of the artists' drawings of it is nearest to the picture?
+"""A second measure of style: which of the artists' drawings of the concept is nearest to the picture?
 
-The judge's network was made to tell the styles of things that it has never seen, by how they are shaded. This looks at
-outlines and colours, too, and so forgives soft or uneven areas; a thing with an outline of its own it would mistake.
+The judge's style network classifies concepts that it was not trained on, by their shading. This measure also uses
+outlines and colours, so it tolerates soft or uneven areas, but misjudges a concept with an outline of its own.
 """
 
 import torch
@@ -13,15 +13,15 @@ NEAREST = Measure(name="style of the nearest drawing", prompts="styles", questio
 
 
 def score_nearest(drawn: DrawnSet, artwork: Artwork) -> Score:
-    """How often, by coarse pixels, the nearest drawing of the thing is the one in the style that was asked for.
+    """How often the nearest drawing of the concept, by coarse pixels, is in the requested style.
 
-    Things that the artwork has no drawing of are left out.
+    Concepts without a drawing in the artwork are skipped.
     """
     things = {name: min(right["concept"]) for name, right in read_prompts()["concepts"]}
     right = asked = 0
-    for ask, picture in zip(drawn.asked, coarse_pixels(drawn.pictures), strict=True):
-        if drawings := artwork.drawings.get(things[ask.prompt.partition(",")[0]]):
+    for judged, picture in zip(drawn.prompts, coarse_pixels(drawn.pictures), strict=True):
+        if drawings := artwork.drawings.get(things[judged.prompt.partition(",")[0]]):
             distances = torch.cdist(picture[None], coarse_pixels(list(drawings.values())))[0]
-            right += list(drawings)[int(distances.argmin())] in ask.right["style"]
+            right += list(drawings)[int(distances.argmin())] in judged.right["style"]
             asked += 1
     return Score(NEAREST, right, asked)

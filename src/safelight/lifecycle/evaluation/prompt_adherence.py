@@ -1,6 +1,6 @@
-"""Does a model draw what it is asked for? Fixed prompts, fixed seeds, no picking, somebody else's eyes.
+"""Does a model draw what its prompts ask for? Fixed prompts, fixed seeds, no selection, an independent judge.
 
-prompts.json -> pictures -> the judge's answers -> shares that are right
+prompts.json -> pictures -> the judge's answers -> shares of right answers
 """
 
 import json
@@ -15,7 +15,7 @@ from safelight.lifecycle.evaluation.judge import Judge
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Pictures for these prompts with these seeds."""
 Right = Mapping[str, frozenset[str]]
-"""The right answers by question: concept, style, colour. What is not asked for may be anything."""
+"""The right answers by question: concept, style, colour. A question that is left out accepts any answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +24,11 @@ class Measure:
 
     name: str
     prompts: str
-    """Which set of prompts is asked."""
+    """Name of the set of prompts."""
     questions: tuple[str, ...]
-    """What the judge is asked, and all of it must be right: concept, style, colour."""
+    """The judge's questions, all of which must be answered right: concept, style, colour."""
     top: int
-    """A right answer is among so many likeliest ones."""
+    """A right answer must be among this many most probable ones."""
     target: float
 
 
@@ -57,7 +57,7 @@ class JudgedPrompt:
     seed: int
 
     def answered(self, answers: Mapping[str, Sequence[str]]) -> bool:
-        """Whether among these answers by question there is a right one to each that matters here."""
+        """Whether the answers include a right one to every question that the prompt determines."""
         return all(not self.right[name].isdisjoint(given) for name, given in answers.items() if name in self.right)
 
 
@@ -81,38 +81,40 @@ def read_prompts() -> dict[str, list[tuple[str, Right]]]:
     }
 
 
-def asks(prompts: Sequence[tuple[str, Right]], *, seeds: int, limit: int | None) -> list[JudgedPrompt]:
-    """Every prompt with each seed; with `limit`, so many prompts spread evenly over the list."""
+def judged_prompts(prompts: Sequence[tuple[str, Right]], *, seeds: int, limit: int | None) -> list[JudgedPrompt]:
+    """Every prompt with each seed; with `limit`, that many prompts spread evenly over the list."""
     if limit and limit < len(prompts):
-        prompts = [prompts[place * len(prompts) // limit] for place in range(limit)]
+        prompts = [prompts[number * len(prompts) // limit] for number in range(limit)]
     return [JudgedPrompt(prompt, right, seed) for prompt, right in prompts for seed in range(seeds)]
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnSet:
-    """One set of prompts, asked."""
+    """One set of prompts with its pictures."""
 
     name: str
-    asked: list[JudgedPrompt]
+    prompts: list[JudgedPrompt]
     pictures: list[Image.Image]
 
 
-def draw_sets(draw: Draw, *, seeds: int, limit: int | None, heard: Callable[[int, int], None]) -> Iterator[DrawnSet]:
-    """The sets one after another; `heard` is told how many of all pictures there are."""
-    sets = {name: asks(pairs, seeds=seeds, limit=limit) for name, pairs in read_prompts().items()}
+def draw_sets(
+    draw: Draw, *, seeds: int, limit: int | None, on_progress: Callable[[int, int], None]
+) -> Iterator[DrawnSet]:
+    """Draw the sets one after another; `on_progress` is called with the number of pictures drawn and their total."""
+    sets = {name: judged_prompts(pairs, seeds=seeds, limit=limit) for name, pairs in read_prompts().items()}
     total, done = sum(len(each) for each in sets.values()), 0
-    for name, asked in sets.items():
+    for name, prompts in sets.items():
         pictures: list[Image.Image] = []
-        for start in range(0, len(asked), BATCH):
-            part = asked[start : start + BATCH]
-            pictures += draw([ask.prompt for ask in part], [ask.seed for ask in part])
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            pictures += draw([judged.prompt for judged in part], [judged.seed for judged in part])
             done += len(part)
-            heard(done, total)
-        yield DrawnSet(name, asked, pictures)
+            on_progress(done, total)
+        yield DrawnSet(name, prompts, pictures)
 
 
 def scores_of(drawn: DrawnSet, judge: Judge) -> list[Score]:
-    """What the judge says of one set."""
+    """The scores of one set by the judge's answers."""
     measures = [measure for measure in MEASURES if measure.prompts == drawn.name]
     questions = {name for measure in measures for name in measure.questions}
     ranked = {name: judge.rank(drawn.pictures, name) for name in questions}
@@ -120,10 +122,10 @@ def scores_of(drawn: DrawnSet, judge: Judge) -> list[Score]:
         Score(
             measure,
             sum(
-                ask.answered({name: ranked[name][place][: measure.top] for name in measure.questions})
-                for place, ask in enumerate(drawn.asked)
+                judged.answered({name: ranked[name][number][: measure.top] for name in measure.questions})
+                for number, judged in enumerate(drawn.prompts)
             ),
-            len(drawn.asked),
+            len(drawn.prompts),
         )
         for measure in measures
     ]

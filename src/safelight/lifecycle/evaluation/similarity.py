@@ -1,10 +1,9 @@
-"""How near generated pictures are to real ones: near enough to be of their kind, and not so near as to be copies.
+"""Similarity of generated pictures to artwork: of the same kind, but not copies.
 
     pictures, real artwork -> features -> kernel distance          (are they of one kind?)
                            -> nearest training picture of each      (is any a copy?)
 
-Features are the image encoder's (`models/vision/similarity.py`), or whatever else maps pictures to vectors, and coarse
-pixels.
+Features are the image encoder's (`models/vision/similarity.py`), or any other vectors of pictures, and coarse pixels.
 """
 
 import json
@@ -20,9 +19,9 @@ from torch import Tensor
 from safelight.errors import InvalidRequest
 
 Embed = Callable[[Sequence[Image.Image]], Tensor]
-"""A vector for each picture."""
+"""One vector per picture, (n, dim)."""
 COARSE = 32
-"""Side in pixels at which pictures are compared as they are."""
+"""Side in pixels at which pictures are compared by pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +31,44 @@ class Artwork:
     training: list[Image.Image]
     held_out: list[Image.Image]
     drawings: Mapping[str, Mapping[str, Image.Image]]
-    """Both kinds, by concept and style."""
+    """All pictures, by concept and style."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtworkSimilarity:
-    """Numbers of a set of generated pictures beside the same numbers of held-out real ones."""
+    """Metrics of a set of generated pictures, with the same of real ones as reference."""
 
     distance: float
     """Kernel distance from generated to held-out real pictures."""
     real_distance: float
-    """From training to held-out real pictures: what a perfect model would have, up to its sign."""
+    """From training to held-out real pictures: about what a perfect model would have."""
     copies_by_features: float
-    """The share of generated pictures that are nearer to a training picture than half of the held-out ones are."""
+    """Share of generated pictures nearer to a training picture than half of the held-out ones are."""
     copies_by_pixels: float
 
 
 def read_artwork(folder: Path) -> Artwork:
-    """The pictures in the artists' own colours.
+    """Read the pictures in the artists' own colours.
 
     Raises:
-        InvalidRequest: the folder holds no artwork.
+        InvalidRequest: the folder has no artwork.
     """
     try:
-        about = json.loads((folder / "pictures.json").read_text("utf-8"))
+        entries = json.loads((folder / "pictures.json").read_text("utf-8"))
         held = set(json.loads((folder / "holdout.json").read_text("utf-8")))
         stored = np.load(folder / "pictures.npy", mmap_mode="r")
     except OSError as error:
         raise InvalidRequest(
-            f"{folder} holds no artwork ({error.strerror}); `safelight train scratch artwork` makes it"
+            f"{folder} has no artwork ({error.strerror}); `safelight train scratch artwork` makes it"
         ) from None
-    rows = [row for row, picture in enumerate(about) if picture["own_colour"]]
+    rows = [row for row, picture in enumerate(entries) if picture["own_colour"]]
     pictures = {row: over_white(stored[row]) for row in rows}
     drawings: dict[str, dict[str, Image.Image]] = {}
     for row in rows:
-        drawings.setdefault(about[row]["concept"], {})[about[row]["style"]] = pictures[row]
+        drawings.setdefault(entries[row]["concept"], {})[entries[row]["style"]] = pictures[row]
     return Artwork(
-        training=[pictures[row] for row in rows if about[row]["key"] not in held],
-        held_out=[pictures[row] for row in rows if about[row]["key"] in held],
+        training=[pictures[row] for row in rows if entries[row]["key"] not in held],
+        held_out=[pictures[row] for row in rows if entries[row]["key"] in held],
         drawings=drawings,
     )
 
@@ -91,9 +90,10 @@ def measure_similarity(pictures: Sequence[Image.Image], artwork: Artwork, embed:
 
 
 def kernel_distance(left: Tensor, right: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (arXiv:1801.01401), times 1000.
+    """Unbiased squared maximum mean discrepancy of (n, dim) and (m, dim), times 1000.
 
-    Of two samples of one distribution it is about 0, and may be below. Not comparable to numbers on other features.
+    The kernel is (x.y / dim + 1)^3 (arXiv:1801.01401). For two samples of one distribution it is about 0, and may be
+    negative. Not comparable between different features.
     """
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def kernel_distance(left: Tensor, right: Tensor) -> float:
 
 
 def share_nearer(pictures: Tensor, training: Tensor, *, than: Tensor) -> float:
-    """The share of pictures whose nearest training picture is nearer than the median one of the pictures in `than`."""
+    """Share of pictures (n, dim) nearer to their nearest training picture (m, dim) than half of `than` (k, dim)."""
     usual = torch.cdist(than, training).min(dim=1).values.median()
     return float((torch.cdist(pictures, training).min(dim=1).values < usual).double().mean())
 

@@ -87,12 +87,12 @@ def augmented(
 
 
 def on_white(pictures: Tensor) -> Tensor:
-    """The same without any augmentation: what is judged at the end."""
+    """Pictures (b, 4, h, w), premultiplied, on white without augmentation: (b, 3, h, w) in -1..1, for evaluation."""
     return ((pictures[:, :3] + 1 - pictures[:, 3:]) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def places(how: Augmentation, pictures: Tensor, uniform, some, slow) -> Tensor:  # pyright: ignore
-    """Where each pixel of the result is read: turned, zoomed, stretched, mirrored, shifted, wavering."""
+    """Sampling grid (b, h, w, 2) for pictures (b, c, h, w): rotation, zoom, stretch, mirroring, shift, and warping."""
     angle, zoom = uniform() * how.turn, uniform() * how.zoom
     stretch, mirror = uniform() * how.stretch, 1 - 2 * some(how.mirrored)[:, 0, 0, 0]
     wide, high, shift = (zoom + stretch).exp(), (zoom - stretch).exp(), uniform(2) * 2 * how.shift
@@ -105,7 +105,8 @@ def places(how: Augmentation, pictures: Tensor, uniform, some, slow) -> Tensor: 
 
 
 def without_small_parts(pictures: Tensor) -> Tensor:
-    """Even areas and their outlines: the mean of an opening after a closing and of the reverse, over 3x3, softened."""
+    """Pictures (b, c, h, w) without details below 3 pixels: the mean of opening after closing and of the reverse,
+    smoothed."""
 
     def widest(x: Tensor) -> Tensor:
         return F.max_pool2d(x, 3, stride=1, padding=1)
@@ -121,7 +122,7 @@ def without_small_parts(pictures: Tensor) -> Tensor:
 
 
 def tinted(colours: Tensor, alpha: Tensor, how: Augmentation, uniform, some) -> Tensor:  # pyright: ignore
-    """Some pictures with all hues turned by one angle, some without any."""
+    """Rotate all hues of some pictures by one angle, and make some grey; colours (b, 3, h, w), alpha (b, 1, h, w)."""
     if not (how.rehued or how.greyed):
         return colours
     grey = colours.mean(dim=1, keepdim=True)

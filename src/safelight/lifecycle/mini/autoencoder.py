@@ -23,7 +23,7 @@ from safelight.lifecycle.mini.networks import new_autoencoder
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 BACKGROUNDS = {
@@ -68,7 +68,7 @@ def train_autoencoder(
     if state := load_checkpoint(path):
         step, seconds = restore(state, network, average, optimizers)
     began = saved = time.time()
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=30, progress=progress, cooldown=auto.cooldown))
         # Crops first: four times as many steps for the same work. Whole pictures at the end set the norms right.
         side = auto.crop if progress < auto.crop_until else recipe.artwork.size
@@ -120,6 +120,7 @@ class Reconstruction(nn.Module):
         self.latent_noise = latent_noise
 
     def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (b, 3, h, w) in -1..1 -> reconstructions of the same shape, and latents without noise."""
         latents = self.network.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
         amount = self.latent_noise * torch.rand(len(images), 1, 1, 1, generator=generator)
         noisy = latents + amount * torch.randn(latents.shape, generator=generator)
@@ -127,7 +128,8 @@ class Reconstruction(nn.Module):
 
 
 def picture_losses(images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
-    """Absolute and squared error of pixels, absolute error of their differences and of 8x8 means."""
+    """Losses between (b, 3, h, w) and outputs of that shape: absolute and squared error of pixels, absolute error of
+    their gradients and of 8x8 means."""
     return {
         "l1": (outputs - images).abs().mean(),
         "gradient": (outputs.diff(dim=-1) - images.diff(dim=-1)).abs().mean()
@@ -138,13 +140,14 @@ def picture_losses(images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
 
 
 def picture_loss(parts: Mapping[str, Tensor], auto: AutoencoderRecipe) -> Tensor:
+    """The weighted sum of the losses, a scalar."""
     edges, colour = auto.gradient_weight * parts["gradient"], auto.colour_weight * parts["colour"]
     return parts["l1"] + parts["mse"] + edges + colour
 
 
 def latent_losses(latents: Tensor) -> dict[str, Tensor]:
-    """How far the batch is from zero mean and unit variance, and how much neighbours differ: 1 in white noise, less in
-    what is easy to denoise.
+    """For latents (b, c, h, w), deviation from zero mean and unit variance, and roughness: the difference of
+    neighbours, 1 for white noise and less for latents that are easy to denoise.
     """
     return {
         "roughness": (latents.diff(dim=-1).square().mean() + latents.diff(dim=-2).square().mean()) / 4,
@@ -155,7 +158,7 @@ def latent_losses(latents: Tensor) -> dict[str, Tensor]:
 def draw_images(
     pictures: NDArray[np.uint8], rows: list[int], auto: AutoencoderRecipe, *, step: int, side: int
 ) -> Tensor:
-    """One batch in -1..1: random pictures or crops of them, some mirrored, on white or a random colour."""
+    """One batch (b, 3, side, side) in -1..1: random pictures or crops, some mirrored, on white or a random colour."""
     draw = np.random.default_rng(seed_of(auto.seed, step, 1000))
     batch: list[Tensor] = []
     for row in draw.choice(rows, auto.batch, replace=False):
@@ -184,13 +187,13 @@ def training_rows(artwork: Path) -> list[int]:
 
 
 def is_inner_convolution(name: str, param: Tensor) -> bool:
-    """Convolutions between hidden layers; the first and last ones see pixels or latents and stay with AdamW."""
+    """Whether a parameter, of any shape, is a convolution between hidden layers; the outer ones use AdamW."""
     return param.ndim == 4 and not any(end in name for end in ("conv_in", "conv_out", "quant_conv"))
 
 
 @torch.no_grad()
 def latent_statistics(network: AutoencoderKL, pictures: NDArray[np.uint8], rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the latents of every eighth picture, on white."""
+    """Mean (c,) and covariance (c, c) of the latents of every eighth picture, on white."""
     means: list[Tensor] = []
     for chunk in batches_of(rows[::8], 32):
         images = torch.stack([on_background(pictures[row], WHITE) for row in chunk])
@@ -201,9 +204,10 @@ def latent_statistics(network: AutoencoderKL, pictures: NDArray[np.uint8], rows:
 
 @torch.no_grad()
 def fold_whitening(network: AutoencoderKL, mean: Tensor, covariance: Tensor) -> None:
-    """Build z' = W (z - mean), W = covariance^-1/2, and its inverse into the 1x1 convolutions: nothing else changes.
+    """Fold z' = W (z - mean), W = covariance^-1/2, and its inverse into the 1x1 convolutions; mean (c,), covariance
+    (c, c).
 
-    The posterior is made a narrow one of LOG_VARIANCE: the recipe does not train it.
+    The posterior gets the small constant LOG_VARIANCE: the recipe does not train it.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     white = vectors @ torch.diag(values.rsqrt()) @ vectors.T

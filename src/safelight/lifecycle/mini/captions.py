@@ -93,14 +93,14 @@ def caption_pair(subject: Subject, recipe: CaptionRecipe, draw: random.Random) -
     behind = subject.background and draw.random() < recipe.background
     place = f" on a {subject.background} background" if behind else ""
 
-    def said(style: str) -> str:
+    def caption_in(style: str) -> str:
         if not style:
             return opening.format(words) + place + more
         if style_first:
             return opening.format(f"{style} {words}") + place + more
         return opening.format(words) + f"{place}, {style}" + more
 
-    return said(style), said("")
+    return caption_in(style), caption_in("")
 
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")

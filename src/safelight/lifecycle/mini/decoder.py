@@ -1,12 +1,11 @@
-"""The decoder, trained on what the denoiser makes of latents.
+"""Train the decoder on latents that the denoiser made.
 
-    latents -> noised to some level -> walked back in a few guided steps of their caption -> decoder -> the picture
+    latents -> noised to some level -> denoised in a few guided steps with their caption -> decoder -> the picture
 
-The autoencoder's own training shows its decoder latents with white noise on them. What a denoiser leaves wrong is of
-another kind: flat areas are slowly uneven, white is not white. A latent that was noised not too far and walked back is
-still of the same picture and has such faults, so there is a right answer to learn. Beside the errors of pixels a
-discriminator says whether it passes for artwork. Latents stay what they were, and with them all that knows them: the
-denoiser, LoRAs.
+The autoencoder's own training gives its decoder latents with white noise. The errors of a denoiser are different: flat
+areas are slowly uneven, white is not white. A latent noised not too far and denoised again still shows the same
+picture with such errors, so the picture is its target. The loss is pixel errors and a discriminator's score.
+The latent space does not change, so the denoiser and LoRAs still work.
 """
 
 import random
@@ -41,7 +40,7 @@ from safelight.lifecycle.mini.pictures import Pictures
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 STYLES = list(STYLE_WORDS)
@@ -58,6 +57,7 @@ class Decoding(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """(b, c, h, w) -> images (b, 3, height, width)."""
         return self.network.decode(latents).sample  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
 
 
@@ -72,7 +72,7 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
             recipe, denoiser.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(out / "tokenizer")
         )
         make_latents(maker, pictures, accelerator, made)
-    lessons = DecoderBatches(recipe, pictures, artwork, made)
+    batches = DecoderBatches(recipe, pictures, artwork, made)
     decoding = Decoding(AutoencoderKL.from_pretrained(out / "vae"))
     discriminator = Discriminator(
         styles=len(STYLES), width=how.discriminator_width, norm_groups=recipe.autoencoder.norm_groups
@@ -92,16 +92,16 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
         state = snapshot(step, seconds + time.time() - began, decoding.network, average, optimizers)
         save_checkpoint(out / "decoder.pt", state | {"discriminator": discriminator.state_dict()})
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=30, progress=progress, cooldown=how.cooldown))
         seed = seed_of(how.seed, step, accelerator.process_index)
-        lesson = lessons.draw(seed, how.batch // accelerator.num_processes)
-        outputs = model(lesson.latents)
-        parts = picture_losses(lesson.images, outputs) | {"slope": slope_loss(lesson.images, outputs)}
-        parts["hinge"] = hinge_loss(telling, lesson.images, outputs, lesson.styles)
+        batch = batches.draw(seed, how.batch // accelerator.num_processes)
+        outputs = model(batch.latents)
+        parts = picture_losses(batch.images, outputs) | {"slope": slope_loss(batch.images, outputs)}
+        parts["hinge"] = hinge_loss(telling, batch.images, outputs, batch.styles)
         accelerator.backward(parts["hinge"])
         errors = picture_loss(parts, recipe.autoencoder) + how.slope_weight * parts["slope"]
-        scores = discriminator(outputs)[torch.arange(len(outputs)), lesson.styles]
+        scores = discriminator(outputs)[torch.arange(len(outputs)), batch.styles]
         outputs.backward(slope_with(outputs, errors, scores, how.sharpness * min(1.0, step / how.sharp_after)))
         for part in (model, telling):
             accelerator.clip_grad_norm_(part.parameters(), 1.0)
@@ -113,8 +113,8 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
         if step % 50 == 0:
             numbers = {name: part.item() for name, part in parts.items()}
             accelerator.log(numbers, step=step)
-            told = "  ".join(f"{name} {number:.4f}" for name, number in numbers.items())
-            accelerator.print(f"{seconds + time.time() - began:6.0f} s  step {step}  {told}", flush=True)
+            text = "  ".join(f"{name} {number:.4f}" for name, number in numbers.items())
+            accelerator.print(f"{seconds + time.time() - began:6.0f} s  step {step}  {text}", flush=True)
         if accelerator.is_main_process and time.time() - saved > 60:
             save()
             saved = time.time()
@@ -122,7 +122,7 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
         save()
         with average.applied():
             decoding.network.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")  # pyright: ignore[reportCallIssue]
-        # A run that goes on later makes others, with the denoiser of then.
+        # A resumed run makes new ones with its current denoiser.
         made.unlink()
     accelerator.end_training()
 
@@ -145,16 +145,16 @@ class LatentMaker:
         self.levels = MiniNoiseLevels(recipe.denoiser.snr_gamma)
 
     def __call__(self, pictures: Pictures, views: list[int], *, seed: int) -> Tensor:
-        """Latents of these views; everything random follows from the seed."""
+        """Denoised latents (b, c, h, w) of these views; all randomness depends on the seed."""
         generator = torch.Generator().manual_seed(seed)
         real = pictures.latents[views].float()
         noise = torch.randn(real.shape, generator=generator)
         starts = torch.randint(*self.recipe.decoder.levels, (len(views),), generator=generator)
-        return self.walk_back(real, noise, starts, [pictures.plain_caption(view) for view in views])
+        return self.denoise(real, noise, starts, [pictures.plain_caption(view) for view in views])
 
     @torch.no_grad()
-    def walk_back(self, latents: Tensor, noise: Tensor, starts: Tensor, captions: list[str]) -> Tensor:
-        """Noised to these timesteps, and denoised again by DDIM with the guidance that pictures are drawn with."""
+    def denoise(self, latents: Tensor, noise: Tensor, starts: Tensor, captions: list[str]) -> Tensor:
+        """Noise latents (b, c, h, w) to timesteps `starts` (b,), and denoise them by DDIM with the usual guidance."""
         how, signal, sigma = self.recipe.decoder, self.levels.signal, self.levels.noise
         x = at(signal, starts) * latents + at(sigma, starts) * noise
         for number in range(how.steps):
@@ -166,14 +166,14 @@ class LatentMaker:
         return x
 
     def guided(self, x: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
-        """v, with guidance and its rescaling (arXiv:2305.08891)."""
+        """v (b, c, h, w) with classifier-free guidance and its rescaling (arXiv:2305.08891); timesteps (b,)."""
         guidance, rescale = (float(self.recipe.defaults[name]) for name in ("guidance", "guidance_rescale"))
         texts = [""] * len(captions) + captions
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         both = torch.cat([x, x]).contiguous(memory_format=torch.channels_last)
-        without, told = self.denoiser(ids, both, timesteps.repeat(2)).chunk(2)
-        v = without + guidance * (told - without)
-        ratio = told.std((1, 2, 3), keepdim=True) / v.std((1, 2, 3), keepdim=True)
+        uncond, cond = self.denoiser(ids, both, timesteps.repeat(2)).chunk(2)
+        v = uncond + guidance * (cond - uncond)
+        ratio = cond.std((1, 2, 3), keepdim=True) / v.std((1, 2, 3), keepdim=True)
         return rescale * ratio * v + (1 - rescale) * v
 
 
@@ -238,15 +238,17 @@ class DecoderBatches:
         )
 
     def image(self, view: int) -> Tensor:
+        """The picture of a view, (3, h, w) in -1..1."""
         row, background = self.pictures.views[view]
         return on_background(self.artwork[row], BACKGROUNDS.get(background or "", WHITE))
 
 
 def slope_loss(images: Tensor, outputs: Tensor) -> Tensor:
-    """Absolute error of what neighbouring 4x4 means differ by: an area that should be even rises and falls."""
+    """Absolute error of the differences of neighbouring 4x4 means of (b, 3, h, w): the unevenness of flat areas."""
     errors = F.avg_pool2d(outputs - images, 4)
     return errors.diff(dim=-1).abs().mean() + errors.diff(dim=-2).abs().mean()
 
 
 def at(levels: Tensor, timesteps: Tensor) -> Tensor:
+    """The levels (n,) of timesteps (b,), as (b, 1, 1, 1)."""
     return levels[timesteps].view(-1, 1, 1, 1)

@@ -1,7 +1,7 @@
 """The denoiser recipe: text encoder and UNet, trained together on cached latents with v-prediction.
 
-Read `train_denoiser` from top to bottom. All randomness of a step follows from (seed, step), so a run that
-was killed and taken up again makes the same draws as one that was not.
+Read `train_denoiser` from top to bottom. A step's randomness depends only on (seed, step), so a resumed run equals an
+uninterrupted one.
 """
 
 import time
@@ -23,11 +23,11 @@ from safelight.lifecycle.mini.sampling import assemble, draw_grid
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 
 DENOISER, STYLED = "denoiser.pt", "styled.pt"
-"""Training states in the folder of a run: of the denoiser, and of its lesson in styles, which comes after."""
+"""Training states in the folder of a run: of the denoiser, and of the style training that follows."""
 
 
 class MiniDenoiser(nn.Module):
@@ -39,6 +39,7 @@ class MiniDenoiser(nn.Module):
         self.unet = unet
 
     def forward(self, ids: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Token ids (b, tokens), noisy latents (b, c, h, w), timesteps (b,) -> v (b, c, h, w)."""
         states = self.text_encoder(ids).last_hidden_state
         return self.unet(noisy, timesteps, states).sample
 
@@ -93,7 +94,7 @@ def train_denoiser(
         """CPU seconds of all processes in this sitting."""
         return accelerator.num_processes * time.process_time()
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         factor = rate_factor(step, warmup=denoiser.warmup, progress=progress, cooldown=denoiser.cooldown)
         set_rates(optimizers, factor)
         drawn = pictures.draw(seed_of(denoiser.seed, step), denoiser.batch)
@@ -157,7 +158,8 @@ def denoising_loss(
     style_lead: float = 0.0,
     style_lead_below: int = 0,
 ) -> Tensor:
-    """The weighted error of v on this process's part of the batch; with `style_lead`, of a v that leads to styles."""
+    """The weighted error of v on this process's part of the batch, a scalar; with `style_lead`, of a v that exaggerates
+    styles."""
     generator = torch.Generator().manual_seed(seed)
     count = len(drawn.captions)
     # One timestep from each of `count` equal slices: less variance than independent draws.
@@ -165,13 +167,13 @@ def denoising_loss(
     timesteps = (places * len(levels.weight)).long()[part]
     noise = torch.randn(drawn.latents.shape, generator=generator)[part]
     noisy, v = noised(levels, drawn.latents[part], noise, timesteps)
-    told = model(ids_of(tokenizer, drawn.captions[part]), noisy, timesteps)
+    predicted = model(ids_of(tokenizer, drawn.captions[part]), noisy, timesteps)
     if style_lead:
         change = style_change(
-            model, tokenizer, drawn, part, told=told, noisy=noisy, timesteps=timesteps, below=style_lead_below
+            model, tokenizer, drawn, part, predicted=predicted, noisy=noisy, timesteps=timesteps, below=style_lead_below
         )
         v = v + style_lead * change
-    return (levels.weight[timesteps] * (told - v).square().mean(dim=(1, 2, 3))).mean()
+    return (levels.weight[timesteps] * (predicted - v).square().mean(dim=(1, 2, 3))).mean()
 
 
 @torch.no_grad()
@@ -181,36 +183,38 @@ def style_change(
     drawn: DrawnBatch,
     part: slice,
     *,
-    told: Tensor,
+    predicted: Tensor,
     noisy: Tensor,
     timesteps: Tensor,
     below: int,
 ) -> Tensor:
-    """What the words for a style change in v, by the network itself; zero without such words, and from `below` on.
+    """The change of v (b, c, h, w) by a caption's style words, from the network itself; zero for captions without style
+    words, and for timesteps (b,) of `below` or more.
 
-    Learning this on top of the truth is guidance without a second call (arXiv:2502.12154), for one part of a caption.
+    Adding it to the target is guidance without a second call (arXiv:2502.12154), for one part of a caption.
     """
     captions, unstyled = drawn.captions[part], drawn.unstyled[part]
     rows = [
         row
-        for row, (said, bare, timestep) in enumerate(zip(captions, unstyled, timesteps.tolist(), strict=True))
-        if said != bare and timestep < below
+        for row, (caption, bare, timestep) in enumerate(zip(captions, unstyled, timesteps.tolist(), strict=True))
+        if caption != bare and timestep < below
     ]
-    change = torch.zeros_like(told)
+    change = torch.zeros_like(predicted)
     if rows:
         bare = model(ids_of(tokenizer, [unstyled[row] for row in rows]), noisy[rows], timesteps[rows])
-        change[rows] = told[rows] - bare
+        change[rows] = predicted[rows] - bare
     return change
 
 
 def noised(levels: MiniNoiseLevels, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents, and v = signal * noise - noise level * latents."""
+    """Noisy latents (b, c, h, w), and v = signal * noise - noise level * latents; timesteps (b,)."""
     signal, sigma = (level[timesteps].view(-1, 1, 1, 1) for level in (levels.signal, levels.noise))
     noisy = (signal * latents + sigma * noise).contiguous(memory_format=torch.channels_last)
     return noisy, signal * noise - sigma * latents
 
 
 def ids_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids (b, tokens)."""
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
@@ -250,7 +254,7 @@ def draw_samples(network: MiniDenoiser, out: Path, step: int) -> None:
 
 
 def is_unet_matrix(name: str, param: Tensor) -> bool:
-    """Hidden matrices of the UNet; its ends, its time and text embedding and the text encoder stay with AdamW."""
+    """Whether a parameter, of any shape, is a hidden matrix of the UNet; all others use AdamW."""
     ends = ("conv_in", "conv_out", "time_emb", "add_embedding")
     return name.startswith("unet.") and param.ndim >= 2 and not any(end in name for end in ends)
 

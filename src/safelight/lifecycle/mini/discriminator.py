@@ -48,7 +48,8 @@ def hinge_loss(discriminator: nn.Module, images: Tensor, outputs: Tensor, styles
 
 
 def slope_with(outputs: Tensor, errors: Tensor, scores: Tensor, share: float) -> Tensor:
-    """The gradient at `outputs` that lowers `errors`, and one that raises `scores`, `share` times as long."""
+    """The gradient at `outputs` (b, 3, h, w) that lowers `errors`, plus one that raises `scores`, `share` times its
+    norm; errors are a scalar, scores may have any shape."""
     (errors_slope,) = torch.autograd.grad(errors, outputs)
     (scores_slope,) = torch.autograd.grad(scores.mean(), outputs)
     return errors_slope - share * errors_slope.norm() / scores_slope.norm().clamp_min(1e-12) * scores_slope

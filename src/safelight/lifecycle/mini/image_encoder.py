@@ -32,7 +32,7 @@ from safelight.lifecycle.mini.mini import ImageEncoderRecipe, MiniRecipe
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.checkpoint import load_checkpoint, restore, save_checkpoint, snapshot
 from safelight.lifecycle.training.optimizer import new_optimizers, set_rates
-from safelight.lifecycle.training.rates import Until, agreed_progress, rate_factor
+from safelight.lifecycle.training.rates import Until, rate_factor, shared_progress
 from safelight.lifecycle.training.seeds import seed_of
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.placement import fast_dtypes
@@ -49,6 +49,7 @@ class ClipPair(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, images: Tensor, *texts: Tensor) -> tuple[Tensor, ...]:
+        """Images (b, 3, side, side) and pooled texts (n, width) -> unit vectors, (b, dim) and (n, dim)."""
         pictures = F.normalize(self.vision(images).image_embeds.float(), dim=-1)
         return pictures, *(F.normalize(self.text_head(text).float(), dim=-1) for text in texts)
 
@@ -106,7 +107,7 @@ def train_image_encoder(
             spent = seconds + accelerator.num_processes * time.process_time()
             save_checkpoint(path, snapshot(step, spent, pair, average, optimizers) | {"text_encoder": texts.digest})
 
-    while (progress := agreed_progress(accelerator, until, step, began)) < 1:
+    while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=encoder.warmup, progress=progress, cooldown=encoder.cooldown))
         seed = seed_of(encoder.seed, step, accelerator.process_index)
         batch = batches.draw(seed, encoder.batch // accelerator.num_processes)
@@ -152,6 +153,7 @@ class Texts:
         self.known: dict[str, Tensor] = {}
 
     def pool(self, captions: Sequence[str]) -> Tensor:
+        """Pooled states (n, width) of the captions, each computed once."""
         if new := sorted({text for text in captions if text not in self.known}):
             for start in range(0, len(new), 256):
                 part = new[start : start + 256]
@@ -206,9 +208,9 @@ class Batches:
 
 
 def truths(captions: Sequence[str], subjects: Sequence[Subject], concepts: Sequence[str]) -> Tensor:
-    """Which caption is true of which picture: of its concept, and of what else the caption says.
+    """Bool (b, b): whether each caption is true of each picture, by concept and every attribute that it names.
 
-    A caption without a colour speaks of the artist's own, unless it is a recoloured copy's.
+    A caption without a colour means the artist's own colours, unless its picture is a recoloured copy.
     """
 
     def true(text: str, about: int, other: int) -> bool:

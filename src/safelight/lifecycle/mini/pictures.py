@@ -26,7 +26,7 @@ class DrawnBatch:
 
 
 class Pictures:
-    """The latents of every picture, and what may be said of each; held-out combinations are kept apart."""
+    """The latents of every picture, and its captions; held-out combinations are separate."""
 
     def __init__(self, recipe: MiniRecipe, artwork: Path, out: Path) -> None:
         self.recipe = recipe
@@ -59,7 +59,7 @@ class Pictures:
         draw = random.Random(seed)
         views = self.choose(draw, count)
         pairs = [caption_pair(self.subject(view), self.recipe.captions, draw) for view in views]
-        return DrawnBatch(self.latents[views].float(), [said for said, _ in pairs], [bare for _, bare in pairs])
+        return DrawnBatch(self.latents[views].float(), [caption for caption, _ in pairs], [bare for _, bare in pairs])
 
     def choose(self, draw: random.Random, count: int) -> list[int]:
         """Views: by concept first, then style, then colour."""

@@ -50,7 +50,7 @@ RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchOptions:
-    """What may be said of a run."""
+    """Options of a run."""
 
     out: Path
     """The folder of the run: data, checkpoints, logs."""
@@ -201,9 +201,9 @@ def spread(stage: Stage, orders: ScratchOptions, *, processes: int) -> None:
     """Run the stage as several one-thread processes that share each batch (gloo)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "-m", "safelight", "train", "scratch", stage, "--out", str(orders.out)]
-    wishes = {"--steps": orders.steps, "--moment": orders.until.moment, "--weights": orders.weights}
-    wishes |= {"--folder": orders.folder}
-    for option, value in wishes.items():
+    options = {"--steps": orders.steps, "--moment": orders.until.moment, "--weights": orders.weights}
+    options |= {"--folder": orders.folder}
+    for option, value in options.items():
         if value is not None:
             command += [option, str(value)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -114,7 +114,7 @@ class JudgeBatches:
         self.held = {"concept": held & self.popular, "style": unknown, "colour": held}
 
     def draw(self, question: str, recipe: QuestionRecipe, count: int, generator: torch.Generator) -> Tensor:
-        """Rows to learn from."""
+        """Random training rows, (count,) int64."""
         train = self.train[question].nonzero()[:, 0]
         popular = (self.train[question] & self.popular).nonzero()[:, 0]
         among = int(count * recipe.popular)

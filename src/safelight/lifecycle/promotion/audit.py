@@ -1,7 +1,7 @@
-"""Has a version learnt its pictures by heart? Its samples beside what it was trained on, and its losses.
+"""Has a version memorised its training pictures? Two tests: nearest neighbours and membership inference.
 
-samples, training pictures, held-out ones -> nearest pairs -> copies
-losses of training pictures, of held-out ones -> can one be told from the other?
+samples, training pictures, held-out pictures -> nearest pairs -> copies
+losses on training pictures, on held-out pictures -> area under the curve
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from safelight.errors import InvalidRequest
-from safelight.lifecycle.evaluation.memorisation import auc_interval, find_neighbours, in_words, membership_auc
+from safelight.lifecycle.evaluation.memorisation import auc_interval, describe_auc, find_neighbours, membership_auc
 from safelight.lifecycle.evaluation.similarity import coarse_pixels
 from safelight.lifecycle.promotion.compared_model import ComparedModel
-from safelight.lifecycle.promotion.training_data import ComparisonData, in_known_words, pictures
+from safelight.lifecycle.promotion.training_data import ComparisonData, open_pictures, replace_new_word
 from safelight.lifecycle.training.membership import denoising_losses
 from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.adapters.lora_merge import merge
@@ -33,41 +33,46 @@ from safelight.studio import Studio
 class ImageTextEncoder(Protocol):
     """An image encoder with its text encoder (`models/vision/similarity.py`, `models/vision/clip_similarity.py`)."""
 
-    def embed_images(self, images: Sequence[Image.Image]) -> Tensor: ...
-    def embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors (n, dim)."""
+        ...
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, dim), comparable to those of images."""
+        ...
 
 
-Heard = Callable[[str, int, int], None]
-"""Told what is being done, and how much of how much of it."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with the task's name, how much of it is done, and its total."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPictures:
-    """Pictures, and what the image encoder makes of each."""
+    """Pictures and their vectors from the image encoder, (n, dim)."""
 
     images: list[Image.Image]
     vectors: Tensor
 
-    def among(self, places: Sequence[int]) -> "EmbeddedPictures":
-        return EmbeddedPictures([self.images[place] for place in places], self.vectors[list(places)])
+    def select(self, indices: Sequence[int]) -> "EmbeddedPictures":
+        return EmbeddedPictures([self.images[index] for index in indices], self.vectors[list(indices)])
 
 
-def look_at(images: list[Image.Image], eyes: ImageTextEncoder) -> EmbeddedPictures:
-    return EmbeddedPictures(images, eyes.embed_images(images) if images else torch.zeros(0, 0))
+def embed(images: list[Image.Image], encoder: ImageTextEncoder) -> EmbeddedPictures:
+    return EmbeddedPictures(images, encoder.embed_images(images) if images else torch.zeros(0, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nearest:
-    """A sample, and the training picture that is most like it by the image encoder."""
+    """A sample and its nearest training picture by the image encoder, as indices."""
 
     sample: int
     training: int
     distance: float
-    """By the image encoder: between unit vectors, 0 to 2."""
+    """Between the unit vectors of the image encoder, 0 to 2."""
     pixel_distance: float
-    """From the nearest training picture by pixels, which may be another one."""
+    """To the nearest training picture by pixels, which may be a different one."""
     is_copy: bool
-    """Nearer by both than pictures that were never seen are."""
+    """Both distances are below their thresholds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,142 +81,151 @@ class Audit:
     num_held_out: int
     num_samples: int
     nearest: tuple[Nearest, ...]
-    """Of each sample."""
-    too_near: float
-    too_near_in_pixels: float
-    """What only one in twenty held-out pictures is below."""
+    """One for each sample."""
+    threshold: float
+    pixel_threshold: float
+    """Only one in twenty held-out pictures is nearer to a training picture than these distances."""
     membership_auc: float | None = None
-    """None where hardly a picture was held out."""
+    """None with fewer than two held-out pictures."""
     auc_low: float | None = None
     auc_high: float | None = None
 
     @property
-    def copied(self) -> list[Nearest]:
-        return [one for one in self.nearest if one.is_copy]
+    def copies(self) -> list[Nearest]:
+        return [pair for pair in self.nearest if pair.is_copy]
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What a policy may bound."""
-        found = {
-            "copies": len(self.copied) / self.num_samples,
-            "nearest_by_encoder": median(one.distance for one in self.nearest),
-            "too_near_by_encoder": self.too_near,
-            "nearest_by_pixels": median(one.pixel_distance for one in self.nearest),
-            "too_near_by_pixels": self.too_near_in_pixels,
+        """Metrics by the names that a policy uses."""
+        numbers = {
+            "copies": len(self.copies) / self.num_samples,
+            "nearest_by_encoder": median(pair.distance for pair in self.nearest),
+            "too_near_by_encoder": self.threshold,
+            "nearest_by_pixels": median(pair.pixel_distance for pair in self.nearest),
+            "too_near_by_pixels": self.pixel_threshold,
         }
         if self.membership_auc is None or self.auc_low is None or self.auc_high is None:
-            return found
+            return numbers
         interval = {"membership_auc_low": self.auc_low, "membership_auc_high": self.auc_high}
-        return found | {"membership_auc": self.membership_auc} | interval
+        return numbers | {"membership_auc": self.membership_auc} | interval
 
     @property
-    def words(self) -> list[str]:
-        """The findings, for who reads a report."""
-        said = [
-            f"{len(self.copied)} of {self.num_samples} samples are nearer to a training picture, in shape and in what "
-            "they show, than "
+    def findings(self) -> list[str]:
+        """The results in sentences, for the report."""
+        copies = (
+            f"{len(self.copies)} of {self.num_samples} samples are nearer to a training picture, in pixels and in "
+            "content, than "
             + (
                 f"19 of 20 of the {self.num_held_out} held-out pictures are."
                 if self.num_held_out
-                else "19 of 20 training pictures are to each other; none were held out."
+                else "19 of 20 training pictures are to each other; no pictures were held out."
             )
-        ]
+        )
         if self.membership_auc is None:
             return [
-                *said,
-                "Whether training pictures can be told from others was not measured: none were held out. Train with "
-                "--holdout 0.2, or name some like them with --held-out.",
+                copies,
+                "Membership inference was not measured, because fewer than two pictures were held out. Train with "
+                "--holdout 0.2, or give similar pictures with --held-out.",
             ]
         return [
-            *said,
-            f"{in_words(self.membership_auc)} (Area under the curve {self.membership_auc:.2f}, "
-            f"95 % interval {self.auc_low:.2f} to {self.auc_high:.2f}; .5 is a coin.)",
+            copies,
+            f"{describe_auc(self.membership_auc)} (Area under the curve {self.membership_auc:.2f}, "
+            f"95 % interval {self.auc_low:.2f} to {self.auc_high:.2f}; 0.5 is chance.)",
         ]
 
 
 def audit(
-    side: ComparedModel,
+    compared: ComparedModel,
     base: Model,
     before: Model | None,
     samples: EmbeddedPictures,
-    own: EmbeddedPictures,
-    material: ComparisonData,
-    eyes: ImageTextEncoder,
+    training: EmbeddedPictures,
+    data: ComparisonData,
+    encoder: ImageTextEncoder,
     studio: Studio,
     *,
-    heard: Heard,
+    on_progress: OnProgress,
 ) -> Audit:
-    """Of samples for what was learnt.
+    """Look for memorised training pictures in samples of the trained concept.
 
-    A copy is near both by the image encoder and by coarse pixels: a new picture of the object that was learnt is near
-    by the first alone, one of the same colours by the second alone.
+    A copy is near both by the image encoder and by coarse pixels: a new picture of the trained object is near
+    by the first alone, a picture of the same colours by the second alone.
 
     Args:
-        base: the model that the side is drawn with, before a LoRA or an embedding was added.
+        base: the model that `compared` is drawn with, before a LoRA or an embedding was added.
         before: the model before any training, if it is known: for a LoRA or an embedding, `base`.
-        own: the pictures of the material that it was trained on.
+        training: the training pictures of `data`.
+
+    Raises:
+        InvalidRequest: one training picture and no held-out ones give no threshold.
     """
-    held = look_at(pictures(material.held), eyes)
-    if len(own.images) < 2 and not held.images:
+    held_out = embed(open_pictures(data.held_out), encoder)
+    if len(training.images) < 2 and not held_out.images:
         raise InvalidRequest(
-            "one training picture alone says nothing of how near is too near; name pictures like it with --held-out"
+            "a single training picture gives no threshold for copies; give similar ones with --held-out"
         )
-    by_eye = find_neighbours(samples.vectors, own.vectors, held.vectors if held.images else None)
+    by_encoder = find_neighbours(samples.vectors, training.vectors, held_out.vectors if held_out.images else None)
     by_pixel = find_neighbours(
         coarse_pixels(samples.images),
-        coarse_pixels(own.images),
-        coarse_pixels(held.images) if held.images else None,
+        coarse_pixels(training.images),
+        coarse_pixels(held_out.images) if held_out.images else None,
     )
-    copies = {*by_eye.copies} & {*by_pixel.copies}
-    found = Audit(
-        num_training=len(own.images),
-        num_held_out=len(held.images),
+    copies = {*by_encoder.copies} & {*by_pixel.copies}
+    result = Audit(
+        num_training=len(training.images),
+        num_held_out=len(held_out.images),
         num_samples=len(samples.images),
         nearest=tuple(
             Nearest(
                 sample=sample,
-                training=by_eye.nearest[sample],
-                distance=by_eye.distances[sample],
+                training=by_encoder.nearest[sample],
+                distance=by_encoder.distances[sample],
                 pixel_distance=by_pixel.distances[sample],
                 is_copy=sample in copies,
             )
             for sample in range(len(samples.images))
         ),
-        too_near=by_eye.threshold,
-        too_near_in_pixels=by_pixel.threshold,
+        threshold=by_encoder.threshold,
+        pixel_threshold=by_pixel.threshold,
     )
-    if len(held.images) < 2:
-        return found
-    members, others = known_better(side, base, before, material, studio, heard=heard)
+    if len(held_out.images) < 2:
+        return result
+    members, others = relative_losses(compared, base, before, data, studio, on_progress=on_progress)
     low, high = auc_interval(members, others)
-    return replace(found, membership_auc=membership_auc(members, others), auc_low=low, auc_high=high)
+    return replace(result, membership_auc=membership_auc(members, others), auc_low=low, auc_high=high)
 
 
-def known_better(
-    side: ComparedModel, base: Model, before: Model | None, material: ComparisonData, studio: Studio, *, heard: Heard
+def relative_losses(
+    compared: ComparedModel,
+    base: Model,
+    before: Model | None,
+    data: ComparisonData,
+    studio: Studio,
+    *,
+    on_progress: OnProgress,
 ) -> tuple[Tensor, Tensor]:
-    """The losses of training and of held-out pictures, each less what the model before the training loses on it.
+    """The losses on training pictures (n,) and on held-out ones (m,), each less the loss of the untrained model.
 
-    A plain picture has a low loss whoever saw it; what the training took off it does not depend on that. Where the
-    model before is not known, the losses stand as they are.
+    A plain picture has a low loss whether or not it was trained on; the difference does not depend on that. Without
+    the untrained model, the losses are returned as they are.
     """
-    model, words = trained(side, base, studio)
-    shown = [(one, material.caption(one)) for one in (*material.own, *material.held)]
-    known = [(one, in_known_words(caption, material.recipe)) for one, caption in shown]
-    done, total = count(1), len(shown) * (1 if before is None else 2)
+    model, embeddings = apply_training(compared, base, studio)
+    captioned = [(picture, data.caption(picture)) for picture in (*data.training, *data.held_out)]
+    in_known_words = [(picture, replace_new_word(caption, data.recipe)) for picture, caption in captioned]
+    done, total = count(1), len(captioned) * (1 if before is None else 2)
 
-    def on_event() -> None:
-        heard("losses", next(done), total)
+    def on_picture() -> None:
+        on_progress("losses", next(done), total)
 
-    losses = denoising_losses(model, shown, words=words, heard=on_event)
+    losses = denoising_losses(model, captioned, embeddings=embeddings, on_picture=on_picture)
     if before is not None:
-        losses = losses - denoising_losses(before, known, heard=on_event)
-    return losses[: len(material.own)], losses[len(material.own) :]
+        losses = losses - denoising_losses(before, in_known_words, on_picture=on_picture)
+    return losses[: len(data.training)], losses[len(data.training) :]
 
 
-def trained(side: ComparedModel, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
-    """The model with what was learnt in its weights, and the words that were."""
-    version = side.version
+def apply_training(compared: ComparedModel, base: Model, studio: Studio) -> tuple[Model, dict[str, tuple[Tensor, ...]]]:
+    """The model with a LoRA merged in, and by word the vectors (n, dim) of an embedding for each text encoder."""
+    version = compared.version
     if version is None or version.kind == "checkpoint":
         return base, {}
     if version.kind == "embedding":
@@ -220,11 +234,11 @@ def trained(side: ComparedModel, base: Model, studio: Studio) -> tuple[Model, di
     active = LoraEffect(studio.models.catalogue).load_all(
         [PinnedLora(name=version.reference, digest=version.digest)], base
     )
-    return merge(base, active, name=side.name), {}
+    return merge(base, active, name=compared.name), {}
 
 
-def open_whole(name: str, digest: str, studio: Studio) -> Model:
-    """A model by itself, in float32: losses differ by less than half precision rounds."""
+def load_float32(name: str, digest: str, studio: Studio) -> Model:
+    """Load a model in float32: losses differ by less than the rounding of half precision."""
     path = studio.models.catalogue.find(name)
     placement = Placement(studio.models.placement.device, torch.float32)
     return load_model(describe(path), name=name, digest=digest, placement=placement)

@@ -1,8 +1,8 @@
-"""Two models held against each other: the same prompts, the same seeds, and somebody else's eyes.
+"""Compare two models: the same prompts, the same seeds, judged by an independent image encoder.
 
-sides, questions -> pictures -> numbers (lifecycle/evaluation/comparison.py) + audit -> Report
+two models, prompts -> pictures -> metrics (lifecycle/evaluation/comparison.py) + audit -> Report
 
-Pictures are kept as they are drawn: what was interrupted goes on with those that are missing.
+Each picture is saved as it is drawn, so an interrupted comparison resumes with the missing ones.
 """
 
 import hashlib
@@ -20,38 +20,47 @@ from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError, StorageFailed
 from safelight.events import Decoded, Event, Stored
 from safelight.lifecycle.evaluation.comparison import compare_pictures
-from safelight.lifecycle.promotion.audit import Audit, Heard, ImageTextEncoder, Nearest, audit, look_at, open_whole
+from safelight.lifecycle.promotion.audit import (
+    Audit,
+    EmbeddedPictures,
+    ImageTextEncoder,
+    Nearest,
+    OnProgress,
+    audit,
+    embed,
+    load_float32,
+)
 from safelight.lifecycle.promotion.compared_model import ComparedModel
 from safelight.lifecycle.promotion.prompt_set import ComparisonPrompt
-from safelight.lifecycle.promotion.training_data import ComparisonData, in_known_words, pictures
+from safelight.lifecycle.promotion.training_data import ComparisonData, open_pictures, replace_new_word
 from safelight.models.networks.load import Model
 from safelight.studio import Studio
 
 METHOD = 3
-"""Of the numbers: what was measured by another is measured again."""
-SHOWN = 12
-"""Pairs of a sample and its nearest training picture."""
+"""Version of the metrics: a report made by another version is measured again."""
+MAX_PAIRS = 12
+"""Pairs of a sample and its nearest training picture in a report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What is to be found out."""
+    """The two models, and how they are to be compared."""
 
     before: ComparedModel
     after: ComparedModel
-    questions: tuple[ComparisonPrompt, ...]
+    prompts: tuple[ComparisonPrompt, ...]
     seeds: int
     steps: int | None
-    material: ComparisonData | None
-    eyes_name: str
-    eyes_digest: str
+    data: ComparisonData | None
+    encoder_name: str
+    encoder_digest: str
 
     def digest(self) -> str:
-        """sha256 over all that the numbers depend on: the same question need not be asked twice."""
-        asked = [[one.prompt, one.neutral, one.judged_as] for one in self.questions]
+        """sha256 over all that the metrics depend on: the same comparison need not be measured twice."""
+        prompts = [[prompt.prompt, prompt.neutral, prompt.judged_as] for prompt in self.prompts]
         digests = [self.before.digests, self.after.digests]
-        rest = [self.seeds, self.steps, self.material.digest if self.material else "", self.eyes_digest, METHOD]
-        return hashlib.sha256(json.dumps([digests, asked, rest]).encode()).hexdigest()
+        rest = [self.seeds, self.steps, self.data.digest if self.data else "", self.encoder_digest, METHOD]
+        return hashlib.sha256(json.dumps([digests, prompts, rest]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,122 +72,135 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    asked: Comparison
+    comparison: Comparison
     numbers: dict[str, float]
     audit: Audit | None
     drawn: tuple[list[Image.Image], list[Image.Image]]
-    """Of the side before and the one after: each question with each seed, question by question."""
+    """The pictures of `before` and of `after`: prompt by prompt, each with all seeds."""
     pairs: tuple[Pair, ...]
-    """Samples beside the training pictures that they are most like: copies first, then the nearest."""
+    """Samples beside their nearest training pictures: copies first, then by distance."""
 
 
-def compare(asked: Comparison, eyes: ImageTextEncoder, studio: Studio, *, kept: Path, heard: Heard) -> ComparisonResult:
-    """Draw with both and measure; with `material`, audit the second. Where the two are one, it is drawn once.
+def compare(
+    comparison: Comparison, encoder: ImageTextEncoder, studio: Studio, *, folder: Path, on_progress: OnProgress
+) -> ComparisonResult:
+    """Draw with both models and measure; with `data`, audit the second. If both are the same, draw once.
 
     Args:
-        kept: a folder of this comparison alone, for its pictures.
+        folder: where this comparison, and no other, saves its pictures.
 
     Raises:
-        SafelightError: a picture could not be drawn, or not be kept.
+        SafelightError: a picture could not be drawn or saved.
     """
-    after = look_at(draw(asked.after, asked, studio, kept=kept / "after", heard=heard), eyes)
-    same = asked.before == asked.after
-    before = after if same else look_at(draw(asked.before, asked, studio, kept=kept / "before", heard=heard), eyes)
-    shape = len(asked.questions), asked.seeds, -1
-    own = look_at(pictures(asked.material.own) if asked.material else [], eyes)
+
+    def embedded(compared: ComparedModel, name: str) -> EmbeddedPictures:
+        images = draw(compared, comparison, studio, folder=folder / name, on_progress=on_progress)
+        return embed(images, encoder)
+
+    after = embedded(comparison.after, "after")
+    before = after if comparison.before == comparison.after else embedded(comparison.before, "before")
+    shape = len(comparison.prompts), comparison.seeds, -1
+    training = embed(open_pictures(comparison.data.training) if comparison.data else [], encoder)
     numbers = compare_pictures(
         before.vectors.view(shape),
         after.vectors.view(shape),
-        neutral=tensor([one.neutral for one in asked.questions]),
-        prompts=eyes.embed_prompts([one.judged_as for one in asked.questions]),
-        judged=tensor([bool(one.judged_as) for one in asked.questions]),
-        training=own.vectors if own.images else None,
+        neutral=tensor([prompt.neutral for prompt in comparison.prompts]),
+        prompts=encoder.embed_prompts([prompt.judged_as for prompt in comparison.prompts]),
+        judged=tensor([bool(prompt.judged_as) for prompt in comparison.prompts]),
+        training=training.vectors if training.images else None,
     )
-    found, pairs = None, ()
-    if asked.material is not None:
-        base = open_whole(asked.after.model, asked.after.model_digest, studio)
-        samples = after.among(learnt(asked))
-        found = audit(
-            asked.after,
+    audited, pairs = None, ()
+    if comparison.data is not None:
+        base = load_float32(comparison.after.model, comparison.after.model_digest, studio)
+        samples = after.select(taught_indices(comparison))
+        audited = audit(
+            comparison.after,
             base,
-            model_before(asked, base, studio),
+            load_model_before(comparison, base, studio),
             samples,
-            own,
-            asked.material,
-            eyes,
+            training,
+            comparison.data,
+            encoder,
             studio,
-            heard=heard,
+            on_progress=on_progress,
         )
-        numbers |= found.numbers
-        pairs = nearest_pairs(found, samples.images, own.images)
-    return ComparisonResult(asked=asked, numbers=numbers, audit=found, drawn=(before.images, after.images), pairs=pairs)
+        numbers |= audited.numbers
+        pairs = nearest_pairs(audited, samples.images, training.images)
+    drawn = before.images, after.images
+    return ComparisonResult(comparison=comparison, numbers=numbers, audit=audited, drawn=drawn, pairs=pairs)
 
 
-def nearest_pairs(found: Audit, samples: Sequence[Image.Image], own: Sequence[Image.Image]) -> tuple[Pair, ...]:
-    """All copies, and others up to `SHOWN`."""
-    ordered = sorted(found.nearest, key=lambda one: (not one.is_copy, one.distance))
-    shown = ordered[: max(SHOWN, len(found.copied))]
-    return tuple(Pair(sample=samples[one.sample], training=own[one.training], nearest=one) for one in shown)
+def nearest_pairs(audited: Audit, samples: Sequence[Image.Image], training: Sequence[Image.Image]) -> tuple[Pair, ...]:
+    """All copies, and others up to `MAX_PAIRS`."""
+    ordered = sorted(audited.nearest, key=lambda pair: (not pair.is_copy, pair.distance))
+    shown = ordered[: max(MAX_PAIRS, len(audited.copies))]
+    return tuple(Pair(sample=samples[pair.sample], training=training[pair.training], nearest=pair) for pair in shown)
 
 
-def draw(side: ComparedModel, asked: Comparison, studio: Studio, *, kept: Path, heard: Heard) -> list[Image.Image]:
-    """Each question with seeds 0, 1, ..., question by question; those that are kept are not drawn again."""
-    said = [spoken(question.prompt, side, asked) for question in asked.questions]
-    drafts = [side.draft(prompt, seed=seed, steps=asked.steps) for prompt in said for seed in range(asked.seeds)]
-    found = {place: image for place in range(len(drafts)) if (image := kept_picture(kept, place))}
-    missing = [place for place in range(len(drafts)) if place not in found]
+def draw(
+    compared: ComparedModel, comparison: Comparison, studio: Studio, *, folder: Path, on_progress: OnProgress
+) -> list[Image.Image]:
+    """Each prompt with seeds 0, 1, ..., prompt by prompt; pictures already in the folder are not drawn again."""
+    prompts = [prompt_for(prompt.prompt, compared, comparison) for prompt in comparison.prompts]
+    drafts = [
+        compared.draft(prompt, seed=seed, steps=comparison.steps)
+        for prompt in prompts
+        for seed in range(comparison.seeds)
+    ]
+    images = {index: image for index in range(len(drafts)) if (image := load_picture(folder, index))}
+    missing = [index for index in range(len(drafts)) if index not in images]
 
     def on_event(number: int, event: Event) -> None:
         match event:
             case Decoded(image=image):
-                found[missing[number]] = image
-                heard(f"drawing with {side.name}", len(found), len(drafts))
-            case Stored():  # what the checks let through
-                keep_picture(kept, missing[number], found[missing[number]])
+                images[missing[number]] = image
+                on_progress(f"drawing with {compared.name}", len(images), len(drafts))
+            case Stored():  # the checks have let it through
+                save_picture(folder, missing[number], images[missing[number]])
             case _:
                 pass
 
-    unwrapped(draw_all([drafts[place] for place in missing], studio, encoding=Encoding(), on_event=on_event))
-    return [found[place] for place in range(len(drafts))]
+    unwrapped(draw_all([drafts[index] for index in missing], studio, encoding=Encoding(), on_event=on_event))
+    return [images[index] for index in range(len(drafts))]
 
 
-def kept_picture(folder: Path, place: int) -> Image.Image | None:
+def load_picture(folder: Path, index: int) -> Image.Image | None:
     try:
-        with Image.open(folder / f"{place}.png") as image:
+        with Image.open(folder / f"{index}.png") as image:
             return image.convert("RGB")
     except OSError:
         return None
 
 
-def keep_picture(folder: Path, place: int, image: Image.Image) -> None:
+def save_picture(folder: Path, index: int, image: Image.Image) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{place}.partial", "png")
-        (folder / f"{place}.partial").rename(folder / f"{place}.png")
+        image.save(folder / f"{index}.partial", "png")
+        (folder / f"{index}.partial").rename(folder / f"{index}.png")
     except OSError as error:
-        raise StorageFailed(f"a picture could not be kept in {folder}: {error.strerror}") from None
+        raise StorageFailed(f"a picture could not be saved in {folder}: {error.strerror}") from None
 
 
-def spoken(prompt: str, side: ComparedModel, asked: Comparison) -> str:
-    """The prompt, as the side can read it."""
-    recipe = asked.material.recipe if asked.material else None
-    return prompt if side.word else in_known_words(prompt, recipe)
+def prompt_for(prompt: str, compared: ComparedModel, comparison: Comparison) -> str:
+    """The prompt in words that the compared model knows."""
+    recipe = comparison.data.recipe if comparison.data else None
+    return prompt if compared.embedding_name else replace_new_word(prompt, recipe)
 
 
-def learnt(asked: Comparison) -> Sequence[int]:
-    """The places of the pictures of what was learnt; all of them where every prompt is neutral."""
-    every = range(len(asked.questions) * asked.seeds)
-    return [place for place in every if not asked.questions[place // asked.seeds].neutral] or every
+def taught_indices(comparison: Comparison) -> Sequence[int]:
+    """Indices of the pictures whose prompts were taught; of all pictures if every prompt is neutral."""
+    every = range(len(comparison.prompts) * comparison.seeds)
+    return [index for index in every if not comparison.prompts[index // comparison.seeds].neutral] or every
 
 
-def model_before(asked: Comparison, base: Model, studio: Studio) -> Model | None:
-    """What the second side was before it was trained; None where that is not known."""
-    version = asked.after.version
+def load_model_before(comparison: Comparison, base: Model, studio: Studio) -> Model | None:
+    """The second model as it was before it was trained; None if that is not known."""
+    version = comparison.after.version
     if version is None:
         return None
     if version.kind != "checkpoint":
         return base
     for parent in version.lineage.parents:
         with suppress(SafelightError):
-            return open_whole(parent.name, studio.models.find(parent.name).digest, studio)
+            return load_float32(parent.name, studio.models.find(parent.name).digest, studio)
     return None

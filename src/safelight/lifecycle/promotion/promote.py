@@ -1,8 +1,8 @@
-"""An alias moves to a version that passed, or that somebody answers for; and back again.
+"""Move an alias to a version that passed its policy or was approved by override; roll it back.
 
-Every move is a turn in the alias's history (`models/registry/aliases.py`) with who, when and why: `passed`,
-`overridden` with the reasons against it, `rolled back`. With the first two, the turn keeps the whole report and the
-policy: the verdict can be looked up and repeated after the report's files are gone.
+Every move adds an entry to the alias's history (`models/registry/aliases.py`) with user, time and reason: `passed`,
+`overridden` with the reasons against it, `rolled back`. For the first two, the entry stores the whole report and the
+policy, so the verdict can be checked and repeated after the report's files are gone.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from safelight.models.registry.registry import Registry
 from safelight.models.registry.version import Pointing, Version
 
 if TYPE_CHECKING:
-    from safelight.lifecycle.promotion.report import Report  # its pictures need more than a rollback does
+    from safelight.lifecycle.promotion.report import Report  # imports Jinja and torch, which a rollback does not need
 
 ROLLED_BACK = "rolled back from "
 
@@ -21,32 +21,32 @@ ROLLED_BACK = "rolled back from "
 def promote(
     registry: Registry, version: Version, alias: str, report: "Report", policy: Policy, *, override: str = ""
 ) -> Pointing:
-    """Let `NAME@alias` point to the version.
+    """Point `NAME@alias` to the version.
 
     Args:
-        override: why it may go there although it did not pass; empty: it may not.
+        override: the reason for promoting a version that did not pass; empty: refuse it.
 
     Raises:
-        InvalidRequest: it did not pass; the message says why.
+        InvalidRequest: it did not pass; the message has the reasons.
     """
-    verdict, named = report.verdict(policy), report.digest[:16]
+    verdict, report_id = report.verdict(policy), report.digest[:16]
     if verdict.passed:
-        reason = f"passed; report {named}"
+        reason = f"passed; report {report_id}"
     elif override:
-        reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {named}"
+        reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {report_id}"
     else:
         raise InvalidRequest(
             f"{version.reference} does not become {version.name}@{alias}: {'; '.join(verdict.reasons)}. "
-            '--override "WHY" moves it all the same, and is recorded'
+            '--override "WHY" promotes it anyway and records the reason'
         )
     return registry.point(version.name, alias, version, reason=reason, gate=report.as_dict(policy))
 
 
 def roll_back(registry: Registry, name: str, alias: str, *, why: str = "") -> Pointing:
-    """Let the alias point to the version that it pointed to before; again, to the one before that.
+    """Point the alias to its previous version; repeated, to the one before that.
 
     Raises:
-        InvalidRequest: there is none before.
+        InvalidRequest: there is no previous version.
     """
     before: list[str] = []
     for turn in reversed(registry.history(name, alias)):

@@ -1,4 +1,5 @@
-"""What two models are asked: things that the second one learnt, and things that should have stayed as they were."""
+"""Prompts for a comparison: taught ones, which the second model was trained on, and neutral ones, which should not
+change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,43 +19,44 @@ MAX_CAPTIONS = 8
 class ComparisonPrompt:
     prompt: str
     neutral: bool
-    """It has nothing to do with what was learnt."""
+    """It is unrelated to the training data."""
     judged_as: str
-    """The prompt in words that an image encoder knows; empty where there are none."""
+    """The prompt in words that an image encoder knows; empty if there are none."""
 
 
-def questions_for(recipe: AnyRecipe | None, captions: Sequence[str]) -> list[ComparisonPrompt]:
-    """What a version was taught, as its recipe and captions say it, and the neutral prompts."""
+def prompts_for(recipe: AnyRecipe | None, captions: Sequence[str]) -> list[ComparisonPrompt]:
+    """Taught prompts from a version's recipe and captions, then the neutral ones."""
     match recipe:
-        case DreamBoothRecipe(prompt=prompt, class_prompt=kind):
-            learnt = [(prompt + where, kind + where if kind else "") for where in CONTEXTS]
+        case DreamBoothRecipe(prompt=prompt, class_prompt=class_prompt):
+            taught = [(prompt + where, class_prompt + where if class_prompt else "") for where in CONTEXTS]
         case EmbeddingRecipe(name=name, init=init):
             known = "" if init == "*" else f"a {init}"
-            learnt = [(f"a {name}{where}", known + where if known else "") for where in CONTEXTS]
+            taught = [(f"a {name}{where}", known + where if known else "") for where in CONTEXTS]
         case _:
-            said = [caption for caption in dict.fromkeys(captions) if caption]
-            learnt = [(caption, caption) for caption in said[:: max(1, len(said) // MAX_CAPTIONS)][:MAX_CAPTIONS]]
-    asked = [ComparisonPrompt(prompt=prompt, neutral=False, judged_as=known) for prompt, known in learnt]
-    return asked + [ComparisonPrompt(prompt=prompt, neutral=True, judged_as=prompt) for prompt in NEUTRAL]
+            distinct = [caption for caption in dict.fromkeys(captions) if caption]
+            stride = max(1, len(distinct) // MAX_CAPTIONS)
+            taught = [(caption, caption) for caption in distinct[::stride][:MAX_CAPTIONS]]
+    prompts = [ComparisonPrompt(prompt=prompt, neutral=False, judged_as=known) for prompt, known in taught]
+    return prompts + [ComparisonPrompt(prompt=prompt, neutral=True, judged_as=prompt) for prompt in NEUTRAL]
 
 
-def read_questions(path: Path) -> list[ComparisonPrompt]:
-    """A prompt a line; those after a line `neutral:` have nothing to do with what was learnt.
+def read_prompt_file(path: Path) -> list[ComparisonPrompt]:
+    """Read one prompt per line; those after a line `neutral:` are neutral. Lines with # are comments.
 
     Raises:
-        InvalidRequest: the file cannot be read, or says nothing.
+        InvalidRequest: the file cannot be read, or has no prompts.
     """
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from None
-    questions: list[ComparisonPrompt] = []
+    prompts: list[ComparisonPrompt] = []
     neutral = False
     for line in lines:
         if line == "neutral:":
             neutral = True
         elif line and not line.startswith("#"):
-            questions.append(ComparisonPrompt(prompt=line, neutral=neutral, judged_as=line))
-    if not questions:
-        raise InvalidRequest(f"{path} holds no prompts: write one a line")
-    return questions
+            prompts.append(ComparisonPrompt(prompt=line, neutral=neutral, judged_as=line))
+    if not prompts:
+        raise InvalidRequest(f"{path} has no prompts: write one per line")
+    return prompts

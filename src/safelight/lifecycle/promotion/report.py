@@ -1,4 +1,4 @@
-"""What a comparison came to: JSON for machines, a page with its pictures for people."""
+"""The report of a comparison: JSON for programs, an HTML page with the pictures for people."""
 
 import base64
 import json
@@ -17,27 +17,28 @@ from safelight.imaging.grid import paste
 from safelight.lifecycle.evaluation.gate import Policy, Verdict, judge_report
 from safelight.lifecycle.promotion.compare import ComparisonResult
 
-Shown = dict[str, Any]
-"""What the page shows beside the numbers, as JSON: rows of pictures, pairs with training pictures, how many seeds."""
-WIDEST = 160
-"""Pixels, of a picture on the page."""
+ReportPictures = dict[str, Any]
+"""The page's pictures as JSON: rows by prompt, pairs of a sample and a training picture, the number of seeds."""
+MAX_SIDE = 160
+"""Longest side of a picture on the page, in pixels."""
 MEANINGS = {
-    "prompt_fidelity_change": "share of pictures that fit their prompt best of all asked, less that of before",
-    "likeness_change": "how much nearer pictures have come to what was learnt",
-    "diversity_ratio": "how much pictures of one prompt differ, as a share of before",
-    "neutral_drift": "how far pictures of other things moved, as a share of what another prompt changes",
-    "copies": "share of samples that are too near to a training picture",
-    "membership_auc": "how well training pictures can be told from others by their losses; .5 is a coin",
+    "prompt_fidelity_change": "change in the share of pictures most similar to their own prompt of the set",
+    "likeness_change": "change in similarity to the training pictures",
+    "diversity_ratio": "difference between pictures of one prompt, relative to the model before",
+    "neutral_drift": "change of pictures of neutral prompts, relative to the change between prompts",
+    "copies": "share of samples too near to a training picture",
+    "membership_auc": "how well losses distinguish training pictures from others; 0.5 is chance",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     digest: str
-    """Of what was asked (`Comparison.digest`)."""
+    """`Comparison.digest`."""
     before: str
     after: str
     eyes: str
+    """Name of the image encoder; the field's name is stored."""
     made: str
     numbers: dict[str, float]
     words: list[str]
@@ -51,73 +52,73 @@ class Report:
 
     def as_dict(self, policy: Policy) -> dict[str, Any]:
         verdict = self.verdict(policy)
-        known = {
+        fields = {
             name: getattr(self, name) for name in ("digest", "before", "after", "eyes", "made", "numbers", "words")
         }
-        return known | {
+        return fields | {
             "policy": policy.model_dump(exclude_none=True)["metrics"],
             "passed": verdict.passed,
             "reasons": list(verdict.reasons),
         }
 
 
-def report_of(findings: ComparisonResult) -> Report:
-    asked = findings.asked
+def make_report(result: ComparisonResult) -> Report:
+    comparison = result.comparison
     return Report(
-        digest=asked.digest(),
-        before=asked.before.name,
-        after=asked.after.name,
-        eyes=asked.eyes_name,
+        digest=comparison.digest(),
+        before=comparison.before.name,
+        after=comparison.after.name,
+        eyes=comparison.encoder_name,
         made=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        numbers={name: round(number, 4) for name, number in findings.numbers.items()},
-        words=[*asked.after.doubts, *(findings.audit.words if findings.audit else [NOTHING_KNOWN])],
+        numbers={name: round(number, 4) for name, number in result.numbers.items()},
+        words=[*comparison.after.caveats, *(result.audit.findings if result.audit else [NO_TRAINING_DATA])],
     )
 
 
-NOTHING_KNOWN = (
-    "What the second model was trained on is not known or no longer there, so nothing is said of likeness and memory: "
-    "name the pictures with --data."
+NO_TRAINING_DATA = (
+    "The training pictures of the second model are not known or no longer exist, so likeness and memorisation were not "
+    "measured: name the pictures with --data."
 )
 
 
-def kept_report(folder: Path, digest: str) -> tuple[Report, Shown] | None:
-    """One that was made of the same question before, and its pictures."""
+def load_report(folder: Path, digest: str) -> tuple[Report, ReportPictures] | None:
+    """The stored report of the same comparison and its pictures, if there is one."""
     try:
-        known = json.loads((folder / f"{digest[:16]}.json").read_text("utf-8"))
-        shown = json.loads((folder / f"{digest[:16]}.pictures").read_text("utf-8"))
-        return Report(**{name: known[name] for name in Report.__dataclass_fields__}), shown
+        stored = json.loads((folder / f"{digest[:16]}.json").read_text("utf-8"))
+        pictures = json.loads((folder / f"{digest[:16]}.pictures").read_text("utf-8"))
+        return Report(**{name: stored[name] for name in Report.__dataclass_fields__}), pictures
     except (OSError, ValueError, KeyError):
         return None
 
 
-def write_report(folder: Path, report: Report, shown: Shown, policy: Policy) -> Path:
-    """DIGEST.html, which it returns, and DIGEST.json: numbers, and the verdict of this policy on them.
+def write_report(folder: Path, report: Report, pictures: ReportPictures, policy: Policy) -> Path:
+    """Write DIGEST.html and DIGEST.json, the numbers with the verdict of this policy. Returns the HTML page's path.
 
-    DIGEST.pictures is kept for the same numbers under another policy.
+    DIGEST.pictures is stored to render the same numbers under another policy.
 
     Raises:
-        StorageFailed: there is no room, or no right to write.
+        StorageFailed: the disk is full, or the folder cannot be written to.
     """
-    data, page, pictures = (folder / f"{report.digest[:16]}.{ending}" for ending in ("json", "html", "pictures"))
+    data, page, stored = (folder / f"{report.digest[:16]}.{ending}" for ending in ("json", "html", "pictures"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures.write_text(json.dumps(shown), "utf-8")
-        page.write_text(as_page(report, shown, policy), "utf-8")
+        stored.write_text(json.dumps(pictures), "utf-8")
+        page.write_text(as_page(report, pictures, policy), "utf-8")
         data.write_text(json.dumps(report.as_dict(policy), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise StorageFailed(f"the report could not be written to {folder}: {error.strerror}") from None
     return page
 
 
-def shown_of(findings: ComparisonResult) -> Shown:
-    asked = findings.asked
+def pictures_of(result: ComparisonResult) -> ReportPictures:
+    comparison = result.comparison
     rows = [
         {
-            "prompt": question.prompt,
-            "neutral": question.neutral,
-            "sheets": [as_url(row_of(drawn, number, asked.seeds)) for drawn in findings.drawn],
+            "prompt": prompt.prompt,
+            "neutral": prompt.neutral,
+            "sheets": [as_url(row_of(drawn, number, comparison.seeds)) for drawn in result.drawn],
         }
-        for number, question in enumerate(asked.questions)
+        for number, prompt in enumerate(comparison.prompts)
     ]
     pairs = [
         {
@@ -126,33 +127,34 @@ def shown_of(findings: ComparisonResult) -> Shown:
             "pixel_distance": pair.nearest.pixel_distance,
             "is_copy": pair.nearest.is_copy,
         }
-        for pair in findings.pairs
+        for pair in result.pairs
     ]
-    return {"rows": rows, "pairs": pairs, "seeds": asked.seeds}
+    return {"rows": rows, "pairs": pairs, "seeds": comparison.seeds}
 
 
-def as_page(report: Report, shown: Shown, policy: Policy) -> str:
+def as_page(report: Report, pictures: ReportPictures, policy: Policy) -> str:
     gates = [gate(name, report.numbers.get(name), policy) for name in policy.metrics]
     environment = Environment(loader=PackageLoader("safelight.lifecycle.promotion", "."), autoescape=True)
     return environment.get_template("report.html").render(
         report=report,
         verdict=report.verdict(policy),
         gates=gates,
-        **shown,
+        **pictures,
     )
 
 
 def gate(name: str, value: float | None, policy: Policy) -> dict[str, Any]:
+    """One row of the page's table: a metric, its value, and its bounds."""
     bound = policy.metrics[name]
     wanted = [f"at least {bound.min:g}"] if bound.min is not None else []
     wanted += [f"at most {bound.max:g}"] if bound.max is not None else []
-    one = Policy(metrics={name: bound})
+    single = Policy(metrics={name: bound})
     return {
         "name": name,
         "meaning": MEANINGS.get(name, ""),
         "value": "not measured" if value is None else f"{value:.3f}",
         "wanted": " and ".join(wanted),
-        "passed": judge_report(one, {} if value is None else {name: value}).passed,
+        "passed": judge_report(single, {} if value is None else {name: value}).passed,
     }
 
 
@@ -162,7 +164,7 @@ def row_of(drawn: Sequence[Image.Image], number: int, seeds: int) -> Image.Image
 
 def smaller(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
-    image.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
 
 

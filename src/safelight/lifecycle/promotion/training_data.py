@@ -1,4 +1,4 @@
-"""What a version was trained on, and pictures of the same kind that it never saw."""
+"""The training pictures of a version, and held-out pictures of the same kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image
 from safelight.errors import InvalidRequest
 from safelight.imaging.open_image import open_image
 from safelight.lifecycle.training.check import MAX_BYTES, MAX_PIXELS, check
-from safelight.lifecycle.training.dataset import Ready, hold_out, make_ready
+from safelight.lifecycle.training.dataset import TrainingPicture, assign_buckets, hold_out
 from safelight.lifecycle.training.recipe import AnyRecipe, DreamBoothRecipe, EmbeddingRecipe, LoraRecipe, parse_recipe
 from safelight.lifecycle.training.sources import find_examples
 from safelight.models.checkpoints.families import Description
@@ -19,14 +19,14 @@ from safelight.models.vision.similarity import opaque
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonData:
-    own: tuple[Ready, ...]
-    held: tuple[Ready, ...]
-    """Empty where none were kept aside."""
+    training: tuple[TrainingPicture, ...]
+    held_out: tuple[TrainingPicture, ...]
+    """Empty if none were held out."""
     digest: str
     recipe: AnyRecipe
 
-    def caption(self, ready: Ready) -> str:
-        """What was said of it in training."""
+    def caption(self, ready: TrainingPicture) -> str:
+        """The caption that a picture was trained with."""
         match self.recipe:
             case DreamBoothRecipe(prompt=prompt):
                 return prompt
@@ -36,64 +36,65 @@ class ComparisonData:
                 return ready.example.caption or ""
 
 
-def in_known_words(text: str, recipe: AnyRecipe | None) -> str:
-    """Without a new word that the model before has never heard: what the word began with stands in for it."""
+def replace_new_word(text: str, recipe: AnyRecipe | None) -> str:
+    """Replace an embedding's new word, which the untrained model does not know, by the word it was initialised from."""
     if not isinstance(recipe, EmbeddingRecipe):
         return text
     return text.replace(recipe.name, "thing" if recipe.init == "*" else recipe.init)
 
 
 def recipe_of(version: Version | None) -> AnyRecipe | None:
-    """How it was trained, if safelight trained it and says so."""
-    said = version.lineage.recipe if version is not None else {}
-    if not said:
+    """The recipe that a version was trained with, if safelight recorded one that it can read."""
+    fields = version.lineage.recipe if version is not None else {}
+    if not fields:
         return None
     try:
-        return parse_recipe(said)
-    except InvalidRequest:  # of another version of safelight
+        return parse_recipe(fields)
+    except InvalidRequest:  # written by another version of safelight
         return None
 
 
-def find_material(
-    recipe: AnyRecipe | None, about: Description, *, data: str | None, held_out: str | None
+def find_comparison_data(
+    recipe: AnyRecipe | None, description: Description, *, location: str | None, held_out: str | None
 ) -> ComparisonData | None:
-    """The pictures of the recipe's run, or of `data`; None where nobody knows which these were, or the run's are gone.
+    """The pictures at `location`, else those of the recipe; None if neither is known, or the recipe's are gone.
 
-    Those that the run kept aside are its held-out ones, with those of `held_out`.
+    Held out are those that the run held out, and those at `held_out`.
 
     Raises:
-        InvalidRequest: there is nothing, or nothing can be read.
+        InvalidRequest: no picture there can be opened.
     """
-    where = data or (recipe.data if recipe is not None and is_there(recipe.data) else None)
-    if where is None:
+    location = location or (recipe.data if recipe is not None and may_exist(recipe.data) else None)
+    if location is None:
         return None
     if recipe is None:
-        recipe = LoraRecipe(name="unknown", data=where)
-    own, digest = read(where, about, recipe)
-    learnt, kept = hold_out(own, recipe.holdout, recipe.seed)
+        recipe = LoraRecipe(name="unknown", data=location)
+    pictures, digest = read_pictures(location, description, recipe)
+    training, kept_aside = hold_out(pictures, recipe.holdout, recipe.seed)
     if held_out is not None:
-        others, more = read(held_out, about, recipe)
-        kept, digest = [*kept, *others], f"{digest} {more}"
-    return ComparisonData(own=tuple(learnt), held=tuple(kept), digest=digest, recipe=recipe)
+        others, other_digest = read_pictures(held_out, description, recipe)
+        kept_aside, digest = [*kept_aside, *others], f"{digest} {other_digest}"
+    return ComparisonData(training=tuple(training), held_out=tuple(kept_aside), digest=digest, recipe=recipe)
 
 
-def read(where: str, about: Description, recipe: AnyRecipe) -> tuple[list[Ready], str]:
-    report = check(find_examples(where), data=where, min_side=8, needs_captions=False, needs_masks=False)
+def read_pictures(location: str, description: Description, recipe: AnyRecipe) -> tuple[list[TrainingPicture], str]:
+    """The pictures at a location, cut to their buckets, and the digest of them all."""
+    report = check(find_examples(location), data=location, min_side=8, needs_captions=False, needs_masks=False)
     if not report.good:
-        raise InvalidRequest(f"{where} holds no picture that can be opened")
-    return make_ready(report.good, about, recipe), report.digest
+        raise InvalidRequest(f"{location} has no picture that can be opened")
+    return assign_buckets(report.good, description, recipe), report.digest
 
 
-def pictures(ready: Sequence[Ready]) -> list[Image.Image]:
-    """As they were learnt from: over white, cut to their buckets."""
+def open_pictures(ready: Sequence[TrainingPicture]) -> list[Image.Image]:
+    """The pictures as the network was trained on them: over white, cut to their buckets."""
     return [
-        one.cut.apply(
-            opaque(open_image(one.example.read(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES, mode="RGBA"))
+        picture.crop.apply(
+            opaque(open_image(picture.example.read(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES, mode="RGBA"))
         )
-        for one in ready
+        for picture in ready
     ]
 
 
-def is_there(data: str) -> bool:
-    """What lies behind a URL is taken to be."""
+def may_exist(data: str) -> bool:
+    """Whether the path exists; a URL is assumed to."""
     return "://" in data or Path(data).exists()

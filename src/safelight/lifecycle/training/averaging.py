@@ -1,4 +1,4 @@
-"""A running average of the weights (EMA): what is sampled from and shipped."""
+"""A running average of the weights (EMA), used for samples and for the saved model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +24,13 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the network holds the average; afterwards its own weights again."""
-        kept = [param.detach().clone() for param in self.params]
+        """Give the network the average for the duration of the block, then its own weights again."""
+        own = [param.detach().clone() for param in self.params]
         copy_into(self.params, self.shadow)
         try:
             yield
         finally:
-            copy_into(self.params, kept)
+            copy_into(self.params, own)
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "shadow": self.shadow}
@@ -42,5 +42,6 @@ class Average:
 
 @torch.no_grad()
 def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target, in place; both have the same shape."""
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)

@@ -1,4 +1,4 @@
-"""Sizes that pictures of like proportions share: about one area, sides of whole steps."""
+"""Aspect-ratio buckets: sizes of about the same area whose sides are multiples of a step."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,35 @@ from PIL import Image
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-WIDEST = 3.0
-"""Longer pictures are cut to this proportion of the longer side to the shorter."""
+MAX_ASPECT_RATIO = 3.0
+"""Pictures with a larger ratio of the longer to the shorter side are cropped to it."""
 
 
-def sizes(resolution: int, step: int) -> list[Size]:
-    """Every size of at most resolution² pixels, with the widest first of its height; the square is one of them."""
+def bucket_sizes(resolution: int, step: int) -> list[Size]:
+    """For each side, the largest size of at most resolution² pixels; the square is one of them."""
     square = max(step, resolution // step * step)
     found = {(square, square)}
-    for side in range(step, int(square * WIDEST**0.5) + 1, step):
+    for side in range(step, int(square * MAX_ASPECT_RATIO**0.5) + 1, step):
         other = max(step, resolution * resolution // side // step * step)
-        if max(side, other) / min(side, other) <= WIDEST:
+        if max(side, other) / min(side, other) <= MAX_ASPECT_RATIO:
             found |= {(side, other), (other, side)}
     return sorted(found)
 
 
-def nearest_size(size: Size, among: list[Size]) -> Size:
-    """Of the closest proportion; of two alike, the larger."""
-    proportion = size[0] / size[1]
+def nearest_size(size: Size, buckets: list[Size]) -> Size:
+    """The bucket of the closest aspect ratio; of two equal ones, the larger."""
+    ratio = size[0] / size[1]
 
-    def distance(one: Size) -> tuple[float, int]:
-        ours = one[0] / one[1]
-        return max(ours / proportion, proportion / ours), -one[0] * one[1]
+    def distance(bucket: Size) -> tuple[float, int]:
+        bucket_ratio = bucket[0] / bucket[1]
+        return max(bucket_ratio / ratio, ratio / bucket_ratio), -bucket[0] * bucket[1]
 
-    return min(among, key=distance)
+    return min(buckets, key=distance)
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """How a picture becomes one of its bucket: scaled to cover it, then cut in the middle."""
+    """Fits a picture to its bucket: scale it to cover the bucket, then crop the middle."""
 
     bucket: Size
     scaled: Size
@@ -46,7 +46,7 @@ class Crop:
         return image.resize(self.scaled, Image.Resampling.LANCZOS).crop(box)
 
 
-def cut_for(size: Size, bucket: Size) -> Crop:
+def crop_for(size: Size, bucket: Size) -> Crop:
     scale = max(bucket[0] / size[0], bucket[1] / size[1])
     scaled = max(bucket[0], round(size[0] * scale)), max(bucket[1], round(size[1] * scale))
     return Crop(bucket, scaled, (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2)

@@ -1,17 +1,17 @@
-"""What is said of a picture, each time it is shown."""
+"""Caption dropout, tag shuffling, and templates around a new word."""
 
 import random
 
 
-def worded(caption: str, draw: random.Random, *, dropout: float, shuffle: bool, keep: int) -> str:
-    """The caption, or nothing; its tags, but for the first `keep`, in another order."""
-    if dropout and draw.random() < dropout:
+def augment_caption(caption: str, rng: random.Random, *, dropout: float, shuffle: bool, keep: int) -> str:
+    """Drop the caption with probability `dropout`; with `shuffle`, shuffle its tags after the first `keep`."""
+    if dropout and rng.random() < dropout:
         return ""
     if not shuffle:
         return caption
     tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
     rest = tags[keep:]
-    draw.shuffle(rest)
+    rng.shuffle(rest)
     return ", ".join([*tags[:keep], *rest])
 
 
@@ -24,8 +24,8 @@ STYLE = (
     "a picture in the style of {}", "a drawing in the style of {}", "a painting in the style of {}", "{} style",
     "a nice picture in the style of {}", "a close-up in the style of {}", "a rendering in the style of {}",
 )  # fmt: skip
-"""Sentences around a new word, after those of textual inversion's authors (arXiv:2208.01618)."""
+"""Templates around a new word, after those of textual inversion's authors (arXiv:2208.01618)."""
 
 
-def sentence(name: str, draw: random.Random, *, concept: str) -> str:
-    return draw.choice(STYLE if concept == "style" else OBJECT).format(name)
+def template_caption(name: str, rng: random.Random, *, concept: str) -> str:
+    return rng.choice(STYLE if concept == "style" else OBJECT).format(name)

@@ -1,6 +1,6 @@
-"""Captions as the network reads them: like `models/networks/encode.py`, with gradients, without the grammar of prompts.
+"""Encode captions for training: like `models/networks/encode.py`, with gradients and without prompt syntax.
 
-Brackets in a caption are text, and what does not fit into one chunk is cut off, as every trainer does.
+Brackets in a caption are text, and tokens beyond one chunk are cut off, as in every trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,52 +14,59 @@ from safelight.models.networks.load import Model
 from safelight.models.networks.tokenize import Chunk, Tokenizer, frame, units
 from safelight.prompts.weights import Weighted
 
-Told = tuple[Tensor, Tensor | None]
-"""(b, tokens, dim) states, and SDXL's pooled ones."""
+EncodedCaptions = tuple[Tensor, Tensor | None]
+"""Hidden states (b, tokens, dim), and SDXL's pooled embeddings (b, dim)."""
 
 
 class CaptionEncoder(nn.Module):
-    """The text encoders of a model; `words` are new ones, with their vectors for each encoder."""
+    """The text encoders of a model.
+
+    Args:
+        cache: encode each caption once and reuse the result; only for text encoders that are not trained.
+        embeddings: by word, the vectors (n, dim) that replace it, for each text encoder.
+    """
 
     def __init__(
-        self, model: Model, *, clip_skip: int, remember: bool, words: Mapping[str, Sequence[Tensor]] | None = None
+        self, model: Model, *, clip_skip: int, cache: bool, embeddings: Mapping[str, Sequence[Tensor]] | None = None
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList([encoder.network for encoder in model.text_encoders])
         self.tokenizers = [encoder.tokenizer for encoder in model.text_encoders]
         self.penultimate = model.description.family.penultimate
         self.clip_skip = clip_skip
-        self.words = dict(words or {})
-        self.remembered: dict[str, Told] | None = {} if remember else None
+        self.embeddings = dict(embeddings or {})
+        self.cached: dict[str, EncodedCaptions] | None = {} if cache else None
 
-    def forward(self, captions: Sequence[str]) -> Told:
-        if self.remembered is None:
-            return self.read(captions)
-        missing = [caption for caption in dict.fromkeys(captions) if caption not in self.remembered]
+    def forward(self, captions: Sequence[str]) -> EncodedCaptions:
+        if self.cached is None:
+            return self.encode(captions)
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self.cached]
         if missing:
             with torch.no_grad():
-                context, pooled = self.read(missing)
+                context, pooled = self.encode(missing)
             for row, caption in enumerate(missing):
-                self.remembered[caption] = context[row], None if pooled is None else pooled[row]
-        told = [self.remembered[caption] for caption in captions]
-        pooled = [one for _, one in told if one is not None]
-        return torch.stack([context for context, _ in told]), torch.stack(pooled) if pooled else None
+                self.cached[caption] = context[row], None if pooled is None else pooled[row]
+        encoded = [self.cached[caption] for caption in captions]
+        pooled = [vector for _, vector in encoded if vector is not None]
+        return torch.stack([context for context, _ in encoded]), torch.stack(pooled) if pooled else None
 
-    def read(self, captions: Sequence[str]) -> Told:
-        parts = [self.read_by(number, captions) for number in range(len(self.networks))]
-        pooled = [one for _, one in parts if one is not None]
+    def encode(self, captions: Sequence[str]) -> EncodedCaptions:
+        """Encode with all text encoders; their states are concatenated along `dim`."""
+        parts = [self.encode_with(number, captions) for number in range(len(self.networks))]
+        pooled = [vectors for _, vectors in parts if vectors is not None]
         return torch.cat([context for context, _ in parts], dim=-1), pooled[0] if pooled else None
 
-    def read_by(self, number: int, captions: Sequence[str]) -> Told:
+    def encode_with(self, number: int, captions: Sequence[str]) -> EncodedCaptions:
+        """Encode with the text encoder of that number alone."""
         network: Any = self.networks[number]
-        chunks = [first_chunk(caption, self.tokenizers[number], self.sizes) for caption in captions]
+        chunks = [first_chunk(caption, self.tokenizers[number], self.num_vectors) for caption in captions]
         ids = torch.tensor([chunk.ids for chunk in chunks], device=next(network.parameters()).device)
-        places: list[Replacement] = [
-            (row, position, self.words[vector.name][number][vector.number])
+        replacements: list[Replacement] = [
+            (row, position, self.embeddings[vector.name][number][vector.number])
             for row, chunk in enumerate(chunks)
             for position, vector in chunk.vectors
         ]
-        with replaced(network, places):
+        with replaced(network, replacements):
             output = network(ids, output_hidden_states=self.penultimate or self.clip_skip > 1)
         if self.penultimate:
             states = output.hidden_states[-(self.clip_skip + 1)]
@@ -70,10 +77,11 @@ class CaptionEncoder(nn.Module):
         return states, getattr(output, "text_embeds", None)
 
     @property
-    def sizes(self) -> dict[str, int]:
-        return {name: len(vectors[0]) for name, vectors in self.words.items()}
+    def num_vectors(self) -> dict[str, int]:
+        """How many tokens each embedding takes, by its word."""
+        return {name: len(vectors[0]) for name, vectors in self.embeddings.items()}
 
 
-def first_chunk(caption: str, tokenizer: Tokenizer, words: Mapping[str, int]) -> Chunk:
-    tokens = [token for unit in units(Weighted(caption, 1.0), tokenizer, words) for token in unit]
+def first_chunk(caption: str, tokenizer: Tokenizer, num_vectors: Mapping[str, int]) -> Chunk:
+    tokens = [token for unit in units(Weighted(caption, 1.0), tokenizer, num_vectors) for token in unit]
     return frame(tokens[: tokenizer.max_length - 2], tokenizer)

@@ -1,7 +1,7 @@
-"""Looks at pictures and captions before anything is learnt from them.
+"""Check pictures and captions before training.
 
-Errors are what nothing can be learnt from, and stop a run unless they may be left out; warnings are what a model would
-learn and its owner may not want.
+Errors are examples that cannot be trained on; they stop a run unless they may be skipped. Warnings are examples that
+can be, but probably should not.
 """
 
 import hashlib
@@ -21,9 +21,10 @@ from safelight.imaging.open_image import open_image
 from safelight.lifecycle.training.sources import Example, Read
 
 MAX_PIXELS, MAX_BYTES = 89_000_000, 256 * 2**20
-ALIKE_BITS = 2
-"""Pictures whose 64-bit hashes differ in no more bits look the same to people, as a rule."""
-SHOWN = 3
+MAX_DUPLICATE_BITS = 2
+"""Pictures whose 64-bit perceptual hashes differ in no more bits usually look the same to people."""
+MAX_NAMES = 3
+"""Names listed for each kind of problem."""
 Kind = Literal[
     "unreadable picture", "tiny picture", "missing caption", "empty caption", "missing mask", "same picture",
     "nearly the same picture", "nearly the same caption",
@@ -49,8 +50,8 @@ class CheckedExample:
     example: Example
     size: tuple[int, int]
     sha256: str
-    look: int
-    """Its perceptual hash."""
+    perceptual_hash: int
+    """64 bits, by `dhash`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,35 +59,36 @@ class DataReport:
     data: str
     num_examples: int
     good: tuple[CheckedExample, ...] = field(repr=False)
-    """What can be learnt from."""
-    faults: tuple[ExampleProblem, ...]
+    """The examples that can be trained on."""
+    problems: tuple[ExampleProblem, ...]
     digest: str
-    """sha256 over the good ones: pictures, captions, masks."""
+    """sha256 over the good examples: pictures, captions, masks."""
 
     @property
     def errors(self) -> list[ExampleProblem]:
-        return [fault for fault in self.faults if fault.is_error]
+        return [problem for problem in self.problems if problem.is_error]
 
     def lines(self) -> list[str]:
-        """One for each kind of fault, with the first few names."""
+        """One line for each kind of problem, with the first few names."""
         lines: list[str] = []
-        for kind in dict.fromkeys(fault.kind for fault in self.faults):
-            of_kind = [fault for fault in self.faults if fault.kind == kind]
-            named = [" = ".join(fault.keys[:4]) + (f" ({fault.why})" if fault.why else "") for fault in of_kind]
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            lines.append(f"{'error' if of_kind[0].is_error else 'warning'}: {kind}: {'; '.join(named[:SHOWN])}{more}")
+        for kind in dict.fromkeys(problem.kind for problem in self.problems):
+            of_kind = [problem for problem in self.problems if problem.kind == kind]
+            names = [" = ".join(each.keys[:4]) + (f" ({each.why})" if each.why else "") for each in of_kind]
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            level = "error" if of_kind[0].is_error else "warning"
+            lines.append(f"{level}: {kind}: {'; '.join(names[:MAX_NAMES])}{more}")
         return lines
 
     def write(self, path: Path) -> None:
-        about = {
+        content = {
             "data": self.data,
             "digest": self.digest,
             "examples": self.num_examples,
             "good": len(self.good),
-            "faults": [asdict(fault) for fault in self.faults],
+            "faults": [asdict(problem) for problem in self.problems],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def check(
@@ -96,34 +98,35 @@ def check(
     min_side: int = 64,
     needs_captions: bool = True,
     needs_masks: bool = False,
-    tell: Callable[[int, int], None] = lambda _done, _total: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> DataReport:
-    """Open every picture once."""
+    """Open every picture once; `on_progress` is called with the number of checked examples and their total."""
     good: list[CheckedExample] = []
-    faults: list[ExampleProblem] = []
+    problems: list[ExampleProblem] = []
     total = hashlib.sha256()
     for number, example in enumerate(examples, 1):
-        found = look_at(example, min_side=min_side, needs_captions=needs_captions, needs_mask=needs_masks)
-        if isinstance(found, ExampleProblem):
-            faults.append(found)
+        checked = check_example(example, min_side=min_side, needs_captions=needs_captions, needs_mask=needs_masks)
+        if isinstance(checked, ExampleProblem):
+            problems.append(checked)
         else:
             if needs_captions and not example.caption:
-                faults.append(ExampleProblem("empty caption", (example.key,)))
+                problems.append(ExampleProblem("empty caption", (example.key,)))
             mask = hashlib.sha256(example.read_mask()).hexdigest() if example.read_mask else ""
-            said = [example.key, found.sha256, example.caption or "", mask]
-            total.update(json.dumps(said, ensure_ascii=False).encode())
-            good.append(found)
-        tell(number, len(examples))
-    faults += alike(good)
+            content = [example.key, checked.sha256, example.caption or "", mask]
+            total.update(json.dumps(content, ensure_ascii=False).encode())
+            good.append(checked)
+        on_progress(number, len(examples))
+    problems += find_duplicates(good)
     if needs_captions:
-        faults += said_alike(good)
+        problems += find_similar_captions(good)
     digest = total.hexdigest()
-    return DataReport(data=data, num_examples=len(examples), good=tuple(good), faults=tuple(faults), digest=digest)
+    return DataReport(data=data, num_examples=len(examples), good=tuple(good), problems=tuple(problems), digest=digest)
 
 
-def look_at(
+def check_example(
     example: Example, *, min_side: int, needs_captions: bool, needs_mask: bool
 ) -> CheckedExample | ExampleProblem:
+    """Open an example's picture, and look for its caption and its mask."""
     key = (example.key,)
     try:
         data = example.read()
@@ -133,15 +136,17 @@ def look_at(
     except (OSError, ValueError) as error:
         return ExampleProblem("unreadable picture", key, f"{type(error).__name__}: {error}")
     if min(image.size) < min_side:
-        return ExampleProblem("tiny picture", key, f"{image.width}x{image.height}, and at least {min_side} are wanted")
+        return ExampleProblem("tiny picture", key, f"{image.width}x{image.height}, and at least {min_side} is required")
     if needs_captions and example.caption is None:
         return ExampleProblem("missing caption", key)
-    if needs_mask and (why := mask_fault(example.read_mask)):
+    if needs_mask and (why := mask_problem(example.read_mask)):
         return ExampleProblem("missing mask", key, why)
-    return CheckedExample(example=example, size=image.size, sha256=hashlib.sha256(data).hexdigest(), look=look(image))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return CheckedExample(example=example, size=image.size, sha256=sha256, perceptual_hash=dhash(image))
 
 
-def mask_fault(read: Read | None) -> str:
+def mask_problem(read: Read | None) -> str:
+    """Why the mask cannot be used; empty if it can."""
     if read is None:
         return "there is no NAME.mask.png beside it"
     try:
@@ -151,46 +156,46 @@ def mask_fault(read: Read | None) -> str:
     return ""
 
 
-def look(image: Image.Image) -> int:
-    """dHash: in a 9x8 miniature, whether each pixel is brighter than its neighbour; 64 bits."""
+def dhash(image: Image.Image) -> int:
+    """The 64-bit difference hash: in a 9x8 miniature, whether each pixel is brighter than its left neighbour."""
     levels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     bits = (levels[:, 1:] > levels[:, :-1]).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def alike(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
-    """Groups of the same file, and pairs that look the same."""
-    by_sum: dict[str, list[CheckedExample]] = defaultdict(list)
-    for seen in good:
-        by_sum[seen.sha256].append(seen)
-    faults = [
-        ExampleProblem("same picture", tuple(seen.example.key for seen in group))
-        for group in by_sum.values()
+def find_duplicates(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
+    """Groups of identical files, and of pictures that look the same."""
+    by_sha256: dict[str, list[CheckedExample]] = defaultdict(list)
+    for checked in good:
+        by_sha256[checked.sha256].append(checked)
+    problems = [
+        ExampleProblem("same picture", tuple(checked.example.key for checked in group))
+        for group in by_sha256.values()
         if len(group) > 1
     ]
-    distinct = [group[0] for group in by_sum.values()]
-    looks = np.array([seen.look for seen in distinct], np.uint64)
-    for number, seen in enumerate(distinct):
-        bits = np.bitwise_count(looks[number + 1 :] ^ looks[number])
-        near = [distinct[number + 1 + int(place)].example.key for place in np.flatnonzero(bits <= ALIKE_BITS)]
+    distinct = [group[0] for group in by_sha256.values()]
+    hashes = np.array([checked.perceptual_hash for checked in distinct], np.uint64)
+    for number, checked in enumerate(distinct):
+        bits = np.bitwise_count(hashes[number + 1 :] ^ hashes[number])
+        near = [distinct[number + 1 + int(index)].example.key for index in np.flatnonzero(bits <= MAX_DUPLICATE_BITS)]
         if near:
-            faults.append(ExampleProblem("nearly the same picture", (seen.example.key, *near)))
-    return faults
+            problems.append(ExampleProblem("nearly the same picture", (checked.example.key, *near)))
+    return problems
 
 
-def said_alike(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
-    """Captions of the same words, whatever their order, case and commas."""
+def find_similar_captions(good: Sequence[CheckedExample]) -> list[ExampleProblem]:
+    """Captions of the same words, ignoring order, case and punctuation."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for seen in good:
-        if seen.example.caption:
-            groups[tuple(sorted(re.findall(r"\w+", seen.example.caption.casefold())))].append(seen.example.key)
+    for checked in good:
+        if checked.example.caption:
+            groups[tuple(sorted(re.findall(r"\w+", checked.example.caption.casefold())))].append(checked.example.key)
     return [ExampleProblem("nearly the same caption", tuple(keys)) for keys in groups.values() if len(keys) > 1]
 
 
 def require_good(report: DataReport, *, skip_bad: bool) -> None:
-    """Raises InvalidRequest where something cannot be learnt from and may not be left out, or nothing is left."""
+    """Raises InvalidRequest if there are errors that may not be skipped, or no good examples."""
     if report.errors and not skip_bad:
-        said = "; ".join(line for line in report.lines() if line.startswith("error"))
-        raise InvalidRequest(f"{report.data}: {said}; mend these, or leave them out with --skip-bad")
+        errors = "; ".join(line for line in report.lines() if line.startswith("error"))
+        raise InvalidRequest(f"{report.data}: {errors}; fix these, or skip them with --skip-bad")
     if not report.good:
-        raise InvalidRequest(f"{report.data}: nothing is left to learn from; {'; '.join(report.lines())}")
+        raise InvalidRequest(f"{report.data}: no pictures are left to train on; {'; '.join(report.lines())}")

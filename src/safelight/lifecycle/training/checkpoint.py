@@ -1,4 +1,4 @@
-"""Training state on disk: written beside, then renamed, so that a kill at any moment leaves a whole file."""
+"""Training state on disk: written to a partial file, then renamed, so that a kill always leaves a whole file."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 def snapshot(
     step: int, seconds: float, network: nn.Module, average: Average, optimizers: list[Optimizer]
 ) -> dict[str, Any]:
-    """Everything that a run needs to go on as if it had not stopped; `seconds` is how long it has trained."""
+    """Everything that a run needs to resume exactly; `seconds` is its training time so far."""
     return {
         "step": step,
         "seconds": seconds,
@@ -44,11 +44,11 @@ def snapshot(
 def restore(
     state: dict[str, Any], network: nn.Module, average: Average, optimizers: list[Optimizer]
 ) -> tuple[int, float]:
-    """Load a snapshot into the parts; return its step and seconds."""
+    """Load a snapshot into network, average and optimizers; return its step and seconds."""
     network.load_state_dict(state["network"])
     average.load_state_dict(state["average"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        # The recipe's rates, not the saved ones: they may have been changed for the rest of the run.
+        # Use the recipe's rates instead of the saved ones: they may have been changed for the rest of the run.
         rates = [group["full_rate"] for group in optimizer.param_groups]
         optimizer.load_state_dict(saved)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

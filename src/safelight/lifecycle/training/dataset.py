@@ -1,9 +1,9 @@
-"""Pictures made ready for a model, and the batches that a run is shown.
+"""Pictures cropped to their buckets, and the batches of a run.
 
     checked examples -> a bucket each -> latents (cached) -> batch(number)
 
-A batch follows from (seed, number) alone: which pictures, what is said of them, noise and timesteps. A run that was
-killed, or that runs on another number of devices, is shown the same.
+A batch depends only on (seed, number): its pictures, captions, noise and timesteps. A resumed run, or one on another
+number of devices, gets the same batches.
 """
 
 import random
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from safelight.errors import InvalidRequest
 from safelight.imaging.open_image import open_image
-from safelight.lifecycle.training.buckets import Crop, Size, cut_for, nearest_size, sizes
+from safelight.lifecycle.training.buckets import Crop, Size, bucket_sizes, crop_for, nearest_size
 from safelight.lifecycle.training.check import MAX_BYTES, MAX_PIXELS, CheckedExample
 from safelight.lifecycle.training.recipe import Recipe
 from safelight.lifecycle.training.seeds import seed_of
@@ -28,140 +28,155 @@ from safelight.models.checkpoints.families import Description
 from safelight.models.networks.latents import VAE, encode, from_pil
 
 ORDER, WORDS, NOISE, MIRROR = 2, 3, 4, 5
-"""What a seed is for: each draws from a stream of its own."""
+"""Numbers of the random streams of a seed, one for each use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """One picture, and how it is cut for its bucket."""
+class TrainingPicture:
+    """One picture, its size, and its crop to its bucket."""
 
     example: Example
     size: Size
-    cut: Crop
+    crop: Crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """What the network is asked, for this process: b pictures, of which `count` are the learner's own."""
+    """One process's batch: b pictures, of which the first `count` are training pictures, the others class pictures."""
 
     latents: Tensor
+    """(b, c, h, w)"""
     noise: Tensor
+    """(b, c, h, w)"""
     timesteps: Tensor
+    """(b,) int64"""
     captions: list[str]
     time_ids: Tensor
     """(b, 6) SDXL's original size, crop and target size, each height before width."""
     masks: Tensor | None
-    """(b, 1, h, w) what of each picture counts."""
+    """(b, 1, h, w) in [0, 1], the loss weight within each picture."""
     weights: Tensor
-    """(b,) how much each picture counts."""
+    """(b,) the loss weight of each picture."""
     count: int
 
     def loss(self, errors: Tensor) -> Tensor:
-        """The mean over the learner's own pictures; those of the class are added to it by their weight."""
+        """The mean error (b,) of the training pictures, plus that of the class pictures by their weight: scalar."""
         return (self.weights * errors).sum() / self.count
 
 
-Latent = Callable[[Ready, bool], tuple[Tensor, Tensor | None]]
-"""A picture, mirrored or not, as latents (c, h, w) and mask (1, h, w)."""
-Say = Callable[[str, random.Random], str]
-"""What is said of a picture with this caption, this time."""
+LoadLatent = Callable[[TrainingPicture, bool], tuple[Tensor, Tensor | None]]
+"""A picture, mirrored or not, as latent (c, h, w) and mask (1, h, w)."""
+AugmentCaption = Callable[[str, random.Random], str]
+"""The caption to train with, from a picture's own caption; called each time the picture is used."""
 
 
-def make_ready(good: Sequence[CheckedExample], about: Description, recipe: Recipe) -> list[Ready]:
-    """Each picture in the bucket nearest to its proportions."""
-    resolution = recipe.resolution or about.defaults.width
-    step = step_of(about)
+def assign_buckets(good: Sequence[CheckedExample], description: Description, recipe: Recipe) -> list[TrainingPicture]:
+    """Crop each picture to the bucket nearest to its aspect ratio."""
+    resolution = recipe.resolution or description.defaults.width
+    step = size_multiple(description)
     square = max(step, resolution // step * step)
-    among = sizes(resolution, step) if recipe.buckets else [(square, square)]
+    buckets = bucket_sizes(resolution, step) if recipe.buckets else [(square, square)]
     return [
-        Ready(example=seen.example, size=seen.size, cut=cut_for(seen.size, nearest_size(seen.size, among)))
-        for seen in good
+        TrainingPicture(
+            example=checked.example,
+            size=checked.size,
+            crop=crop_for(checked.size, nearest_size(checked.size, buckets)),
+        )
+        for checked in good
     ]
 
 
-def step_of(about: Description) -> int:
-    """Sides are multiples of this, so that every level of the UNet halves them evenly: 64 for Stable Diffusion 1."""
-    return about.vae_scale * 2 ** (len(about.unet["block_out_channels"]) - 1)
+def size_multiple(description: Description) -> int:
+    """Sides must be multiples of this, so that each UNet level halves them evenly: 64 for Stable Diffusion 1."""
+    return description.vae_scale * 2 ** (len(description.unet["block_out_channels"]) - 1)
 
 
-def hold_out(ready: Sequence[Ready], share: float, seed: int) -> tuple[list[Ready], list[Ready]]:
-    """Those to learn from, and those kept aside: at least one of each where a share is asked for."""
+def hold_out(
+    pictures: Sequence[TrainingPicture], share: float, seed: int
+) -> tuple[list[TrainingPicture], list[TrainingPicture]]:
+    """Split into training and held-out pictures; with a share above 0, at least one of each."""
     if not share:
-        return list(ready), []
-    if len(ready) < 2:
+        return list(pictures), []
+    if len(pictures) < 2:
         raise InvalidRequest("holdout needs two pictures or more")
-    order = list(range(len(ready)))
+    order = list(range(len(pictures)))
     random.Random(seed_of(seed, ORDER)).shuffle(order)
-    held = set(order[: min(len(ready) - 1, max(1, round(share * len(ready))))])
-    return [one for i, one in enumerate(ready) if i not in held], [one for i, one in enumerate(ready) if i in held]
+    held_out = set(order[: min(len(pictures) - 1, max(1, round(share * len(pictures))))])
+    return (
+        [picture for i, picture in enumerate(pictures) if i not in held_out],
+        [picture for i, picture in enumerate(pictures) if i in held_out],
+    )
 
 
 class Dataset:
+    """The batches of a run, by number; with prior pictures, each batch has as many of these as training pictures."""
+
     def __init__(
         self,
-        own: Sequence[Ready],
-        latent: Latent,
+        pictures: Sequence[TrainingPicture],
+        load_latent: LoadLatent,
         recipe: Recipe,
         *,
-        say: Say,
+        augment: AugmentCaption,
         num_timesteps: int,
-        of_class: Sequence[Ready] = (),
+        prior_pictures: Sequence[TrainingPicture] = (),
         prior_weight: float = 1.0,
     ) -> None:
-        self.own = own
-        self.latent = latent
+        self.pictures = pictures
+        self.load_latent = load_latent
         self.recipe = recipe
-        self.say = say
+        self.augment = augment
         self.num_timesteps = num_timesteps
-        self.of_class = of_class
+        self.prior_pictures = prior_pictures
         self.prior_weight = prior_weight
         self.epoch = lru_cache(maxsize=2)(self.arrange)
 
     @property
     def buckets(self) -> dict[Size, int]:
-        return dict(Counter(ready.cut.bucket for ready in self.own))
+        """The number of training pictures by bucket."""
+        return dict(Counter(picture.crop.bucket for picture in self.pictures))
 
-    def arrange(self, number: int) -> list[list[Ready]]:
-        """Batches that show every picture once; each of one bucket, filled up from that bucket's beginning."""
-        draw = random.Random(seed_of(self.recipe.seed, number, ORDER))
-        batches: list[list[Ready]] = []
+    def arrange(self, number: int) -> list[list[TrainingPicture]]:
+        """Batches with every picture once; each batch is of one bucket, and the last repeats that bucket's first."""
+        rng = random.Random(seed_of(self.recipe.seed, number, ORDER))
+        batches: list[list[TrainingPicture]] = []
         for bucket in sorted(self.buckets):
-            inside = [ready for ready in self.own if ready.cut.bucket == bucket]
-            draw.shuffle(inside)
+            inside = [picture for picture in self.pictures if picture.crop.bucket == bucket]
+            rng.shuffle(inside)
             count = -(-len(inside) // self.recipe.batch)
             endless = cycle(inside)
             batches += [list(islice(endless, self.recipe.batch)) for _ in range(count)]
-        draw.shuffle(batches)
+        rng.shuffle(batches)
         return batches
 
     def batch(self, number: int, *, process: int = 0, of: int = 1, device: torch.device) -> TrainingBatch:
-        """This process's share of the batch of that number."""
+        """Batch `number`: the share of process `process` out of `of` processes."""
         per_epoch = len(self.epoch(0))
-        shown = self.epoch(number // per_epoch)[number % per_epoch]
-        draw = random.Random(seed_of(self.recipe.seed, number, WORDS))
-        captions = [self.say(ready.example.caption or "", draw) for ready in shown]
-        if self.of_class:
-            fitting = [ready for ready in self.of_class if ready.cut.bucket == shown[0].cut.bucket]
-            others = [draw.choice(fitting) for _ in shown]
-            shown, captions = [*shown, *others], [*captions, *(other.example.caption or "" for other in others)]
+        pictures = self.epoch(number // per_epoch)[number % per_epoch]
+        rng = random.Random(seed_of(self.recipe.seed, number, WORDS))
+        captions = [self.augment(picture.example.caption or "", rng) for picture in pictures]
+        if self.prior_pictures:
+            of_bucket = [prior for prior in self.prior_pictures if prior.crop.bucket == pictures[0].crop.bucket]
+            priors = [rng.choice(of_bucket) for _ in pictures]
+            pictures, captions = [*pictures, *priors], [*captions, *(prior.example.caption or "" for prior in priors)]
         mirror = random.Random(seed_of(self.recipe.seed, number, MIRROR))
-        mirrored = [self.recipe.flip and mirror.random() < 0.5 for _ in shown]
-        whole = assemble(
-            shown,
+        mirrored = [self.recipe.flip and mirror.random() < 0.5 for _ in pictures]
+        whole = make_batch(
+            pictures,
             captions,
-            [self.latent(ready, flipped) for ready, flipped in zip(shown, mirrored, strict=True)],
+            [self.load_latent(picture, flipped) for picture, flipped in zip(pictures, mirrored, strict=True)],
             seed=seed_of(self.recipe.seed, number, NOISE),
             num_timesteps=self.num_timesteps,
             offset=self.recipe.offset_noise,
         )
-        rows = [row for row in range(len(shown)) if row % self.recipe.batch % of == process]
+        rows = [row for row in range(len(pictures)) if row % self.recipe.batch % of == process]
         count = self.recipe.batch // of
         weights = torch.tensor([1.0] * count + [self.prior_weight] * (len(rows) - count))
-        return placed(take(whole, rows, weights, count), device)
+        return to_device(select_rows(whole, rows, weights, count), device)
 
 
-def assemble(
-    shown: Sequence[Ready],
+def make_batch(
+    pictures: Sequence[TrainingPicture],
     captions: list[str],
     latents: Sequence[tuple[Tensor, Tensor | None]],
     *,
@@ -169,7 +184,7 @@ def assemble(
     num_timesteps: int,
     offset: float = 0.0,
 ) -> TrainingBatch:
-    """With noise and timesteps, which are drawn on the CPU in float32, wherever the network runs."""
+    """A batch from latents (c, h, w) and masks (1, h, w); noise and timesteps are drawn on the CPU in float32."""
     generator = torch.Generator().manual_seed(seed)
     stacked = torch.stack([latent for latent, _ in latents])
     noise = torch.randn(stacked.shape, generator=generator)
@@ -177,26 +192,28 @@ def assemble(
     if offset:
         noise = noise + offset * torch.randn(*stacked.shape[:2], 1, 1, generator=generator)
     masks = [mask for _, mask in latents if mask is not None]
-    if 0 < len(masks) < len(latents):  # the model's own pictures of the class have none
+    if 0 < len(masks) < len(latents):  # class pictures have no masks
         masks = [torch.ones_like(latent[:1]) if mask is None else mask for latent, mask in latents]
     return TrainingBatch(
         latents=stacked,
         noise=noise,
         timesteps=timesteps,
         captions=captions,
-        time_ids=torch.tensor([time_ids(ready) for ready in shown], dtype=torch.float32),
+        time_ids=torch.tensor([time_ids(picture) for picture in pictures], dtype=torch.float32),
         masks=torch.stack(masks) if masks else None,
         weights=torch.ones(len(stacked)),
         count=len(stacked),
     )
 
 
-def time_ids(ready: Ready) -> list[int]:
-    width, height = ready.size
-    return [height, width, ready.cut.top, ready.cut.left, ready.cut.bucket[1], ready.cut.bucket[0]]
+def time_ids(picture: TrainingPicture) -> list[int]:
+    """SDXL's original size, crop and target size, each height before width."""
+    width, height = picture.size
+    return [height, width, picture.crop.top, picture.crop.left, picture.crop.bucket[1], picture.crop.bucket[0]]
 
 
-def take(batch: TrainingBatch, rows: list[int], weights: Tensor, count: int) -> TrainingBatch:
+def select_rows(batch: TrainingBatch, rows: list[int], weights: Tensor, count: int) -> TrainingBatch:
+    """Some rows of a batch, with new weights (rows,)."""
     return TrainingBatch(
         latents=batch.latents[rows],
         noise=batch.noise[rows],
@@ -209,27 +226,28 @@ def take(batch: TrainingBatch, rows: list[int], weights: Tensor, count: int) -> 
     )
 
 
-def placed(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
     names = ("latents", "noise", "timesteps", "time_ids", "weights", "masks")
-    found = {name: getattr(batch, name) for name in names}
-    return replace(batch, **{name: tensor.to(device) for name, tensor in found.items() if tensor is not None})
+    tensors = {name: getattr(batch, name) for name in names}
+    return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
 
-def encode_picture(ready: Ready, vae: VAE, *, mask: str, flipped: bool) -> tuple[Tensor, Tensor | None]:
-    """The mean of the autoencoder's posterior, in float32, and what counts of it."""
-    picture = open_image(ready.example.read(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES, mode="RGBA")
-    plain = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    plain = mirrored(ready.cut.apply(plain), flipped)
+def encode_picture(picture: TrainingPicture, vae: VAE, *, mask: str, flipped: bool) -> tuple[Tensor, Tensor | None]:
+    """The mean of the autoencoder's posterior (c, h, w) in float32, and the loss mask (1, h, w) in [0, 1]."""
+    image = open_image(picture.example.read(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES, mode="RGBA")
+    plain = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    plain = mirrored(picture.crop.apply(plain), flipped)
     latent = encode(vae, from_pil(plain)[None])[0].cpu()
     if mask == "none":
         return latent, None
     if mask == "alpha":
-        kept = picture.getchannel("A")
+        weight = image.getchannel("A")
     else:
-        assert ready.example.read_mask is not None, "checked before"
-        kept = open_image(ready.example.read_mask(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES).convert("L")
-        kept = kept.resize(picture.size, Image.Resampling.BOX)
-    small = mirrored(ready.cut.apply(kept), flipped).resize((latent.shape[2], latent.shape[1]), Image.Resampling.BOX)
+        assert picture.example.read_mask is not None, "checked before"
+        weight = open_image(picture.example.read_mask(), max_pixels=MAX_PIXELS, max_file_bytes=MAX_BYTES).convert("L")
+        weight = weight.resize(image.size, Image.Resampling.BOX)
+    weight = mirrored(picture.crop.apply(weight), flipped)
+    small = weight.resize((latent.shape[2], latent.shape[1]), Image.Resampling.BOX)
     return latent, torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, *latent.shape[1:]) / 255
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C waits: what is done in one piece is done to its end before KeyboardInterrupt is raised."""
+"""Defer Ctrl-C: finish a block that must not be interrupted, then raise KeyboardInterrupt."""
 
 import signal
 import threading
@@ -8,24 +8,24 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_interrupts() -> Generator[None, None, None]:
-    """In the main thread, where alone Python hears signals; elsewhere there is nothing to wait for.
+    """Defer SIGINT in the main thread; other threads receive no signals in Python.
 
     Raises:
-        KeyboardInterrupt: after the block, if SIGINT came during it.
+        KeyboardInterrupt: after the block, if SIGINT arrived during it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = False
+    interrupted = False
 
-    def on_event(*_: object) -> None:
-        nonlocal heard
-        heard = True
+    def handler(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
 
-    before = signal.signal(signal.SIGINT, on_event)
+    previous = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
+        signal.signal(signal.SIGINT, previous)
+    if interrupted:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Pictures drawn by the engine from networks that are being trained: samples, and pictures of a class."""
+"""Draw with networks that are being trained, by the engine: sample pictures, and class pictures."""
 
 from collections.abc import Generator, Sequence
 
@@ -20,22 +20,22 @@ from safelight.spec import Draft
 from safelight.spec.complete import complete
 
 BUDGET_MEGAPIXELS = 1.0
-"""Rows times area in one call: pictures on the way are few, and the training itself needs the memory."""
+"""Rows times area in one call: samples are few, and the training needs the memory."""
 SEEDS = (0, 1, 2, 3)
-"""One column each."""
+"""One column of the grid each."""
 
 
 def draw_pictures(model: Model, drafts: Sequence[Draft], embeddings: Sequence[Embedding] = ()) -> list[Image.Image]:
-    """In the order of the drafts, with the networks as they are now.
+    """Draw with the current weights; pictures come in the order of the drafts.
 
     Raises:
-        SafelightError: the first that failed.
+        SafelightError: the error of the first draft that failed.
     """
-    found: dict[str, Event] = {}
+    ended: dict[str, Event] = {}
 
     def on_event(event: Event) -> None:
         if isinstance(event, Decoded | Failed | Cancelled):
-            found[event.job_id] = event
+            ended[event.job_id] = event
 
     engine = Engine(Scheduler(lambda _model: BUDGET_MEGAPIXELS), Runner(eager_denoiser), emit=on_event)
     try:
@@ -48,7 +48,7 @@ def draw_pictures(model: Model, drafts: Sequence[Draft], embeddings: Sequence[Em
         engine.close()
     images: list[Image.Image] = []
     for number in range(len(drafts)):
-        match found.get(str(number)):
+        match ended.get(str(number)):
             case Decoded(image=image):
                 images.append(image)
             case Failed(error=error):
@@ -61,7 +61,7 @@ def draw_pictures(model: Model, drafts: Sequence[Draft], embeddings: Sequence[Em
 def draw_samples(
     run: Run, model: Model, step: int, embeddings: Sequence[Embedding] = ()
 ) -> Generator[TrainingEvent, None, None]:
-    """The recipe's prompts, one row each, with seeds 0 to 3: samples/STEP.png."""
+    """Draw the recipe's prompts with seeds 0 to 3 as a grid, one row per prompt: samples/STEP.png."""
     if not run.accelerator.is_main_process:
         return
     recipe = run.recipe

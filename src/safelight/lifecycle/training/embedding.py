@@ -1,7 +1,7 @@
-"""The textual inversion recipe (arXiv:2208.01618): a new word, and nothing else.
+"""The textual inversion recipe (arXiv:2208.01618): train the embedding of a new word, and no network.
 
-Read `train_embedding` from top to bottom. All that is learnt are a few vectors which take the place of a word's; every
-network stays as it is, so the file is a few kilobytes and goes with any model of the family.
+Read `train_embedding` from top to bottom. The only parameters are a few vectors that replace a word's token embeddings,
+so the file has a few kilobytes and works with any model of the family.
 """
 
 import random
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import InvalidRequest
-from safelight.lifecycle.training.caption_augment import sentence
+from safelight.lifecycle.training.caption_augment import template_caption
 from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.check import DataReport
 from safelight.lifecycle.training.drawing import draw_samples
@@ -22,72 +22,73 @@ from safelight.lifecycle.training.lora_layers import save
 from safelight.lifecycle.training.privacy import privacy_for
 from safelight.lifecycle.training.recipe import EmbeddingRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
-from safelight.lifecycle.training.run import Run, look_over, open_base, prepare, result_of
+from safelight.lifecycle.training.run import Run, check_data, open_base, prepare, result_of
 from safelight.models.networks.load import Model
 from safelight.models.networks.textual_inversion import Embedding, named_in
 
 
 def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent]:
-    """Learn a word of the name `recipe.name`."""
+    """Train an embedding for the word `recipe.name`."""
     model = open_base(run, frozen=True)
-    report = look_over(run, needs_captions=recipe.use_captions)
+    report = check_data(run, needs_captions=recipe.use_captions)
     if recipe.use_captions:
-        require_named(report, recipe.name)
+        require_name_in_captions(report, recipe.name)
 
-    def say(caption: str, draw: random.Random) -> str:
-        return caption if recipe.use_captions else sentence(recipe.name, draw, concept=recipe.concept)
+    def augment(caption: str, rng: random.Random) -> str:
+        return caption if recipe.use_captions else template_caption(recipe.name, rng, concept=recipe.concept)
 
-    data = yield from prepare(run, model, say=say, report=report)
+    data = yield from prepare(run, model, augment=augment, report=report)
 
-    vectors = [nn.Parameter(one) for one in first_vectors(model, recipe)]
-    reader = CaptionEncoder(
+    vectors = [nn.Parameter(vector) for vector in initial_vectors(model, recipe)]
+    caption_encoder = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
-        remember=False,
-        words={recipe.name: vectors},
+        cache=False,
+        embeddings={recipe.name: vectors},
     )
-    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
+    learner = Learner(model, caption_encoder, data.levels, snr_gamma=recipe.snr_gamma)
     learner.vectors = nn.ParameterList(vectors)
     state = new_state(recipe, {"vectors": {str(number): vector for number, vector in enumerate(vectors)}})
 
     def embedding() -> Embedding:
         return Embedding(recipe.name, f"step {state.step}", tuple(vector.detach() for vector in vectors))
 
-    privacy = privacy_for(recipe, len(data.dataset.own))
-    ended = yield from fit(
+    privacy = privacy_for(recipe, len(data.dataset.pictures))
+    result = yield from fit(
         run, learner, state, data, draw=lambda step: draw_samples(run, model, step, [embedding()]), privacy=privacy
     )
 
-    state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, report, ended, privacy)
+    state.load_final_weights(stopped_early=result.stopped_early)
+    record = lineage(run, model, report, result, privacy)
     path = result_of(run)
     if run.accelerator.is_main_process:
-        save(path, as_file([vector.detach().cpu() for vector in vectors]), header(known))
-        yield finish(run, path, known, ended)
+        save(path, as_file([vector.detach().cpu() for vector in vectors]), header(record))
+        yield finish(run, path, record, result)
 
 
-def first_vectors(model: Model, recipe: EmbeddingRecipe) -> list[Tensor]:
-    """(n, width) for each text encoder: the tokens of `init`, over and over until there are enough."""
-    found: list[Tensor] = []
+def initial_vectors(model: Model, recipe: EmbeddingRecipe) -> list[Tensor]:
+    """(n, dim) for each text encoder: the token embeddings of `init`, repeated to n."""
+    vectors: list[Tensor] = []
     for encoder in model.text_encoders:
         ids = encoder.tokenizer.ids(recipe.init)
         if not ids:
-            raise InvalidRequest(f"init {recipe.init!r} is no word for this model's tokenizer")
+            raise InvalidRequest(f"init {recipe.init!r} has no tokens in this model's tokenizer")
         rows = [ids[number % len(ids)] for number in range(recipe.vectors)]
         weight: Any = encoder.network.get_input_embeddings().weight
-        found.append(weight[torch.tensor(rows, device=weight.device)].detach().float().clone())
-    return found
+        vectors.append(weight[torch.tensor(rows, device=weight.device)].detach().float().clone())
+    return vectors
 
 
 def as_file(vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The layouts of AUTOMATIC1111, and of SDXL's trainers."""
+    """Name the vectors (n, dim) of each text encoder as AUTOMATIC1111 does, or as SDXL's trainers do."""
     return {"emb_params": vectors[0]} if len(vectors) == 1 else {"clip_l": vectors[0], "clip_g": vectors[1]}
 
 
-def require_named(report: DataReport, name: str) -> None:
-    silent = [seen.example.key for seen in report.good if not named_in(seen.example.caption or "", [name])]
-    if silent:
+def require_name_in_captions(report: DataReport, name: str) -> None:
+    """Raises InvalidRequest if captions lack the word."""
+    without = [checked.example.key for checked in report.good if not named_in(checked.example.caption or "", [name])]
+    if without:
         raise InvalidRequest(
-            f"{len(silent)} captions do not contain the word {name!r}, {silent[0]} is the first; "
-            "write it where the thing is named, or leave out --use-captions"
+            f"{len(without)} captions do not contain the word {name!r}, {without[0]} is the first; "
+            "add it to the captions, or omit --use-captions"
         )

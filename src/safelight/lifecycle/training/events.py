@@ -1,4 +1,4 @@
-"""What a run says while it goes on; the last word is Finished."""
+"""Events of a training run; the last is TrainingFinished."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The pictures were looked at and made ready."""
+    """The pictures are checked and encoded."""
 
     num_pictures: int
     num_held: int
@@ -15,7 +15,7 @@ class Prepared:
     buckets: dict[str, int]
     """Pictures by size, as in `512x768`."""
     notes: list[str] = field(default_factory=list[str])
-    """What was odd about the data."""
+    """Problems found in the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Updated:
 class Validated:
     step: int
     loss: float
-    """On the pictures kept aside, with the same draws each time."""
+    """On the held-out pictures, with the same noise each time."""
     best: float
 
 
@@ -53,7 +53,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A checkpoint that the run can be taken up from."""
+    """A checkpoint that the run can resume from."""
 
     step: int
     path: Path
@@ -64,12 +64,22 @@ class TrainingFinished:
     name: str
     kind: str
     reference: str
-    """The version that it became: `brand@2`. The bare name stands for it from now on."""
+    """The new version, `brand@2`; the bare name now stands for it."""
     path: Path
-    """Where the registry keeps it."""
+    """Its file or folder in the registry."""
     step: int
     stopped_early: bool
     lineage: dict[str, Any]
 
 
 TrainingEvent = Preparing | Prepared | Updated | Validated | Sampled | Saved | TrainingFinished
+EVENT_NAMES: dict[type[TrainingEvent], str] = {
+    Preparing: "preparing",
+    Prepared: "prepared",
+    Updated: "trained",
+    Validated: "validated",
+    Sampled: "sampled",
+    Saved: "saved",
+    TrainingFinished: "finished",
+}
+"""The names in the JSON lines of `safelight train --json`, which clients and the server's job queue read."""

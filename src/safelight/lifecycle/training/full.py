@@ -1,4 +1,4 @@
-"""The full recipe: every weight of a model, from captioned pictures to a model folder that diffusers loads, too.
+"""The full recipe: train every weight of a model, from captioned pictures to a model folder that diffusers can load.
 
 Read `train_full` from top to bottom.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from safelight.errors import StorageFailed
-from safelight.lifecycle.training.caption_augment import worded
+from safelight.lifecycle.training.caption_augment import augment_caption
 from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.drawing import draw_samples
 from safelight.lifecycle.training.events import TrainingEvent
@@ -26,40 +26,44 @@ from safelight.models.checkpoints.families import read_own_settings, tokenizer_o
 from safelight.models.networks.clip_vocabulary import read_merges
 from safelight.models.networks.load import Model
 
-CLASSES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+PIPELINE_CLASSES = {
+    "sd1": "StableDiffusionPipeline",
+    "sd2": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+}
 
 
 def train_full(run: Run, recipe: FullRecipe) -> Iterator[TrainingEvent]:
-    """Go on training a model as it was trained before."""
+    """Continue training all weights of a model."""
     model = open_base(run, frozen=False)
 
-    def say(caption: str, draw: random.Random) -> str:
-        return worded(
-            caption, draw, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
+    def augment(caption: str, rng: random.Random) -> str:
+        return augment_caption(
+            caption, rng, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
         )
 
-    data = yield from prepare(run, model, say=say)
+    data = yield from prepare(run, model, augment=augment)
 
-    learnt = open_up(networks_of(model, recipe.train))
-    reader = CaptionEncoder(
+    parameters = unfreeze(networks_of(model, recipe.train))
+    caption_encoder = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
-        remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
+        cache=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
     )
-    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
-    state = new_state(recipe, learnt, ema=recipe.ema)
-    ended = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step))
+    learner = Learner(model, caption_encoder, data.levels, snr_gamma=recipe.snr_gamma)
+    state = new_state(recipe, parameters, ema=recipe.ema)
+    result = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step))
 
-    state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, data.report, ended)
+    state.load_final_weights(stopped_early=result.stopped_early)
+    record = lineage(run, model, data.report, result)
     path = result_of(run)
     if run.accelerator.is_main_process:
-        write_model(path, model, known)
-        yield finish(run, path, known, ended)
+        write_model(path, model, record)
+        yield finish(run, path, record, result)
 
 
-def open_up(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Parameter]]:
-    """All weights are to be learnt; copies, since those that were loaded may be a file that is mapped into memory."""
+def unfreeze(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Parameter]]:
+    """Make all weights trainable; copy them, because the loaded ones may be a memory-mapped file."""
     for network in networks.values():
         for param in network.parameters():
             param.data = param.data.clone()
@@ -67,15 +71,15 @@ def open_up(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Paramet
     return {part: dict(network.named_parameters()) for part, network in networks.items()}
 
 
-def write_model(folder: Path, model: Model, known: Mapping[str, Any]) -> None:
-    """Every part, as diffusers writes it; whole, or not at all."""
+def write_model(folder: Path, model: Model, record: Mapping[str, Any]) -> None:
+    """Write every part in diffusers' layout, atomically."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         write_parts(partial, model)
-        own = {**(read_own_settings(model.description.path)), "trained": known}
-        own.pop("scheduler", None)  # it has a file of its own here
+        own = {**(read_own_settings(model.description.path)), "trained": record}
+        own.pop("scheduler", None)  # scheduler_config.json holds it
         write_json(partial / "safelight.json", own)
         if folder.exists():
             shutil.rmtree(folder)
@@ -88,21 +92,21 @@ def write_model(folder: Path, model: Model, known: Mapping[str, Any]) -> None:
 
 
 def write_parts(folder: Path, model: Model) -> None:
-    about = model.description
-    index: dict[str, Any] = {"_class_name": CLASSES[about.family.name], "_diffusers_version": "0.42.1"}
+    description = model.description
+    index: dict[str, Any] = {"_class_name": PIPELINE_CLASSES[description.family.name], "_diffusers_version": "0.42.1"}
     for part, network in {"unet": model.unet, "vae": model.vae.network}.items():
         network.save_pretrained(folder / part)
         index[part] = ["diffusers", type(network).__name__]
-    for part, encoder in zip(about.family.text_encoders, model.text_encoders, strict=True):
+    for part, encoder in zip(description.family.text_encoders, model.text_encoders, strict=True):
         encoder.network.save_pretrained(folder / part)
         tokenizer = tokenizer_of(part)
-        write_tokenizer(folder / tokenizer, None if about.is_file else about.path / tokenizer)
+        write_tokenizer(folder / tokenizer, None if description.is_file else description.path / tokenizer)
         index[part] = ["transformers", type(encoder.network).__name__]
         index[tokenizer] = ["transformers", "CLIPTokenizer"]
-    write_json(folder / "scheduler" / "scheduler_config.json", dict(about.scheduler))
-    index["scheduler"] = ["diffusers", str(about.scheduler.get("_class_name", "DDIMScheduler"))]
-    if about.family.name == "sdxl":
-        index["force_zeros_for_empty_prompt"] = about.force_zeros_for_empty_prompt
+    write_json(folder / "scheduler" / "scheduler_config.json", dict(description.scheduler))
+    index["scheduler"] = ["diffusers", str(description.scheduler.get("_class_name", "DDIMScheduler"))]
+    if description.family.name == "sdxl":
+        index["force_zeros_for_empty_prompt"] = description.force_zeros_for_empty_prompt
     else:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index["requires_safety_checker"] = False
@@ -112,7 +116,7 @@ def write_parts(folder: Path, model: Model) -> None:
 
 
 def write_tokenizer(folder: Path, base: Path | None) -> None:
-    """The base's own files, or CLIP's vocabulary in the files that every loader reads."""
+    """Copy the base model's tokenizer files, or write CLIP's vocabulary in the format that loaders expect."""
     if base is not None:
         shutil.copytree(base, folder)
         return

@@ -1,4 +1,4 @@
-"""Every picture goes through the autoencoder once; what comes out is kept in the run's folder."""
+"""Encode every picture once, and cache the latents in the run's folder."""
 
 import hashlib
 import json
@@ -9,52 +9,55 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safelight.errors import StorageFailed
-from safelight.lifecycle.training.dataset import Latent, Ready, encode_picture
+from safelight.lifecycle.training.dataset import LoadLatent, TrainingPicture, encode_picture
 from safelight.lifecycle.training.events import Preparing
 from safelight.models.networks.latents import VAE
 from safelight.models.weights.tensor_file import write_tensors
 
 
-def latents_of(
-    ready: Sequence[Ready], vae: VAE, *, mask: str, flip: bool, cache: Path | None, key: str
-) -> Generator[Preparing, None, Latent]:
-    """How latents are come by; `key` names all that they depend on besides the pictures' cuts.
+def prepare_latents(
+    pictures: Sequence[TrainingPicture], vae: VAE, *, mask: str, flip: bool, cache: Path | None, key: str
+) -> Generator[Preparing, None, LoadLatent]:
+    """Returns the function that loads a picture's latent and mask.
 
-    Without a `cache`, every picture is encoded each time it is shown.
+    Without a `cache`, every picture is encoded each time it is used.
+
+    Args:
+        key: names everything that the latents depend on, apart from the pictures' crops.
     """
     if cache is None:
-        return lambda one, flipped: encode_picture(one, vae, mask=mask, flipped=flipped)
-    digest = digest_of(ready, key=f"{key} {mask} {flip}")
-    if kept_digest(cache) != digest:
+        return lambda picture, flipped: encode_picture(picture, vae, mask=mask, flipped=flipped)
+    digest = digest_of(pictures, key=f"{key} {mask} {flip}")
+    if stored_digest(cache) != digest:
         tensors: dict[str, Tensor] = {}
-        for number, one in enumerate(ready):
-            yield Preparing(what="latents", done=number, total=len(ready))
+        for number, picture in enumerate(pictures):
+            yield Preparing(what="latents", done=number, total=len(pictures))
             for flipped in (False, True) if flip else (False,):
-                encoded, kept = encode_picture(one, vae, mask=mask, flipped=flipped)
-                tensors[name_of(one, flipped)] = encoded
-                if kept is not None:
-                    tensors[f"{name_of(one, flipped)} mask"] = kept
+                encoded, encoded_mask = encode_picture(picture, vae, mask=mask, flipped=flipped)
+                tensors[name_of(picture, flipped)] = encoded
+                if encoded_mask is not None:
+                    tensors[f"{name_of(picture, flipped)} mask"] = encoded_mask
         write(cache, tensors, digest)
     file = safe_open(cache, "pt")
     masked = mask != "none"
 
-    def latent(one: Ready, flipped: bool) -> tuple[Tensor, Tensor | None]:
-        name = name_of(one, flipped)
+    def load_latent(picture: TrainingPicture, flipped: bool) -> tuple[Tensor, Tensor | None]:
+        name = name_of(picture, flipped)
         return file.get_tensor(name), file.get_tensor(f"{name} mask") if masked else None
 
-    return latent
+    return load_latent
 
 
-def name_of(one: Ready, flipped: bool) -> str:
-    return f"{one.example.key}{' mirrored' if flipped else ''}"
+def name_of(picture: TrainingPicture, flipped: bool) -> str:
+    return f"{picture.example.key}{' mirrored' if flipped else ''}"
 
 
-def digest_of(ready: Sequence[Ready], *, key: str) -> str:
-    cuts = [[one.example.key, *one.cut.bucket, *one.cut.scaled] for one in ready]
-    return hashlib.sha256(json.dumps([key, cuts]).encode()).hexdigest()
+def digest_of(pictures: Sequence[TrainingPicture], *, key: str) -> str:
+    crops = [[picture.example.key, *picture.crop.bucket, *picture.crop.scaled] for picture in pictures]
+    return hashlib.sha256(json.dumps([key, crops]).encode()).hexdigest()
 
 
-def kept_digest(cache: Path) -> str:
+def stored_digest(cache: Path) -> str:
     try:
         with safe_open(cache, "pt") as file:
             return (file.metadata() or {}).get("digest", "")
@@ -63,8 +66,9 @@ def kept_digest(cache: Path) -> str:
 
 
 def write(cache: Path, tensors: dict[str, Tensor], digest: str) -> None:
+    """Write latents (c, h, w) and masks (1, h, w) by name."""
     plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     try:
         write_tensors(cache, plan, tensors.items(), metadata={"digest": digest})
     except StorageFailed as error:
-        raise StorageFailed(f"{error}; free some space, or say --no-cache-latents") from None
+        raise StorageFailed(f"{error}; free some space, or use --no-cache-latents") from None

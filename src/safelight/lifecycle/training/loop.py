@@ -1,9 +1,9 @@
-"""The loop that every recipe shares: a batch, a loss, an update; and what is done every so many steps.
+"""The training loop that all recipes share: a batch, a loss, an update; validation, samples and checkpoints.
 
-    batch(number) -> loss -> gradients -> update -> Trained
-    every so often: Validated, Sampled, Saved
+    batch(number) -> loss -> gradients -> update -> Updated
+    at intervals: Validated, Sampled, Saved
 
-What a step draws follows from (seed, step), so that a run that was killed goes on as if it had not been.
+A step's randomness depends only on (seed, step), so a killed run resumes exactly.
 """
 
 import math
@@ -23,7 +23,7 @@ from safelight.lifecycle.training.accounting import Spent
 from safelight.lifecycle.training.averaging import Average
 from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.checkpoint import load_checkpoint, save_checkpoint
-from safelight.lifecycle.training.dataset import Ready, TrainingBatch, assemble, placed
+from safelight.lifecycle.training.dataset import LoadLatent, TrainingBatch, TrainingPicture, make_batch, to_device
 from safelight.lifecycle.training.defer_interrupts import defer_interrupts
 from safelight.lifecycle.training.events import Saved, TrainingEvent, Updated, Validated
 from safelight.lifecycle.training.noising import NoiseLevels, errors
@@ -35,35 +35,38 @@ from safelight.lifecycle.training.run import Run, TrainingData
 from safelight.lifecycle.training.seeds import seed_of
 from safelight.models.networks.load import Model
 
-HELD_ROWS = 32
-"""Noise levels that the pictures kept aside are measured at, together."""
+HELD_OUT_ROWS = 32
+"""Least number of rows, each at its own noise level, that held-out pictures are measured with."""
 
 
-REMEMBERED = ("step", "seconds", "best", "best_weights", "waited", "losses", "spent")
-"""Of the state, as it is."""
+SAVED_FIELDS = ("step", "seconds", "best", "best_weights", "waited", "losses", "spent")
+"""Fields of the state that a checkpoint stores unchanged."""
 
 
 class Learner(nn.Module):
-    """The networks as one module, for several devices to share: a batch in, its loss out."""
+    """The networks as one module, from a batch to its loss, so that several devices can train it."""
 
-    def __init__(self, model: Model, reader: CaptionEncoder, levels: NoiseLevels, *, snr_gamma: float | None) -> None:
+    def __init__(
+        self, model: Model, caption_encoder: CaptionEncoder, levels: NoiseLevels, *, snr_gamma: float | None
+    ) -> None:
         super().__init__()
         self.unet: Any = model.unet
-        self.reader = reader
+        self.caption_encoder = caption_encoder
         self.levels = levels
         self.snr_gamma = snr_gamma
         self.dtype = model.placement.dtype
-        self.told_sizes = model.description.unet.get("addition_embed_type") == "text_time"
+        self.takes_sizes = model.description.unet.get("addition_embed_type") == "text_time"
 
     def forward(self, batch: TrainingBatch) -> Tensor:
+        """The weighted loss, a scalar."""
         weights = self.levels.weights(batch.timesteps, self.snr_gamma)
         return batch.loss(weights * self.errors(batch))
 
     def errors(self, batch: TrainingBatch) -> Tensor:
-        """Of each picture."""
-        context, pooled = self.reader(batch.captions)
+        """(b,) the mean squared error of each picture."""
+        context, pooled = self.caption_encoder(batch.captions)
         noisy = self.levels.noisy(batch.latents, batch.noise, batch.timesteps)
-        added = {"text_embeds": pooled, "time_ids": batch.time_ids} if self.told_sizes else None
+        added = {"text_embeds": pooled, "time_ids": batch.time_ids} if self.takes_sizes else None
         outputs = self.unet(
             noisy.to(self.dtype), batch.timesteps, context.to(self.dtype), added_cond_kwargs=added
         ).sample
@@ -72,23 +75,23 @@ class Learner(nn.Module):
 
 @dataclass(slots=True, kw_only=True)
 class TrainingState:
-    """What changes while a run goes on; saved and restored as a whole."""
+    """The mutable state of a run; saved and restored as a whole."""
 
     params: Mapping[str, nn.Parameter]
-    """What is learnt, by name."""
+    """The trained parameters, by name."""
     optimizer: Optimizer
     average: Average | None = None
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
-    """Least error on the pictures kept aside."""
+    """Lowest error on the held-out pictures."""
     best_weights: list[Tensor] = field(default_factory=list[Tensor])
     waited: int = 0
-    """Measurements since it got better."""
+    """Measurements since the last improvement."""
     losses: list[float] = field(default_factory=list[float])
-    """Of each step."""
+    """One per step."""
     spent: list[Spent] = field(default_factory=list[Spent])
-    """By the steps of a private run."""
+    """Privacy history of a private run."""
     saved: int = 0
     """The step of the last checkpoint."""
 
@@ -97,23 +100,23 @@ class TrainingState:
             "weights": {name: param.detach() for name, param in self.params.items()},
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            **{name: getattr(self, name) for name in REMEMBERED},
+            **{name: getattr(self, name) for name in SAVED_FIELDS},
         }
 
     @torch.no_grad()
-    def restore(self, kept: Mapping[str, Any]) -> None:
+    def restore(self, stored: Mapping[str, Any]) -> None:
         for name, param in self.params.items():
-            param.copy_(kept["weights"][name])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        if self.average and kept["average"]:
-            self.average.load_state_dict(kept["average"])
-        for name in REMEMBERED:
-            setattr(self, name, kept.get(name, []) if name == "spent" else kept[name])
+            param.copy_(stored["weights"][name])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        if self.average and stored["average"]:
+            self.average.load_state_dict(stored["average"])
+        for name in SAVED_FIELDS:
+            setattr(self, name, stored.get(name, []) if name == "spent" else stored[name])
         self.saved = self.step
 
     @torch.no_grad()
-    def settle(self, *, stopped_early: bool) -> None:
-        """The weights that the run is remembered by: the best, the average, or the last."""
+    def load_final_weights(self, *, stopped_early: bool) -> None:
+        """Set the parameters to the weights to save: the best if stopped early, else the average, else the last."""
         chosen = self.best_weights if stopped_early else self.average.shadow if self.average else []
         for param, weight in zip(self.params.values(), chosen, strict=bool(chosen)):
             param.copy_(weight)
@@ -124,9 +127,9 @@ class FitResult:
     step: int
     stopped_early: bool
     losses: Sequence[float]
-    """Of each step."""
+    """One per step."""
     held_loss: float | None
-    """The least on the pictures kept aside, if any were."""
+    """The lowest on the held-out pictures, if there are any."""
     seconds: float
     spent: Sequence[Spent]
 
@@ -138,14 +141,14 @@ def new_state(
     rate: float | None = None,
     ema: float | None = None,
 ) -> TrainingState:
-    """AdamW over parameters by part, `unet` and others; the text encoders have a rate of their own."""
+    """AdamW over parameters by part; parts other than `unet` are text encoders and use the recipe's `text_rate`."""
     rate = rate or recipe.rate
-    described = [
+    param_groups = [
         {"params": list(params.values()), "lr": rate if part == "unet" else recipe.text_rate or rate}
         for part, params in groups.items()
         if params
     ]
-    optimizer = make_optimizer(recipe, described)
+    optimizer = make_optimizer(recipe, param_groups)
     for group in optimizer.param_groups:
         group["full_rate"] = group["lr"]
     params = {f"{part}.{name}": param for part, inside in groups.items() for name, param in inside.items()}
@@ -162,7 +165,7 @@ def make_optimizer(recipe: Recipe, groups: Iterable[dict[str, Any]]) -> Optimize
 
 
 Draw = Callable[[int], Generator[TrainingEvent, None, None]]
-"""Sample pictures after so many steps."""
+"""Draws sample pictures after the given step."""
 
 
 def fit(
@@ -174,50 +177,53 @@ def fit(
     draw: Draw,
     privacy: Privacy | None = None,
 ) -> Generator[TrainingEvent, None, FitResult]:
-    """Train to the recipe's last step, from wherever the run's folder has got to.
+    """Train to the recipe's last step, from the checkpoint in the run's folder if there is one.
 
-    Closing the generator, or Ctrl-C, leaves a checkpoint of the last whole step.
+    Closing the generator, or Ctrl-C, saves a checkpoint of the last complete step.
 
     Raises:
         InvalidRequest: the folder has a private run whose noise could be guessed.
-        JobFailed: the loss or the gradients are no numbers any more; the checkpoint is of the step before.
-        StorageFailed: a checkpoint could not be written; the one before it is whole.
+        JobFailed: the loss or the gradients are not finite; the checkpoint is of the step before.
+        StorageFailed: a checkpoint could not be written; the previous one is intact.
     """
     recipe, accelerator = run.recipe, run.accelerator
     path = run.folder / "state.pt"
-    if kept := load_checkpoint(path):
-        state.restore(kept)
+    if stored := load_checkpoint(path):
+        state.restore(stored)
         if privacy and not state.spent:
             raise InvalidRequest(
-                f"{run.folder} holds a private run of an older version, whose noise had only 32 bits of secret; "
-                "begin again with an --out of its own"
+                f"{run.folder} has a private run of an older version, whose noise had only 32 secret bits; "
+                "start a new run with another --out"
             )
     accelerator.init_trackers("curves")
     model = accelerator.prepare(learner)
-    held = held_batches(data.held, data.dataset.latent, recipe, levels=data.levels, device=accelerator.device)
-    began = time.monotonic() - state.seconds
+    held_out = held_out_batches(
+        data.held_out, data.dataset.load_latent, recipe, levels=data.levels, device=accelerator.device
+    )
+    started = time.monotonic() - state.seconds
 
     def save() -> Saved:
-        state.seconds = time.monotonic() - began
+        state.seconds = time.monotonic() - started
         if accelerator.is_main_process:
             try:
                 save_checkpoint(path, state.as_dict())
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 path.with_suffix(".partial").unlink(missing_ok=True)
-                kept = f"the checkpoint of step {state.saved} is whole" if state.saved else "there is none yet"
+                previous = f"the checkpoint of step {state.saved} is intact" if state.saved else "there is none yet"
                 raise StorageFailed(
-                    f"no checkpoint of step {state.step} could be written to {path}: {error}; {kept}"
+                    f"the checkpoint of step {state.step} could not be written to {path}: {error}; {previous}"
                 ) from None
         state.saved = state.step
         return Saved(step=state.step, path=path)
 
-    def give_up(what: str) -> JobFailed:
-        """The weights are still those of the last good step."""
+    def not_finite(quantity: str) -> JobFailed:
+        """Save the weights, which are still those of the last good step."""
         with suppress(StorageFailed):
             save()
         return JobFailed(
-            f"the {what} is not a number at step {state.step + 1}; the weights of step {state.saved} are in {path}. "
-            f"--steps {max(1, state.saved)} ends the run with them; another may take a --rate below {recipe.rate:g}"
+            f"the {quantity} is not a number at step {state.step + 1}; the weights of step {state.saved} are in "
+            f"{path}. --steps {max(1, state.saved)} ends the run with them; or start a new run with a --rate below "
+            f"{recipe.rate:g}"
         )
 
     stopped = recipe.patience is not None and state.waited >= recipe.patience
@@ -232,18 +238,18 @@ def fit(
             set_rates([state.optimizer], factor)
             if privacy:
                 params = list(state.params.values())
-                seen = private_gradients(model, params, data.dataset, privacy, device=accelerator.device)
-                # Without a picture, the loss before stands for it.
-                loss = seen if seen is not None else (state.losses or [0.0])[-1]
+                mean_loss = private_gradients(model, params, data.dataset, privacy, device=accelerator.device)
+                # A step without a picture repeats the previous loss.
+                loss = mean_loss if mean_loss is not None else (state.losses or [0.0])[-1]
             else:
                 loss = gradients(run, model, data, state.step)
             if not math.isfinite(loss):
-                raise give_up("loss")
-            # A private gradient is mostly noise, whose length says nothing.
-            longest = math.inf if privacy else recipe.max_grad_norm
-            norm = accelerator.clip_grad_norm_(list(state.params.values()), longest)
+                raise not_finite("loss")
+            # A private gradient is already clipped by picture, and mostly noise.
+            max_norm = math.inf if privacy else recipe.max_grad_norm
+            norm = accelerator.clip_grad_norm_(list(state.params.values()), max_norm)
             if norm is not None and not math.isfinite(norm):
-                raise give_up("gradient")
+                raise not_finite("gradient")
             with defer_interrupts():
                 state.optimizer.step()
                 state.optimizer.zero_grad()
@@ -257,14 +263,14 @@ def fit(
                 events: list[TrainingEvent] = [
                     Updated(step=state.step, total_steps=recipe.steps, loss=loss, rate=numbers["rate"])
                 ]
-                if held and (done or state.step % recipe.validate_every == 0):
-                    numbers["held"] = measured = measure(learner, held, state)
-                    stopped = agreed(remember(state, measured, recipe.patience))
+                if held_out and (done or state.step % recipe.validate_every == 0):
+                    numbers["held"] = measured = measure(learner, held_out, state)
+                    stopped = agree_to_stop(update_best(state, measured, recipe.patience))
                     events.append(Validated(step=state.step, loss=measured, best=state.best))
             accelerator.log(numbers, step=state.step)
             yield from events
             if recipe.prompts and (done or state.step % recipe.sample_every == 0):
-                with applied(state):
+                with average_applied(state):
                     yield from draw(state.step)
             if done or stopped or state.step % recipe.save_every == 0:
                 yield save()
@@ -276,7 +282,7 @@ def fit(
 
 
 def gradients(run: Run, model: nn.Module, data: TrainingData, step: int) -> float:
-    """Leave the step's gradients in the parameters; returns its loss."""
+    """Accumulate the step's gradients in the parameters; returns its loss."""
     accelerator, passes = run.accelerator, run.recipe.accumulate
     loss = torch.zeros((), device=accelerator.device)
     for number in range(passes):
@@ -293,46 +299,47 @@ def gradients(run: Run, model: nn.Module, data: TrainingData, step: int) -> floa
     return float(accelerator.reduce(loss, "mean"))  # pyright: ignore[reportArgumentType]
 
 
-def held_batches(
-    held: Sequence[Ready],
-    latent: Callable[[Ready, bool], Any],
+def held_out_batches(
+    pictures: Sequence[TrainingPicture],
+    load_latent: LoadLatent,
     recipe: Recipe,
     *,
     levels: NoiseLevels,
     device: torch.device,
 ) -> list[TrainingBatch]:
-    """Each picture kept aside at several noise levels, spread evenly; the same noise each time they are measured."""
-    if not held:
+    """The held-out pictures at evenly spread noise levels, with the same noise in each measurement."""
+    if not pictures:
         return []
-    rows = [held[row % len(held)] for row in range(max(HELD_ROWS, len(held)))]
-    places = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(recipe.seed, 6)))
+    rows = [pictures[row % len(pictures)] for row in range(max(HELD_OUT_ROWS, len(pictures)))]
+    level_indices = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(recipe.seed, 6)))
     batches: list[TrainingBatch] = []
-    for row, one in enumerate(rows):
-        batch = assemble(
-            [one],
-            [one.example.caption or ""],
-            [latent(one, False)],
+    for row, picture in enumerate(rows):
+        batch = make_batch(
+            [picture],
+            [picture.example.caption or ""],
+            [load_latent(picture, False)],
             seed=seed_of(recipe.seed, 7, row),
             num_timesteps=len(levels),
         )
-        batch.timesteps.fill_(int(places[row]) * len(levels) // len(rows))
-        batches.append(placed(batch, device))
+        batch.timesteps.fill_(int(level_indices[row]) * len(levels) // len(rows))
+        batches.append(to_device(batch, device))
     return batches
 
 
 @torch.no_grad()
-def measure(learner: Learner, held: Sequence[TrainingBatch], state: TrainingState) -> float:
-    """The unweighted error on the pictures kept aside."""
-    with applied(state):
-        return sum(float(learner.errors(batch).mean()) for batch in held) / len(held)
+def measure(learner: Learner, held_out: Sequence[TrainingBatch], state: TrainingState) -> float:
+    """The unweighted mean error on the held-out pictures."""
+    with average_applied(state):
+        return sum(float(learner.errors(batch).mean()) for batch in held_out) / len(held_out)
 
 
-def applied(state: TrainingState) -> Any:
+def average_applied(state: TrainingState) -> Any:
+    """A context in which the networks hold the averaged weights, if the run averages them."""
     return state.average.applied() if state.average else nullcontext()
 
 
-def remember(state: TrainingState, measured: float, patience: int | None) -> bool:
-    """Whether it is time to stop."""
+def update_best(state: TrainingState, measured: float, patience: int | None) -> bool:
+    """Record the best measurement and its weights; returns whether to stop early."""
     if measured < state.best:
         state.best, state.waited = measured, 0
         if patience is not None:
@@ -343,6 +350,6 @@ def remember(state: TrainingState, measured: float, patience: int | None) -> boo
     return patience is not None and state.waited >= patience
 
 
-def agreed(stop: bool) -> bool:
-    """The main process's view: all must stop at the same step."""
+def agree_to_stop(stop: bool) -> bool:
+    """The main process's decision, on every process: all must stop at the same step."""
     return bool(broadcast(torch.tensor([int(stop)])).item())  # pyright: ignore[reportAttributeAccessIssue]

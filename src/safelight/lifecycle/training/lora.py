@@ -1,4 +1,4 @@
-"""The LoRA recipe, from a folder of pictures to a file that `generate --lora NAME` takes.
+"""The LoRA recipe: from a folder of pictures to a file for `generate --lora NAME`.
 
 Read `train_lora` from top to bottom; copy it to make another recipe.
 """
@@ -6,7 +6,7 @@ Read `train_lora` from top to bottom; copy it to make another recipe.
 import random
 from collections.abc import Iterator
 
-from safelight.lifecycle.training.caption_augment import worded
+from safelight.lifecycle.training.caption_augment import augment_caption
 from safelight.lifecycle.training.caption_encoder import CaptionEncoder
 from safelight.lifecycle.training.drawing import draw_samples
 from safelight.lifecycle.training.events import TrainingEvent
@@ -20,34 +20,36 @@ from safelight.lifecycle.training.seeds import seed_of
 
 
 def train_lora(run: Run, recipe: LoraRecipe) -> Iterator[TrainingEvent]:
-    """Learn small differences to a model's layers; the model itself stays as it is."""
+    """Train low-rank updates of a model's layers; the model's own weights are frozen."""
     model = open_base(run, frozen=True)
 
-    def say(caption: str, draw: random.Random) -> str:
-        return worded(
-            caption, draw, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
+    def augment(caption: str, rng: random.Random) -> str:
+        return augment_caption(
+            caption, rng, dropout=recipe.caption_dropout, shuffle=recipe.shuffle_tags, keep=recipe.keep_tokens
         )
 
-    data = yield from prepare(run, model, say=say)
+    data = yield from prepare(run, model, augment=augment)
 
     networks = networks_of(model, recipe.train)
     alpha = recipe.alpha or recipe.rank
-    learnt = add_lora(networks, rank=recipe.rank, alpha=alpha, layers=recipe.layers, seed=seed_of(recipe.seed, 0))
-    reader = CaptionEncoder(
+    parameters = add_lora(networks, rank=recipe.rank, alpha=alpha, layers=recipe.layers, seed=seed_of(recipe.seed, 0))
+    caption_encoder = CaptionEncoder(
         model,
         clip_skip=recipe.clip_skip or model.description.defaults.clip_skip,
-        remember=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
+        cache=recipe.cache_text and recipe.train == "unet" and not recipe.shuffle_tags,
     )
-    learner = Learner(model, reader, data.levels, snr_gamma=recipe.snr_gamma)
-    state = new_state(recipe, learnt)
-    privacy = privacy_for(recipe, len(data.dataset.own))
-    ended = yield from fit(run, learner, state, data, draw=lambda step: draw_samples(run, model, step), privacy=privacy)
+    learner = Learner(model, caption_encoder, data.levels, snr_gamma=recipe.snr_gamma)
+    state = new_state(recipe, parameters)
+    privacy = privacy_for(recipe, len(data.dataset.pictures))
+    result = yield from fit(
+        run, learner, state, data, draw=lambda step: draw_samples(run, model, step), privacy=privacy
+    )
 
-    state.settle(stopped_early=ended.stopped_early)
-    known = lineage(run, model, data.report, ended, privacy)
+    state.load_final_weights(stopped_early=result.stopped_early)
+    record = lineage(run, model, data.report, result, privacy)
     path = result_of(run)
     if run.accelerator.is_main_process:
-        beside = run.folder / f"{recipe.name}.diffusers.safetensors"
-        write_diffusers(beside, networks, rank=recipe.rank, alpha=alpha, metadata=header(known))
-        write_kohya(path, networks, alpha=alpha, metadata=header(known))
-        yield finish(run, path, known, ended)
+        diffusers_path = run.folder / f"{recipe.name}.diffusers.safetensors"
+        write_diffusers(diffusers_path, networks, rank=recipe.rank, alpha=alpha, metadata=header(record))
+        write_kohya(path, networks, alpha=alpha, metadata=header(record))
+        yield finish(run, path, record, result)

@@ -1,4 +1,4 @@
-"""A LoRA inside a model, by peft: put there, found again, and written in the two formats that programs read.
+"""A LoRA inside a model, by peft: insert it, collect its weights, and write them in the two common formats.
 
 | file | keys | read by |
 |---|---|---|
@@ -26,11 +26,11 @@ from safelight.models.weights.tensor_file import write_tensors
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 KOHYA_TEXT: Mapping[int, tuple[str, ...]] = {1: ("lora_te_",), 2: ("lora_te1_", "lora_te2_")}
-"""kohya's prefix of each text encoder, by how many the model has."""
+"""kohya's prefix of each text encoder, by the number of text encoders."""
 
 
 def networks_of(model: Model, train: Train) -> dict[str, nn.Module]:
-    """Those that are trained, by part."""
+    """The networks to train, by part."""
     encoders = zip(model.description.family.text_encoders, model.text_encoders, strict=True)
     text: dict[str, nn.Module] = {part: encoder.network for part, encoder in encoders}
     match train:
@@ -43,7 +43,7 @@ def networks_of(model: Model, train: Train) -> dict[str, nn.Module]:
 
 
 def targets(network: nn.Module, layers: Layers) -> list[str]:
-    """The paths of the layers that are trained."""
+    """The paths of the layers to train."""
     is_unet = hasattr(network, "down_blocks")
     found: list[str] = []
     for path in layers_of(network):
@@ -61,7 +61,7 @@ def targets(network: nn.Module, layers: Layers) -> list[str]:
 def add_lora(
     networks: Mapping[str, nn.Module], *, rank: int, alpha: float, layers: Layers, seed: int
 ) -> dict[str, dict[str, nn.Parameter]]:
-    """Put a LoRA into each network; returns what is to be learnt, in float32, by part and name."""
+    """Insert a LoRA into each network; returns its parameters, in float32, by part and name."""
     added: dict[str, dict[str, nn.Parameter]] = {}
     for part, network in networks.items():
         config = LoraConfig(
@@ -80,9 +80,9 @@ def add_lora(
     return added
 
 
-def tensors_of(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """What was learnt for each layer, by its path: down (r, in[, kh, kw]) and up (out, r[, 1, 1])."""
-    layers: dict[str, Any] = {path: one for path, one in network.named_modules() if isinstance(one, LoraLayer)}
+def lora_tensors(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The trained weights by layer path: down (r, in) or (r, in, kh, kw), and up (out, r) or (out, r, 1, 1)."""
+    layers: dict[str, Any] = {path: layer for path, layer in network.named_modules() if isinstance(layer, LoraLayer)}
     return {
         path: (layer.lora_A["default"].weight.detach().cpu(), layer.lora_B["default"].weight.detach().cpu())
         for path, layer in layers.items()
@@ -93,10 +93,10 @@ def write_kohya(path: Path, networks: Mapping[str, nn.Module], *, alpha: float, 
     file: dict[str, Tensor] = {}
     prefixes = {"unet": "lora_unet_"}
     texts = [part for part in networks if part != "unet"]
-    two = "text_encoder_2" in networks
-    prefixes |= dict(zip(texts, KOHYA_TEXT[2 if two else 1], strict=False))
+    has_two = "text_encoder_2" in networks
+    prefixes |= dict(zip(texts, KOHYA_TEXT[2 if has_two else 1], strict=False))
     for part, network in networks.items():
-        for name, (down, up) in tensors_of(network).items():
+        for name, (down, up) in lora_tensors(network).items():
             whole = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
             key = f"{prefixes[part]}{flat(whole)}"
             file |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
@@ -110,7 +110,7 @@ def write_diffusers(
     file: dict[str, Tensor] = {}
     record: dict[str, Any] = {}
     for part, network in networks.items():
-        found = tensors_of(network)
+        found = lora_tensors(network)
         for name, (down, up) in found.items():
             file |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
         record |= {f"{part}.r": rank, f"{part}.lora_alpha": alpha, f"{part}.target_modules": sorted(found)}
@@ -118,7 +118,10 @@ def write_diffusers(
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """The same bytes for the same tensors; whole, or not at all: a server that is running may look at any time."""
+    """Write tensors of any shape atomically, because a running server may read the file at any time.
+
+    The same tensors give the same bytes.
+    """
     plan = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     try:
         write_tensors(path, plan, tensors.items(), metadata=metadata)

@@ -12,9 +12,9 @@ from safelight.models.networks.placement import fast_dtypes
 
 
 class Muon(Optimizer):
-    """Momentum whose update for each matrix is made orthogonal; convolutions count as (out, rest).
+    """Momentum whose update for each matrix is made orthogonal; convolutions are flattened to (out, in * kh * kw).
 
-    Gradients are the same on every process, so momentum is kept by all, but each process orthogonalises
+    Gradients are the same on every process, so each holds all momentum, but each process orthogonalises
     only its share of the matrices and sends the result to the others.
     """
 
@@ -48,17 +48,18 @@ class Muon(Optimizer):
 
 
 def shares(params: list[Tensor], world: int) -> list[list[Tensor]]:
-    """The matrices dealt to `world` processes so that each has about the same work."""
-    dealt: list[list[Tensor]] = [[] for _ in range(world)]
+    """Share matrices (out, in) or (out, in, kh, kw) among `world` processes with about the same work each."""
+    shared: list[list[Tensor]] = [[] for _ in range(world)]
     work = [0.0] * world
     for param in sorted(params, key=cost, reverse=True):
         least = work.index(min(work))
-        dealt[least].append(param)
+        shared[least].append(param)
         work[least] += cost(param)
-    return dealt
+    return shared
 
 
 def cost(param: Tensor) -> float:
+    """Relative cost of orthogonalising a matrix (out, in) or (out, in, kh, kw)."""
     return param.numel() * min(param.flatten(1).shape)
 
 
@@ -68,14 +69,14 @@ POLAR_EXPRESS = (
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
 )
-"""The first four of the polynomials of arXiv:2505.16932; as good here as five of Muon's own, and a fifth cheaper."""
+"""The first four polynomials of arXiv:2505.16932; as accurate here as five of Muon's own, and a fifth cheaper."""
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly: all but tiny singular values come out near 1."""
+    """(rows, columns) approximately the nearest orthogonal matrix: all but tiny singular values become about 1."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
-    # Half of the digits are enough here (Muon's own implementation), and twice as fast where the hardware has them.
+    # bfloat16 is accurate enough here (as in Muon's own implementation), and twice as fast on hardware that has it.
     x = (x / (x.norm() * 1.01 + 1e-7)).to(fastest(matrix.device))
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
@@ -85,7 +86,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 @cache
 def fastest(device: torch.device) -> torch.dtype:
-    """bfloat16 where products of it are fast."""
+    """bfloat16 where its matrix products are fast, else float32."""
     return torch.bfloat16 if torch.bfloat16 in fast_dtypes(device.type) else torch.float32
 
 
@@ -97,7 +98,7 @@ def new_optimizers(
     weight_decay: float,
     is_matrix: Callable[[str, Tensor], bool],
 ) -> list[Optimizer]:
-    """Muon on the parameters that `is_matrix` picks, AdamW on the others."""
+    """Muon on the parameters for which `is_matrix(name, param)` is true, AdamW on the others; any shape."""
     matrices = [param for name, param in network.named_parameters() if param.requires_grad and is_matrix(name, param)]
     others = [param for name, param in network.named_parameters() if param.requires_grad and not is_matrix(name, param)]
     optimizers: list[Optimizer] = [
@@ -111,7 +112,7 @@ def new_optimizers(
 
 
 def set_rates(optimizers: list[Optimizer], factor: float) -> None:
-    """Every rate becomes its starting value times `factor`."""
+    """Set every rate to its full value times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor

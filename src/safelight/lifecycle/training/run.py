@@ -1,12 +1,12 @@
-"""One run: its folder, its devices, its model, its pictures.
+"""One run: its folder, devices, base model and pictures.
 
-runs/NAME/  recipe.yaml   every number of the run; `safelight train KIND --recipe` repeats it
-            report.json   what was found in the data
-            state.pt      the checkpoint that a run goes on from
+runs/NAME/  recipe.yaml   every field of the recipe; `safelight train KIND --recipe` repeats the run
+            report.json   problems found in the data
+            state.pt      the checkpoint to resume from
             latents.safetensors, samples/, and the tracker's files
             NAME.safetensors, NAME.diffusers.safetensors
-                          what was learnt, as other programs read it; ours take it from the registry
-            result.json   the version that it became
+                          the result for other programs; safelight uses the registry's copy
+            result.json   the registered version
 """
 
 import fcntl
@@ -25,17 +25,17 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsupportedOption, install
 from safelight.lifecycle.training.check import DataReport, check, require_good
-from safelight.lifecycle.training.dataset import Dataset, Ready, Say, hold_out, make_ready
+from safelight.lifecycle.training.dataset import AugmentCaption, Dataset, TrainingPicture, assign_buckets, hold_out
 from safelight.lifecycle.training.events import Prepared, TrainingEvent
-from safelight.lifecycle.training.latent_cache import latents_of
+from safelight.lifecycle.training.latent_cache import prepare_latents
 from safelight.lifecycle.training.noising import NoiseLevels
-from safelight.lifecycle.training.privacy import require_private
+from safelight.lifecycle.training.privacy import require_dp_available
 from safelight.lifecycle.training.recipe import (
     AnyRecipe,
     DreamBoothRecipe,
     EmbeddingRecipe,
     FullRecipe,
-    changed,
+    changed_fields,
     parse_recipe,
     read_recipe,
 )
@@ -57,9 +57,9 @@ class Run:
     folder: Path
     accelerator: Accelerator
     lock: IO[str]
-    """Held open for as long as the run is: one process group a folder."""
+    """An open file, locked during the run: one process group per folder."""
     version: str
-    """Of the code."""
+    """Version of the code."""
 
     @property
     def half(self) -> bool:
@@ -67,61 +67,61 @@ class Run:
 
 
 def open_run(recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = "") -> Run:
-    """Begin a run, or take up the one in the folder.
+    """Start a run, or resume the one in the folder.
 
     Raises:
-        InvalidRequest: the folder has a run of another recipe, or one that is going on.
-        UnsupportedOption: a precision, an optimiser, a tracker or a privacy that is not to be had here.
+        InvalidRequest: the folder has a run of another recipe, or one that is still running.
+        UnsupportedOption: the precision, optimiser, tracker or differential privacy is not available here.
     """
-    folder = folder or usual_folder(recipe, settings.home / "runs")
+    folder = folder or default_folder(recipe, settings.home / "runs")
     device = best_device() if settings.device == "auto" else settings.device
-    require_known(recipe, device)
+    require_available(recipe, device)
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if use_half(recipe.precision, device) else "no",
         log_with=None if recipe.tracker == "none" else recipe.tracker,
         project_dir=str(folder),
-        # A text encoder's last layer may not be read at all.
+        # With clip_skip, the last text-encoder layer gets no gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
-    require_private(recipe, processes=accelerator.num_processes)
+    require_dp_available(recipe, processes=accelerator.num_processes)
     if recipe.batch % accelerator.num_processes:
-        raise InvalidRequest(f"batch {recipe.batch} cannot be shared evenly by {accelerator.num_processes} processes")
-    lock = locked(folder, main=accelerator.is_main_process)
+        raise InvalidRequest(f"batch {recipe.batch} is not divisible by {accelerator.num_processes} processes")
+    lock = lock_folder(folder, main=accelerator.is_main_process)
     try:
-        take_up_or_begin(recipe, settings, folder)
+        require_resumable(recipe, settings, folder)
     except SafelightError:
         lock.close()
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        said = f"# safelight train {recipe.kind} --recipe recipe.yaml\n{recipe.to_yaml()}"
-        (folder / "recipe.yaml").write_text(said, "utf-8")
+        content = f"# safelight train {recipe.kind} --recipe recipe.yaml\n{recipe.to_yaml()}"
+        (folder / "recipe.yaml").write_text(content, "utf-8")
     return Run(recipe=recipe, settings=settings, folder=folder, accelerator=accelerator, lock=lock, version=version)
 
 
-def take_up_or_begin(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
-    """Raises InvalidRequest where there is another run, or where the result could not have its name."""
-    if (folder / "state.pt").exists() and (other := differs(folder, recipe)):
+def require_resumable(recipe: AnyRecipe, settings: Settings, folder: Path) -> None:
+    """Raises InvalidRequest if the folder has a run of another recipe, or the result's name is taken."""
+    if (folder / "state.pt").exists() and (fields := changed_from_run(folder, recipe)):
         raise InvalidRequest(
-            f"{folder} holds a run with another {', '.join(other)}; give this one a --name or an --out of its own"
+            f"{folder} has a run with a different {', '.join(fields)}; choose another --name or --out for this one"
         )
     with open_registry(settings) as registry:
         registry.require_free(recipe.name, kind_of_result(recipe))
 
 
-def usual_folder(recipe: AnyRecipe, runs: Path) -> Path:
-    """NAME, and NAME-2, NAME-3 for later versions: a folder whose run has ended with another recipe is left alone."""
+def default_folder(recipe: AnyRecipe, runs: Path) -> Path:
+    """NAME, else NAME-2, NAME-3, ...: skips folders with a finished run of another recipe."""
     for number in itertools.count(1):
         folder = runs / (recipe.name if number == 1 else f"{recipe.name}-{number}")
-        if not (folder / "result.json").exists() or not differs(folder, recipe):
+        if not (folder / "result.json").exists() or not changed_from_run(folder, recipe):
             return folder
     raise AssertionError
 
 
-def differs(folder: Path, recipe: AnyRecipe) -> list[str]:
-    """What another recipe than that of the folder's run says."""
-    return changed(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe)
+def changed_from_run(folder: Path, recipe: AnyRecipe) -> list[str]:
+    """The fields in which the recipe differs from that of the folder's run."""
+    return changed_fields(parse_recipe(read_recipe(folder / "recipe.yaml")), recipe)
 
 
 def kind_of_result(recipe: AnyRecipe) -> Kind:
@@ -135,12 +135,13 @@ def kind_of_result(recipe: AnyRecipe) -> Kind:
 
 
 def result_of(run: Run) -> Path:
-    """The file of what was learnt, or the folder, on its way to the registry."""
+    """Path of the trained file, or of the model's folder, before it is registered."""
     name = run.recipe.name
     return run.folder / (name if kind_of_result(run.recipe) == "checkpoint" else f"{name}.safetensors")
 
 
-def locked(folder: Path, *, main: bool) -> IO[str]:
+def lock_folder(folder: Path, *, main: bool) -> IO[str]:
+    """Open the folder's lock file; the main process locks it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a")
@@ -151,32 +152,33 @@ def locked(folder: Path, *, main: bool) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise InvalidRequest(f"a run is going on in {folder}; wait for it, or give another --out") from None
+            raise InvalidRequest(f"a run is in progress in {folder}; wait for it, or choose another --out") from None
     return lock
 
 
 def use_half(precision: Literal["auto", "float32", "bfloat16"], device: str) -> bool:
     if precision == "bfloat16" and torch.bfloat16 not in fast_dtypes(device):
         raise UnsupportedOption("precision", f"bfloat16 is many times slower than float32 on this {device}")
-    # A CPU that has the instructions trains small networks no faster with them, and less exactly.
+    # On a CPU with bfloat16 instructions, small networks train no faster, and less exactly.
     return precision == "bfloat16" or (precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def require_known(recipe: AnyRecipe, device: str) -> None:
+def require_available(recipe: AnyRecipe, device: str) -> None:
+    """Raises UnsupportedOption if the optimiser or the tracker cannot be used here."""
     if recipe.optimizer == "adamw8bit" and (device != "cuda" or importlib.util.find_spec("bitsandbytes") is None):
-        raise UnsupportedOption("optimizer", "adamw8bit needs a CUDA device and the package bitsandbytes; adamw runs")
+        raise UnsupportedOption("optimizer", "adamw8bit needs a CUDA device and the package bitsandbytes; use adamw")
     if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
         extra = "train" if recipe.tracker == "tensorboard" else recipe.tracker
-        raise UnsupportedOption("tracker", f"{recipe.tracker} is not installed; take none, or {install(extra)}")
+        raise UnsupportedOption("tracker", f"{recipe.tracker} is not installed; use none, or {install(extra)}")
 
 
 def open_base(run: Run, *, frozen: bool) -> Model:
-    """The model to begin with. In half precision only where its own weights stay as they are."""
+    """Load the base model, in float32 unless its own weights are frozen."""
     catalogue = open_catalogue(run.settings)
     description = describe(catalogue.find(run.recipe.base))
     if description.inpaints_natively or description.takes_guidance:
         raise UnsupportedOption(
-            "base", f"{run.recipe.base} also reads a mask or a guidance scale; train its base model"
+            "base", f"{run.recipe.base} takes a mask or a guidance scale as input; train its base model"
         )
     digest = digest_model(description, cache=catalogue.sums)
     placement = Placement(run.accelerator.device, torch.bfloat16 if run.half and frozen else torch.float32)
@@ -190,10 +192,10 @@ def open_base(run: Run, *, frozen: bool) -> Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """What a run learns from."""
+    """The data of a run."""
 
     dataset: Dataset
-    held: tuple[Ready, ...]
+    held_out: tuple[TrainingPicture, ...]
     levels: NoiseLevels
     report: DataReport
 
@@ -202,27 +204,27 @@ def prepare(
     run: Run,
     model: Model,
     *,
-    say: Say,
+    augment: AugmentCaption,
     needs_captions: bool = True,
-    of_class: Sequence[Ready] = (),
+    prior_pictures: Sequence[TrainingPicture] = (),
     prior_weight: float = 1.0,
-    ready: Sequence[Ready] | None = None,
+    pictures: Sequence[TrainingPicture] | None = None,
     report: DataReport | None = None,
 ) -> Generator[TrainingEvent, None, TrainingData]:
-    """Look at the pictures, cut them to their buckets, send them through the autoencoder.
+    """Check the pictures, crop them to their buckets, and encode them.
 
     Raises:
-        InvalidRequest: something cannot be learnt from and may not be left out.
+        InvalidRequest: an example cannot be trained on and may not be skipped.
     """
     recipe = run.recipe
-    report = report or look_over(run, needs_captions=needs_captions)
-    ready = ready or make_ready(report.good, model.description, recipe)
-    own, held = hold_out(ready, recipe.holdout, recipe.seed)
+    report = report or check_data(run, needs_captions=needs_captions)
+    pictures = pictures or assign_buckets(report.good, model.description, recipe)
+    training, held_out = hold_out(pictures, recipe.holdout, recipe.seed)
     levels = NoiseLevels.of(model.description.scheduler, run.accelerator.device)
-    # The main process makes the cache, the others read it.
+    # The main process writes the cache, the others read it.
     with run.accelerator.main_process_first():
-        latent = yield from latents_of(
-            [*own, *held, *of_class],
+        load_latent = yield from prepare_latents(
+            [*training, *held_out, *prior_pictures],
             model.vae,
             mask=recipe.mask,
             flip=recipe.flip,
@@ -230,25 +232,26 @@ def prepare(
             key=f"{report.digest} {model.digest}",
         )
     dataset = Dataset(
-        own,
-        latent,
+        training,
+        load_latent,
         recipe,
-        say=say,
+        augment=augment,
         num_timesteps=len(levels),
-        of_class=of_class,
+        prior_pictures=prior_pictures,
         prior_weight=prior_weight,
     )
     yield Prepared(
-        num_pictures=len(own),
-        num_held=len(held),
+        num_pictures=len(training),
+        num_held=len(held_out),
         dataset_digest=report.digest,
         buckets={f"{width}x{height}": count for (width, height), count in sorted(dataset.buckets.items())},
         notes=report.lines(),
     )
-    return TrainingData(dataset=dataset, held=tuple(held), levels=levels, report=report)
+    return TrainingData(dataset=dataset, held_out=tuple(held_out), levels=levels, report=report)
 
 
-def look_over(run: Run, *, needs_captions: bool) -> DataReport:
+def check_data(run: Run, *, needs_captions: bool) -> DataReport:
+    """Check the recipe's data, write report.json, and raise InvalidRequest for errors that may not be skipped."""
     recipe = run.recipe
     report = check(
         find_examples(recipe.data),
@@ -266,14 +269,14 @@ def look_over(run: Run, *, needs_captions: bool) -> DataReport:
 
 
 def require_same_pictures(folder: Path, report: DataReport) -> None:
-    """A run that is taken up goes on with what it began with."""
+    """Raises InvalidRequest if a run would be resumed with other pictures or captions."""
     if not (folder / "state.pt").exists():
         return
     with suppress(OSError, ValueError, KeyError):
         if json.loads((folder / "report.json").read_text("utf-8"))["digest"] != report.digest:
             raise InvalidRequest(
-                f"the pictures or captions are others than those that the run in {folder} began with; "
-                "give this one an --out of its own, and it becomes the next version"
+                f"the pictures or captions differ from those that the run in {folder} started with; "
+                "choose another --out to train the next version"
             )
 
 

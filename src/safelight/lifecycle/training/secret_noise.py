@@ -1,7 +1,7 @@
-"""Unit Gaussians out of the system's own randomness, for noise that nobody may guess.
+"""Unit Gaussians from the system's randomness, for noise that must stay secret.
 
-torch's CPU generator heeds 32 bits of a seed: who tries them all finds the noise, and takes it off again. Here every
-two numbers are made of 128 bits from `os.urandom` (the Box-Muller transform); nothing is seeded, kept, or drawn twice.
+torch's CPU generator uses 32 bits of a seed: an attacker can try them all and subtract the noise. Here every two
+numbers come from 128 bits of `os.urandom` (the Box-Muller transform); nothing is seeded, stored, or drawn twice.
 """
 
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def secret_gaussians(count: int) -> Tensor:
-    """(count,) in float64, on the CPU. None is past 9.5, where a true Gaussian is once in 10^20 draws."""
+    """(count,) in float64, on the CPU. None exceeds 9.5, which a true Gaussian does once in 10^20 draws."""
     pairs = -(-count // 2)
     bits = np.frombuffer(os.urandom(16 * pairs), np.uint64).reshape(2, pairs)
     first, second = (bits.astype(np.float64) + 0.5) * 2.0**-64

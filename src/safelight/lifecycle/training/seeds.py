@@ -1,4 +1,4 @@
-"""One seed from several numbers: all randomness of a step follows from them, so a resumed run repeats it."""
+"""One seed from several numbers. A step's randomness depends only on them, so a resumed run repeats it."""
 
 import numpy as np
 

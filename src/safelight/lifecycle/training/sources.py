@@ -1,12 +1,12 @@
-"""Where pictures and their captions come from. Nothing is decoded here; bytes are read when they are asked for.
+"""Find pictures and their captions. Nothing is decoded here; bytes are read on demand.
 
 | data | read as |
 |---|---|
 | a folder | every picture in it, its caption in a `.txt` of the same name, its mask in `NAME.mask.png` |
-| a folder with `metadata.jsonl` or `metadata.csv`, or such a file | one picture a line: `file_name` and `text` |
-| a `.parquet` file | the same columns; `image` may hold the bytes, as Hugging Face's do |
-| a `.tar`, or a folder of nothing but these | WebDataset shards: files of one name belong together |
-| any of these by URL | `s3://bucket/folder`, `https://host/set.tar`: whatever fsspec has a driver for |
+| a folder with `metadata.jsonl` or `metadata.csv`, or such a file | one picture per line: `file_name` and `text` |
+| a `.parquet` file | the same columns; `image` may hold the bytes, as in Hugging Face's datasets |
+| a `.tar`, or a folder that holds only these | WebDataset shards: files of one name belong together |
+| any of these by URL | `s3://bucket/folder`, `https://host/set.tar`: anything that fsspec has a driver for |
 """
 
 import csv
@@ -33,35 +33,35 @@ Read = Callable[[], bytes]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     key: str
-    """Its name within the data, the same wherever the data lies."""
+    """Its name within the data, independent of the data's location."""
     caption: str | None
-    """None where there is none."""
+    """None if there is none."""
     read: Read
     read_mask: Read | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DataPath:
-    """A folder or file, here or elsewhere."""
+    """A folder or file, local or remote."""
 
     system: Any
     path: str
 
     @staticmethod
-    def at(where: str) -> "DataPath":
+    def at(location: str) -> "DataPath":
         from fsspec.core import url_to_fs
 
         try:
-            return DataPath(*url_to_fs(where))
+            return DataPath(*url_to_fs(location))
         except ImportError as error:
-            if where.startswith("http"):
-                raise MissingExtra(f"data {where} needs aiohttp", "data") from None
-            raise InvalidRequest(f"data {where}: {error}") from None
+            if location.startswith("http"):
+                raise MissingExtra(f"data {location} needs aiohttp", "data") from None
+            raise InvalidRequest(f"data {location}: {error}") from None
         except ValueError as error:
-            raise InvalidRequest(f"data {where}: {error}") from None
+            raise InvalidRequest(f"data {location}: {error}") from None
 
     def inside(self, name: str) -> "DataPath":
-        """A file that a table names: beside the table, or somewhere else entirely."""
+        """A file that a table names: relative to the table's folder, or by URL."""
         return DataPath.at(name) if "://" in name else DataPath(self.system, f"{self.path.rstrip('/')}/{name}")
 
     def read(self) -> bytes:
@@ -76,42 +76,42 @@ class DataPath:
         return DataPath(self.system, str(PurePosixPath(self.path).parent))
 
 
-def find_examples(where: str) -> list[Example]:
-    """All of them, by key.
+def find_examples(location: str) -> list[Example]:
+    """All examples at a path or URL, sorted by key.
 
     Raises:
-        InvalidRequest: there is nothing, or a table without the columns it needs.
+        InvalidRequest: there are no pictures, or a table lacks a required column.
     """
-    place = DataPath.at(where)
+    data = DataPath.at(location)
     try:
-        examples = list(examples_at(place, where))
+        examples = list(examples_at(data, location))
     except (FileNotFoundError, NotADirectoryError):
-        raise InvalidRequest(f"data {where}: there is no such folder or file") from None
+        raise InvalidRequest(f"data {location}: there is no such folder or file") from None
     except (OSError, tarfile.TarError) as error:
-        raise InvalidRequest(f"data {where} cannot be read: {error}") from None
+        raise InvalidRequest(f"data {location} cannot be read: {error}") from None
     if not examples:
         raise InvalidRequest(
-            f"data {where}: no pictures there; known are {', '.join(PICTURES)}, {', '.join(TABLES)}, .tar"
+            f"data {location} has no pictures; supported are {', '.join(PICTURES)}, {', '.join(TABLES)}, .tar"
         )
     return sorted(examples, key=lambda example: example.key)
 
 
-def examples_at(place: DataPath, where: str) -> Iterator[Example]:
-    if place.suffix == ".tar":
-        return from_shards([place])
-    if place.suffix in TABLES:
-        return from_table(place)
-    files: list[str] = sorted(place.system.find(place.path))
+def examples_at(data: DataPath, location: str) -> Iterator[Example]:
+    if data.suffix == ".tar":
+        return from_shards([data])
+    if data.suffix in TABLES:
+        return from_table(data)
+    files: list[str] = sorted(data.system.find(data.path))
     if not files:
-        raise FileNotFoundError(where)
-    root = place.path.rstrip("/")
+        raise FileNotFoundError(location)
+    root = data.path.rstrip("/")
     names = {path.removeprefix(root).lstrip("/"): path for path in files}
     for table in (f"metadata{suffix}" for suffix in TABLES):
         if table in names:
-            return from_table(DataPath(place.system, names[table]))
+            return from_table(DataPath(data.system, names[table]))
     if not any(name.lower().endswith(PICTURES) for name in names):
-        return from_shards(DataPath(place.system, path) for name, path in names.items() if name.endswith(".tar"))
-    return from_files({name: DataPath(place.system, path).read for name, path in names.items()})
+        return from_shards(DataPath(data.system, path) for name, path in names.items() if name.endswith(".tar"))
+    return from_files({name: DataPath(data.system, path).read for name, path in names.items()})
 
 
 def from_files(files: Mapping[str, Read]) -> Iterator[Example]:
@@ -149,7 +149,7 @@ def from_table(table: DataPath) -> Iterator[Example]:
         column = next((name for name in FILE_COLUMNS if row.get(name)), None)
         if column is None:
             raise InvalidRequest(
-                f"{table.path}: row {number + 1} names no picture; it needs one of {', '.join(FILE_COLUMNS)}"
+                f"{table.path}: row {number + 1} has no picture; it needs one of {', '.join(FILE_COLUMNS)}"
             )
         key, read = picture_of(row[column], table.parent, f"{number:06}")
         mask = next((row[name] for name in MASK_COLUMNS if row.get(name)), None)
@@ -157,8 +157,8 @@ def from_table(table: DataPath) -> Iterator[Example]:
         yield Example(key=key, caption=text_of(row), read=read, read_mask=read_mask)
 
 
-def picture_of(value: Any, beside: DataPath, number: str) -> tuple[str, Read]:
-    """A path, or Hugging Face's struct of bytes and path."""
+def picture_of(value: Any, folder: DataPath, number: str) -> tuple[str, Read]:
+    """Key and reader of a column's value: a path, or Hugging Face's struct of bytes and path."""
     if isinstance(value, Mapping):
         data, name = value.get("bytes"), value.get("path")
         if data is not None:
@@ -166,7 +166,7 @@ def picture_of(value: Any, beside: DataPath, number: str) -> tuple[str, Read]:
         value = name
     if isinstance(value, bytes):
         return number, partial(bytes, value)
-    return str(value), lambda: beside.inside(str(value)).read()
+    return str(value), lambda: folder.inside(str(value)).read()
 
 
 def rows_of(table: DataPath) -> Iterator[Mapping[str, Any]]:
@@ -182,7 +182,7 @@ def rows_of(table: DataPath) -> Iterator[Mapping[str, Any]]:
         if line.strip():
             row = as_object(line)
             if not row:
-                raise InvalidRequest(f"{table.path}: line {number} is no JSON object")
+                raise InvalidRequest(f"{table.path}: line {number} is not a JSON object")
             yield row
 
 
@@ -205,11 +205,11 @@ def from_shards(shards: Iterable[DataPath]) -> Iterator[Example]:
 
 
 def read_member(shard: DataPath, start: int, length: int) -> bytes:
-    """Straight from its place in the archive, which is not read again from the front."""
+    """Read a file of the archive by its offset, without reading the archive from its start."""
     try:
         data = shard.system.cat_file(shard.path, start=start, end=start + length)
-    except ValueError:  # fsspec's word for it repeats all that the server sent
+    except ValueError:  # fsspec's message would repeat the server's whole response
         data = b""
     if len(data) != length:
-        raise OSError(f"{shard.path}: parts of this archive cannot be had from where it is; fetch it first")
+        raise OSError(f"{shard.path}: its server does not support range requests; download the archive first")
     return data

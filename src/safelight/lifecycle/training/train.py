@@ -1,4 +1,4 @@
-"""Any recipe, begun or taken up again: what the command line, the queue and scripts call."""
+"""Train any recipe, or resume its run: the entry point for the command line, the job queue and scripts."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -17,25 +17,25 @@ from safelight.settings import Settings
 def train(
     recipe: AnyRecipe, settings: Settings, folder: Path | None = None, *, version: str = ""
 ) -> Generator[TrainingEvent, None, None]:
-    """Train, and say how it goes; closing the generator stops the run, which can be taken up again.
+    """Train, and yield events; closing the generator stops the run, which can be resumed.
 
-    Of several processes, the main one speaks.
+    With several processes, only the main one yields events.
 
     Raises:
-        SafelightError: what was asked for cannot be, or something happened; the message says what is left.
+        SafelightError: the recipe cannot be trained, or the run failed.
     """
     run = open_run(recipe, settings, folder, version=version)
     try:
-        with closing(learn(run)) as events:
-            for item in events:
+        with closing(train_recipe(run)) as events:
+            for event in events:
                 if run.accelerator.is_main_process:
-                    yield item
+                    yield event
     finally:
         close_run(run)
 
 
-def learn(run: Run) -> Generator[TrainingEvent, None, None]:
-    """On each of the run's processes."""
+def train_recipe(run: Run) -> Generator[TrainingEvent, None, None]:
+    """Train on this process, by the recipe of the run's kind."""
     match run.recipe:
         case LoraRecipe() as recipe:
             yield from train_lora(run, recipe)
