@@ -218,7 +218,7 @@ async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sourc
             kept.append(await studio.image_pool.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
     upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
-    sittings, fields = active_requests_of(request), SubmitOptions(brought=True)
+    sittings, fields = active_requests_of(request), SubmitOptions(uploaded=True)
     jobs: list[JobRow] = []
     if upscales:
         with in_words(body.words):

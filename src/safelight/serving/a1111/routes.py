@@ -209,7 +209,7 @@ async def drawn(
     parts = parts_of(request)
     if body.override_settings and not body.override_settings_restore_afterwards:
         await active_requests_of(request).keep_options(caller, options, parts.keys)
-    fields = SubmitOptions(encoding=options.encoding, brought=True)
+    fields = SubmitOptions(encoding=options.encoding, uploaded=True)
     jobs = await active_requests_of(request).draw(
         request, drafts, caller, fields, job_service=parts.job_service, kind=kind
     )

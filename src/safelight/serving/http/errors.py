@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.places import told_to_strangers
+from safelight.serving.jobs.redact import caller_message
 from safelight.validation import faults_in
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def body(path: str, error: SafelightError, told: str) -> dict[str, object]:
 
 def ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, SafelightError)
-    return respond(request.url.path, error, told=told_to_strangers(error, parts_of(request).settings.home))
+    return respond(request.url.path, error, told=caller_message(error, parts_of(request).settings.home))
 
 
 def invalid(request: Request, error: Exception) -> Response:

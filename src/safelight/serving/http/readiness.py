@@ -32,7 +32,7 @@ class Readiness:
         if not done:
             raise NotReady(f"the database or the disk has not answered within {PROOF_S:g} s")
         self.proof.result()
-        if trouble := self.worker.trouble():
+        if trouble := self.worker.problem():
             raise NotReady(trouble)
 
     def prove(self) -> None:
@@ -40,6 +40,6 @@ class Readiness:
         if shutil.disk_usage(self.home).free < MIN_FREE_BYTES:
             raise NotReady("the disk is full")
         try:
-            self.worker.attempts.beat(patience_s=PROOF_S / 2)
+            self.worker.attempts.heartbeat(patience_s=PROOF_S / 2)
         except StorageFailed as error:
             raise NotReady(str(error)) from error

@@ -34,7 +34,7 @@ from safelight.regular_file import is_regular, open_regular
 from safelight.serving.http.auth import TRUSTED
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.jobs.keys import Caller
-from safelight.serving.jobs.places import told_to_strangers
+from safelight.serving.jobs.redact import caller_message
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
 from safelight.spec import Seed as AnySeed
@@ -110,7 +110,7 @@ class Api:
         except httpx.HTTPError as error:
             raise ToolError(f"{self.server}: {error or type(error).__name__}") from error
         except SafelightError as error:
-            raise ToolError(str(error) if self.owner else told_to_strangers(error, self.settings.home)) from error
+            raise ToolError(str(error) if self.owner else caller_message(error, self.settings.home)) from error
         if answer.is_error:
             raise ToolError(words_of(answer))
         return answer

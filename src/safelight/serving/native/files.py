@@ -19,7 +19,7 @@ from safelight.errors import Forbidden, UnknownAsset
 from safelight.serving.http.auth import Who, caller_of
 from safelight.serving.http.description import PICTURE
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.holders import hold, require_sight
+from safelight.serving.jobs.holders import hold, require_access
 from safelight.serving.jobs.tables import JobRow
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -67,7 +67,7 @@ async def download(
             raise Forbidden("this link has expired; ask for the job again to get a new one")
     else:
         caller = await caller_of(request)
-        await parts.database.ask(require_sight, [asset_id], caller.sees)
+        await parts.database.ask(require_access, [asset_id], caller.sees)
     path = await asyncio.to_thread(parts.studio.assets.path_of, asset_id)
     data = await asyncio.to_thread(parts.studio.assets.read, asset_id)
     # The name is the content's own digest: it never changes.

@@ -166,7 +166,9 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
     drafts = await asyncio.to_thread(drafts_of, asked, job_service.studio.settings.wildcards)
     if expanding:
         # Choices fall with the seed, and a seed may be chosen anew: a retry is known by what it says.
-        submit_options = replace(submit_options, said=json.dumps([one.model_dump(mode="json") for one in asked]))
+        submit_options = replace(
+            submit_options, original_request=json.dumps([one.model_dump(mode="json") for one in asked])
+        )
     jobs = await job_service.accept(drafts, caller, submit_options)
     views = [await view(request, job) for job in jobs]
     return JobList(data=views) if isinstance(body, list) or body.expand == "combinatorial" else views[0]

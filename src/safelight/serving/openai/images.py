@@ -150,10 +150,10 @@ async def draw(
     """
     parts = parts_of(request)
     submit_options = SubmitOptions(
-        brought=True,
+        uploaded=True,
         encoding=body.encoding(),
         idempotency_key=idempotency_key,
-        said=body.model_dump_json() + str(first.init) + str(first.mask),
+        original_request=body.model_dump_json() + str(first.init) + str(first.mask),
         retried=request.headers.get(RETRIES, "0") != "0",
     )
     drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
