@@ -86,7 +86,7 @@ def test_lists_are_answered(client: httpx.Client, home: Path, path: str) -> None
     require_discreet(answer.text, home)
 
 
-def submit_options(kind: str) -> Iterator[dict[str, Any]]:
+def bodies(kind: str) -> Iterator[dict[str, Any]]:
     """Every way to name a file, a folder or an image."""
     asset = {"image": "0" * 64}
     for name in (kind, f"of-{kind}"):
@@ -104,7 +104,7 @@ def submit_options(kind: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_is_refused_when_it_is_named(client: httpx.Client, home: Path, kind: str) -> None:
-    for wish in submit_options(kind):
+    for wish in bodies(kind):
         answer = client.post("/v1/jobs", json=SMALL | wish)
         # A text file may hold anything, and what is no safetensors may be a list of words.
         words = "expand" in wish and kind in ("pickle", "cut", "noise")

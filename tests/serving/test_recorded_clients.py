@@ -16,7 +16,7 @@ from PIL import Image
 from tests.serving.conftest import ask_and_go
 
 from safelight.serving.a1111.options import Options
-from safelight.serving.a1111.payloads import TextToImageBody
+from safelight.serving.a1111.txt2img import TextToImageBody
 from safelight.spec import parse_draft
 
 SIZE = {"steps": 2, "width": 64, "height": 64}

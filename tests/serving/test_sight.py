@@ -26,12 +26,8 @@ def upload(url: str, key: str, colour: str) -> str:
     return sent.raise_for_status().json()["id"]
 
 
-def drawn(url: str, key: str, **submit_options: Any) -> dict[str, Any]:
-    job = (
-        httpx.post(f"{url}/v1/jobs", json=SMALL | submit_options, headers=bearer(key), timeout=60)
-        .raise_for_status()
-        .json()
-    )
+def drawn(url: str, key: str, **fields: Any) -> dict[str, Any]:
+    job = httpx.post(f"{url}/v1/jobs", json=SMALL | fields, headers=bearer(key), timeout=60).raise_for_status().json()
     wait = f"{url}/v1/jobs/{job['id']}/wait?timeout_s=120"
     return httpx.get(wait, headers=bearer(key), timeout=130).raise_for_status().json()
 

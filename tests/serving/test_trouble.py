@@ -17,8 +17,8 @@ from safelight.serving.jobs.keys import Keys
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 
 
-def ask(url: str, **submit_options: Any) -> dict[str, Any]:
-    return httpx.post(f"{url}/v1/jobs", json=SMALL | submit_options).raise_for_status().json()
+def ask(url: str, **fields: Any) -> dict[str, Any]:
+    return httpx.post(f"{url}/v1/jobs", json=SMALL | fields).raise_for_status().json()
 
 
 def ended_at(url: str, job_id: str) -> dict[str, Any]:

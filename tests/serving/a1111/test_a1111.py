@@ -462,14 +462,14 @@ def test_a_key_is_asked_for_as_browsers_and_clients_expect(keyed_server: tuple[s
 class GenerationBody(threading.Thread):
     """A request of another thread; `result` is there once it has ended."""
 
-    def __init__(self, api: webuiapi.WebUIApi, **submit_options: Any) -> None:
+    def __init__(self, api: webuiapi.WebUIApi, **fields: Any) -> None:
         super().__init__(daemon=True)
-        self.api, self.submit_options = api, submit_options
+        self.api, self.fields = api, fields
         self.result: Any = None
 
     def run(self) -> None:
         try:
-            self.result = self.api.txt2img(**self.submit_options)
+            self.result = self.api.txt2img(**self.fields)
         except RuntimeError as error:
             self.result = error
 
@@ -583,7 +583,7 @@ def test_pictures_are_made_larger(api: webuiapi.WebUIApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "says"),
+    ("fields", "status", "says"),
     [
         ({"upscaler_1": "SwinIR 4x"}, 400, "SwinIR 4x"),
         ({"gfpgan_visibility": 1}, 400, "gfpgan_visibility"),
@@ -593,10 +593,8 @@ def test_pictures_are_made_larger(api: webuiapi.WebUIApi) -> None:
         ({"image": in_base64(picture(size=(1000, 1000))), "upscaler_1": "Lanczos", "upscaling_resize": 8}, 400, "most"),
     ],
 )
-def test_what_cannot_be_made_larger(
-    client: httpx.Client, submit_options: dict[str, Any], status: int, says: str
-) -> None:
-    answered, detail = refused(client, "/extra-single-image", {"image": in_base64(picture())} | submit_options)
+def test_what_cannot_be_made_larger(client: httpx.Client, fields: dict[str, Any], status: int, says: str) -> None:
+    answered, detail = refused(client, "/extra-single-image", {"image": in_base64(picture())} | fields)
     assert answered == status
     assert says in detail
 

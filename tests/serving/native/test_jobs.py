@@ -25,8 +25,8 @@ def client(server: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def drawn(client: httpx.Client, **submit_options: Any) -> dict[str, Any]:
-    job = client.post("/v1/jobs", json=SMALL | submit_options).raise_for_status().json()
+def drawn(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    job = client.post("/v1/jobs", json=SMALL | fields).raise_for_status().json()
     return ended(client, job["id"])
 
 
@@ -73,7 +73,7 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "says"),
+    ("fields", "status", "says"),
     [
         ({"width": 100}, 400, "multiple of 8"),
         ({"sampler": "Eular a"}, 404, "Euler a"),
@@ -88,9 +88,9 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
     ],
 )
 def test_what_cannot_be_is_said_before_it_is_accepted(
-    client: httpx.Client, submit_options: dict[str, Any], status: int, says: str
+    client: httpx.Client, fields: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = client.post("/v1/jobs", json=SMALL | submit_options)
+    answer = client.post("/v1/jobs", json=SMALL | fields)
     error = answer.json()["error"]
     assert answer.status_code == status
     assert says in error["message"]
@@ -193,7 +193,7 @@ def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: 
 
 
 @pytest.mark.parametrize(
-    ("wishes", "says"),
+    ("fields", "says"),
     [
         ({"prompt": "{a|b}" * 11, "expand": "combinatorial"}, "2048 combinations; at most 1000"),
         ({"prompt": "__../../safelight__", "expand": "wildcards"}, "leads out of the folder"),
@@ -201,8 +201,8 @@ def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: 
         ({"prompt": "a", "expand": "everything"}, "'wildcards' or 'combinatorial'"),
     ],
 )
-def test_choices_that_cannot_be_are_said(client: httpx.Client, submit_options: dict[str, Any], says: str) -> None:
-    answer = client.post("/v1/jobs", json=SMALL | submit_options)
+def test_choices_that_cannot_be_are_said(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
+    answer = client.post("/v1/jobs", json=SMALL | fields)
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
 

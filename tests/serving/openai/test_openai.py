@@ -162,7 +162,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "param"),
+    ("fields", "error", "param"),
     [
         ({"size": "100x100"}, openai.BadRequestError, "size"),
         ({"size": "large"}, openai.BadRequestError, "size"),
@@ -173,10 +173,10 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
     ],
 )
 def test_errors_arrive_typed(
-    client: openai.OpenAI, submit_options: dict[str, object], error: type[openai.APIStatusError], param: str | None
+    client: openai.OpenAI, fields: dict[str, object], error: type[openai.APIStatusError], param: str | None
 ) -> None:
     with pytest.raises(error) as caught:
-        client.images.generate(prompt="a red apple", **submit_options)  # pyright: ignore
+        client.images.generate(prompt="a red apple", **fields)  # pyright: ignore
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
     assert caught.value.code

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
             self.refuse(LONG)
 
     def wait_for_header(self) -> None:
-        """Start the header timer, at the connection's start or the header's first byte; later bytes do not extend it."""
+        """Start the timer, at the connection's start or the header's first byte; later bytes do not extend it."""
         if self.header_timer is None:
             after_s = self.connections.header_timeout_s
             self.header_timer = asyncio.get_running_loop().call_later(after_s, self.refuse, SLOW)

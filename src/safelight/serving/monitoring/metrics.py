@@ -115,7 +115,7 @@ class Metrics:
     def on_change(
         self, state: str, labels: JobLabels, *, requeued: bool = False, code: str = "", compute_s: float = 0.0
     ) -> None:
-        """Count a committed change of state; `requeued`: it goes back to the queue, `code`: of its error if it failed."""
+        """Count a committed change of state; `requeued`: back to the queue, `code`: of its error if it failed."""
         model, key = self.models[labels.model], self.keys[labels.key]
         match state:
             case "queued":

@@ -71,7 +71,7 @@ class Stages:
 
 
 def remember(items: OrderedDict[str, T], key: str, value: T) -> None:
-    """Store a value; beyond MAX_REMEMBERED drop the oldest, since jobs that end in another process are never removed."""
+    """Store a value; beyond MAX_REMEMBERED drop the oldest: jobs that end in another process are never removed."""
     items[key] = value
     if len(items) > MAX_REMEMBERED:
         items.popitem(last=False)

@@ -41,7 +41,7 @@ from safelight.spec import (
     Switch,
     parse_draft,
 )
-from safelight.validation import CheckedModel, wrong_in
+from safelight.validation import CheckedModel, errors_in
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
 """Names that clients have built in; unless the operator says otherwise, they get the server's own model."""
@@ -129,7 +129,7 @@ class ImageRequest(Extras):
             yield error
             size = {}
         fields = {"model": self.model or DEFAULT_MODEL} | self.fields(1)
-        yield from wrong_in(Draft, fields | size | self.starts_from, WORDS)
+        yield from errors_in(Draft, fields | size | self.starts_from, WORDS)
 
     def draft(self, default_steps: int, *, model: str, **given: Any) -> Draft:
         """The first picture; the others differ in their seeds."""

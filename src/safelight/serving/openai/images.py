@@ -22,7 +22,7 @@ from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.sizes import by_highres, good_sizes
 from safelight.prompts.expand import expanded
 from safelight.serving.http import description
-from safelight.serving.http.auth import Who
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.parts import parts_of
 from safelight.serving.http.plain import require_plain_values
 from safelight.serving.http.wait_or_cancel import failure, wait_or_cancel
@@ -50,11 +50,11 @@ from safelight.serving.openai.bodies import (
 from safelight.serving.openai.image_stream import stream
 from safelight.spec import Draft, Reads
 from safelight.studio import Studio
-from safelight.validation import concerning, in_words, refuse
+from safelight.validation import default_field, refuse, rename_fields
 
 
 async def in_their_words() -> AsyncGenerator[None, None]:
-    with in_words(WORDS):
+    with rename_fields(WORDS):
         yield
 
 
@@ -71,7 +71,7 @@ RETRIES = "x-stainless-retry-count"
 
 
 @router.get("/models")
-async def models(request: Request, caller: Who) -> ModelList:
+async def models(request: Request, caller: CurrentCaller) -> ModelList:
     """The checkpoints that may be asked for by name, and the names of OpenAI's that the operator gave them."""
     parts = parts_of(request)
     names = await asyncio.to_thread(parts.studio.models.catalogue.names)
@@ -81,7 +81,7 @@ async def models(request: Request, caller: Who) -> ModelList:
 
 
 @router.get("/models/{name}")
-async def model(request: Request, caller: Who, name: str) -> ModelView:
+async def model(request: Request, caller: CurrentCaller, name: str) -> ModelView:
     """One of them, with the sizes that it draws well."""
     parts = parts_of(request)
     catalogue = parts.studio.models.catalogue
@@ -98,7 +98,7 @@ async def model(request: Request, caller: Who, name: str) -> ModelView:
     responses=description.stream(GenerationMessage, TOLD),
 )
 async def generations(
-    request: Request, caller: Who, body: GenerationRequest, idempotency_key: Key = None
+    request: Request, caller: CurrentCaller, body: GenerationRequest, idempotency_key: Key = None
 ) -> ImagesAnswer | Response:
     """Pictures from words."""
     model, about = await model_for(request, body)
@@ -112,7 +112,7 @@ async def generations(
     responses=description.stream(EditMessage, TOLD),
     openapi_extra=description.form(EditRequest),
 )
-async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
+async def edits(request: Request, caller: CurrentCaller, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture from words and a picture; where the mask is transparent, if there is one, it is drawn anew."""
     caller.require("draw")
     async with request.form(max_files=MAX_IMAGES + 1) as form:
@@ -129,7 +129,7 @@ async def edits(request: Request, caller: Who, idempotency_key: Key = None) -> I
     responses=description.stream(EditMessage, TOLD),
     openapi_extra=description.form(VariationRequest),
 )
-async def variations(request: Request, caller: Who, idempotency_key: Key = None) -> ImagesAnswer | Response:
+async def variations(request: Request, caller: CurrentCaller, idempotency_key: Key = None) -> ImagesAnswer | Response:
     """A picture like another one; a `prompt` may help."""
     caller.require("draw")
     async with request.form(max_files=2) as form:
@@ -208,11 +208,11 @@ def parsed(kind: type[Body], form: FormData) -> Body:
 async def starts(studio: Studio, body: VariationRequest, reads: Reads, caller: Caller) -> dict[str, Any]:
     """The fields of a draft that say what it starts from; a model that sees the picture needs not start near it."""
     strength = body.strength or (STRENGTHS[body.input_fidelity] if reads == "words" else None)
-    with concerning("image"):
+    with default_field("image"):
         init = await studio.take(await body.image.read(), tenant=caller.tenant)
     if not isinstance(body, EditRequest) or body.mask is None:
         return {"init": init, "strength": strength}
-    with concerning("mask"):
+    with default_field("mask"):
         data = await body.mask.read()
         turn = await studio.turn(data, tenant=caller.tenant)
         mask = await studio.image_pool.work(turn, keep_mask, studio, data)
