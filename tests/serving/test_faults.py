@@ -258,7 +258,7 @@ def test_no_job_is_lost_in_five_hundred_faults(tmp_path: Path, shared: str) -> N
 
 def test_a_server_that_is_stopped_puts_its_jobs_back_and_the_next_one_draws_them(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    asked = [wish | {"steps": 60} for wish in bodies(3, unlike=3)]
+    asked = [fields | {"steps": 60} for fields in bodies(3, unlike=3)]
     with serving(home) as server:
         ids = ask(server, asked)
         server.stop(signal.SIGTERM)

@@ -286,8 +286,8 @@ def test_nor_a_query_a_path_or_a_header(drawing_nothing: httpx.Client) -> None:
         )
     ]
 
-    def ask(wish: tuple[str, str, dict[str, bytes]]) -> str:
-        method, path, said = wish
+    def ask(fields: tuple[str, str, dict[str, bytes]]) -> str:
+        method, path, said = fields
         answer = drawing_nothing.request(method, path, headers=said, content=b"{}" if method == "POST" else None)
         return f"{answer.status_code} {method} {path[:200]} {said}" if answer.status_code >= 500 else ""
 

@@ -104,11 +104,11 @@ def bodies(kind: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_is_refused_when_it_is_named(client: httpx.Client, home: Path, kind: str) -> None:
-    for wish in bodies(kind):
-        answer = client.post("/v1/jobs", json=SMALL | wish)
+    for fields in bodies(kind):
+        answer = client.post("/v1/jobs", json=SMALL | fields)
         # A text file may hold anything, and what is no safetensors may be a list of words.
-        words = "expand" in wish and kind in ("pickle", "cut", "noise")
-        assert 400 <= answer.status_code < 500 or (words and answer.status_code == 202), (wish, answer.text)
+        words = "expand" in fields and kind in ("pickle", "cut", "noise")
+        assert 400 <= answer.status_code < 500 or (words and answer.status_code == 202), (fields, answer.text)
         require_discreet(answer.text, home)
 
 

@@ -122,14 +122,14 @@ def test_a_picture_cancelled_while_it_is_drawn_counts_as_used(tmp_path: Path) ->
     database = open_database(settings.database)
     headers = {"x-api-key": Keys(database).create("joe", pictures_per_day=1)}
     database.close()
-    wish = {"prompt": "a red apple", "steps": 1000, "width": 64, "height": 64}
+    fields = {"prompt": "a red apple", "steps": 1000, "width": 64, "height": 64}
     with serving(settings) as url:
-        job = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers).raise_for_status().json()
+        job = httpx.post(f"{url}/v1/jobs", json=fields, headers=headers).raise_for_status().json()
         events = f"{url}/v1/jobs/{job['id']}/events"
         with httpx.stream("GET", events, headers=headers, timeout=60) as stream:
             next(line for line in stream.iter_lines() if line == "event: step")
         cancelled = httpx.post(f"{url}/v1/jobs/{job['id']}/cancel", headers=headers).json()
         assert cancelled["state"] == "cancelled"
         assert cancelled["compute_s"] > 0
-        refused = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers)
+        refused = httpx.post(f"{url}/v1/jobs", json=fields, headers=headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")

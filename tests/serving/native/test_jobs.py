@@ -171,24 +171,24 @@ def test_the_door(client: httpx.Client) -> None:
 
 
 def test_choices_are_made_before_a_job_is_accepted(client: httpx.Client) -> None:
-    wish = SMALL | {"prompt": "a {red|green} apple", "expand": "combinatorial"}
-    made = client.post("/v1/jobs", json=wish).json()
+    fields = SMALL | {"prompt": "a {red|green} apple", "expand": "combinatorial"}
+    made = client.post("/v1/jobs", json=fields).json()
     assert [job["spec"]["prompt"] for job in made["data"]] == ["a red apple", "a green apple"]
     assert len({job["request"] for job in made["data"]}) == 1
-    one = client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()
+    one = client.post("/v1/jobs", json=fields | {"expand": "wildcards"}).json()
     assert one["spec"]["prompt"] in ("a red apple", "a green apple")
-    assert client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()["spec"] == one["spec"]
+    assert client.post("/v1/jobs", json=fields | {"expand": "wildcards"}).json()["spec"] == one["spec"]
     plain = client.post("/v1/jobs", json=SMALL | {"prompt": "a {red|green} apple"}).json()
     assert plain["spec"]["prompt"] == "a {red|green} apple"
 
 
 def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: httpx.Client) -> None:
-    wish = {name: value for name, value in SMALL.items() if name != "seed"}
-    wish |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
+    fields = {name: value for name, value in SMALL.items() if name != "seed"}
+    fields |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
     headers = {"Idempotency-Key": "by lot"}
-    first = client.post("/v1/jobs", json=wish, headers=headers).json()
-    assert client.post("/v1/jobs", json=wish, headers=headers).json()["id"] == first["id"]
-    other = client.post("/v1/jobs", json=wish | {"prompt": "{1|2} apples"}, headers=headers)
+    first = client.post("/v1/jobs", json=fields, headers=headers).json()
+    assert client.post("/v1/jobs", json=fields, headers=headers).json()["id"] == first["id"]
+    other = client.post("/v1/jobs", json=fields | {"prompt": "{1|2} apples"}, headers=headers)
     assert other.status_code == 409
 
 
