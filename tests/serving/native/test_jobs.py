@@ -210,7 +210,7 @@ def test_choices_that_cannot_be_are_said(client: httpx.Client, fields: dict[str,
 def test_lists_of_choices_are_bounded_together(client: httpx.Client) -> None:
     half = SMALL | {"prompt": "{a|b}" * 9, "expand": "combinatorial"}
     answer = client.post("/v1/jobs", json=[half, half])
-    assert "these are 1024 pictures; at most 1000" in answer.json()["error"]["message"]
+    assert "expands to 1024 pictures; at most 1000" in answer.json()["error"]["message"]
 
 
 def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
