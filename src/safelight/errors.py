@@ -139,8 +139,8 @@ class UnknownLora(InvalidRequest):
     status, code = 404, "unknown_lora"
 
     def __init__(self, name: str, known: list[str]) -> None:
-        available = f"; `safelight lora list` lists {len(known)}" if known else "; SAFELIGHT_HOME/loras has none"
-        super().__init__(f"no LoRA named {name!r}{nearest(name, known)}{available}")
+        listed = f"; `safelight lora list` lists {len(known)}" if known else "; there are none in SAFELIGHT_HOME/loras"
+        super().__init__(f"no LoRA named {name!r}{nearest(name, known)}{listed}")
 
 
 class IncompatibleLora(InvalidRequest):
@@ -155,8 +155,8 @@ class UnknownControl(InvalidRequest):
     status, code = 404, "unknown_control"
 
     def __init__(self, kind: str, name: str, known: list[str], *, folder: str) -> None:
-        available = f"; known: {', '.join(known)}" if known else f"; {folder} has none"
-        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}{available}")
+        listed = f"; known: {', '.join(known)}" if known else f"; there are none in {folder}"
+        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}{listed}")
 
 
 class IncompatibleControl(InvalidRequest):

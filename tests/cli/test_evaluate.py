@@ -11,7 +11,7 @@ from safelight.lifecycle.evaluation.nearest import NEAREST
 from safelight.lifecycle.evaluation.prompt_adherence import MEASURES, read_prompts
 
 
-def test_a_quick_look(tmp_path: Path) -> None:
+def test_a_quick_evaluation_prints_and_writes_scores(tmp_path: Path) -> None:
     scores = tmp_path / "scores.json"
     command = ["eval", "mini", "--seeds", "1", "--limit", "1", "--steps", "1", "--json", str(scores)]
     result = CliRunner().invoke(app, command)
@@ -22,7 +22,7 @@ def test_a_quick_look(tmp_path: Path) -> None:
     assert written["judge"]["concept"] > 0.5
 
 
-def test_beside_real_artwork(tmp_path: Path) -> None:
+def test_an_evaluation_with_real_artwork_measures_similarity(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (6, 128, 128, 4), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", pictures)
     first = read_prompts()["styles"][0][0].partition(",")[0]

@@ -28,7 +28,7 @@ def test_list_and_show(safelight: Call, loras: Path) -> None:
     assert shown["matched"] == "unet 84, text_encoder 18"
 
 
-def test_show_lists_keys_that_are_for_nothing(safelight: Call, loras: Path, tmp_path: Path) -> None:
+def test_show_lists_unmatched_keys(safelight: Call, loras: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     tensors = load_file(loras / "ink.safetensors")

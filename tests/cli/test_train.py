@@ -1,4 +1,4 @@
-"""`safelight train`: what it says when it cannot; the stages themselves are tested in tests/training."""
+"""`safelight train`: its error messages; the stages are tested in tests/lifecycle/mini."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from safelight.cli.tune import promised
 from safelight.lifecycle.mini import scratch
 
 
-def test_a_stage_that_reads_a_model_asks_for_it(tmp_path: Path) -> None:
+def test_a_stage_that_needs_a_model_refuses_to_run_without(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "scratch", "adopt", "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "adopt needs --folder" in result.output
@@ -23,7 +23,7 @@ def test_a_machine_without_npm_is_told_what_to_install(tmp_path: Path, monkeypat
     assert "install Node.js" in result.output
 
 
-def test_a_run_goes_on_after_the_stages_that_are_done(
+def test_a_run_resumes_after_its_finished_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun: list[str] = []
@@ -48,7 +48,7 @@ def test_a_run_goes_on_after_the_stages_that_are_done(
     assert "finished run" in capsys.readouterr().out
 
 
-def test_a_promise_is_told_with_the_names_of_its_accountants() -> None:
+def test_a_privacy_guarantee_names_its_accountants() -> None:
     said = {"epsilon": 6.641, "accountant": "prv", "epsilon_rdp": 7.994, "delta": 1e-5}
     assert promised(said) == "epsilon 6.64 at delta 1e-05 by prv, 7.99 by rdp"
     assert promised(said | {"epsilon": 7.994, "accountant": "rdp"}) == "epsilon 7.99 at delta 1e-05 by rdp"

@@ -59,7 +59,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TrainingBatch]:
     ],
     ids=["epsilon", "epsilon min-SNR", "v", "v min-SNR accumulated", "SDXL", "prior preservation"],
 )
-def test_losses_and_weights_are_those_of_the_recipe_written_with_diffusers(
+def test_losses_and_weights_equal_those_of_the_recipe_written_with_diffusers(
     kind: str, wishes: dict[str, Any], checkpoint: Checkpoints, drawn: list[TrainingBatch], tmp_path: Path
 ) -> None:
     data = write_pictures(tmp_path / "data", 3)

@@ -153,7 +153,7 @@ def named(fields: Any, kept: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("what", WISHES)
-def test_what_cannot_be_drawn_is_not_accepted(client: httpx.Client, kept: dict[str, str], what: str) -> None:
+def test_impossible_requests_are_not_accepted(client: httpx.Client, kept: dict[str, str], what: str) -> None:
     answer = client.post("/v1/jobs", json=SMALL | named(WISHES[what], kept))
     assert 400 <= answer.status_code < 500, answer.text
     assert len(answer.json()["error"]["message"]) < 1000
@@ -174,7 +174,7 @@ def test_what_cannot_be_drawn_is_not_accepted(client: httpx.Client, kept: dict[s
     ],
     ids=str,
 )
-def test_what_can_be_drawn_is(client: httpx.Client, kept: dict[str, str], fields: dict[str, Any]) -> None:
+def test_valid_requests_are_drawn(client: httpx.Client, kept: dict[str, str], fields: dict[str, Any]) -> None:
     job = client.post("/v1/jobs", json=SMALL | named(fields, kept))
     assert job.status_code == 202, job.text
     done = client.get(f"/v1/jobs/{job.json()['id']}/wait?timeout_s=60").json()

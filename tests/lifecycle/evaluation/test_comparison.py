@@ -23,7 +23,7 @@ def compared(before: Tensor, after: Tensor, training: Tensor | None = None) -> d
     return compare_pictures(before, after, neutral=NEUTRAL, prompts=AXES, judged=ALL, training=training)
 
 
-def test_the_same_pictures_change_nothing() -> None:
+def test_identical_pictures_give_zero_changes() -> None:
     found = compared(drawn(0.1), drawn(0.1))
     assert found["prompt_fidelity_change"] == 0
     assert found["prompt_fidelity_after"] == 1
@@ -31,18 +31,18 @@ def test_the_same_pictures_change_nothing() -> None:
     assert found["neutral_drift"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_model_that_draws_other_things_has_drifted_and_no_longer_obeys() -> None:
+def test_a_model_that_draws_other_things_has_drift_and_low_fidelity() -> None:
     found = compared(drawn(0.1), drawn(0.1, axes=AXES.roll(1, dims=0)))
     assert found["prompt_fidelity_change"] == -1
     assert found["neutral_drift"] == pytest.approx(1, abs=0.1)
 
 
-def test_one_picture_for_all_seeds_is_no_diversity() -> None:
+def test_one_picture_for_all_seeds_has_zero_diversity() -> None:
     one = drawn(0.1)[:, :1].expand(-1, 8, -1)
     assert compared(drawn(0.1), one)["diversity_ratio"] == pytest.approx(0, abs=1e-5)
 
 
-def test_likeness_is_to_what_was_learnt() -> None:
+def test_likeness_is_to_the_training_pictures() -> None:
     learnt = F.normalize(AXES[0] + AXES[1], dim=-1)
     nearer = F.normalize(AXES + learnt * (~NEUTRAL)[:, None], dim=-1)
     found = compared(drawn(0.1), drawn(0.1, axes=nearer), learnt[None])
@@ -50,7 +50,7 @@ def test_likeness_is_to_what_was_learnt() -> None:
     assert "likeness_change" not in compared(drawn(0.1), drawn(0.1))
 
 
-def test_prompts_that_mean_nothing_to_the_encoder_are_not_judged() -> None:
+def test_prompts_unknown_to_the_encoder_are_not_judged() -> None:
     pictures = drawn(0.1)
     none = torch.zeros(4, dtype=torch.bool)
     found = compare_pictures(pictures, pictures, neutral=NEUTRAL, prompts=AXES, judged=none, training=None)

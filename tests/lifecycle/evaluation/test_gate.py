@@ -1,4 +1,4 @@
-"""A verdict says yes only to what was measured and is within its bounds."""
+"""A verdict passes only metrics that were measured and are within their bounds."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def test_a_report_within_all_bounds_passes() -> None:
         ("neutral_drift", float("nan"), "neutral_drift is not a number"),
     ],
 )
-def test_a_refusal_says_which_number_is_off_and_by_what(name: str, value: float, why: str) -> None:
+def test_a_refusal_names_the_metric_and_its_bound(name: str, value: float, why: str) -> None:
     verdict = judge_report(DEFAULT_POLICY, GOOD | {name: value})
     assert not verdict.passed
     assert verdict.reasons == (why,)
 
 
-def test_what_was_not_measured_has_not_passed() -> None:
+def test_an_unmeasured_metric_does_not_pass() -> None:
     assert judge_report(DEFAULT_POLICY, {}).reasons == tuple(f"{name} was not measured" for name in GOOD)
 
 

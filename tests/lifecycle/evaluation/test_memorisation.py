@@ -1,4 +1,4 @@
-"""Copies are found where there are any, and only there."""
+"""The tests of memorisation find copies, and only copies."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def test_the_area_under_the_curve_counts_pairs() -> None:
     assert membership_auc(torch.tensor([1.0]), torch.tensor([1.0, 2.0])) == pytest.approx(0.75)
 
 
-def test_words_follow_the_number() -> None:
+def test_the_description_depends_on_the_area() -> None:
     assert "cannot" in in_words(0.5)
     assert "nearly always" in in_words(0.99)
 
 
-def test_without_held_out_pictures_training_pictures_are_held_against_each_other() -> None:
+def test_without_held_out_pictures_training_pictures_are_compared_with_each_other() -> None:
     training = torch.eye(4)  # each as far from the next as any
     near, far = training[:1] + 0.1, torch.full((1, 4), 5.0)
     assert find_neighbours(torch.cat([near, far]), training, None).copies == [0]

@@ -1,4 +1,4 @@
-"""A second opinion on style: outlines and colours of the very thing."""
+"""The nearest drawing as a second measure of style."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -15,7 +15,7 @@ def drawing(seed: int) -> Image.Image:
     return Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST)
 
 
-def test_soft_pictures_are_known_by_their_outlines_and_things_without_drawings_are_left_out() -> None:
+def test_blurred_pictures_are_recognised_and_concepts_without_drawings_are_skipped() -> None:
     names = [(name, min(right["concept"])) for name, right in read_prompts()["concepts"][:3]]
     drawings = {
         slug: {style: drawing(10 * n + k) for k, style in enumerate(STYLES)} for n, (_, slug) in enumerate(names)

@@ -1,4 +1,4 @@
-"""What is asked is fixed, and what is scored is what the judge says."""
+"""The prompts of the evaluation, and the scores from the judge's answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Reader:
         return [["nothing"] * self.place + [image.info["shows"].get(question, "anything")] for image in images]
 
 
-def test_the_prompts_are_as_many_as_promised() -> None:
+def test_the_number_of_prompts_is_as_documented() -> None:
     prompts = read_prompts()
     assert len(prompts["concepts"]) >= 200
     assert len(prompts["phrases"]) >= 60
@@ -41,7 +41,7 @@ def test_the_prompts_are_as_many_as_promised() -> None:
         assert all(right for _, right in pairs)
 
 
-def test_every_prompt_is_asked_with_every_seed() -> None:
+def test_every_prompt_is_drawn_with_every_seed() -> None:
     asked = asks([("a", {"style": frozenset("x")}), ("b", {"style": frozenset("y")})], seeds=3, limit=None)
     assert [(ask.prompt, ask.seed) for ask in asked] == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)]
 
@@ -52,7 +52,7 @@ def test_a_limit_spreads_over_the_list() -> None:
 
 
 @pytest.mark.parametrize(("place", "top1", "top5"), [(0, 1.0, 1.0), (3, 0.0, 1.0), (5, 0.0, 0.0)])
-def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) -> None:
+def test_scores_follow_the_rank_of_the_right_answer(place: int, top1: float, top5: float) -> None:
     right = {
         prompt: {name: min(words) for name, words in answers.items()}
         for pairs in read_prompts().values()
@@ -83,7 +83,7 @@ def test_scores_are_what_the_judge_says(place: int, top1: float, top5: float) ->
         (FLAT_APPLE, "flat", "blue", [1, 1]),
     ],
 )
-def test_a_combination_is_right_if_all_that_was_asked_for_is(
+def test_a_combination_is_right_if_all_its_parts_are(
     right: Right, style: str, colour: str, shares: list[int]
 ) -> None:
     picture = Image.new("RGB", (64, 64))

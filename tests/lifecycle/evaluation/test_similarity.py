@@ -1,4 +1,4 @@
-"""Near enough, and not too near."""
+"""Similarity to artwork, and copies of it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from safelight.lifecycle.evaluation.judge import open_judge
 from safelight.lifecycle.evaluation.similarity import kernel_distance, measure_similarity, read_artwork, share_nearer
 
 
-def test_two_samples_of_one_kind_are_no_distance_apart() -> None:
+def test_the_kernel_distance_within_one_distribution_is_about_zero() -> None:
     generator = torch.Generator().manual_seed(0)
     left, right, other = (torch.randn(400, 16, generator=generator) for _ in range(3))
     # The estimate is unbiased, so of one kind it is as often below zero; over twenty seeds it strayed up to 12.
@@ -61,6 +61,6 @@ def test_real_pictures_score_as_real_ones(tmp_path: Path) -> None:
     assert measure_similarity(noise, artwork, open_judge().features).distance > copied.distance
 
 
-def test_a_folder_without_artwork_is_told_how_to_get_it(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_artwork_explains_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="safelight train scratch artwork"):
         read_artwork(tmp_path)

@@ -1,4 +1,4 @@
-"""A few pictures to learn from, and recipes of a few steps."""
+"""Pictures to train on, and recipes of a few steps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ Checkpoints = Callable[[str], Path]
 def write_pictures(
     folder: Path, count: int = 5, *, size: tuple[int, int] = (SIDE, SIDE), captions: bool = True
 ) -> Path:
-    """Coloured gradients, each another, each with words of its own."""
+    """Write coloured gradients, each different, with different captions."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         picture(number, size).save(folder / f"{number}.png")

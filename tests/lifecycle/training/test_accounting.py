@@ -1,4 +1,4 @@
-"""What a private run says it promises, held against Opacus' own functions and against the closed form."""
+"""The recorded privacy guarantee, against Opacus' own functions and the closed form."""
 
 import math
 from contextlib import suppress
@@ -32,7 +32,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     ("sigma", "steps", "delta"),
     [(5, 1, 1e-5), (20, 100, 1e-5), (20, 1000, 1e-9), (100, 10_000, 1e-5), (2, 10, 1e-6), (0.6, 3, 1e-3)],
 )
-def test_both_accountants_are_never_below_the_truth_and_prv_is_near_it(sigma: float, steps: int, delta: float) -> None:
+def test_both_accountants_are_upper_bounds_and_prv_is_tight(sigma: float, steps: int, delta: float) -> None:
     truth = gaussian_epsilon(math.sqrt(steps) / sigma, delta)
     said = promise([(sigma, 1.0, steps)], delta)
     assert said["accountant"] == "prv"
@@ -51,7 +51,7 @@ def opacus_holds(sigma: float, steps: int, delta: float, truth: float) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("sigma", "steps", "delta"), [(100, 10_000, 1e-13), (0.025, 1, 1e-5), (20, 100, 1e-15)])
-def test_where_prv_falls_below_the_truth_or_fails_rdp_is_told(sigma: float, steps: int, delta: float) -> None:
+def test_rdp_is_reported_where_prv_is_below_the_truth_or_fails(sigma: float, steps: int, delta: float) -> None:
     truth = gaussian_epsilon(math.sqrt(steps) / sigma, delta)
     assert not opacus_holds(sigma, steps, delta, truth), "of Opacus 1.6.0; the limits can be moved where it holds"
     said = promise([(sigma, 1.0, steps)], delta)
@@ -74,7 +74,7 @@ def test_the_numbers_are_opacus_own() -> None:
     assert said["accountant"] == "prv"
 
 
-def test_the_noise_is_what_opacus_finds_and_keeps_to_the_wish() -> None:
+def test_the_noise_multiplier_is_opacus_own_and_meets_the_requested_epsilon() -> None:
     sigma = noise_for(epsilon=4.0, delta=1e-5, rate=0.064, steps=1000)
     theirs = get_noise_multiplier(
         target_epsilon=4.0, target_delta=1e-5, sample_rate=0.064, steps=1000, accountant="rdp"
@@ -86,7 +86,7 @@ def test_the_noise_is_what_opacus_finds_and_keeps_to_the_wish() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.1])
-def test_small_promises_can_be_kept(epsilon: float) -> None:
+def test_small_epsilons_can_be_reached(epsilon: float) -> None:
     """By Opacus' orders alone, no noise whatever does: "The privacy budget is too low"."""
     accountant = RDPAccountant()
     accountant.history = [(1e6, 0.01, 100)]
@@ -96,12 +96,12 @@ def test_small_promises_can_be_kept(epsilon: float) -> None:
     assert 0.95 * epsilon < promise([(sigma, 0.01, 100)], 1e-5)["epsilon_rdp"] <= epsilon
 
 
-def test_a_promise_that_no_noise_keeps_is_refused_in_a_sentence() -> None:
-    with pytest.raises(InvalidRequest, match=r"dp_epsilon 0\.001 at dp_delta 1e-15 cannot be kept over 1 steps"):
+def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"dp_epsilon 0\.001 at dp_delta 1e-15 cannot be reached over 1 steps"):
         noise_for(epsilon=0.001, delta=1e-15, rate=0.2, steps=1)
 
 
-def test_more_steps_promise_less() -> None:
+def test_more_steps_give_a_larger_epsilon() -> None:
     told = [promise([(1.2, 0.02, steps)] if steps else [], 1e-5) for steps in (0, 10, 100, 1000)]
     assert told[0]["epsilon"] == told[0]["epsilon_rdp"] == 0
     for one, other in pairwise(told):

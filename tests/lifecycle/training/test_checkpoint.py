@@ -1,4 +1,4 @@
-"""A run that was killed and taken up again ends with the same numbers as one that was not."""
+"""A killed and resumed run ends with the same numbers as an uninterrupted one."""
 
 import json
 from dataclasses import replace

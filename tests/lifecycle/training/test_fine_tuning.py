@@ -1,4 +1,4 @@
-"""Runs from pictures to results: taken up again, measured, stopped, used."""
+"""Runs from pictures to results: resumed, measured, stopped, used."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def losses(news: list[Any]) -> list[float]:
     return [item.loss for item in news if isinstance(item, Updated)]
 
 
-def test_a_run_taken_up_again_is_the_run_that_never_stopped(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"), **EVERYTHING)
     whole = learn(recipe, tmp_path / "whole")
     settings = Settings(home=tmp_path / "cut", device="cpu")
@@ -54,7 +54,7 @@ def test_a_run_taken_up_again_is_the_run_that_never_stopped(checkpoint: Checkpoi
     assert finished(whole).path.read_bytes() == finished(rest).path.read_bytes()
 
 
-def test_a_run_that_was_killed_goes_on_from_its_checkpoint(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_checkpoint(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(
         checkpoint("sd1"), write_pictures(tmp_path / "data"), steps=30, save_every=5, validate_every=5, holdout=0.2
     )
@@ -84,24 +84,24 @@ def test_the_recipe_in_the_folder_of_a_run_repeats_it(checkpoint: Checkpoints, t
     assert again == recipe
 
 
-def test_another_recipe_does_not_take_up_the_run(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_recipe(checkpoint: Checkpoints, tmp_path: Path) -> None:
     data, out = write_pictures(tmp_path / "data"), tmp_path / "run"
     learn(recipe_for(checkpoint("sd1"), data, steps=2), tmp_path, out)
-    with pytest.raises(InvalidRequest, match="another rank, rate"):
+    with pytest.raises(InvalidRequest, match="a different rank, rate"):
         learn(recipe_for(checkpoint("sd1"), data, steps=2, rank=3, rate=0.1), tmp_path, out)
 
 
-def test_a_run_that_has_not_ended_keeps_its_folder(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_folder_of_an_unfinished_run_is_not_reused(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"))
     first = train(recipe, Settings(home=tmp_path, device="cpu"))
     while not isinstance(next(first), Updated):
         pass
     first.close()
-    with pytest.raises(InvalidRequest, match="another rank"):
+    with pytest.raises(InvalidRequest, match="a different rank"):
         learn(recipe.model_copy(update={"rank": 3}), tmp_path)
 
 
-def test_a_name_that_is_taken_is_left_alone(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_taken_name_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
     taken = tmp_path / "home/loras/learnt.safetensors"
     taken.parent.mkdir(parents=True)
     taken.write_bytes(b"somebody's")
@@ -114,12 +114,12 @@ def test_two_runs_do_not_share_a_folder(checkpoint: Checkpoints, tmp_path: Path)
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"))
     first = train(recipe, Settings(home=tmp_path, device="cpu"))
     next(first)
-    with pytest.raises(InvalidRequest, match="a run is going on"):
+    with pytest.raises(InvalidRequest, match="a run is in progress"):
         learn(recipe, tmp_path)
     first.close()
 
 
-def test_a_lora_is_there_for_a_studio_that_was_open_before(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_an_open_studio_finds_a_new_lora(checkpoint: Checkpoints, tmp_path: Path) -> None:
     import asyncio
 
     settings = Settings(home=tmp_path, device="cpu")
@@ -133,7 +133,7 @@ def test_a_lora_is_there_for_a_studio_that_was_open_before(checkpoint: Checkpoin
     assert spec.loras[0].digest == done.lineage["digest"]
 
 
-def test_the_file_says_what_it_was_made_of(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_header_records_base_data_and_recipe(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"), steps=2, rank=3, alpha=2.0)
     done = finished(learn(recipe, tmp_path / "home"))
     with safe_open(done.path, "pt") as file:
@@ -181,7 +181,7 @@ def test_an_early_stop_keeps_the_best_weights(checkpoint: Checkpoints, tmp_path:
         torch.testing.assert_close(load_file(done.path)[name], weight)
 
 
-def test_samples_are_drawn_with_what_has_been_learnt_so_far(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_samples_are_drawn_with_the_current_weights(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(
         checkpoint("sd1"), write_pictures(tmp_path / "data"), prompts=["a photo"], sample_every=2, rate=0.05
     )
@@ -201,7 +201,7 @@ def test_pictures_of_many_shapes_go_into_their_buckets(checkpoint: Checkpoints, 
     assert told.buckets == {"64x64": 3, "88x40": 2}
 
 
-def test_dreambooth_remembers_the_class_it_drew(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_dreambooth_caches_its_class_pictures(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(
         checkpoint("sd1"),
         write_pictures(tmp_path / "data", captions=False),
@@ -222,7 +222,7 @@ def test_dreambooth_remembers_the_class_it_drew(checkpoint: Checkpoints, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
-def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_engine_draws_with_a_trained_embedding(kind: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", captions=False)
     recipe = recipe_for(checkpoint(kind), data, "embedding", init="apple", vectors=2, rate=0.3, name="my-mug")
     done = finished(learn(recipe, tmp_path))
@@ -240,7 +240,7 @@ def test_a_new_word_is_read_by_our_engine(kind: str, checkpoint: Checkpoints, tm
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
-def test_a_whole_model_is_saved_as_one_that_loads(kind: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_fully_trained_model_can_be_loaded(kind: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 
     recipe = recipe_for(checkpoint(kind), write_pictures(tmp_path / "data"), "full", train="both", ema=0.9, rate=1e-3)
@@ -256,7 +256,7 @@ def test_a_whole_model_is_saved_as_one_that_loads(kind: str, checkpoint: Checkpo
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_options_that_cannot_be_honoured_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_unavailable_options_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data")
     with pytest.raises(UnsupportedOption, match="needs a CUDA device"):
         learn(recipe_for(checkpoint("sd1"), data, optimizer="adamw8bit"), tmp_path)
@@ -264,5 +264,5 @@ def test_options_that_cannot_be_honoured_are_refused(checkpoint: Checkpoints, tm
         learn(recipe_for(checkpoint("sd1"), data, tracker="mlflow"), tmp_path)
     with pytest.raises(UnsupportedOption, match="train its base model"):
         learn(recipe_for(checkpoint("inpaint"), data), tmp_path)
-    with pytest.raises(UnsupportedOption, match="training knows epsilon and v-prediction"):
+    with pytest.raises(UnsupportedOption, match="training supports epsilon and v-prediction"):
         learn(recipe_for(checkpoint("flow"), data), tmp_path)

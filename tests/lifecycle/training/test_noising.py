@@ -39,7 +39,7 @@ def test_pure_noise_still_counts_where_there_is_no_signal() -> None:
     torch.testing.assert_close(levels.target(LATENTS, NOISE, TIMESTEPS)[2], -LATENTS[2])
 
 
-def test_what_a_mask_hides_neither_counts_nor_teaches() -> None:
+def test_masked_pixels_add_no_loss_and_no_gradient() -> None:
     mask = torch.zeros(3, 1, 5, 6)
     mask[..., :2] = 1
     outputs = LATENTS.clone().requires_grad_()
@@ -59,11 +59,11 @@ def test_a_mask_of_everything_is_no_mask() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "why"),
     [
-        (FLOW_SCHEDULER, "training knows epsilon and v-prediction"),
+        (FLOW_SCHEDULER, "training supports epsilon and v-prediction"),
         ({**SD1_SCHEDULER, "rescale_betas_zero_snr": True}, "zero SNR needs v-prediction"),
-        ({**SD1_SCHEDULER, "prediction_type": "sample"}, "training knows epsilon and v-prediction"),
+        ({**SD1_SCHEDULER, "prediction_type": "sample"}, "training supports epsilon and v-prediction"),
     ],
 )
-def test_other_ways_to_be_trained_are_refused(scheduler: dict[str, object], why: str) -> None:
+def test_models_with_other_objectives_are_refused(scheduler: dict[str, object], why: str) -> None:
     with pytest.raises(UnsupportedOption, match=why):
         NoiseLevels.of(scheduler, CPU)

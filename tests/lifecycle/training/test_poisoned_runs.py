@@ -1,4 +1,4 @@
-"""What goes wrong ends a run with a clear message, and leaves the last good checkpoint."""
+"""An error ends a run with a clear message, and leaves the last good checkpoint."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def state_of(home: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt(
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
     poison: str, recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, calls = loop.Learner.forward, 0
@@ -60,7 +60,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt(
         assert torch.equal(load_file(done.path)[name], weight)
 
 
-def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(
+def test_an_interrupt_within_a_step_is_deferred_to_its_end(
     recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update, calls = AdamW.step, 0
@@ -82,7 +82,7 @@ def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(
     assert done.path.read_bytes() == clean.path.read_bytes()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
+def test_a_full_disk_leaves_the_previous_checkpoint(
     recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, saved = torch.save, 0
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
-        StorageFailed, match=r"no checkpoint of step 4 .*No space left.*the checkpoint of step 2 is whole"
+        StorageFailed, match=r"the checkpoint of step 4 could not be written .*No space left.*the checkpoint of step 2 is intact"
     ):
         learn(recipe, tmp_path)
     assert state_of(tmp_path)["step"] == 2
@@ -116,16 +116,16 @@ def test_a_result_that_cannot_be_written_can_be_written_later(recipe: AnyRecipe,
     assert not [item for item in news if isinstance(item, Updated)]
 
 
-def test_a_missing_caption_is_said_before_anything_is_learnt(recipe: AnyRecipe, tmp_path: Path) -> None:
+def test_a_missing_caption_is_reported_before_training(recipe: AnyRecipe, tmp_path: Path) -> None:
     (tmp_path / "data/3.txt").unlink()
-    with pytest.raises(InvalidRequest, match=r"missing caption: 3\.png; mend these, or leave them out with --skip-bad"):
+    with pytest.raises(InvalidRequest, match=r"missing caption: 3\.png; fix these, or skip them with --skip-bad"):
         learn(recipe, tmp_path)
     assert not list(tmp_path.rglob("state.pt"))
     news = learn(recipe.model_copy(update={"skip_bad": True}), tmp_path)
     assert [item.num_pictures for item in news if isinstance(item, Prepared)] == [4]
 
 
-def test_a_corrupt_picture_is_said_before_anything_is_learnt(recipe: AnyRecipe, tmp_path: Path) -> None:
+def test_a_corrupt_picture_is_reported_before_training(recipe: AnyRecipe, tmp_path: Path) -> None:
     damaged = tmp_path / "data/1.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
     with pytest.raises(InvalidRequest, match=r"unreadable picture: 1\.png \(the PNG is cut short or damaged"):
@@ -133,15 +133,15 @@ def test_a_corrupt_picture_is_said_before_anything_is_learnt(recipe: AnyRecipe, 
     finished(learn(recipe.model_copy(update={"skip_bad": True}), tmp_path))
 
 
-def test_nothing_good_at_all_is_an_error_even_where_bad_ones_may_be_left_out(
+def test_data_without_any_good_picture_is_an_error_even_with_skip_bad(
     checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
     data = write_pictures(tmp_path / "data", captions=False)
-    with pytest.raises(InvalidRequest, match="nothing is left to learn from"):
+    with pytest.raises(InvalidRequest, match="no pictures are left to train on"):
         learn(recipe_for(checkpoint("sd1"), data, skip_bad=True), tmp_path)
 
 
-def test_a_cache_that_was_cut_short_is_made_anew(recipe: AnyRecipe, tmp_path: Path) -> None:
+def test_a_truncated_latent_cache_is_rebuilt(recipe: AnyRecipe, tmp_path: Path) -> None:
     learn(recipe, tmp_path)
     cache = tmp_path / "runs/learnt/latents.safetensors"
     whole = cache.read_bytes()

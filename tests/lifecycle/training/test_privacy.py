@@ -1,4 +1,4 @@
-"""Private training: no picture pulls too far, the noise is what was counted, the promise is written down."""
+"""Private training: gradients are clipped, the noise is as accounted, the guarantee is recorded."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def zeros(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.zeros(shape, dtype=torch.int64) for shape in shapes]
 
 
-def test_one_picture_pulls_no_further_than_the_clip() -> None:
+def test_the_gradient_of_a_picture_is_clipped() -> None:
     totals = zeros((3,), (2, 2), (1,))
     add_cut(totals, (torch.full((3,), 30.0), torch.full((2, 2), -40.0), None), clip=0.5, grid=GRID)
     assert 0.49999 < float(whole(totals).norm()) <= 0.5
@@ -56,7 +56,7 @@ def test_one_picture_pulls_no_further_than_the_clip() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2000), st.floats(-30, 30), st.floats(-12, 12))
 @settings(deadline=None, max_examples=60)
-def test_rounding_never_lets_a_picture_past_the_clip(seed: int, size: int, scale: float, clip_bits: float) -> None:
+def test_rounding_never_exceeds_the_clipping_norm(seed: int, size: int, scale: float, clip_bits: float) -> None:
     """In whole numbers, so that the test rounds nothing itself."""
     clip = 2.0**clip_bits
     grid = Privacy(sigma=1, rate=1, clip=clip, delta=0.1).grid
@@ -67,13 +67,13 @@ def test_rounding_never_lets_a_picture_past_the_clip(seed: int, size: int, scale
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_picture_whose_gradient_is_no_number_adds_nothing(bad: float) -> None:
+def test_a_gradient_that_is_not_finite_adds_nothing(bad: float) -> None:
     totals = zeros((2,), (2,))
     add_cut(totals, (torch.tensor([1.0, bad]), torch.ones(2)), clip=0.5, grid=GRID)
     assert not any(total.any() for total in totals)
 
 
-def test_the_order_of_pictures_leaves_no_trace() -> None:
+def test_the_sum_does_not_depend_on_the_order_of_pictures() -> None:
     """Sums of floats differ in their last bits, which tell what was added to what; sums on the grid do not."""
     pictures = [torch.from_numpy(np.random.default_rng(number).normal(size=50)).float() for number in range(20)]
     sums = []
@@ -95,12 +95,12 @@ def noise_alone(sigma: float = 2.0, clip: float = 0.3, size: int = 100_000) -> T
 
 
 @pytest.fixture
-def nobody_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(privacy, "chosen", lambda *_: [])
+def no_picture_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy, "poisson_sample", lambda *_: [])
 
 
-@pytest.mark.usefixtures("nobody_chosen")
-def test_the_noise_is_as_strong_as_was_counted() -> None:
+@pytest.mark.usefixtures("no_picture_sampled")
+def test_the_noise_has_the_accounted_deviation() -> None:
     """With no picture in the step, what is left is the noise: sigma C over the expected number of pictures, 2."""
     noise = noise_alone().double() / (2.0 * 0.3 / 2)
     count = len(noise)
@@ -111,8 +111,8 @@ def test_the_noise_is_as_strong_as_was_counted() -> None:
     assert float((true - (torch.arange(count) + 0.5) / count).abs().max()) < 2.7 / math.sqrt(count)
 
 
-@pytest.mark.usefixtures("nobody_chosen")
-def test_no_seed_decides_the_noise() -> None:
+@pytest.mark.usefixtures("no_picture_sampled")
+def test_seeds_do_not_affect_the_noise() -> None:
     """Neither torch's, nor Python's, nor numpy's."""
     draws = []
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_no_seed_decides_the_noise() -> None:
     assert not torch.isclose(*draws, rtol=1e-6, atol=0).any()
 
 
-@pytest.mark.usefixtures("nobody_chosen")
+@pytest.mark.usefixtures("no_picture_sampled")
 def test_the_noise_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it: with a system that always says the same, it is always the same, and 64 bits go into each number."""
     asked: list[int] = []
@@ -132,7 +132,7 @@ def test_the_noise_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(asked) >= 2 * 500 * 8
 
 
-@pytest.mark.usefixtures("nobody_chosen")
+@pytest.mark.usefixtures("no_picture_sampled")
 def test_the_noise_lies_on_the_grid() -> None:
     privately = Privacy(sigma=2.0, rate=0.5, clip=0.3, delta=1e-5)
     steps = noise_alone().double() * 2 / privately.grid
@@ -141,7 +141,7 @@ def test_the_noise_lies_on_the_grid() -> None:
     assert privately.grid <= privately.clip * 2.0**-20
 
 
-def test_steps_are_counted_as_they_were_taken() -> None:
+def test_the_history_counts_steps_by_their_noise() -> None:
     one = Privacy(sigma=1.0, rate=0.1, clip=1.0, delta=1e-5)
     other = Privacy(sigma=2.0, rate=0.1, clip=1.0, delta=1e-5)
     spent: list[tuple[float, float, int]] = []
@@ -150,7 +150,7 @@ def test_steps_are_counted_as_they_were_taken() -> None:
     assert spent == [(1.0, 0.1, 2), (2.0, 0.1, 1), (1.0, 0.1, 1)]
 
 
-def test_each_picture_is_chosen_by_chance_on_its_own() -> None:
+def test_each_picture_is_sampled_independently() -> None:
     """As the accountants suppose; a batch of fixed size is something else. Five deviations either side."""
     pictures: Any = range(50)
     sizes, mean, variance = [], 50 * 0.3, 50 * 0.3 * 0.7
@@ -168,7 +168,7 @@ NEEDS_OPACUS = pytest.mark.needs("opacus")
 
 
 @NEEDS_OPACUS
-def test_noise_enough_for_the_promise_is_chosen_and_told(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_noise_meets_the_guarantee_and_is_recorded(checkpoint: Checkpoints, tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", 8)
     recipe = recipe_for(checkpoint("sd1"), data, steps=4, batch=2, dp_epsilon=2.0, **DP)
     done = finished(learn(recipe, tmp_path / "home"))
@@ -183,7 +183,7 @@ def test_noise_enough_for_the_promise_is_chosen_and_told(checkpoint: Checkpoints
 
 
 @NEEDS_OPACUS
-def test_the_same_recipe_draws_other_noise_and_promises_the_same(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_same_recipe_draws_new_noise_and_gives_the_same_guarantee(checkpoint: Checkpoints, tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", 4)
     recipe = recipe_for(checkpoint("sd1"), data, steps=1, batch=4, seed=3, **DP)
     one, other = (finished(learn(recipe, tmp_path / name)) for name in ("one", "other"))
@@ -194,7 +194,7 @@ def test_the_same_recipe_draws_other_noise_and_promises_the_same(checkpoint: Che
 
 
 @NEEDS_OPACUS
-def test_what_is_published_does_not_tell_which_pictures_these_were(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_published_results_do_not_identify_their_pictures(checkpoint: Checkpoints, tmp_path: Path) -> None:
     """A digest of the pictures tells whoever can guess them; the time tells how many were chosen."""
     data = write_pictures(tmp_path / "data", 4)
     recipe = recipe_for(checkpoint("sd1"), data, steps=2, batch=4, **DP)
@@ -227,7 +227,7 @@ def noises(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
 
 
 @NEEDS_OPACUS
-def test_a_run_that_is_taken_up_draws_new_noise_and_counts_all_its_steps(
+def test_a_resumed_run_draws_new_noise_and_counts_all_its_steps(
     checkpoint: Checkpoints, noises: list[tuple[float, ...]], tmp_path: Path
 ) -> None:
     data = write_pictures(tmp_path / "data", 4)
@@ -247,7 +247,7 @@ def test_a_run_that_is_taken_up_draws_new_noise_and_counts_all_its_steps(
 
 
 @NEEDS_OPACUS
-def test_a_run_with_noise_of_32_bits_is_not_taken_up(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_with_noise_of_32_bits_is_not_resumed(checkpoint: Checkpoints, tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", 4)
     recipe = recipe_for(checkpoint("sd1"), data, steps=2, batch=4, **DP)
     learn(recipe, tmp_path)
@@ -255,7 +255,7 @@ def test_a_run_with_noise_of_32_bits_is_not_taken_up(checkpoint: Checkpoints, tm
     old = torch.load(state, weights_only=True)
     del old["spent"]
     torch.save(old, state)
-    with pytest.raises(InvalidRequest, match="only 32 bits of secret; begin again"):
+    with pytest.raises(InvalidRequest, match="only 32 secret bits; start a new run"):
         learn(recipe, tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_no_picture_stops_a_private_run(
 ) -> None:
     """That it stopped, or that it had no picture, would tell of the pictures; it is a step of noise alone."""
     if bad == "empty":
-        monkeypatch.setattr(privacy, "chosen", lambda *_: [])
+        monkeypatch.setattr(privacy, "poisson_sample", lambda *_: [])
     else:
         monkeypatch.setattr(
             loop.Learner, "errors", lambda self, batch: batch.latents.sum() * params_of(self) * math.nan
@@ -292,9 +292,9 @@ def test_a_new_word_can_be_private(checkpoint: Checkpoints, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [({"batch": 50}, "take at most so many"), ({"dp_delta": 0.5}, "must be below 1 / 10")]
+    ("change", "why"), [({"batch": 50}, "at most the number of pictures"), ({"dp_delta": 0.5}, "must be below 1 / 10")]
 )
-def test_promises_that_mean_nothing_are_refused(change: dict[str, float], why: str, tmp_path: Path) -> None:
+def test_meaningless_privacy_parameters_are_refused(change: dict[str, float], why: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, tmp_path, **{"dp": True} | change)
     assert isinstance(recipe, PrivateRecipe)
     with pytest.raises(InvalidRequest, match=why):
@@ -302,12 +302,12 @@ def test_promises_that_mean_nothing_are_refused(change: dict[str, float], why: s
 
 
 @pytest.mark.parametrize("clip", [0, math.inf, math.nan, -1.0])
-def test_a_clip_is_a_length(clip: float, tmp_path: Path) -> None:
+def test_the_clipping_norm_must_be_positive_and_finite(clip: float, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="dp_clip"):
         recipe_for(tmp_path, tmp_path, dp=True, dp_clip=clip)
 
 
-def test_what_no_pictures_could_mend_is_refused_before_anything_is_read(
+def test_impossible_private_runs_are_refused_before_data_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Not after an hour of sending pictures through the autoencoder."""
@@ -318,7 +318,7 @@ def test_what_no_pictures_could_mend_is_refused_before_anything_is_read(
         recipe_for(tmp_path, tmp_path, dp=True, accumulate=2)
     monkeypatch.setattr(privacy, "find_spec", lambda _name: object())
     held = recipe.model_copy(update={"holdout": 0.2, "patience": 3})
-    with pytest.raises(InvalidRequest, match="in a folder of their own"):
+    with pytest.raises(InvalidRequest, match="in a separate folder"):
         learn(held, tmp_path)
     monkeypatch.setattr(privacy, "find_spec", lambda _name: None)
     with pytest.raises(UnsupportedOption, match=r"pip install 'safelight\[dp\]'"):

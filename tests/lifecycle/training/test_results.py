@@ -1,4 +1,4 @@
-"""What a run leaves in the registry: versions with their lineage, used at once."""
+"""The versions that runs register, with their lineage."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ KILLED_AT = (
 """A program that dies there as by kill -9."""
 
 
-def test_the_version_says_what_was_learnt_from_what(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_version_records_its_lineage(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(
         checkpoint("sd1"), write_pictures(tmp_path / "data"), steps=3, holdout=0.3, prompts=["a photo"], sample_every=2
     )
@@ -85,11 +85,11 @@ def test_more_steps_make_the_next_version(checkpoint: Checkpoints, tmp_path: Pat
     assert finished(more).reference == "learnt@2"
 
 
-def test_a_run_is_not_taken_up_with_other_pictures(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_pictures(checkpoint: Checkpoints, tmp_path: Path) -> None:
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"))
     learn(recipe, tmp_path)
     write_pictures(tmp_path / "data", 6)
-    with pytest.raises(InvalidRequest, match="give this one an --out of its own"):
+    with pytest.raises(InvalidRequest, match="choose another --out"):
         learn(recipe, tmp_path)
     assert finished(learn(recipe, tmp_path, tmp_path / "more")).reference == "learnt@2"
 
@@ -112,7 +112,7 @@ def test_an_embedding_is_a_version_that_a_prompt_can_name(checkpoint: Checkpoint
             named("a learnt@7")
 
 
-def test_what_binds_the_base_binds_what_is_made_of_it(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_the_licence_of_the_base_is_inherited(checkpoint: Checkpoints, tmp_path: Path) -> None:
     terms = Licence(id="own-terms", restrictions=("Not for sale.",))
     with open_registry(Settings(home=tmp_path)) as registry:
         base = registry.add(checkpoint("sd1"), name="house", licence=terms)
@@ -123,7 +123,7 @@ def test_what_binds_the_base_binds_what_is_made_of_it(checkpoint: Checkpoints, t
     assert version.lineage.parents == (base.parent(),)
 
 
-def test_a_name_of_another_kind_is_refused_before_anything_is_learnt(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_name_of_another_kind_is_refused_before_training(checkpoint: Checkpoints, tmp_path: Path) -> None:
     with open_registry(Settings(home=tmp_path)) as registry:
         registry.add(write_lora(tmp_path / "brand.safetensors"), name="learnt")
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"), "full")

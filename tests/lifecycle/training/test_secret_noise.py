@@ -1,4 +1,4 @@
-"""The noise of private training: Gaussian in all that can be measured, and the system's own in where it comes from."""
+"""The noise of private training: Gaussian by every measure, and from the system's randomness."""
 
 import math
 import os
@@ -26,21 +26,21 @@ def test_the_noise_has_a_gaussians_mean_deviation_and_shape() -> None:
     assert farthest < 2.7 / math.sqrt(COUNT)
 
 
-def test_the_two_halves_of_a_pair_know_nothing_of_each_other() -> None:
+def test_the_two_numbers_of_a_pair_are_independent() -> None:
     halves = secret_gaussians(COUNT).view(2, -1)
     for one, other in (halves, halves.square() - 1):
         scale = float((one * other).std())
         assert abs(float((one * other).mean())) < 5 * scale / math.sqrt(COUNT / 2)
 
 
-def test_the_worst_bits_make_a_number_and_a_tail_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_bits_give_finite_numbers_up_to_the_documented_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secret_noise.os, "urandom", lambda count: b"\0" * count)
     assert float(secret_gaussians(2)[0]) == pytest.approx(math.sqrt(2 * 65 * math.log(2)))
     monkeypatch.setattr(secret_noise.os, "urandom", lambda count: b"\xff" * count)
     assert secret_gaussians(3).isfinite().all()
 
 
-def test_no_seed_decides_it() -> None:
+def test_seeds_do_not_affect_it() -> None:
     draws = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -48,7 +48,7 @@ def test_no_seed_decides_it() -> None:
     assert not set(draws[0].tolist()) & set(draws[1].tolist())
 
 
-def test_it_leaves_other_streams_alone() -> None:
+def test_it_does_not_advance_other_generators() -> None:
     torch.manual_seed(5)
     expected = torch.randn(4)
     torch.manual_seed(5)
@@ -65,7 +65,7 @@ def test_each_number_costs_the_system_64_bits(count: int, monkeypatch: pytest.Mo
     assert sum(asked) >= 8 * count
 
 
-def test_all_of_the_systems_bits_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_the_systems_bits_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault that this mends: of 64 bits that were drawn, 32 were heeded."""
     other = [b"\0" * place + b"\x10" + b"\0" * (15 - place) for place in range(2, 16)]
     given = iter([b"\x01" * 16, *(bytes(a ^ b for a, b in zip(b"\x01" * 16, change, strict=True)) for change in other)])

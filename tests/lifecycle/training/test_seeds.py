@@ -1,4 +1,4 @@
-"""The randomness of a run: all bits of its recipe's seed count, though torch's generator heeds only 32."""
+"""The randomness of a run: all bits of its recipe's seed are used, although torch's generator uses only 32."""
 
 import torch
 

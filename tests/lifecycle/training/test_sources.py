@@ -1,4 +1,4 @@
-"""The same pictures from every kind of place, and what is said of those that cannot be learnt from."""
+"""The same pictures from every kind of location, and the problems found in them."""
 
 import csv
 import json
@@ -83,7 +83,7 @@ def test_the_digest_is_the_same_wherever_the_data_lies_and_another_for_other_wor
     assert looked(str(tmp_path / "moved")).digest != before
 
 
-def test_faults_are_found_and_named(folder: Path) -> None:
+def test_problems_are_found_and_named(folder: Path) -> None:
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:100])
     (folder / "1.txt").unlink()
     Image.new("RGB", (8, 8)).save(folder / "small.png")
@@ -92,7 +92,7 @@ def test_faults_are_found_and_named(folder: Path) -> None:
     (folder / "silent.txt").write_text("")
     picture(2).resize((70, 70)).save(folder / "like.png")
     (folder / "like.txt").write_text("Very very, BIG: a photo the red apple")
-    found = {fault.kind: fault.keys for fault in looked(str(folder)).faults}
+    found = {problem.kind: problem.keys for problem in looked(str(folder)).problems}
     assert found == {
         "unreadable picture": ("0.png",),
         "missing caption": ("1.png",),
@@ -105,22 +105,22 @@ def test_faults_are_found_and_named(folder: Path) -> None:
 
 
 def test_other_pictures_do_not_look_the_same(folder: Path) -> None:
-    assert looked(str(folder)).faults == ()
+    assert looked(str(folder)).problems == ()
 
 
 @pytest.mark.parametrize(
     ("make", "why"),
     [
         (lambda folder: folder / "nowhere", "there is no such folder"),
-        (lambda folder: table(folder, "{}\nnonsense"), "line 1 is no JSON object"),
-        (lambda folder: table(folder, '{"text": "a"}'), "row 1 names no picture; it needs one of file_name"),
-        (lambda folder: empty(folder), "no pictures there"),
+        (lambda folder: table(folder, "{}\nnonsense"), "line 1 is not a JSON object"),
+        (lambda folder: table(folder, '{"text": "a"}'), "row 1 has no picture; it needs one of file_name"),
+        (lambda folder: empty(folder), "has no pictures"),
         (lambda folder: archive(folder), "cannot be read"),
         (lambda _folder: "nosuch://bucket/set", "nosuch"),
     ],
     ids=["missing", "no json", "no column", "empty", "no archive", "no driver"],
 )
-def test_places_that_hold_nothing_say_why(make: object, why: str, folder: Path) -> None:
+def test_locations_without_data_are_refused_with_the_reason(make: object, why: str, folder: Path) -> None:
     assert callable(make)
     with pytest.raises(InvalidRequest, match=why):
         find_examples(str(make(folder)))
@@ -142,11 +142,11 @@ def archive(folder: Path) -> Path:
     return folder / "broken.tar"
 
 
-def test_the_command_reports_and_ends_with_1_where_something_is_wrong(folder: Path, tmp_path: Path) -> None:
+def test_the_command_reports_problems_and_exits_with_1(folder: Path, tmp_path: Path) -> None:
     command = ["train", "check", str(folder), "--min-side", "16", "--report", str(tmp_path / "report.json")]
     good = CliRunner().invoke(app, command)
     assert good.exit_code == 0, good.output
-    assert "3 of 3 pictures can be learnt from" in good.output
+    assert "3 of 3 pictures can be trained on" in good.output
     (folder / "1.txt").unlink()
     bad = CliRunner().invoke(app, command)
     assert bad.exit_code == 1

@@ -1,4 +1,4 @@
-"""Where the curves of a run go."""
+"""Trackers of a run's metrics."""
 
 from pathlib import Path
 

@@ -179,7 +179,7 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"guidance_start": 0.8}, "guidance_start: 0.8 must be below guidance_end 0.5"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:
+def test_unsupported_fields_are_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:
     answer = post(client, "txt2img", {}, UNIT | unit)
     assert answer.status_code in (400, 422), answer.text
     assert says in answer.json()["detail"]

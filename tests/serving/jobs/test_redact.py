@@ -37,7 +37,7 @@ def test_a_path_becomes_a_name(said: str, told: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "no job 'x'; GET /v1/jobs lists those that are known",
+        "no job 'x'; GET /v1/jobs lists the known ones",
         "a unit has no model; GET /controlnet/model_list lists them",
         "https://pictures.example/a/b.png: answered 404",
         "the image is 1/2 of it, and/or an image/png of 64x64",

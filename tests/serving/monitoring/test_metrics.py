@@ -97,13 +97,13 @@ def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics
     assert "safelight_pictures_total{" in page
 
 
-def test_memory_of_the_process_is_there(metrics: Metrics) -> None:
+def test_process_memory_is_exported(metrics: Metrics) -> None:
     resident = metrics.registry.get_sample_value("process_resident_memory_bytes")
     assert resident is not None, "Linux tells; elsewhere this metric is absent"
     assert resident > 2**20
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it(metrics: Metrics) -> None:
+def test_openmetrics_is_served_on_request(metrics: Metrics) -> None:
     page, content_type = metrics.page("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")

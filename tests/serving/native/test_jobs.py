@@ -48,7 +48,7 @@ def test_a_job_that_ends_before_its_first_heartbeat_knows_its_steps(client: http
     assert (job["step"], job["total_steps"]) == (2, 2)
 
 
-def test_the_picture_is_behind_its_link_which_needs_no_key(client: httpx.Client) -> None:
+def test_the_link_to_a_picture_needs_no_key(client: httpx.Client) -> None:
     job = drawn(client)
     answer = httpx.get(job["url"])
     assert answer.headers["content-type"] == "image/png"
@@ -87,7 +87,7 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
         ({"highres": {"scale": 8}, "width": 512, "height": 512}, 400, "draws at most"),
     ],
 )
-def test_what_cannot_be_is_said_before_it_is_accepted(
+def test_invalid_requests_are_refused_before_a_job_is_accepted(
     client: httpx.Client, fields: dict[str, Any], status: int, says: str
 ) -> None:
     answer = client.post("/v1/jobs", json=SMALL | fields)
@@ -122,7 +122,7 @@ def heard(client: httpx.Client, job_id: str, **headers: str) -> list[tuple[str, 
     return told
 
 
-def test_events_tell_the_story_and_resume_where_they_were_cut_off(client: httpx.Client) -> None:
+def test_events_are_complete_and_resume_after_a_disconnect(client: httpx.Client) -> None:
     job = client.post("/v1/jobs", json=SMALL | {"steps": 12, "seed": 11}).json()
     told = heard(client, job["id"])
     for number, kind, data in told:
@@ -159,7 +159,7 @@ def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) ->
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_the_door(client: httpx.Client) -> None:
+def test_keys_and_body_limits_are_enforced(client: httpx.Client) -> None:
     answer = client.get("/healthz", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -182,7 +182,7 @@ def test_choices_are_made_before_a_job_is_accepted(client: httpx.Client) -> None
     assert plain["spec"]["prompt"] == "a {red|green} apple"
 
 
-def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: httpx.Client) -> None:
+def test_a_retry_with_choices_is_the_same_job_without_a_seed(client: httpx.Client) -> None:
     fields = {name: value for name, value in SMALL.items() if name != "seed"}
     fields |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
     headers = {"Idempotency-Key": "by lot"}
@@ -201,7 +201,7 @@ def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: 
         ({"prompt": "a", "expand": "everything"}, "'wildcards' or 'combinatorial'"),
     ],
 )
-def test_choices_that_cannot_be_are_said(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
+def test_invalid_choices_are_refused(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
     answer = client.post("/v1/jobs", json=SMALL | fields)
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
@@ -213,7 +213,7 @@ def test_lists_of_choices_are_bounded_together(client: httpx.Client) -> None:
     assert "expands to 1024 pictures; at most 1000" in answer.json()["error"]["message"]
 
 
-def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_slow_body_times_out(tmp_path: Path) -> None:
     settings = settings_in(tmp_path).model_copy(update={"body_timeout_s": 0.5})
     with serving(settings) as url, socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
         client.settimeout(PATIENCE_S)

@@ -71,7 +71,7 @@ def disagreements(name: str, script: Script, body: Mapping[str, Any]) -> Iterato
     for field, value in fields_of(name.casefold(), script.args).items():
         if value is not None and body[field] != value:
             error = UnsupportedOption(
-                f"alwayson_scripts.{name}", f"its {field} is {value!r}, but the body's is {body[field]!r}", field
+                f"alwayson_scripts.{name}", f"{field} is {value!r}, but the body's is {body[field]!r}", field
             )
             error.status = 422
             yield error
