@@ -27,9 +27,7 @@ def scraped(url: str, **headers: str) -> dict[tuple[str, str], float]:
     }
 
 
-def test_a_picture_a_refusal_and_an_unauthorised_request_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_picture_and_refusals_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_in(tmp_path, no_keys=False)
     database = open_database(settings.database)
     keys = Keys(database)

@@ -159,7 +159,7 @@ def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) ->
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_keys_and_body_limits_are_enforced(client: httpx.Client) -> None:
+def test_request_ids_headers_and_limits(client: httpx.Client) -> None:
     answer = client.get("/healthz", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["x-content-type-options"] == "nosniff"

@@ -10,7 +10,7 @@ from safelight.assets.encode import Detail, Encoding, Format
 from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.service import SubmitOptions
-from safelight.serving.native.jobs import JobView, Key, view
+from safelight.serving.native.job_routes import JobView, Key, view
 from safelight.spec import Digest, Scale, UpscaleMethod
 from safelight.validation import CheckedModel
 
