@@ -186,7 +186,7 @@ def test_errors_arrive_typed(
 def test_hostile_pictures_are_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.images.edit(image=("a.png", b"not a picture"), prompt="x")
-    with pytest.raises(openai.BadRequestError, match="transparency is needed"):
+    with pytest.raises(openai.BadRequestError, match="transparency is required"):
         client.images.edit(image=("a.png", png("blue")), mask=("m.png", png("white")), prompt="x")
 
 
