@@ -1,4 +1,4 @@
-"""Every fault of a body at once, by the caller's names for its fields."""
+"""All errors of a body at once, by the caller's names of its fields."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from pydantic import ConfigDict, Field, ValidationError
 from safelight.errors import InvalidField, InvalidFields, SafelightError, UnknownSampler, UnsupportedOption
 from safelight.validation import (
     CheckedModel,
-    concerning,
+    default_field,
+    errors_in,
     explain,
-    faults_in,
-    in_words,
+    gather_all,
     one_letter_off,
     refuse,
-    together,
-    wrong_in,
+    rename_fields,
+    to_invalid_fields,
 )
 
 
@@ -49,14 +49,14 @@ class Tolerant(Whole):
     model_config = ConfigDict(extra="ignore")
 
 
-def said(kind: type[CheckedModel], values: Any) -> str:
+def errors_of(kind: type[CheckedModel], values: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(values)
     return explain(caught.value, ())
 
 
-def test_faults_of_fields_of_names_and_between_fields_come_together() -> None:
-    message = said(Whole, {"steps": 0, "smapler": "x", "sampler": "Eulr", "part": {"low": 5, "hihg": 3}})
+def test_errors_of_fields_names_and_conflicts_are_reported_together() -> None:
+    message = errors_of(Whole, {"steps": 0, "smapler": "x", "sampler": "Eulr", "part": {"low": 5, "hihg": 3}})
     for part in (
         "name: is needed",
         "steps: Input should be greater than or equal to 1 (got 0)",
@@ -69,13 +69,13 @@ def test_faults_of_fields_of_names_and_between_fields_come_together() -> None:
     assert "bad luck" not in message
 
 
-def test_a_clash_with_a_field_that_is_wrong_anyway_is_not_told() -> None:
-    assert "below" not in said(Part, {"low": 5, "high": "x"})
+def test_a_conflict_with_an_invalid_field_is_not_reported() -> None:
+    assert "below" not in errors_of(Part, {"low": 5, "high": "x"})
 
 
-def test_bodies_that_may_hold_fields_of_others_still_know_a_slip() -> None:
+def test_bodies_that_ignore_unknown_fields_still_report_misspelt_names() -> None:
     assert Tolerant.model_validate({"name": "x", "cfg": 1, "stage": None, "step": None}).steps == 1
-    assert said(Tolerant, {"name": "x", "step": 3}) == "step: no such field; did you mean 'steps'?"
+    assert errors_of(Tolerant, {"name": "x", "step": 3}) == "step: no such field; did you mean 'steps'?"
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_bodies_that_may_hold_fields_of_others_still_know_a_slip() -> None:
         ("hr_cfg", "cfg_scale", False),
     ],
 )
-def test_a_slip_is_one_letter(one: str, other: str, slip: bool) -> None:
+def test_a_misspelt_name_is_one_letter_off(one: str, other: str, slip: bool) -> None:
     assert one_letter_off(one, other) == slip
 
 
-def test_one_fault_is_itself_and_several_share_a_status() -> None:
+def test_a_single_error_is_returned_itself_and_several_share_a_status() -> None:
     for values, kind, status in (
         ({"name": "x", "sampler": "Eulr"}, UnknownSampler, 404),
         ({"name": "x", "steps": 13}, UnsupportedOption, 400),
@@ -107,7 +107,7 @@ def test_one_fault_is_itself_and_several_share_a_status() -> None:
     ):
         with pytest.raises(ValidationError) as caught:
             Whole.model_validate(values)
-        error = faults_in(caught.value.errors(), status=422).alone()
+        error = to_invalid_fields(caught.value.errors(), status=422).simplified()
         assert (type(error), error.status) == (kind, status)
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate({"name": 3})
@@ -115,19 +115,19 @@ def test_one_fault_is_itself_and_several_share_a_status() -> None:
         refuse(caught.value)
 
 
-def test_a_dialect_has_its_own_words() -> None:
+def test_a_dialect_renames_fields_in_errors() -> None:
     words = {"steps": "num_steps", "part": "piece", "part.low": "bottom"}
-    wrong = list(wrong_in(Whole, {"name": "x", "steps": 0, "part": {"low": "a", "high": "b"}}, words))
+    wrong = list(errors_in(Whole, {"name": "x", "steps": 0, "part": {"low": "a", "high": "b"}}, words))
     assert [error.param for error in wrong] == ["num_steps", "bottom", "piece.high"]
     assert str(wrong[1]).startswith("bottom: ")
-    with pytest.raises(InvalidField, match=r"^num_steps: few$"), in_words(words):
+    with pytest.raises(InvalidField, match=r"^num_steps: few$"), rename_fields(words):
         raise InvalidField("steps", "few")
-    with pytest.raises(UnknownSampler) as caught, in_words({"sampler": "sampler_name"}), concerning("body"):
+    with pytest.raises(UnknownSampler) as caught, rename_fields({"sampler": "sampler_name"}), default_field("body"):
         raise UnknownSampler("x", [])
     assert caught.value.param == "sampler_name"
 
 
-def test_what_is_asked_together_is_refused_together() -> None:
+def test_gather_all_raises_all_errors_at_once() -> None:
     async def fine() -> int:
         return 3
 
@@ -135,8 +135,8 @@ def test_what_is_asked_together_is_refused_together() -> None:
         raise InvalidField(field, "no")
 
     async def ask() -> None:
-        assert await together(fine(), fine(), fine()) == (3, 3, 3)
+        assert await gather_all(fine(), fine(), fine()) == (3, 3, 3)
         with pytest.raises(InvalidFields, match="a: no; b: no"):
-            await together(wrong("a"), fine(), wrong("b"))
+            await gather_all(wrong("a"), fine(), wrong("b"))
 
     asyncio.run(ask())

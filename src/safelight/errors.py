@@ -1,12 +1,12 @@
-"""What can go wrong, as a small tree; every error says what was wrong and what would be right.
+"""The error tree; every message says what was wrong and what would be right.
 
     SafelightError                500
-    ├── InvalidRequest            400   the caller asked for something that cannot be
-    │   ├── Faults                400   several faults of one request; their own status where they share one
+    ├── InvalidRequest            400   the request cannot be satisfied as it is
+    │   ├── InvalidFields         400   several errors of one request; their own status if they share one
     │   ├── InvalidField          400   one field of a request
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
-    │   ├── MissingExtra          400   it takes packages that are not installed
+    │   ├── MissingExtra          400   it needs packages that are not installed
     │   ├── UnknownModel          404
     │   ├── UnknownVersion        404   nothing is registered under that name, number or alias
     │   ├── UnknownSampler        404
@@ -19,21 +19,21 @@
     │   └── UnknownJob            404
     ├── Unauthorized              401   no key, or one that is not valid
     ├── Forbidden                 403   a key that may not do this
-    ├── IdempotencyConflict       409   an idempotency key that stood for another request
+    ├── IdempotencyConflict       409   an idempotency key that was used for another request
     ├── TooSlow                   408   a body that did not arrive in time
     ├── TooLarge                  413   a body beyond the limit
-    ├── TooManyRequests           429   the line, the rate or the quota is full; says when to come back
+    ├── TooManyRequests           429   the queue, the rate or the quota is full; `retry_after_s` says for how long
     ├── UnsafeFile                400   weights in a format that can carry code
     ├── CorruptModel              422   a checkpoint that is incomplete or damaged
-    ├── CorruptAsset              500   a stored picture is not what it was when it was stored
+    ├── CorruptAsset              500   a stored picture has changed since it was stored
     ├── OutOfMemory               503   one picture alone does not fit on the device
-    ├── EngineStopped             503   the engine was closed or broke down; whoever waits for it may ask another
+    ├── EngineStopped             503   the engine was closed or failed; another one may run the job
     ├── NotReady                  503   the server should not be sent work now
     ├── StorageFailed             507   the picture could not be written
     ├── JobFailed                 500   the network produced something that is not a picture
     └── JobCancelled              499   the caller, or Ctrl-C, stopped the job
 
-The caller's and the world's faults are raised as these; a fault of ours is an `assert` or a plain crash.
+Errors of callers and of the environment are raised as these; a bug of ours is an `assert` or a plain crash.
 """
 
 from collections.abc import Generator, Sequence
@@ -44,12 +44,12 @@ MAX_LISTED = 20
 
 
 class SafelightError(Exception):
-    """Root of the tree; `status` is the HTTP status, `code` the stable name clients can test for."""
+    """Root of the tree; `status` is the HTTP status, `code` a stable name that clients can test for."""
 
     status: int = 500
     code: str = "internal_error"
     param: str | None = None
-    """The field at fault, in the caller's words, where there is one."""
+    """The invalid field under the caller's name for it, if there is one."""
 
 
 class InvalidRequest(SafelightError):
@@ -57,24 +57,24 @@ class InvalidRequest(SafelightError):
 
 
 class InvalidField(InvalidRequest):
-    """Says its field as it is called at last: a dialect may have another name for it (`faults.in_words`).
+    """An invalid field; a dialect may rename the field later (`validation.rename_fields`).
 
     Args:
-        others: the fields that it does not go together with.
+        others: the fields that it conflicts with.
     """
 
-    def __init__(self, field: str, why: str, *others: str) -> None:
-        super().__init__(why)
+    def __init__(self, field: str, reason: str, *others: str) -> None:
+        super().__init__(reason)
         self.param = field
-        self.why = why
+        self.reason = reason
         self.fields: tuple[str, ...] = (field, *others)
 
     def __str__(self) -> str:
-        return f"{self.param}: {self.why}"
+        return f"{self.param}: {self.reason}"
 
 
 class InvalidFields(InvalidRequest):
-    """All that is wrong with a request."""
+    """All errors of one request."""
 
     def __init__(self, errors: Sequence[SafelightError]) -> None:
         assert errors
@@ -91,8 +91,8 @@ class InvalidFields(InvalidRequest):
     def param(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return next((error.param for error in self.errors if error.param), None)
 
-    def alone(self) -> SafelightError:
-        """Where there is one, it."""
+    def simplified(self) -> SafelightError:
+        """The only error, if there is just one; otherwise this."""
         return self.errors[0] if len(self.errors) == 1 else self
 
 
@@ -139,32 +139,32 @@ class UnknownLora(InvalidRequest):
     status, code = 404, "unknown_lora"
 
     def __init__(self, name: str, known: list[str]) -> None:
-        there = f"; `safelight lora list` lists {len(known)}" if known else "; there are none in SAFELIGHT_HOME/loras"
-        super().__init__(f"no LoRA named {name!r}{nearest(name, known)}{there}")
+        listed = f"; `safelight lora list` lists {len(known)}" if known else "; there are none in SAFELIGHT_HOME/loras"
+        super().__init__(f"no LoRA named {name!r}{nearest(name, known)}{listed}")
 
 
 class IncompatibleLora(InvalidRequest):
     status, code = 400, "incompatible_lora"
 
-    def __init__(self, name: str, why: str, *, model: str, made_for: str | None) -> None:
+    def __init__(self, name: str, reason: str, *, model: str, made_for: str | None) -> None:
         seems = f"; it seems made for {made_for}" if made_for else ""
-        super().__init__(f"LoRA {name} does not fit {model}: {why}{seems}")
+        super().__init__(f"LoRA {name} does not fit {model}: {reason}{seems}")
 
 
 class UnknownControl(InvalidRequest):
     status, code = 404, "unknown_control"
 
     def __init__(self, kind: str, name: str, known: list[str], *, folder: str) -> None:
-        there = f"; there are {', '.join(known)}" if known else f"; there are none in {folder}"
-        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}{there}")
+        listed = f"; known: {', '.join(known)}" if known else f"; there are none in {folder}"
+        super().__init__(f"no {kind} named {name!r}{nearest(name, known)}{listed}")
 
 
 class IncompatibleControl(InvalidRequest):
     status, code = 400, "incompatible_control"
 
-    def __init__(self, name: str, why: str, *, model: str, made_for: str | None = None) -> None:
+    def __init__(self, name: str, reason: str, *, model: str, made_for: str | None = None) -> None:
         seems = f"; it seems made for {made_for}" if made_for else ""
-        super().__init__(f"{name} does not fit {model}: {why}{seems}")
+        super().__init__(f"{name} does not fit {model}: {reason}{seems}")
 
 
 class UnknownPart(InvalidField):
@@ -207,7 +207,7 @@ class TooManyRequests(SafelightError):
     status, code = 429, "too_many_requests"
 
     def __init__(self, message: str, *, retry_after_s: float, code: str = "too_many_requests") -> None:
-        super().__init__(f"{message}; come back in {retry_after_s:.0f} s")
+        super().__init__(f"{message}; try again in {retry_after_s:.0f} s")
         self.retry_after_s = retry_after_s
         self.code = code
 
@@ -249,27 +249,27 @@ class JobCancelled(SafelightError):
 
 
 def install(*extras: str) -> str:
-    """What to tell a shell that lacks them."""
+    """The shell command that installs these extras."""
     return f"pip install 'safelight[{','.join(extras)}]'"
 
 
 @contextmanager
 def needing(*extras: str) -> Generator[None, None, None]:
-    """What is imported within comes with these extras.
+    """Context for imports that need these extras.
 
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtra: a package is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "safelight").partition(".")[0] == "safelight":
-            raise  # a fault of ours
+            raise  # a bug of ours
         raise MissingExtra(f"{error.name} is missing", *extras) from None
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean 'Euler a'?`, or nothing when no known name is close."""
+    """`; did you mean 'Euler a'?`, or "" if no known name is close."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), by_folded, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(by_folded[match]) for match in close)}?" if close else ""

@@ -1,9 +1,9 @@
-"""Facts about a job, in the order they happen; what the engine and the path report, and all they report.
+"""Events of a job, in order: everything that the engine and the pipeline report.
 
     Queued Started Stepped* Previewed* Decoded (Stored) | Failed | Cancelled
-    Queued Started Stepped* Learnt | Failed | Cancelled                       where something is trained
+    Queued Started Stepped* Trained | Failed | Cancelled                      for a training job
 
-Frozen and free of torch, so that a server, a log or a page can listen without loading a network.
+Frozen and free of torch, so that a server, a log or a page can use them without importing torch.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Queued:
     job_id: str
     position: int
-    """Jobs before it when it arrived."""
+    """Number of jobs before it when it was queued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previewed:
-    """The denoised estimate in rough colours, at latent resolution."""
+    """An approximate RGB preview of the denoised estimate, at latent resolution."""
 
     job_id: str
     step: int
@@ -64,20 +64,20 @@ class Stored:
     asset_id: str
     path: str
     seconds: float
-    """From submission to the stored file."""
+    """Seconds from submission to the stored file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The end of a training job: a LoRA, an embedding or a model has this name from now on."""
+    """The end of a training job: its LoRA, embedding or model is registered under `name`."""
 
     job_id: str
     name: str
     reference: str
-    """The version that it became: `brand@2`."""
+    """The registered version: `brand@2`."""
     kind: str
     digest: str
-    """Of its contents, as specs pin them."""
+    """Digest of its contents, as pinned in specs."""
     seconds: float
 
 

@@ -37,13 +37,7 @@ from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
 from safelight.settings import Settings
-from safelight.spec import (
-    Denoised,
-    Inpaint,
-    Spec,
-    TextToImage,
-    Upscale,
-)
+from safelight.spec import Denoised, Inpaint, Spec, TextToImage, Upscale
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""

@@ -1,4 +1,4 @@
-"""What keeps a server from starting is said in one sentence, and nothing has happened before."""
+"""An error that prevents a server from starting is one sentence, and nothing has happened before."""
 
 import os
 import socket
@@ -28,14 +28,14 @@ def refused(*arguments: str, **environment: str) -> str:
 def test_a_taken_port_is_seen_before_anything_is_opened(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert refused("--port", str(port)) == f"Error: port {port} is taken: --port PORT chooses another"
+        assert refused("--port", str(port)) == f"Error: port {port} is in use: --port PORT chooses another"
     assert not (home / "safelight.db").exists()
 
 
 def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = refused("--port", "0", SAFELIGHT_HOME=str(tmp_path / "file" / "home"))
-    assert "cannot be made" in said
+    assert "cannot be created" in said
     assert "SAFELIGHT_HOME" in said
 
 
@@ -65,8 +65,8 @@ def test_a_database_that_does_not_answer() -> None:
     [
         ([], "safelight keys create NAME"),
         (["--host", "0.0.0.0"], "safelight keys create NAME"),
-        (["--no-keys", "--host", "0.0.0.0"], "can be reached from other machines"),
-        (["--no-keys", "--host", "::"], "can be reached from other machines"),
+        (["--no-keys", "--host", "0.0.0.0"], "is reachable from other machines"),
+        (["--no-keys", "--host", "::"], "is reachable from other machines"),
     ],
 )
 def test_a_server_without_keys_is_meant_and_near(arguments: list[str], said: str) -> None:

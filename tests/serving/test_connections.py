@@ -46,13 +46,13 @@ def heard(connection: socket.socket) -> bytes:
     return bytes(data)
 
 
-def test_a_header_that_does_not_come_is_not_waited_for(url: str) -> None:
+def test_a_missing_header_times_out(url: str) -> None:
     with connect(url, HALF_A_HEADER) as half, connect(url) as silent:
         assert heard(half).startswith(b"HTTP/1.1 408 ")
         assert heard(silent).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_byte_now_and_then_gives_no_more_time(url: str) -> None:
+def test_single_bytes_do_not_extend_the_header_timeout(url: str) -> None:
     with connect(url, HALF_A_HEADER) as connection:
         connection.settimeout(HEADER_TIMEOUT_S / 10)
         answer = b""
@@ -65,7 +65,7 @@ def test_a_byte_now_and_then_gives_no_more_time(url: str) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_neither_does_it_on_a_connection_that_has_been_answered(url: str) -> None:
+def test_single_bytes_do_not_extend_it_on_a_kept_alive_connection(url: str) -> None:
     with connect(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.sendall(HALF_A_HEADER)
@@ -82,7 +82,7 @@ def test_a_header_without_end_is_refused(url: str) -> None:
         assert heard(connection).startswith(b"HTTP/1.1 431 ")
 
 
-def test_those_that_ask_for_nothing_make_room_for_those_that_do(url: str) -> None:
+def test_idle_connections_are_closed_for_new_ones(url: str) -> None:
     with ExitStack() as stack:
         silent = [stack.enter_context(connect(url, HALF_A_HEADER)) for _ in range(3 * MAX)]
         silent += [stack.enter_context(connect(url, HALF_A_HEADER, own=f"127.0.0.{i}")) for i in range(2, 3 * MAX)]
@@ -90,7 +90,7 @@ def test_those_that_ask_for_nothing_make_room_for_those_that_do(url: str) -> Non
         assert len(silent) > MAX
 
 
-def test_where_all_are_busy_newcomers_are_told_to_come_back_and_nobody_is_cut_off(url: str) -> None:
+def test_if_all_connections_are_busy_new_ones_get_503(url: str) -> None:
     job = httpx.post(f"{url}/v1/jobs", json=JOB).raise_for_status().json()
     asks = f"GET /v1/jobs/{job['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with ExitStack() as stack:

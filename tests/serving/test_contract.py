@@ -15,7 +15,7 @@ from safelight.serving.app.app import create_app
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance"
 
 
-def test_answers_keep_their_promise(tmp_path: Path) -> None:
+def test_answers_match_their_schemas(tmp_path: Path) -> None:
     # Every picture is refused as too large: what is explored is the answers, not the drawing.
     settings = settings_in(tmp_path).model_copy(update={"max_output_pixels": 4000})
     with serving(settings) as url:
@@ -60,7 +60,7 @@ def parts_of(node: Any) -> Iterator[dict[str, Any]]:
         yield from parts_of(part)
 
 
-def test_every_reference_leads_somewhere(tmp_path: Path) -> None:
+def test_every_reference_resolves(tmp_path: Path) -> None:
     description = create_app(settings_in(tmp_path)).openapi()
     references = {part["$ref"] for part in parts_of(description) if isinstance(part.get("$ref"), str)}
     mapped = {to for part in parts_of(description) for to in part.get("discriminator", {}).get("mapping", {}).values()}

@@ -95,7 +95,7 @@ def serving(home: Path, database_url: str = "") -> Iterator[Server]:
         server.stop(signal.SIGKILL)
 
 
-def submit_options(count: int, *, unlike: int) -> list[dict[str, Any]]:
+def bodies(count: int, *, unlike: int) -> list[dict[str, Any]]:
     """So many pictures, as many of them unlike, in the mode that promises the same bytes."""
     dice = random.Random(5)
     different = [
@@ -219,7 +219,7 @@ BOTH = pytest.mark.parametrize("shared", ["sqlite", "postgresql"], indirect=True
 
 @BOTH
 def test_no_job_is_lost_doubled_or_cancelled_unasked(tmp_path: Path, shared: str) -> None:
-    asked = submit_options(200, unlike=20)
+    asked = bodies(200, unlike=20)
     home = tmp_path / "home"
     with serving(home, shared) as one, serving(home, shared) as two:
         ids = ask(one, asked)
@@ -240,7 +240,7 @@ def test_no_job_is_lost_doubled_or_cancelled_unasked(tmp_path: Path, shared: str
 @pytest.mark.slow
 @BOTH
 def test_no_job_is_lost_in_five_hundred_faults(tmp_path: Path, shared: str) -> None:
-    asked = submit_options(1000, unlike=50)
+    asked = bodies(1000, unlike=50)
     home = tmp_path / "home"
     with serving(home, shared) as one, serving(home, shared) as two:
         ids = ask(one, asked)
@@ -258,7 +258,7 @@ def test_no_job_is_lost_in_five_hundred_faults(tmp_path: Path, shared: str) -> N
 
 def test_a_server_that_is_stopped_puts_its_jobs_back_and_the_next_one_draws_them(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    asked = [wish | {"steps": 60} for wish in submit_options(3, unlike=3)]
+    asked = [fields | {"steps": 60} for fields in bodies(3, unlike=3)]
     with serving(home) as server:
         ids = ask(server, asked)
         server.stop(signal.SIGTERM)

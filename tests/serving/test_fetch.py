@@ -42,7 +42,7 @@ def test_no_address_of_a_special_range_is_public(network: ipaddress.IPv4Network 
     ["93.184.216.34", "1.1.1.1", "2606:2800:220:1:248:1893:25c8:1946", "2a00:1450::1", "::ffff:93.184.216.34",
      "64:ff9b::5db8:d822"],
 )  # fmt: skip
-def test_public_addresses_are(address: str) -> None:
+def test_public_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -86,7 +86,7 @@ async def test_base64_may_hold_white_space(lines: str) -> None:
         "http://256.256.256.256/", "http://[fe80::1%25eth0]/", "http://\x7f/", "http://@", "http://:80", "https://?",
     ],
 )  # fmt: skip
-async def test_an_odd_host_is_a_picture_that_cannot_be_had(url: str) -> None:
+async def test_an_invalid_host_is_an_invalid_image(url: str) -> None:
     with pytest.raises(InvalidImage) as caught:
         await fetch_picture(url, max_bytes=1000)
     assert len(str(caught.value)) < 1000
@@ -96,7 +96,7 @@ async def test_an_odd_host_is_a_picture_that_cannot_be_had(url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "location"), [(302, None), (304, None), (302, "http://["), (302, "http://xn--/"), (302, "file:///etc")]
 )
-async def test_a_redirect_that_leads_nowhere_is_a_picture_that_cannot_be_had(
+async def test_an_invalid_redirect_is_an_invalid_image(
     monkeypatch: pytest.MonkeyPatch, status: int, location: str | None
 ) -> None:
     def answer(_request: httpx.Request) -> httpx.Response:

@@ -211,7 +211,7 @@ def test_no_value_in_a_body_is_answered_with_a_500(drawing_nothing: httpx.Client
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in BODIES if "grown" not in path and "edit" not in path])
-def test_nor_where_what_is_left_is_drawn(drawing: httpx.Client, path: str) -> None:
+def test_no_valid_remainder_of_a_body_is_answered_with_a_500(drawing: httpx.Client, path: str) -> None:
     assert faults(drawing, path, mutations(BODIES[path], HARMLESS)) == []
 
 
@@ -223,7 +223,7 @@ WORDS = ("", " ", "x", "-1", "0", "0.5", "nan", "inf", "1e999", "9" * 30, "9" * 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
-def test_nor_a_form(drawing: httpx.Client, path: str) -> None:
+def test_no_form_is_answered_with_a_500(drawing: httpx.Client, path: str) -> None:
     image = ("x.png", base64.b64decode(PICTURE), "image/png")
     files: list[dict[str, Any]] = [
         {"image": image}, {"image": image, "mask": image}, {"image[]": image}, {"image": ("", b"", "")},
@@ -245,7 +245,7 @@ def test_nor_a_form(drawing: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.slow
-def test_nor_a_query_a_path_or_a_header(drawing_nothing: httpx.Client) -> None:
+def test_no_query_path_or_header_is_answered_with_a_500(drawing_nothing: httpx.Client) -> None:
     words = [
         "",
         "x",
@@ -286,8 +286,8 @@ def test_nor_a_query_a_path_or_a_header(drawing_nothing: httpx.Client) -> None:
         )
     ]
 
-    def ask(wish: tuple[str, str, dict[str, bytes]]) -> str:
-        method, path, said = wish
+    def ask(fields: tuple[str, str, dict[str, bytes]]) -> str:
+        method, path, said = fields
         answer = drawing_nothing.request(method, path, headers=said, content=b"{}" if method == "POST" else None)
         return f"{answer.status_code} {method} {path[:200]} {said}" if answer.status_code >= 500 else ""
 
@@ -298,7 +298,7 @@ def test_nor_a_query_a_path_or_a_header(drawing_nothing: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-def test_nor_what_schemathesis_makes_of_the_description(drawing_nothing: httpx.Client, tmp_path: Path) -> None:
+def test_no_case_of_schemathesis_is_answered_with_a_500(drawing_nothing: httpx.Client, tmp_path: Path) -> None:
     schemathesis = Path(sys.executable).with_name("schemathesis")
     command = [str(schemathesis), "run", f"{drawing_nothing.base_url}/openapi.json", "--checks", "not_a_server_error"]
     command += ["--max-examples", "100", "--phases", "examples,coverage,fuzzing", "--mode", "all", "--seed", "1"]

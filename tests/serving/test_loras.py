@@ -105,7 +105,7 @@ def test_openai_and_jobs_take_tags_and_fields_alike(client: httpx.Client) -> Non
         ({"name": "ink", "wait": 1}, 422, "wait"),
     ],
 )
-def test_what_cannot_be_is_refused(client: httpx.Client, lora: dict[str, Any], status: int, says: str) -> None:
+def test_invalid_loras_are_refused(client: httpx.Client, lora: dict[str, Any], status: int, says: str) -> None:
     answer = client.post("/v1/jobs", json=SMALL | {"prompt": "an apple", "loras": [lora]})
     assert answer.status_code == status or (status == 422 and answer.status_code == 400), answer.text
     assert says in answer.text

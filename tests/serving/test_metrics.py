@@ -27,7 +27,7 @@ def scraped(url: str, **headers: str) -> dict[tuple[str, str], float]:
     }
 
 
-def test_a_picture_a_refusal_and_a_stranger_are_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_picture_and_refusals_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_in(tmp_path, no_keys=False)
     database = open_database(settings.database)
     keys = Keys(database)
@@ -73,7 +73,7 @@ def test_a_server_without_keys_shows_its_metrics_to_all_who_reach_it(server: str
     assert scraped(server)["safelight_http_requests_total", "method=GET route=unmatched status=404"] >= 1
 
 
-def test_links_are_logged_without_what_opens_them(server: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_links_are_logged_without_their_signature(server: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="safelight"):
         httpx.get(f"{server}/v1/files/{'0' * 64}?expires=1&signature=opens-it")
     assert "opens-it" not in caplog.text

@@ -86,7 +86,7 @@ def test_lists_are_answered(client: httpx.Client, home: Path, path: str) -> None
     require_discreet(answer.text, home)
 
 
-def submit_options(kind: str) -> Iterator[dict[str, Any]]:
+def bodies(kind: str) -> Iterator[dict[str, Any]]:
     """Every way to name a file, a folder or an image."""
     asset = {"image": "0" * 64}
     for name in (kind, f"of-{kind}"):
@@ -103,12 +103,12 @@ def submit_options(kind: str) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_refused_when_it_is_named(client: httpx.Client, home: Path, kind: str) -> None:
-    for wish in submit_options(kind):
-        answer = client.post("/v1/jobs", json=SMALL | wish)
+def test_each_odd_file_is_refused_by_name(client: httpx.Client, home: Path, kind: str) -> None:
+    for fields in bodies(kind):
+        answer = client.post("/v1/jobs", json=SMALL | fields)
         # A text file may hold anything, and what is no safetensors may be a list of words.
-        words = "expand" in wish and kind in ("pickle", "cut", "noise")
-        assert 400 <= answer.status_code < 500 or (words and answer.status_code == 202), (wish, answer.text)
+        words = "expand" in fields and kind in ("pickle", "cut", "noise")
+        assert 400 <= answer.status_code < 500 or (words and answer.status_code == 202), (fields, answer.text)
         require_discreet(answer.text, home)
 
 
@@ -128,7 +128,7 @@ def test_a_wildcard_of_any_name_is_answered(client: httpx.Client, home: Path, na
     require_discreet(answer.text, home)
 
 
-def test_other_doors_say_no_more(client: httpx.Client, home: Path) -> None:
+def test_other_routes_reveal_no_more(client: httpx.Client, home: Path) -> None:
     for kind in KINDS:
         for method, path, body in (
             ("POST", "/sdapi/v1/txt2img", SMALL | {"prompt": f"<lora:{kind}:1>"}),
@@ -143,7 +143,7 @@ def test_other_doors_say_no_more(client: httpx.Client, home: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_upscaler_that_cannot_be_read_enlarges_nothing(client: httpx.Client, home: Path, kind: str) -> None:
+def test_an_unreadable_upscaler_is_refused(client: httpx.Client, home: Path, kind: str) -> None:
     file = BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
     kept = client.post("/v1/files", files={"file": ("x.png", file.getvalue())}).raise_for_status().json()["id"]

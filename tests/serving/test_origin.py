@@ -29,7 +29,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     "host", ["evil.example", "evil.example:7860", "localhost.evil.example", "10.0.0.1", "[::2]", ""]
 )
 @pytest.mark.parametrize("path", ["/v1/jobs", "/sdapi/v1/options", "/docs", "/openapi.json"])
-def test_a_page_whose_name_leads_here_reads_nothing(server: str, host: str, path: str) -> None:
+def test_a_page_with_a_rebound_name_reads_nothing(server: str, host: str, path: str) -> None:
     refused = httpx.get(f"{server}{path}", headers={"host": host})
     assert refused.status_code == 403
     assert "SAFELIGHT_ALLOWED_HOSTS" in refused.text
@@ -38,7 +38,7 @@ def test_a_page_whose_name_leads_here_reads_nothing(server: str, host: str, path
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:7860", "localhost.", "127.0.0.1", "127.9.9.9:1", "[::1]:7860"]
 )
-def test_this_machines_own_names_are_the_servers(server: str, host: str) -> None:
+def test_this_machines_own_names_are_accepted(server: str, host: str) -> None:
     assert httpx.get(f"{server}/v1/jobs", headers={"host": host}).status_code == 200
 
 
@@ -46,7 +46,7 @@ def test_this_machines_own_names_are_the_servers(server: str, host: str) -> None
     ("host", "status"),
     [("host.docker.internal:7860", 200), ("draw.lan", 200), ("a.draw.lan", 200), ("lan", 403), ("evillan", 403)],
 )
-def test_more_names_are_said_by_the_operator(named: str, host: str, status: int) -> None:
+def test_the_operator_may_allow_more_names(named: str, host: str, status: int) -> None:
     assert httpx.get(f"{named}/v1/jobs", headers={"host": host}).status_code == status
 
 
@@ -72,13 +72,13 @@ def test_more_names_are_said_by_the_operator(named: str, host: str, status: int)
     ],
     ids=["json", "plain text", "multipart", "empty"],
 )
-def test_another_sites_page_asks_for_nothing(
+def test_a_page_of_another_site_is_refused(
     server: str, path: str, body: dict[str, dict[str, str]], headers: dict[str, str]
 ) -> None:
     asked = body | {"headers": {**body.get("headers", {}), **headers}}
     refused = httpx.post(f"{server}{path}", **asked)  # pyright: ignore[reportArgumentType]
     assert refused.status_code == 403, refused.text
-    assert "another site's page" in refused.text
+    assert "a page of another site" in refused.text
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_another_sites_page_asks_for_nothing(
     ],
     ids=str,
 )
-def test_programs_and_the_servers_own_pages_do(server: str, headers: dict[str, str]) -> None:
+def test_programs_and_the_servers_own_pages_are_accepted(server: str, headers: dict[str, str]) -> None:
     assert httpx.post(f"{server}/sdapi/v1/interrupt", headers=headers).status_code == 200
 
 
-def test_a_page_that_the_operator_lets_in_does(named: str) -> None:
+def test_a_page_of_an_allowed_origin_is_accepted(named: str) -> None:
     page = {"origin": "http://page.example", "sec-fetch-site": "cross-site"}
     answer = httpx.post(f"{named}/sdapi/v1/interrupt", headers=page)
     assert answer.status_code == 200
@@ -116,7 +116,7 @@ def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
     assert asyncio.run(ask("192.168.1.5")) == 401
 
 
-def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:
+def test_after_revoking_the_last_key_a_key_is_still_required(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, no_keys=False)
     database = open_database(settings.database)
     keys = Keys(database)

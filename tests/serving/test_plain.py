@@ -57,7 +57,7 @@ def test_a_nul_half_a_character_or_no_number_is_400(
     assert any(words in answer.text for words in ("NUL", "surrogate", "finite")), answer.text
 
 
-def test_what_is_well_formed_passes(client: httpx.Client) -> None:
+def test_well_formed_values_pass(client: httpx.Client) -> None:
     body = r'{"prompt": "caf\u00e9 \ud83d\udc31 \\u0000", "steps": 1, "width": 64, "height": 64}'
     answer = asked(client, "POST", "/v1/jobs", body, **{"Idempotency-Key": "a key"})
     assert answer.status_code == 202, answer.text
@@ -65,14 +65,14 @@ def test_what_is_well_formed_passes(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 19, "9" * 30, "-1", "x", "1.5", ""])
-def test_an_event_id_that_none_was_is_400(client: httpx.Client, number: str) -> None:
+def test_an_invalid_event_id_is_400(client: httpx.Client, number: str) -> None:
     job = client.post("/v1/jobs", json=SMALL).raise_for_status().json()
     answer = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": number})
     assert answer.status_code == 400, answer.text
     assert "last-event-id" in answer.text.lower()
 
 
-def test_a_signature_of_any_letters_is_one_that_the_server_did_not_make(client: httpx.Client) -> None:
+def test_an_invalid_signature_is_refused(client: httpx.Client) -> None:
     for signature in ("é", "%00%01", "%ff", "", "🐱" * 32):
         answer = client.get(f"/v1/files/{'0' * 64}?expires=9999999999&signature={signature}")
         assert answer.status_code in (400, 403), answer.text
@@ -80,18 +80,18 @@ def test_a_signature_of_any_letters_is_one_that_the_server_did_not_make(client: 
 
 
 @pytest.mark.parametrize("said", ["Basic é", "Basic w6k", "Basic /w==", f"Basic {base64.b64encode(b'a:b').decode()}é"])
-def test_basic_that_is_none_is_401(client: httpx.Client, said: str) -> None:
+def test_invalid_basic_authentication_is_401(client: httpx.Client, said: str) -> None:
     answer = client.get("/v1/jobs", headers={"Authorization": said.encode()})
     assert answer.status_code == 401, answer.text
 
 
 @pytest.mark.parametrize("value", ["a\0", {"a": ["b", {"c": "\0"}]}, {"\0": 1}, ["\udc00"], [1, [float("inf")]]])
-def test_it_is_found_however_deep_it_lies(value: Any) -> None:
+def test_invalid_text_is_found_at_any_depth(value: Any) -> None:
     with pytest.raises(InvalidRequest):
         require_plain_values(value, "body")
 
 
-def test_nesting_has_an_end() -> None:
+def test_nesting_is_limited() -> None:
     def nested(depth: int) -> Any:
         value: Any = 1
         for level in range(depth):

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.serving.conftest import ask_and_go
 
 from safelight.serving.a1111.options import Options
-from safelight.serving.a1111.payloads import TextToImageBody
+from safelight.serving.a1111.txt2img import TextToImageBody
 from safelight.spec import parse_draft
 
 SIZE = {"steps": 2, "width": 64, "height": 64}
@@ -189,9 +189,9 @@ def test_open_webui_with_openai(client: httpx.Client) -> None:
 
 def test_librechat_with_openai(client: httpx.Client) -> None:
     """OpenAIImageTools.js asks through JavaScript's SDK and edits with a form of its own; DALLE3.js reads a link."""
-    wish = {"model": "gpt-image-1", "prompt": "a red apple", "n": 1, "background": "auto", "output_format": "png"}
+    fields = {"model": "gpt-image-1", "prompt": "a red apple", "n": 1, "background": "auto", "output_format": "png"}
     # Undefined fields are left out, and sizes and qualities it knows are `auto`.
-    answer = client.post("/v1/images/generations", json=wish | {"quality": "auto", "size": "auto"})
+    answer = client.post("/v1/images/generations", json=fields | {"quality": "auto", "size": "auto"})
     image = answer.raise_for_status().json()["data"][0]["b64_json"]
     assert size_of(image) == (128, 128)
 

@@ -100,7 +100,7 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
             IMG2IMG,
             SMALL | {"denoising_strength": 0, "resize_mode": 3, "mask": PICTURE, "mask_round": False, "mask_blur": 999},
             None,
-            ["denoising_strength: ", "resize_mode: ", "mask_round: ", "mask_blur: ", "init_images: name at least one"],
+            ["denoising_strength: ", "resize_mode: ", "mask_round: ", "mask_blur: ", "init_images: at least one"],
         ),
         (IMG2IMG, SMALL | {"init_images": [PICTURE, "?"], "batch_size": 2}, None, ["base64"]),
         (
@@ -121,7 +121,7 @@ def refusal(answer: httpx.Response) -> tuple[str, str | None]:
          ["did you mean 'sd_model_checkpoint'", "sd_vae: ", "s_churn: "]),
     ],
 )  # fmt: skip
-def test_all_that_is_wrong_is_said_at_once(
+def test_all_errors_are_reported_at_once(
     client: httpx.Client, path: str, body: Any, param: str | None, says: list[str]
 ) -> None:
     message, named = refusal(client.post(path, json=body))
@@ -141,7 +141,7 @@ def test_forms_are_checked_as_bodies_are(client: httpx.Client) -> None:
     _, param = refusal(client.post("/v1/images/edits", data={"prompt": "x"}, files={"mask": png()}))
     assert param == "image"
     message, _ = refusal(client.post("/v1/images/variations", data={"image": "a.png"}, files={"other": b"x"}))
-    assert message == "image: a picture is needed, as a file of the multipart form"
+    assert message == "image: a picture is required, as a file of the multipart form"
 
 
 def test_parts_of_a_form_are_json(client: httpx.Client) -> None:
@@ -160,7 +160,7 @@ def test_parts_of_a_form_are_json(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b'{"prompt": }', b"[1"])
-def test_a_body_that_is_no_json_is_told_so(client: httpx.Client, content: bytes) -> None:
+def test_a_body_that_is_not_json_gets_a_clear_error(client: httpx.Client, content: bytes) -> None:
     for path in ("/v1/jobs", TXT2IMG):
         message, param = refusal(client.post(path, content=content, headers={"content-type": "application/json"}))
         assert "JSON" in message or "needed" in message
@@ -197,12 +197,12 @@ def test_arguments_of_another_type_are_refused(client: httpx.Client, script: str
         "controlnet",
     ],
 )
-def test_other_arguments_that_cannot_be_are_refused(client: httpx.Client, scripts: Any) -> None:
+def test_other_invalid_arguments_are_refused(client: httpx.Client, scripts: Any) -> None:
     assert client.post(TXT2IMG, json=SMALL | {"alwayson_scripts": scripts}).status_code == 422
 
 
 @pytest.mark.parametrize("scripts", [None, {}, {"ADetailer": None}, {"x": {"args": None}}, {"y": {}}, {"z": []}])
-def test_what_says_nothing_is_passed_over(client: httpx.Client, scripts: Any) -> None:
+def test_disabled_scripts_and_units_are_ignored(client: httpx.Client, scripts: Any) -> None:
     client.post(TXT2IMG, json=SMALL | {"alwayson_scripts": scripts}).raise_for_status()
 
 
@@ -217,13 +217,13 @@ PAGE = {
 """The parts of AUTOMATIC1111's own page, in a payload that was copied from it."""
 
 
-def test_the_parts_of_the_page_say_what_the_body_leaves_out(client: httpx.Client) -> None:
+def test_panels_of_the_page_fill_in_fields_that_the_body_omits(client: httpx.Client) -> None:
     body = {"prompt": "a red apple", "width": 64, "height": 64, "alwayson_scripts": PAGE}
     info = json.loads(client.post(TXT2IMG, json=body).raise_for_status().json()["info"])
     assert (info["steps"], info["sampler_name"], info["seed"]) == (2, "DPM++ 2M", 5)
     message, _ = refusal(client.post(TXT2IMG, json=body | {"steps": 3, "seed": 6}))
-    assert "alwayson_scripts.Sampler: it says steps 2, and the body says 3" in message
-    assert "alwayson_scripts.Seed: it says seed 5, and the body says 6" in message
+    assert "alwayson_scripts.Sampler: steps is 2, but the body's is 3" in message
+    assert "alwayson_scripts.Seed: seed is 5, but the body's is 6" in message
     soft = {"Soft Inpainting": {"args": [True, 1]}}
     assert "no script 'Soft Inpainting'" in refusal(client.post(TXT2IMG, json=body | {"alwayson_scripts": soft}))[0]
 
@@ -273,12 +273,12 @@ def test_a_picture_grows_as_far_as_is_possible(client: httpx.Client, body: dict[
         (IMG2IMG, {"init_images": [PICTURE], "script_name": "SD upscale", "script_args": ["", True, None, "x"]},
          "script_args: "),
         (IMG2IMG, {"init_images": [PICTURE], "mask": PICTURE, "script_name": "SD upscale",
-                   "script_args": ["", 16, "Lanczos", 2]}, "mask: SD upscale draws a whole picture over"),
+                   "script_args": ["", 16, "Lanczos", 2]}, "mask: SD upscale redraws the whole picture"),
         ("/v1/images/generations", {"seed": 2**64 - 1, "n": 2}, "seed"),
         ("/v1/jobs", {"extend": {"left": 2048}, "init": "0" * 64}, "no picture"),
     ],
 )  # fmt: skip
-def test_what_is_worked_out_is_checked_too(client: httpx.Client, path: str, body: dict[str, Any], says: str) -> None:
+def test_derived_values_are_checked_too(client: httpx.Client, path: str, body: dict[str, Any], says: str) -> None:
     message, _ = refusal(client.post(path, json=SMALL | body))
     assert says in message
 

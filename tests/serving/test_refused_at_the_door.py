@@ -139,28 +139,28 @@ WISHES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def named(wish: Any, kept: dict[str, str]) -> Any:
+def named(fields: Any, kept: dict[str, str]) -> Any:
     """With pictures called by what they are stored as."""
-    match wish:
+    match fields:
         case dict():
             return {
-                name: kept.get(one, one) if isinstance(one, str) else named(one, kept) for name, one in wish.items()
+                name: kept.get(one, one) if isinstance(one, str) else named(one, kept) for name, one in fields.items()
             }
         case list():
-            return [named(one, kept) for one in wish]
+            return [named(one, kept) for one in fields]
         case _:
-            return wish
+            return fields
 
 
 @pytest.mark.parametrize("what", WISHES)
-def test_what_cannot_be_drawn_is_not_accepted(client: httpx.Client, kept: dict[str, str], what: str) -> None:
+def test_impossible_requests_are_not_accepted(client: httpx.Client, kept: dict[str, str], what: str) -> None:
     answer = client.post("/v1/jobs", json=SMALL | named(WISHES[what], kept))
     assert 400 <= answer.status_code < 500, answer.text
     assert len(answer.json()["error"]["message"]) < 1000
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "fields",
     [
         {"loras": [{"name": "whole"}]},
         {"prompt": "an apple, whole"},
@@ -174,8 +174,8 @@ def test_what_cannot_be_drawn_is_not_accepted(client: httpx.Client, kept: dict[s
     ],
     ids=str,
 )
-def test_what_can_be_drawn_is(client: httpx.Client, kept: dict[str, str], wish: dict[str, Any]) -> None:
-    job = client.post("/v1/jobs", json=SMALL | named(wish, kept))
+def test_valid_requests_are_drawn(client: httpx.Client, kept: dict[str, str], fields: dict[str, Any]) -> None:
+    job = client.post("/v1/jobs", json=SMALL | named(fields, kept))
     assert job.status_code == 202, job.text
     done = client.get(f"/v1/jobs/{job.json()['id']}/wait?timeout_s=60").json()
     assert (done["state"], done["error"]) == ("done", None)

@@ -26,12 +26,8 @@ def upload(url: str, key: str, colour: str) -> str:
     return sent.raise_for_status().json()["id"]
 
 
-def drawn(url: str, key: str, **submit_options: Any) -> dict[str, Any]:
-    job = (
-        httpx.post(f"{url}/v1/jobs", json=SMALL | submit_options, headers=bearer(key), timeout=60)
-        .raise_for_status()
-        .json()
-    )
+def drawn(url: str, key: str, **fields: Any) -> dict[str, Any]:
+    job = httpx.post(f"{url}/v1/jobs", json=SMALL | fields, headers=bearer(key), timeout=60).raise_for_status().json()
     wait = f"{url}/v1/jobs/{job['id']}/wait?timeout_s=120"
     return httpx.get(wait, headers=bearer(key), timeout=130).raise_for_status().json()
 
@@ -57,7 +53,7 @@ def pictures(keyed_server: Keyed) -> dict[str, str]:
     ],
     ids=["init", "mask", "list", "control", "hint", "picture prompt", "upscale"],
 )
-def test_what_a_key_may_not_see_it_cannot_have_drawn(
+def test_a_key_cannot_use_pictures_that_it_may_not_see(
     keyed_server: Keyed, pictures: dict[str, str], path: str, body: Any, whose: str
 ) -> None:
     url, keys = keyed_server
@@ -80,7 +76,7 @@ def test_a_key_sees_its_own_pictures_and_starts_from_them(
     assert drawn(url, keys["joe"], init=pictures[whose], strength=0.5)["state"] == "done"
 
 
-def test_who_brings_the_same_picture_holds_it_too(keyed_server: Keyed, pictures: dict[str, str]) -> None:
+def test_a_key_that_uploads_the_same_picture_may_see_it_too(keyed_server: Keyed, pictures: dict[str, str]) -> None:
     url, keys = keyed_server
     assert upload(url, keys["ann"], "green") == upload(url, keys["joe"], "green")
     green = upload(url, keys["ann"], "green")

@@ -40,7 +40,7 @@ def test_a_request_is_followed_through_its_stages(tmp_path: Path) -> None:
     assert "red apple" not in str([span.to_json() for span in spans])
 
 
-def test_traces_are_sent_only_where_the_environment_says() -> None:
+def test_traces_are_sent_only_if_the_environment_names_an_endpoint() -> None:
     assert tracing_from({"PATH": os.environ["PATH"]}, version="1") is None
     with pytest.raises(InvalidRequest, match="pip install opentelemetry-exporter-otlp-proto-http"):
         tracing_from({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, version="1")

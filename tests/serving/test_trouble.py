@@ -17,8 +17,8 @@ from safelight.serving.jobs.keys import Keys
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 
 
-def ask(url: str, **submit_options: Any) -> dict[str, Any]:
-    return httpx.post(f"{url}/v1/jobs", json=SMALL | submit_options).raise_for_status().json()
+def ask(url: str, **fields: Any) -> dict[str, Any]:
+    return httpx.post(f"{url}/v1/jobs", json=SMALL | fields).raise_for_status().json()
 
 
 def ended_at(url: str, job_id: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
         assert ended_at(url, answers[0]["id"])["state"] == "done"
 
 
-def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
+def test_a_full_queue_answers_with_retry_after(tmp_path: Path) -> None:
     with serving(settings_in(tmp_path).model_copy(update={"longest_line": 2, "jobs_in_hand": 1})) as url:
         ask(url, steps=1000)
         wait_until(lambda: httpx.get(f"{url}/v1/jobs?state=running").json()["data"] != [])
@@ -89,7 +89,7 @@ def test_a_key_gets_what_it_is_allowed_and_no_more(tmp_path: Path, limits: dict[
         assert httpx.post(f"{url}/v1/jobs", json=SMALL, headers=ann).status_code == 202
 
 
-def test_a_revoked_key_no_longer_opens(tmp_path: Path) -> None:
+def test_a_revoked_key_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     database = open_database(settings.database)
     keys = Keys(database)

@@ -61,7 +61,7 @@ def test_the_licences_come_along(server: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/redoc", "/docs/index.html", "/docs/../viewer_route.py", "/docs/%2e%2e%2fdoor.py"])
-def test_there_is_nothing_else(server: str, path: str) -> None:
+def test_other_files_are_not_found(server: str, path: str) -> None:
     assert httpx.get(server + path).status_code == 404
 
 

@@ -17,7 +17,7 @@ from safelight.cli.main import app
 SMALL = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
 
 
-def test_a_receiver_is_told_and_can_tell_who_told_it(home: Path) -> None:
+def test_a_receiver_gets_a_webhook_and_can_verify_it(home: Path) -> None:
     settings = settings_in(home).model_copy(update={"allow_private_webhooks": True})
     with receiving() as receiver, serving(settings) as url:
         job = httpx.post(f"{url}/v1/jobs", json=SMALL | {"webhook_url": receiver.url}).raise_for_status().json()

@@ -1,4 +1,4 @@
-"""`safelight keys`: who may use the server, and how much."""
+"""`safelight keys`: the server's API keys and their limits."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from safelight.serving.jobs.keys import Keys
     from safelight.serving.jobs.tables import KeyRow
 
-app = typer.Typer(name="keys", help="API keys of the server: make, list, revoke.", no_args_is_help=True)
+app = typer.Typer(name="keys", help="API keys of the server: create, list, revoke.", no_args_is_help=True)
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is; lists show it.")],
-    admin: Annotated[bool, typer.Option("--admin", help="May see and cancel everybody's jobs.")] = False,
-    per_minute: Annotated[int | None, typer.Option(min=1, help="Most pictures in any sixty seconds.")] = None,
-    pictures_per_day: Annotated[int | None, typer.Option(min=1, help="Most pictures from midnight, UTC.")] = None,
-    compute_s_per_day: Annotated[float | None, typer.Option(min=1, help="Most seconds of network time a day.")] = None,
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="The highest that its jobs may ask for.")] = 0,
+    name: Annotated[str, typer.Argument(help="Name of the key, shown in lists.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May see and cancel the jobs of all keys.")] = False,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum pictures in any sixty seconds.")] = None,
+    pictures_per_day: Annotated[int | None, typer.Option(min=1, help="Maximum pictures per day, UTC.")] = None,
+    compute_s_per_day: Annotated[float | None, typer.Option(min=1, help="Maximum network seconds per day.")] = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Highest priority of its jobs.")] = 0,
 ) -> None:
-    """Make a key and show it, once."""
-    with opened() as keys:
+    """Create a key and show it once."""
+    with open_keys() as keys:
         key = keys.create(
             name,
             scopes=("draw", "admin") if admin else ("draw",),
@@ -44,9 +44,9 @@ def create(
 
 @app.command("list")
 def index() -> None:
-    """List the keys; what is secret about them is not kept."""
+    """List the keys, without their secrets, which are not stored."""
     table = Table("name", "id", "scopes", "limits", "priority", "since", "state")
-    with opened() as keys:
+    with open_keys() as keys:
         for row in keys.list():
             since = datetime.fromtimestamp(row.created, UTC).date().isoformat()
             state = "in use" if row.revoked is None else "revoked"
@@ -57,7 +57,7 @@ def index() -> None:
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(help="As `safelight keys list` shows it.")]) -> None:
     """Stop a key from working; its jobs and pictures stay."""
-    with opened() as keys:
+    with open_keys() as keys:
         keys.revoke(name)
     typer.echo(f"The key {name} no longer works.")
 
@@ -73,13 +73,13 @@ def limits_of(row: "KeyRow") -> str:
 
 @app.command()
 def webhook_secret() -> None:
-    """Show what webhooks are signed with, for those who receive them."""
-    with opened() as keys:
+    """Show the secret that signs webhooks, for their receivers."""
+    with open_keys() as keys:
         typer.echo(keys.secret("webhooks").hex())
 
 
 @contextmanager
-def opened() -> Generator["Keys", None, None]:
+def open_keys() -> Generator["Keys", None, None]:
     with needing("server"):
         from safelight.database.connect import open_database
         from safelight.serving.jobs.keys import Keys

@@ -19,12 +19,12 @@ EXAMPLES = """\
 Clients point at http://localhost:7860/v1 (OpenAI) or http://localhost:7860 (AUTOMATIC1111)."""
 
 
-NoKeys = Annotated[bool, typer.Option("--no-keys", help="Take everybody on this machine who has no API key.")]
+NoKeys = Annotated[bool, typer.Option("--no-keys", help="Accept requests without an API key from this machine.")]
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all networks.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 7860,
     no_keys: NoKeys = False,
 ) -> None:
     """Serve pictures over HTTP: OpenAI Images, AUTOMATIC1111 and durable jobs."""
@@ -33,7 +33,7 @@ def serve(
     settings = Settings.from_environment()
     if "SAFELIGHT_PREVIEW_EVERY" not in os.environ:
         settings = settings.model_copy(update={"preview_every": STEPS_BETWEEN_PREVIEWS})
-    settings = guarded(settings, host=host, no_keys=no_keys)
+    settings = require_safe_access(settings, host=host, no_keys=no_keys)
 
     def ready(port: int) -> None:
         typer.echo(f"safelight on http://{host}:{port}; Ctrl-C stops it", err=True)
@@ -41,14 +41,15 @@ def serve(
     run(settings, host=host, port=port, ready=ready)
 
 
-def guarded(settings: Settings, *, host: str, no_keys: bool) -> Settings:
-    """
+def require_safe_access(settings: Settings, *, host: str, no_keys: bool) -> Settings:
+    """The settings with `no_keys`, if they are safe on this host.
+
     Raises:
-        InvalidRequest: who has no key would come in from elsewhere, or nobody could come in at all.
+        InvalidRequest: requests without a key could come from other machines, or keys are required but none exists.
     """
     settings = settings.model_copy(update={"no_keys": settings.no_keys or no_keys})
     if settings.no_keys and not is_loopback(host):
-        raise InvalidRequest(f"--no-keys: {host} can be reached from other machines; leave it out, or leave out --host")
+        raise InvalidRequest(f"--no-keys: {host} is reachable from other machines; leave out --no-keys or --host")
     if not settings.no_keys:
         require_keys(settings)
     return settings
@@ -70,7 +71,7 @@ def require_keys(settings: Settings) -> None:
     try:
         if not Keys(database).exist():
             raise InvalidRequest(
-                "no API key exists: `safelight keys create NAME` makes one; --no-keys does without, on this machine"
+                "no API key exists: `safelight keys create NAME` makes one; --no-keys serves this machine without"
             )
     finally:
         database.close()

@@ -1,10 +1,10 @@
-"""Strangers and machines ask: an HTTP server of several dialects, over one queue of durable jobs.
+"""The HTTP server: several API dialects over one queue of durable jobs.
 
 mcp             tools for language models
-app             every route and every part, opened and closed together
+app             the application: all routes and parts, opened and closed together
 a1111 openai    the dialects that existing clients speak
-native          jobs, files and upscales in our own words
-http            what every request passes: parts, keys, limits, log, errors
+native          our own API: jobs, files and upscales
+http            shared by all routes: parts, keys, limits, log, errors
 jobs            accepted jobs as rows: queue, worker, webhooks, keys
 monitoring      Prometheus, traces
 """

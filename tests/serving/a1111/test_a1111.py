@@ -112,7 +112,7 @@ def test_a_second_pass_makes_it_larger(api: webuiapi.WebUIApi) -> None:
     assert resized.image.size == (96, 96)
 
 
-def test_another_model_draws_the_end(client: httpx.Client) -> None:
+def test_a_refiner_takes_over(client: httpx.Client) -> None:
     def said(**refining: Any) -> dict[str, str]:
         answer = client.post("/txt2img", json=SMALL | refining).raise_for_status().json()
         return json.loads(answer["info"])["extra_generation_params"]
@@ -299,7 +299,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"batch_size": 100, "n_iter": 100}, 422, "batch_size"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_by_name(
+def test_unsupported_values_are_refused_by_name(
     client: httpx.Client, body: dict[str, Any], status: int, says: str
 ) -> None:
     answered, detail = refused(client, "/txt2img", SMALL | body)
@@ -307,7 +307,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(
     assert says in detail
 
 
-def test_what_changes_nothing_is_accepted(client: httpx.Client) -> None:
+def test_neutral_values_are_accepted(client: httpx.Client) -> None:
     """As bodies copied from AUTOMATIC1111's own page and extensions that are off have it."""
     idle = {
         "styles": [""],
@@ -346,7 +346,7 @@ def test_what_changes_nothing_is_accepted(client: httpx.Client) -> None:
         ({"mask": "", "inpainting_fill": 2, "initial_noise_multiplier": 0.5}, "initial_noise_multiplier"),
     ],
 )
-def test_pictures_that_cannot_be_had(client: httpx.Client, body: dict[str, Any], says: str) -> None:
+def test_unavailable_pictures_are_refused(client: httpx.Client, body: dict[str, Any], says: str) -> None:
     pictures = {} if not body else {"init_images": [in_base64(picture())]}
     status, detail = refused(client, "/img2img", SMALL | pictures | body)
     assert status == (400 if body else 422)
@@ -413,7 +413,7 @@ def test_there_is_nothing_to_refresh(client: httpx.Client, route: str) -> None:
     assert client.post(f"/{route}").json() is None
 
 
-def test_options_go_there_and_back(api: webuiapi.WebUIApi) -> None:
+def test_options_can_be_read_and_sent_back(api: webuiapi.WebUIApi) -> None:
     options = api.get_options()
     assert options["sd_model_checkpoint"].startswith("mini [")
     assert api.set_options(options) is None
@@ -462,14 +462,14 @@ def test_a_key_is_asked_for_as_browsers_and_clients_expect(keyed_server: tuple[s
 class GenerationBody(threading.Thread):
     """A request of another thread; `result` is there once it has ended."""
 
-    def __init__(self, api: webuiapi.WebUIApi, **submit_options: Any) -> None:
+    def __init__(self, api: webuiapi.WebUIApi, **fields: Any) -> None:
         super().__init__(daemon=True)
-        self.api, self.submit_options = api, submit_options
+        self.api, self.fields = api, fields
         self.result: Any = None
 
     def run(self) -> None:
         try:
-            self.result = self.api.txt2img(**self.submit_options)
+            self.result = self.api.txt2img(**self.fields)
         except RuntimeError as error:
             self.result = error
 
@@ -583,7 +583,7 @@ def test_pictures_are_made_larger(api: webuiapi.WebUIApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "says"),
+    ("fields", "status", "says"),
     [
         ({"upscaler_1": "SwinIR 4x"}, 400, "SwinIR 4x"),
         ({"gfpgan_visibility": 1}, 400, "gfpgan_visibility"),
@@ -593,10 +593,8 @@ def test_pictures_are_made_larger(api: webuiapi.WebUIApi) -> None:
         ({"image": in_base64(picture(size=(1000, 1000))), "upscaler_1": "Lanczos", "upscaling_resize": 8}, 400, "most"),
     ],
 )
-def test_what_cannot_be_made_larger(
-    client: httpx.Client, submit_options: dict[str, Any], status: int, says: str
-) -> None:
-    answered, detail = refused(client, "/extra-single-image", {"image": in_base64(picture())} | submit_options)
+def test_invalid_upscales_are_refused(client: httpx.Client, fields: dict[str, Any], status: int, says: str) -> None:
+    answered, detail = refused(client, "/extra-single-image", {"image": in_base64(picture())} | fields)
     assert answered == status
     assert says in detail
 
@@ -607,7 +605,7 @@ def test_nothing_here_describes_pictures(client: httpx.Client) -> None:
     assert "clip" in detail
 
 
-def test_what_the_page_shows_runs(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_of_the_docs_page_run(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[3] / "docs" / "clients" / "automatic1111.md").read_text()
     code = "\n".join(re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL))

@@ -179,7 +179,7 @@ def test_a_unit_with_an_ip_adapter_is_a_picture_prompt(client: httpx.Client) -> 
         ({"guidance_start": 0.8}, "guidance_start: 0.8 must be below guidance_end 0.5"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:
+def test_unsupported_fields_are_refused(client: httpx.Client, unit: dict[str, Any], says: str) -> None:
     answer = post(client, "txt2img", {}, UNIT | unit)
     assert answer.status_code in (400, 422), answer.text
     assert says in answer.json()["detail"]
@@ -208,26 +208,30 @@ def test_detect_shows_what_a_net_would_be_shown(client: httpx.Client) -> None:
 def test_jobs_take_controls_by_the_id_of_an_upload(client: httpx.Client) -> None:
     file = base64.b64decode(UNIT["image"])
     picture = client.post("/v1/files", files={"file": ("a.png", file, "image/png")}).raise_for_status().json()["id"]
-    wish = SMALL | {
+    fields = SMALL | {
         "model": "tiny",
         "controls": [{"model": "control_v11p_sd15_canny", "image": picture, "preprocessor": "soft-edge"}],
         "picture_prompts": [{"model": "ip-adapter_sd15", "image": picture, "weight": 0.5}],
     }
-    job = client.post("/v1/jobs", json=wish).raise_for_status().json()
+    job = client.post("/v1/jobs", json=fields).raise_for_status().json()
     done = ended(client, job["id"])
     assert done["state"] == "done", done["error"]
     assert done["spec"]["controls"][0]["hint"] != picture
-    openai = {"size": "64x64", "response_format": "b64_json", **{name: wish[name] for name in wish if name != "height"}}
+    openai = {
+        "size": "64x64",
+        "response_format": "b64_json",
+        **{name: fields[name] for name in fields if name != "height"},
+    }
     answer = client.post("/v1/images/generations", json=openai).raise_for_status().json()
     assert spec_in(answer["data"][0]["b64_json"])[0].controls[0].hint == done["spec"]["controls"][0]["hint"]
     for broken, says in (
         ({"controls": [{"model": "nowhere", "image": picture}]}, "no ControlNet"),
-        ({"controls": [{**wish["controls"][0], "preprocessor": "cany"}]}, "did you mean 'canny'"),
-        ({"controls": [{**wish["controls"][0], "thresholds": [1, 2]}]}, "thresholds are canny's"),
-        ({"controls": [{**wish["controls"][0], "digest": "0" * 64}]}, "the picture would differ"),
-        ({"controls": [{**wish["controls"][0], "image": "0" * 64}]}, "0000"),
-        ({"picture_prompts": [{**wish["picture_prompts"][0], "encoder": "nowhere"}]}, "no image encoder named"),
+        ({"controls": [{**fields["controls"][0], "preprocessor": "cany"}]}, "did you mean 'canny'"),
+        ({"controls": [{**fields["controls"][0], "thresholds": [1, 2]}]}, "thresholds are canny's"),
+        ({"controls": [{**fields["controls"][0], "digest": "0" * 64}]}, "the picture would differ"),
+        ({"controls": [{**fields["controls"][0], "image": "0" * 64}]}, "0000"),
+        ({"picture_prompts": [{**fields["picture_prompts"][0], "encoder": "nowhere"}]}, "no image encoder named"),
     ):
-        answer = client.post("/v1/jobs", json=wish | broken)
+        answer = client.post("/v1/jobs", json=fields | broken)
         assert answer.is_client_error, answer.text
         assert says in answer.json()["error"]["message"]

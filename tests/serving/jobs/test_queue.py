@@ -33,7 +33,7 @@ def test_retries_at_the_same_moment_are_one_request(queue: JobQueue) -> None:
     assert queue.counts()["queued"] == 1
 
 
-def test_only_ones_own_jobs_are_seen(queue: JobQueue) -> None:
+def test_a_tenant_sees_only_its_own_jobs(queue: JobQueue) -> None:
     [job] = queue.put([ORDER], Terms(tenant="joe"))
     assert queue.get(job.id, tenant="joe").id == job.id
     with pytest.raises(UnknownJob):
@@ -41,14 +41,14 @@ def test_only_ones_own_jobs_are_seen(queue: JobQueue) -> None:
     assert queue.find(tenant="ann") == []
 
 
-def test_pages_go_on_where_the_last_ended(queue: JobQueue) -> None:
+def test_a_page_continues_where_the_last_one_ended(queue: JobQueue) -> None:
     ids = [job.id for _ in range(5) for job in queue.put([ORDER], Terms())]
     first = [job.id for job in queue.find(limit=3)]
     rest = [job.id for job in queue.find(limit=3, before=first[-1])]
     assert sorted(first + rest) == sorted(ids)
 
 
-def test_all_is_there_after_opening_again(database_url: str) -> None:
+def test_jobs_survive_reopening_the_database(database_url: str) -> None:
     database = open_database(database_url)
     [job] = JobQueue(database).put([ORDER], Terms())
     database.close()
@@ -57,7 +57,7 @@ def test_all_is_there_after_opening_again(database_url: str) -> None:
     again.close()
 
 
-def test_a_database_that_cannot_be_had_is_said_plainly() -> None:
+def test_an_unavailable_database_gives_a_clear_error() -> None:
     with pytest.raises(InvalidRequest, match="not supported; say sqlite or postgresql"):
         open_database("mysql://localhost/x")
     with pytest.raises(StorageFailed, match="cannot open the database"):
@@ -71,31 +71,31 @@ def test_a_job_that_waited_too_long_expires(queue: JobQueue, clock: Clock) -> No
     assert queue.expire() == []
     clock.now += 6
     assert queue.expire() == [job.id]
-    assert Attempts(queue).claim(most=1) == []
+    assert Attempts(queue).claim(limit=1) == []
 
 
-def test_a_job_whose_time_is_up_does_not_begin_although_nobody_looked(queue: JobQueue, clock: Clock) -> None:
+def test_an_expired_job_is_not_claimed_before_expire_runs(queue: JobQueue, clock: Clock) -> None:
     """As after a night without a server."""
     queue.put([ORDER], Terms(expires=clock.now + 5))
     clock.now += 6
-    assert Attempts(queue).claim(most=1) == []
+    assert Attempts(queue).claim(limit=1) == []
 
 
 def test_a_job_that_began_in_time_does_not_expire(queue: JobQueue, clock: Clock) -> None:
     [job] = queue.put([ORDER], Terms(expires=clock.now + 5))
     me = Attempts(queue)
-    [taken] = me.claim(most=1)
+    [taken] = me.claim(limit=1)
     clock.now += 6
-    me.put_back(taken, why="the server was stopped")
+    me.put_back(taken, reason="the server was stopped")
     assert queue.expire() == []
-    assert [again.id for again in me.claim(most=1)] == [job.id]
+    assert [again.id for again in me.claim(limit=1)] == [job.id]
 
 
 def test_a_retry_does_not_join_a_request_that_is_being_cancelled(queue: JobQueue) -> None:
     terms = Terms(request_digest="d", retried=True)
     [job] = queue.put([ORDER], terms)
     assert [again.id for again in queue.put([ORDER], terms)] == [job.id]
-    Attempts(queue).claim(most=1)
+    Attempts(queue).claim(limit=1)
     assert queue.cancel(job.id).state == "running", "until its worker has stopped"
     assert queue.put([ORDER], terms)[0].id != job.id
 
@@ -106,13 +106,13 @@ def test_servers_that_start_together_agree_on_their_secret(database: Database) -
             assert len(set(pool.map(Keys(database).secret, [purpose] * 4))) == 1
 
 
-def test_what_was_accepted_is_accepted_whatever_becomes_of_who_hears_of_it(database: Database) -> None:
+def test_a_failing_listener_does_not_undo_an_accepted_job(database: Database) -> None:
     def hear(change: Change) -> None:
         raise StorageFailed(f"the name of a key, say, cannot be read: {change.state}")
 
     queue = JobQueue(database, on_event=hear)
     me = Attempts(queue)
     [job] = queue.put([ORDER], Terms())
-    [taken] = me.claim(most=1)
+    [taken] = me.claim(limit=1)
     assert me.finish(taken, asset_id="a" * 64, seconds=1)
     assert queue.get(job.id).state == "done"

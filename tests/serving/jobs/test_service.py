@@ -14,15 +14,15 @@ from safelight.serving.jobs.worker import JobWorker
 from safelight.studio import Studio
 
 
-def test_a_wait_that_is_given_up_as_an_event_comes_ends(database: Database) -> None:
+def test_a_wait_cancelled_as_an_event_arrives_ends(database: Database) -> None:
     async def use() -> None:
         queue, live = JobQueue(database), JobListeners()
         # Neither the studio nor the worker has a part in waiting.
-        job_service = JobService(queue, cast(Studio, None), cast(JobWorker, None), live, longest_line=1)
+        job_service = JobService(queue, cast(Studio, None), cast(JobWorker, None), live, max_queued=1)
         [job] = queue.put([NewJob(spec={"prompt": "a red apple"}, encoding={})], Terms())
         waiting = asyncio.create_task(job_service.wait([job]))
         await wait_in_loop_until(lambda: live.listeners[job.id])
-        live.tell(job.id, Stepped(job_id=job.id, step=1, total_steps=2, batch_rows=1))
+        live.publish(job.id, Stepped(job_id=job.id, step=1, total_steps=2, batch_rows=1))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting], timeout=PATIENCE_S)

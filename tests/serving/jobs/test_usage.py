@@ -25,7 +25,7 @@ def joe(**limits: float) -> Terms:
 
 
 @pytest.mark.parametrize("limit", ["per_minute", "pictures_per_day", "in_line"])
-def test_of_thirty_requests_at_once_as_many_pass_as_may(queue: JobQueue, limit: str) -> None:
+def test_of_thirty_concurrent_requests_only_the_limit_passes(queue: JobQueue, limit: str) -> None:
     def ask(_: int) -> bool:
         try:
             queue.put([ORDER], joe(**{limit: 5}))
@@ -37,7 +37,7 @@ def test_of_thirty_requests_at_once_as_many_pass_as_may(queue: JobQueue, limit: 
         assert sum(pool.map(ask, range(30))) == 5
 
 
-def test_who_comes_back_when_told_gets_a_picture(queue: JobQueue, clock: Clock) -> None:
+def test_a_request_after_retry_after_is_accepted(queue: JobQueue, clock: Clock) -> None:
     terms = joe(per_minute=3)
     for _ in range(3):
         queue.put([ORDER], terms)
@@ -63,8 +63,8 @@ def test_a_quota_begins_anew_at_midnight(queue: JobQueue, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("limit", ["per_minute", "pictures_per_day", "in_line"])
-def test_what_can_never_fit_is_not_to_be_asked_again(queue: JobQueue, limit: str) -> None:
-    with pytest.raises(InvalidRequest, match="ask for fewer"):
+def test_a_request_beyond_the_limit_itself_is_invalid(queue: JobQueue, limit: str) -> None:
+    with pytest.raises(InvalidRequest, match="request fewer"):
         queue.put([ORDER] * 3, joe(**{limit: 2}))
 
 
@@ -78,10 +78,10 @@ def test_a_retry_is_not_a_second_picture(queue: JobQueue) -> None:
     ("end", "pictures"),
     [("cancelled", 1), ("cancelled unseen", 0), ("failed", 0), ("done", 1), ("put back", 1)],
 )
-def test_what_was_computed_counts_however_it_ended(queue: JobQueue, end: str, pictures: int) -> None:
+def test_computed_seconds_count_however_the_job_ended(queue: JobQueue, end: str, pictures: int) -> None:
     me = Attempts(queue)
     queue.put([ORDER], joe())
-    [job] = me.claim(most=1)
+    [job] = me.claim(limit=1)
     progress = JobProgress(step=24, total_steps=30, compute_s=0.0 if end == "cancelled unseen" else 8.0)
     match end:
         case "cancelled" | "cancelled unseen":
@@ -92,16 +92,16 @@ def test_what_was_computed_counts_however_it_ended(queue: JobQueue, end: str, pi
         case "done":
             me.finish(job, asset_id="a" * 64, seconds=9, progress=progress)
         case _:
-            me.put_back(job, progress, why="the server was stopped")
+            me.put_back(job, progress, reason="the server was stopped")
     assert queue.used("joe", since=0) == (pictures, progress.compute_s)
 
 
 def test_the_seconds_of_every_attempt_count(queue: JobQueue) -> None:
     me = Attempts(queue)
     queue.put([ORDER], joe(compute_s_per_day=5))
-    [first] = me.claim(most=1)
-    me.put_back(first, JobProgress(compute_s=2.0), why="the disk is full")
-    [second] = me.claim(most=1)
+    [first] = me.claim(limit=1)
+    me.put_back(first, JobProgress(compute_s=2.0), reason="the disk is full")
+    [second] = me.claim(limit=1)
     me.renew({second.id: (second, JobProgress(compute_s=1.0))})
     me.finish(second, asset_id="a" * 64, seconds=1, progress=JobProgress(compute_s=3.5))
     assert queue.used("joe", since=0) == (1, 5.5)
@@ -109,7 +109,7 @@ def test_the_seconds_of_every_attempt_count(queue: JobQueue) -> None:
         queue.put([ORDER], joe(compute_s_per_day=5))
 
 
-def test_asking_counts_for_the_rate_whatever_becomes_of_it(queue: JobQueue) -> None:
+def test_every_request_counts_for_the_rate_whatever_its_outcome(queue: JobQueue) -> None:
     [job] = queue.put([ORDER], joe(per_minute=1))
     queue.cancel(job.id)
     with pytest.raises(TooManyRequests):
@@ -117,19 +117,19 @@ def test_asking_counts_for_the_rate_whatever_becomes_of_it(queue: JobQueue) -> N
     assert queue.used("joe", since=0) == (0, 0.0), "but no picture of the day is gone"
 
 
-def test_a_picture_that_is_cancelled_while_it_is_drawn_is_used(tmp_path: Path) -> None:
+def test_a_picture_cancelled_while_it_is_drawn_counts_as_used(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     database = open_database(settings.database)
     headers = {"x-api-key": Keys(database).create("joe", pictures_per_day=1)}
     database.close()
-    wish = {"prompt": "a red apple", "steps": 1000, "width": 64, "height": 64}
+    fields = {"prompt": "a red apple", "steps": 1000, "width": 64, "height": 64}
     with serving(settings) as url:
-        job = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers).raise_for_status().json()
+        job = httpx.post(f"{url}/v1/jobs", json=fields, headers=headers).raise_for_status().json()
         events = f"{url}/v1/jobs/{job['id']}/events"
         with httpx.stream("GET", events, headers=headers, timeout=60) as stream:
             next(line for line in stream.iter_lines() if line == "event: step")
         cancelled = httpx.post(f"{url}/v1/jobs/{job['id']}/cancel", headers=headers).json()
         assert cancelled["state"] == "cancelled"
         assert cancelled["compute_s"] > 0
-        refused = httpx.post(f"{url}/v1/jobs", json=wish, headers=headers)
+        refused = httpx.post(f"{url}/v1/jobs", json=fields, headers=headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")

@@ -45,7 +45,7 @@ def ended(database: Database, clock: Clock, url: str) -> str:
     queue = JobQueue(database, clock=clock)
     me = Attempts(queue)
     queue.put([ORDER], Terms(webhook_url=url))
-    [job] = me.claim(most=1)
+    [job] = me.claim(limit=1)
     assert me.finish(job, asset_id="a" * 64, seconds=1.5, progress=JobProgress(compute_s=0.5))
     return job.id
 
@@ -70,7 +70,7 @@ def row(database: Database, job_id: str) -> JobRow:
     return JobQueue(database).get(job_id)
 
 
-def test_the_end_of_a_job_is_told_once_and_signed(database: Database, clock: Clock, receiver: Receiver) -> None:
+def test_a_finished_job_sends_one_signed_webhook(database: Database, clock: Clock, receiver: Receiver) -> None:
     job_id = ended(database, clock, receiver.url)
     assert tries(database, clock, times=3) == ["sent"]
     [(headers, body)] = receiver.got
@@ -108,7 +108,7 @@ def test_a_receiver_that_is_down_is_given_up_after_an_hour(
     assert tries(database, clock) == []
 
 
-def test_a_slow_receiver_is_not_waited_for(
+def test_a_slow_receiver_does_not_delay_the_others(
     database: Database, clock: Clock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.3)
@@ -134,14 +134,14 @@ def test_nothing_is_sent_into_a_private_network(
     assert "private network" in caplog.text
 
 
-def test_of_several_processes_one_sends(database: Database, clock: Clock, receiver: Receiver) -> None:
+def test_only_one_of_several_processes_sends(database: Database, clock: Clock, receiver: Receiver) -> None:
     ids = {ended(database, clock, receiver.url) for _ in range(6)}
     senders = [Webhooks(database, SECRET, private=True, clock=clock) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        taken = [job.id for job in pool.map(lambda number: senders[number % 4].take(), range(12)) if job]
+        taken = [job.id for job in pool.map(lambda number: senders[number % 4].take_due(), range(12)) if job]
     assert len(taken) == len(set(taken))
     assert set(taken) <= ids
-    while job := senders[0].take():
+    while job := senders[0].take_due():
         taken.append(job.id)
     assert sorted(taken) == sorted(ids)
 
@@ -152,10 +152,10 @@ def test_of_several_processes_one_sends(database: Database, clock: Clock, receiv
     asyncio.run(close())
 
 
-def test_a_try_that_was_cut_off_is_made_again(database: Database, clock: Clock, receiver: Receiver) -> None:
+def test_an_interrupted_try_is_made_again(database: Database, clock: Clock, receiver: Receiver) -> None:
     ended(database, clock, receiver.url)
     dead = Webhooks(database, SECRET, private=True, clock=clock)
-    assert dead.take(), "and then its process dies"
+    assert dead.take_due(), "and then its process dies"
     asyncio.run(dead.client.aclose())
     assert tries(database, clock) == []
     clock.now += 31
@@ -165,9 +165,9 @@ def test_a_try_that_was_cut_off_is_made_again(database: Database, clock: Clock, 
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("ftp://example.org/x", "say https"),
-        ("example.org", "say https"),
-        ("https:///x", "say https"),
+        ("ftp://example.org/x", "expected https"),
+        ("example.org", "expected https"),
+        ("https:///x", "expected https"),
         ("https://user:word@example.org/", "leave out user"),
         ("https://example.org:99999/", "webhook_url"),
         ("http://127.0.0.1/x", "private network"),
@@ -176,11 +176,11 @@ def test_a_try_that_was_cut_off_is_made_again(database: Database, clock: Clock, 
         ("http://169.254.169.254/latest", "private network"),
     ],
 )
-def test_a_url_that_nothing_can_be_sent_to_is_refused_at_once(url: str, says: str) -> None:
+def test_an_unreachable_webhook_url_is_refused_at_once(url: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         require_webhook_url(url, private=False)
 
 
-def test_a_url_that_something_can_be_sent_to_is_taken() -> None:
+def test_a_public_webhook_url_is_accepted() -> None:
     require_webhook_url("https://example.org:8443/hook?x=1", private=False)
     require_webhook_url("http://127.0.0.1:9000/hook", private=True)

@@ -1,4 +1,4 @@
-"""A worker says that it is alive, and judges others, whatever one of its jobs or the database takes its time over."""
+"""A worker keeps sending heartbeats and recovering jobs while one of its jobs or the database is slow."""
 
 import asyncio
 import time
@@ -21,14 +21,14 @@ class Slow(JobWorker):
     """The first job of a request takes long to stop, as a training run does that writes its checkpoint."""
 
     def __init__(self, queue: JobQueue) -> None:
-        super().__init__(queue, cast(Studio, None), JobListeners(), most=8)
+        super().__init__(queue, cast(Studio, None), JobListeners(), max_jobs=8)
         self.stopping, self.may_stop = asyncio.Event(), asyncio.Event()
 
-    async def draw(self, hand: HeldAttempt) -> None:
+    async def process(self, attempt: HeldAttempt) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            if hand.job.place == 0:
+            if attempt.job.place == 0:
                 self.stopping.set()
                 await self.may_stop.wait()
 
@@ -36,8 +36,8 @@ class Slow(JobWorker):
 async def drawing_two(queue: JobQueue) -> tuple[Slow, JobRow, JobRow]:
     worker = Slow(queue)
     slow, other = queue.put([ORDER] * 2, Terms())
-    for job in worker.attempts.claim(most=2):
-        worker.take_in_hand(job)
+    for job in worker.attempts.claim(limit=2):
+        worker.start(job)
     await asyncio.sleep(0)  # each begins
     return worker, slow, other
 
@@ -56,7 +56,7 @@ def test_a_job_that_is_slow_to_stop_does_not_keep_the_others_from_being_renewed(
         worker.may_stop.set()
         await wait_in_loop_until(lambda: queue.get(slow.id).state == "cancelled")
         assert queue.get(other.id).state == "running"
-        worker.hands[other.id].task.cancel()
+        worker.held[other.id].task.cancel()
 
     asyncio.run(use())
 
@@ -74,20 +74,20 @@ def test_jobs_are_put_back_although_one_is_slow_to_stop(queue: JobQueue) -> None
     asyncio.run(use())
 
 
-def test_nobody_is_dead_because_the_database_was_away(queue: JobQueue, clock: Clock) -> None:
+def test_no_worker_counts_as_dead_because_the_database_was_away(queue: JobQueue, clock: Clock) -> None:
     async def use() -> None:
         worker = Slow(queue)
         [job] = queue.put([ORDER], Terms())
-        Attempts(queue).claim(most=1)
-        await worker.look_after_others()
+        Attempts(queue).claim(limit=1)
+        await worker.recover_jobs()
         away_s = LEASE_S + 1
         clock.now += away_s
-        worker.recovering.turned -= away_s  # as long as no look of its own succeeded
-        await worker.look_after_others()
+        worker.recovering.last_success -= away_s  # as long as no look of its own succeeded
+        await worker.recover_jobs()
         assert queue.get(job.id).state == "running", "its worker could not write either"
-        worker.recovering.turned = time.monotonic()
-        worker.listening -= away_s
-        await worker.look_after_others()
+        worker.recovering.last_success = time.monotonic()
+        worker.others_visible_since -= away_s
+        await worker.recover_jobs()
         assert queue.get(job.id).state == "queued", "and now it could"
 
     asyncio.run(use())

@@ -112,7 +112,7 @@ def test_several_are_drawn_at_once_and_large_ones_are_shown_smaller(
     with_client(at, use)
 
 
-def test_what_takes_long_is_a_job_that_can_be_looked_at_and_stopped(
+def test_a_slow_call_answers_with_a_job_that_can_be_viewed_and_cancelled(
     at: Callable[[], Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mcp, "PATIENCE_S", 0.2)
@@ -130,7 +130,7 @@ def test_what_takes_long_is_a_job_that_can_be_looked_at_and_stopped(
     with_client(at, use)
 
 
-def test_lists_say_what_can_be_asked_for(at: Callable[[], Api]) -> None:
+def test_lists_name_models_and_samplers(at: Callable[[], Api]) -> None:
     async def use(client: Client) -> None:
         assert "mini" in told(await client.call_tool("list_models"))[0]["models"]
         assert "Euler a" in told(await client.call_tool("list_samplers"))[0]["samplers"]
@@ -150,9 +150,7 @@ def test_lists_say_what_can_be_asked_for(at: Callable[[], Api]) -> None:
         ("get_image", {"asset_id": "x"}, "no asset_id"),
     ],
 )
-def test_what_cannot_be_is_said_to_the_model(
-    at: Callable[[], Api], tool: str, words: dict[str, Any], says: str
-) -> None:
+def test_errors_reach_the_language_model(at: Callable[[], Api], tool: str, words: dict[str, Any], says: str) -> None:
     async def use(client: Client) -> None:
         result = await client.call_tool(tool, words)
         assert result.is_error
@@ -161,7 +159,7 @@ def test_what_cannot_be_is_said_to_the_model(
     with_client(at, use)
 
 
-def test_a_server_that_is_not_there_is_said_plainly() -> None:
+def test_an_unreachable_server_gives_a_clear_error() -> None:
     async def use(client: Client) -> None:
         result = await client.call_tool("list_models")
         assert result.is_error
@@ -216,7 +214,7 @@ def test_over_http_each_caller_has_its_own_key(keyed_server: tuple[str, dict[str
         asyncio.run(go(at))
 
 
-def test_a_key_opens_what_is_its_own(keyed_server: tuple[str, dict[str, str]]) -> None:
+def test_a_key_gives_access_to_its_own_pictures(keyed_server: tuple[str, dict[str, str]]) -> None:
     url, keys = keyed_server
 
     async def nobody(client: Client) -> None:

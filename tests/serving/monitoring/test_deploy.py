@@ -20,7 +20,7 @@ def names_that_exist() -> dict[str, set[str]]:
     """Sample names, and the labels of each."""
     metrics = Metrics(version="0")
     metrics.read_at_scrape(
-        line=lambda: QueueState(queued=0, running=0, oldest_s=0), device_memory=lambda: {"cuda:0": 1}
+        queue_state=lambda: QueueState(queued=0, running=0, oldest_s=0), device_memory=lambda: {"cuda:0": 1}
     )
     page = metrics.page("")[0].decode()
     kinds = dict(line.split()[2:4] for line in page.splitlines() if line.startswith("# TYPE"))

@@ -28,7 +28,7 @@ def test_the_events_of_a_job_are_counted_and_cut_into_stages(metrics: Metrics) -
         (7.75, Stored(job_id="e", asset_id="a" * 64, path="", seconds=7.75)),
     ]
     for now, event in story:
-        metrics.happened(event, JOE, waited_s=now, stages=stages.ended_by("j", event))
+        metrics.on_event(event, JOE, waited_s=now, stages=stages.ended_by("j", event))
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(f"safelight_{name}", labels)
@@ -44,12 +44,12 @@ def test_the_events_of_a_job_are_counted_and_cut_into_stages(metrics: Metrics) -
 
 
 def test_changes_of_jobs_are_counted_by_how_they_end(metrics: Metrics) -> None:
-    metrics.changed("queued", JOE)
-    metrics.changed("running", JOE)
-    metrics.changed("queued", JOE, again=True)
-    metrics.changed("done", JOE, compute_s=1.25)
-    metrics.changed("cancelled", JOE, compute_s=0.5)
-    metrics.changed("failed", JOE, code="out_of_memory")
+    metrics.on_change("queued", JOE)
+    metrics.on_change("running", JOE)
+    metrics.on_change("queued", JOE, requeued=True)
+    metrics.on_change("done", JOE, compute_s=1.25)
+    metrics.on_change("cancelled", JOE, compute_s=0.5)
+    metrics.on_change("failed", JOE, code="out_of_memory")
     page = metrics.page("")[0].decode()
     for line in (
         'safelight_jobs_accepted_total{key="joe",model="mini"} 1.0',
@@ -66,8 +66,8 @@ def test_changes_of_jobs_are_counted_by_how_they_end(metrics: Metrics) -> None:
 
 def test_labels_stay_few_whatever_callers_name(metrics: Metrics) -> None:
     for number in range(3 * MAX_NAMES):
-        metrics.changed("done", JobLabels(model=f"org/model-{number}", key="joe"))
-        metrics.answered(method=f"M{number}", route="unmatched", status=404, seconds=0.1, code=f"code-{number}")
+        metrics.on_change("done", JobLabels(model=f"org/model-{number}", key="joe"))
+        metrics.on_response(method=f"M{number}", route="unmatched", status=404, seconds=0.1, code=f"code-{number}")
     page = metrics.page("")[0].decode()
     assert page.count("\nsafelight_pictures_total{") == MAX_NAMES + 1
     assert page.count("\nsafelight_refusals_total{") == MAX_NAMES + 1
@@ -83,13 +83,13 @@ def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics
             raise StorageFailed("the database cannot be read")
         return line
 
-    metrics.read_at_scrape(line=read, device_memory=lambda: {"cuda:0": 2**30})
+    metrics.read_at_scrape(queue_state=read, device_memory=lambda: {"cuda:0": 2**30})
     page = metrics.page("")[0].decode()
     assert 'safelight_queue_jobs{state="queued"} 3.0' in page
     assert "safelight_queue_oldest_seconds 7.5" in page
     assert 'safelight_device_memory_bytes{device="cuda:0"} 1.073741824e+09' in page
-    metrics.changed("done", JOE, compute_s=1.25)
-    metrics.changed("cancelled", JOE, compute_s=0.5)
+    metrics.on_change("done", JOE, compute_s=1.25)
+    metrics.on_change("cancelled", JOE, compute_s=0.5)
     line = QueueState(queued=-1, running=0, oldest_s=0)
     page = metrics.page("")[0].decode()
     assert "safelight_queue_readable 0.0" in page
@@ -97,13 +97,13 @@ def test_the_line_is_read_at_each_scrape_and_its_loss_hides_nothing_else(metrics
     assert "safelight_pictures_total{" in page
 
 
-def test_memory_of_the_process_is_there(metrics: Metrics) -> None:
+def test_process_memory_is_exported(metrics: Metrics) -> None:
     resident = metrics.registry.get_sample_value("process_resident_memory_bytes")
     assert resident is not None, "Linux tells; elsewhere this metric is absent"
     assert resident > 2**20
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it(metrics: Metrics) -> None:
+def test_openmetrics_is_served_on_request(metrics: Metrics) -> None:
     page, content_type = metrics.page("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")

@@ -25,8 +25,8 @@ def client(server: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def drawn(client: httpx.Client, **submit_options: Any) -> dict[str, Any]:
-    job = client.post("/v1/jobs", json=SMALL | submit_options).raise_for_status().json()
+def drawn(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    job = client.post("/v1/jobs", json=SMALL | fields).raise_for_status().json()
     return ended(client, job["id"])
 
 
@@ -48,7 +48,7 @@ def test_a_job_that_ends_before_its_first_heartbeat_knows_its_steps(client: http
     assert (job["step"], job["total_steps"]) == (2, 2)
 
 
-def test_the_picture_is_behind_its_link_which_needs_no_key(client: httpx.Client) -> None:
+def test_the_link_to_a_picture_needs_no_key(client: httpx.Client) -> None:
     job = drawn(client)
     answer = httpx.get(job["url"])
     assert answer.headers["content-type"] == "image/png"
@@ -73,7 +73,7 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "says"),
+    ("fields", "status", "says"),
     [
         ({"width": 100}, 400, "multiple of 8"),
         ({"sampler": "Eular a"}, 404, "Euler a"),
@@ -87,10 +87,10 @@ def test_a_retry_is_the_same_job(client: httpx.Client) -> None:
         ({"highres": {"scale": 8}, "width": 512, "height": 512}, 400, "draws at most"),
     ],
 )
-def test_what_cannot_be_is_said_before_it_is_accepted(
-    client: httpx.Client, submit_options: dict[str, Any], status: int, says: str
+def test_invalid_requests_are_refused_before_a_job_is_accepted(
+    client: httpx.Client, fields: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = client.post("/v1/jobs", json=SMALL | submit_options)
+    answer = client.post("/v1/jobs", json=SMALL | fields)
     error = answer.json()["error"]
     assert answer.status_code == status
     assert says in error["message"]
@@ -122,7 +122,7 @@ def heard(client: httpx.Client, job_id: str, **headers: str) -> list[tuple[str, 
     return told
 
 
-def test_events_tell_the_story_and_resume_where_they_were_cut_off(client: httpx.Client) -> None:
+def test_events_are_complete_and_resume_after_a_disconnect(client: httpx.Client) -> None:
     job = client.post("/v1/jobs", json=SMALL | {"steps": 12, "seed": 11}).json()
     told = heard(client, job["id"])
     for number, kind, data in told:
@@ -159,7 +159,7 @@ def test_callers_see_only_their_own(keyed_server: tuple[str, dict[str, str]]) ->
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_the_door(client: httpx.Client) -> None:
+def test_request_ids_headers_and_limits(client: httpx.Client) -> None:
     answer = client.get("/healthz", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -171,29 +171,29 @@ def test_the_door(client: httpx.Client) -> None:
 
 
 def test_choices_are_made_before_a_job_is_accepted(client: httpx.Client) -> None:
-    wish = SMALL | {"prompt": "a {red|green} apple", "expand": "combinatorial"}
-    made = client.post("/v1/jobs", json=wish).json()
+    fields = SMALL | {"prompt": "a {red|green} apple", "expand": "combinatorial"}
+    made = client.post("/v1/jobs", json=fields).json()
     assert [job["spec"]["prompt"] for job in made["data"]] == ["a red apple", "a green apple"]
     assert len({job["request"] for job in made["data"]}) == 1
-    one = client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()
+    one = client.post("/v1/jobs", json=fields | {"expand": "wildcards"}).json()
     assert one["spec"]["prompt"] in ("a red apple", "a green apple")
-    assert client.post("/v1/jobs", json=wish | {"expand": "wildcards"}).json()["spec"] == one["spec"]
+    assert client.post("/v1/jobs", json=fields | {"expand": "wildcards"}).json()["spec"] == one["spec"]
     plain = client.post("/v1/jobs", json=SMALL | {"prompt": "a {red|green} apple"}).json()
     assert plain["spec"]["prompt"] == "a {red|green} apple"
 
 
-def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: httpx.Client) -> None:
-    wish = {name: value for name, value in SMALL.items() if name != "seed"}
-    wish |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
+def test_a_retry_with_choices_is_the_same_job_without_a_seed(client: httpx.Client) -> None:
+    fields = {name: value for name, value in SMALL.items() if name != "seed"}
+    fields |= {"prompt": "{1|2|3|4|5|6|7|8|9} apples", "expand": "wildcards"}
     headers = {"Idempotency-Key": "by lot"}
-    first = client.post("/v1/jobs", json=wish, headers=headers).json()
-    assert client.post("/v1/jobs", json=wish, headers=headers).json()["id"] == first["id"]
-    other = client.post("/v1/jobs", json=wish | {"prompt": "{1|2} apples"}, headers=headers)
+    first = client.post("/v1/jobs", json=fields, headers=headers).json()
+    assert client.post("/v1/jobs", json=fields, headers=headers).json()["id"] == first["id"]
+    other = client.post("/v1/jobs", json=fields | {"prompt": "{1|2} apples"}, headers=headers)
     assert other.status_code == 409
 
 
 @pytest.mark.parametrize(
-    ("wishes", "says"),
+    ("fields", "says"),
     [
         ({"prompt": "{a|b}" * 11, "expand": "combinatorial"}, "2048 combinations; at most 1000"),
         ({"prompt": "__../../safelight__", "expand": "wildcards"}, "leads out of the folder"),
@@ -201,8 +201,8 @@ def test_a_retry_with_choices_is_the_same_job_though_nobody_said_a_seed(client: 
         ({"prompt": "a", "expand": "everything"}, "'wildcards' or 'combinatorial'"),
     ],
 )
-def test_choices_that_cannot_be_are_said(client: httpx.Client, submit_options: dict[str, Any], says: str) -> None:
-    answer = client.post("/v1/jobs", json=SMALL | submit_options)
+def test_invalid_choices_are_refused(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
+    answer = client.post("/v1/jobs", json=SMALL | fields)
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
 
@@ -210,10 +210,10 @@ def test_choices_that_cannot_be_are_said(client: httpx.Client, submit_options: d
 def test_lists_of_choices_are_bounded_together(client: httpx.Client) -> None:
     half = SMALL | {"prompt": "{a|b}" * 9, "expand": "combinatorial"}
     answer = client.post("/v1/jobs", json=[half, half])
-    assert "these are 1024 pictures; at most 1000" in answer.json()["error"]["message"]
+    assert "expands to 1024 pictures; at most 1000" in answer.json()["error"]["message"]
 
 
-def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_slow_body_times_out(tmp_path: Path) -> None:
     settings = settings_in(tmp_path).model_copy(update={"body_timeout_s": 0.5})
     with serving(settings) as url, socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
         client.settimeout(PATIENCE_S)

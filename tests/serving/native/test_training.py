@@ -64,7 +64,7 @@ def digest_drawn_with(client: httpx.Client, lora: str) -> str:
     return drawn["spec"]["loras"][0]["digest"]
 
 
-def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home: Path) -> None:
+def test_the_error_of_a_run_is_in_its_job(client: httpx.Client, home: Path) -> None:
     job = client.post("/v1/jobs", json=order(home, name="lost", data=str(home / "nowhere"))).json()
     job = ended(client, job["id"])
     assert job["state"] == "failed"
@@ -72,7 +72,7 @@ def test_what_is_wrong_with_a_run_is_said_in_its_row(client: httpx.Client, home:
     assert "there is no such folder" in job["error"]["message"]
 
 
-def test_a_recipe_that_cannot_be_is_refused_at_the_door(client: httpx.Client, home: Path) -> None:
+def test_an_invalid_recipe_is_refused(client: httpx.Client, home: Path) -> None:
     answer = client.post("/v1/jobs", json=order(home, rnak=3))
     assert answer.status_code == 400
     assert "rnak: no such field; did you mean 'rank'" in answer.json()["error"]["message"]
@@ -92,7 +92,7 @@ def test_a_run_that_is_cancelled_leaves_a_checkpoint(client: httpx.Client, home:
     assert not (home / "runs" / job["id"] / "result.json").exists()
 
 
-def test_a_server_that_was_not_told_so_trains_nothing(server: str, home: Path) -> None:
+def test_training_is_refused_unless_it_is_enabled(server: str, home: Path) -> None:
     answer = httpx.post(f"{server}/v1/jobs", json=order(home))
     assert answer.status_code == 403
     assert "SAFELIGHT_ALLOW_TRAINING" in answer.json()["error"]["message"]

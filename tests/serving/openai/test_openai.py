@@ -65,7 +65,7 @@ def test_a_picture_is_not_drawn_over_at_a_size_that_the_model_cannot_keep_togeth
     assert caught.value.param == "size"
 
 
-def test_what_their_names_stand_for_is_the_operators_table(tmp_path: Path) -> None:
+def test_the_operator_maps_openais_model_names(tmp_path: Path) -> None:
     table = "dall-e-3=mini gpt-image-*=not-here"
     with serving(settings_in(tmp_path).model_copy(update={"openai_models": table})) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-anything", max_retries=0)
@@ -81,7 +81,7 @@ def test_what_their_names_stand_for_is_the_operators_table(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("table", ["dall-e-3", "=mini", "dall-e-3="])
-def test_a_table_that_cannot_be_read_is_said_so(table: str) -> None:
+def test_an_invalid_table_of_names_is_refused(table: str) -> None:
     with pytest.raises(InvalidRequest, match=r"SAFELIGHT_OPENAI_MODELS: .* THEIR_NAME=OUR_NAME"):
         Settings.from_environment({"SAFELIGHT_OPENAI_MODELS": table})
 
@@ -162,7 +162,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "param"),
+    ("fields", "error", "param"),
     [
         ({"size": "100x100"}, openai.BadRequestError, "size"),
         ({"size": "large"}, openai.BadRequestError, "size"),
@@ -173,10 +173,10 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
     ],
 )
 def test_errors_arrive_typed(
-    client: openai.OpenAI, submit_options: dict[str, object], error: type[openai.APIStatusError], param: str | None
+    client: openai.OpenAI, fields: dict[str, object], error: type[openai.APIStatusError], param: str | None
 ) -> None:
     with pytest.raises(error) as caught:
-        client.images.generate(prompt="a red apple", **submit_options)  # pyright: ignore
+        client.images.generate(prompt="a red apple", **fields)  # pyright: ignore
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
     assert caught.value.code
@@ -186,7 +186,7 @@ def test_errors_arrive_typed(
 def test_hostile_pictures_are_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.images.edit(image=("a.png", b"not a picture"), prompt="x")
-    with pytest.raises(openai.BadRequestError, match="transparency is needed"):
+    with pytest.raises(openai.BadRequestError, match="transparency is required"):
         client.images.edit(image=("a.png", png("blue")), mask=("m.png", png("white")), prompt="x")
 
 
@@ -208,7 +208,7 @@ def test_an_idempotency_key_works_without_a_seed(server: str) -> None:
     assert first["data"] == again["data"]
 
 
-def test_keys_are_wanted_where_there_are_keys(keyed_server: tuple[str, dict[str, str]]) -> None:
+def test_a_server_with_keys_requires_one(keyed_server: tuple[str, dict[str, str]]) -> None:
     url, keys = keyed_server
     with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-wrong", max_retries=0) as wrong:
         with pytest.raises(openai.AuthenticationError) as caught:
@@ -238,7 +238,7 @@ def test_a_stream_that_is_cut_off_cancels_nothing_where_its_key_can_bring_the_cl
         assert ended(client, job["id"])["state"] == "done"
 
 
-def test_choices_in_the_prompt_are_made_where_it_is_asked_for(client: openai.OpenAI) -> None:
+def test_choices_in_the_prompt_are_expanded_if_requested(client: openai.OpenAI) -> None:
     small = SMALL | {"extra_body": {**SMALL["extra_body"], "expand": "combinatorial", "seed": 1}}
     both = client.images.generate(prompt="a {red|green} apple", **small).data
     assert both is not None

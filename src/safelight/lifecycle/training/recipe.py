@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValida
 
 from safelight.errors import InvalidField, InvalidRequest, nearest
 from safelight.spec.fields import Fraction
-from safelight.validation import CheckedModel, refuse, untagged
+from safelight.validation import CheckedModel, refuse, without_tags
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -223,7 +223,7 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "embedding": EmbeddingRecipe,
     "full": FullRecipe,
 }
-RecipeByKind = Annotated[Annotated[AnyRecipe, Field(discriminator="kind")], WrapValidator(untagged)]
+RecipeByKind = Annotated[Annotated[AnyRecipe, Field(discriminator="kind")], WrapValidator(without_tags)]
 _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind)
 
 

@@ -1,10 +1,11 @@
 """AUTOMATIC1111's API under /sdapi/v1 and its ControlNet extension: translation only.
 
-routes payloads info          txt2img, img2img, progress; bodies and the answer's `info`
-loose scripts                 what bodies have in common; extensions, and the page's own parts
-extras upscalers sd_upscale   enlarging
-controlnet unit units         the extension's routes and arguments
-lists options embeddings      what there is, and a caller's options
-sittings                      what a caller has under way: `progress`, `interrupt`, `skip`
-pictures                      base64 and URLs of pictures
+routes info answers           txt2img, img2img, progress; the answers and their `info`
+body generation_body txt2img img2img   the request bodies, and their fields as those of a draft
+scripts                       extensions, and the built-in panels of the web page
+extras upscalers sd_upscale   upscaling
+controlnet unit control_fields    the ControlNet extension's routes and arguments
+lists options embeddings      lists of what is available, and a caller's options
+progress                      a caller's active requests: `progress`, `interrupt`, `skip`
+pictures                      init pictures and masks of img2img
 """

@@ -1,4 +1,4 @@
-"""What the bodies of AUTOMATIC1111's clients have in common."""
+"""The base class of AUTOMATIC1111's request bodies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,23 +9,23 @@ from safelight.spec.fields import Fit
 from safelight.validation import CheckedModel
 
 FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}
-"""resize_mode."""
+"""Our `fit` by `resize_mode`."""
 RED_DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQMAAAD+wSzIAAAAA1BMVEXIKChQLvxyAAAAC0lEQVR42mNgQAUAABAAAaoZ"
     "+IIAAAAASUVORK5CYII="
 )
-"""A picture for /openapi.json to give as an example: 8x8."""
+"""An example picture for /openapi.json: 8x8 pixels."""
 
 
 def nullable(schema: dict[str, Any]) -> None:
-    """Every field that may be left out may be null."""
-    for name, said in schema["properties"].items():
+    """Make every optional field nullable in the schema."""
+    for name, field_schema in schema["properties"].items():
         if name not in schema.get("required", ()):
-            schema["properties"][name] = {"anyOf": [said, {"type": "null"}]}
+            schema["properties"][name] = {"anyOf": [field_schema, {"type": "null"}]}
 
 
 class A1111Body(CheckedModel):
-    """A body as AUTOMATIC1111 reads it: null leaves a field at its default, and unknown fields are passed over."""
+    """A body as AUTOMATIC1111 reads it: null means the default, and unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra=nullable, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""/controlnet, the routes of AUTOMATIC1111's extension: which nets and modules there are, and hints of pictures."""
+"""/controlnet, the routes of the ControlNet extension: available models and modules, and hints of pictures."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -9,18 +9,18 @@ from pydantic import BaseModel, Field, model_validator
 
 from safelight.errors import InvalidField, SafelightError
 from safelight.models.checkpoints.control_folder import ControlFolder
+from safelight.serving.a1111.answers import ERROR_RESPONSES
 from safelight.serving.a1111.body import RED_DOT, A1111Body
-from safelight.serving.a1111.payloads import FAULTS
-from safelight.serving.a1111.unit import HIGHEST_THRESHOLD, MODULES, own_names, preprocessor_of
-from safelight.serving.http.auth import Who
+from safelight.serving.a1111.unit import HIGHEST_THRESHOLD, MODULES, our_modules, preprocessor_of
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.native.files import as_base64
 from safelight.spec.effects import MAX_CONTROLS
 from safelight.studio import Studio
-from safelight.validation import concerning
+from safelight.validation import default_field
 
-router = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"], responses=FAULTS)
+router = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"], responses=ERROR_RESPONSES)
 
 
 class ControlNetVersion(BaseModel):
@@ -55,15 +55,15 @@ class Detection(A1111Body):
 
     @model_validator(mode="before")
     @classmethod
-    def renewed(cls, values: Any) -> Any:
-        """webuiapi calls the pictures as the extension once did."""
+    def rename_old_fields(cls, values: Any) -> Any:
+        """webuiapi uses the extension's older name of the pictures."""
         if isinstance(values, Mapping) and "controlnet_images" in values:
             return {"controlnet_input_images": values["controlnet_images"], **values}
         return values
 
     @property
     def thresholds(self) -> tuple[float, float] | None:
-        """Below 0, they are the module's own; those of other modules are passed over."""
+        """The thresholds of canny; None, also if one is below 0, for the module's defaults."""
         low, high = self.controlnet_threshold_a, self.controlnet_threshold_b
         return (low, high) if self.preprocessor == "canny" and low >= 0 and high >= 0 else None
 
@@ -71,7 +71,7 @@ class Detection(A1111Body):
     def preprocessor(self) -> str:
         """
         Raises:
-            InvalidField: nothing here does what the module does.
+            InvalidField: the module is not supported.
         """
         return preprocessor_of("controlnet_module", self.controlnet_module)
 
@@ -91,69 +91,69 @@ class Detection(A1111Body):
 class Detected(BaseModel):
     info: str = "Success"
     images: list[str]
-    """Base64 of a PNG each, as large as what was sent."""
+    """Base64 of PNGs, each as large as the picture sent."""
 
 
 @router.get("/version")
-async def version(caller: Who) -> ControlNetVersion:
-    """The third of the extension's interfaces, which has units in `alwayson_scripts` and nowhere else."""
+async def version(caller: CurrentCaller) -> ControlNetVersion:
+    """Version 3 of the extension's API, in which units come only in `alwayson_scripts`."""
     return ControlNetVersion(version=3)
 
 
 @router.get("/model_list")
-async def model_list(request: Request, caller: Who) -> ControlModelList:
+async def model_list(request: Request, caller: CurrentCaller) -> ControlModelList:
     """ControlNets, T2I-Adapters and IP-Adapters by name."""
     return ControlModelList(model_list=await asyncio.to_thread(models_in, parts_of(request).studio))
 
 
 @router.get("/module_list")
-async def module_list(caller: Who) -> ModuleList:
-    """The preprocessors, in the extension's names where it has them."""
+async def module_list(caller: CurrentCaller) -> ModuleList:
+    """The preprocessors, by the extension's names if it has them."""
     names = modules()
     detail = {name: {"model_free": False, "sliders": sliders_of(name)} for name in names}
     return ModuleList(module_list=names, module_detail=detail)
 
 
 @router.get("/control_types")
-async def control_types(request: Request, caller: Who) -> ControlTypes:
-    """One type that has everything: names alone do not say which module a net was trained with."""
+async def control_types(request: Request, caller: CurrentCaller) -> ControlTypes:
+    """A single type with everything: a model's name does not reveal which module it was trained with."""
     models = await asyncio.to_thread(models_in, parts_of(request).studio)
-    every = {
+    all_types = {
         "module_list": modules(),
         "model_list": ["None", *models],
         "default_option": "none",
         "default_model": "None",
     }
-    return ControlTypes(control_types={"All": every})
+    return ControlTypes(control_types={"All": all_types})
 
 
 @router.get("/settings")
-async def settings(caller: Who) -> UnitCount:
-    """How many units a picture may have."""
+async def settings(caller: CurrentCaller) -> UnitCount:
+    """The maximum number of units per picture."""
     return UnitCount(control_net_unit_count=MAX_CONTROLS)
 
 
 @router.post("/detect")
-async def detect(request: Request, caller: Who, body: Annotated[Detection, Body()]) -> Detected:
-    """What a net would be shown of these pictures."""
+async def detect(request: Request, caller: CurrentCaller, body: Annotated[Detection, Body()]) -> Detected:
+    """The hints that a preprocessor makes of these pictures."""
     caller.require("draw")
-    studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
+    studio, max_bytes = parts_of(request).studio, parts_of(request).settings.max_file_bytes
     images: list[str] = []
-    for place, source in enumerate(body.controlnet_input_images):
-        field = f"controlnet_input_images.{place}"
-        with concerning(field):
-            data = await fetch_picture(source, max_bytes=most)
-            room, turn = studio.image_pool, await studio.claim(data, tenant=caller.tenant)
-            image = await room.work(turn, studio.open, data)
+    for index, source in enumerate(body.controlnet_input_images):
+        field = f"controlnet_input_images.{index}"
+        with default_field(field):
+            data = await fetch_picture(source, max_bytes=max_bytes)
+            pool, turn = studio.image_pool, await studio.claim(data, tenant=caller.tenant)
+            image = await pool.work(turn, studio.open, data)
         if image.width * image.height > studio.settings.max_output_pixels:
             raise InvalidField(field, f"the picture has more than {studio.settings.max_output_pixels} pixels")
         hint = await studio.make_hint(body.preprocessor, image, thresholds=body.thresholds, tenant=caller.tenant)
-        images.append(await room.work(await studio.claim(hint, tenant=caller.tenant), as_base64, hint))
+        images.append(await pool.work(await studio.claim(hint, tenant=caller.tenant), as_base64, hint))
     return Detected(images=images)
 
 
 def modules() -> list[str]:
-    return [*MODULES, *own_names(), "ip-adapter-auto"]
+    return [*MODULES, *our_modules(), "ip-adapter-auto"]
 
 
 def models_in(studio: Studio) -> list[str]:

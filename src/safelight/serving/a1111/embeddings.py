@@ -1,4 +1,4 @@
-"""What /sdapi/v1/embeddings says: which textual inversions there are, and which of them the model at hand can read."""
+"""/sdapi/v1/embeddings: the textual inversions, and which of them fit the caller's model."""
 
 from pydantic import BaseModel
 
@@ -10,13 +10,13 @@ from safelight.studio import Studio
 
 class EmbeddingItem(BaseModel):
     step: int | None = None
-    """How long it was trained; files here do not say."""
+    """Training steps; not stored in the files here."""
     sd_checkpoint: str | None = None
     sd_checkpoint_name: str | None = None
     shape: int
-    """Width of a vector; of both together, where there is one for each text encoder."""
+    """Width of a vector; the sum of both, if there is one for each text encoder."""
     vectors: int
-    """Tokens it takes."""
+    """Number of tokens."""
 
 
 class Embeddings(BaseModel):
@@ -26,7 +26,7 @@ class Embeddings(BaseModel):
 
 
 def list_embeddings(studio: Studio, model: str) -> Embeddings:
-    """Sorted by the model that the caller has chosen; files that are no embeddings are left out. Blocks."""
+    """List embeddings as loaded or skipped for this model; files that are no embeddings are omitted. Blocking."""
     found = Embeddings()
     files = studio.models.catalogue.files("embedding")
     widths = text_widths(studio.models.find(model).description) if files else ()

@@ -1,4 +1,4 @@
-"""/sdapi/v1, what is done with finished pictures: making them larger, and reading what they say of themselves."""
+"""/sdapi/v1: upscaling finished pictures, and reading their metadata."""
 
 import asyncio
 import base64
@@ -14,12 +14,12 @@ from safelight.errors import InvalidField, JobCancelled, SafelightError, Unknown
 from safelight.imaging.canvas import upscale
 from safelight.models.vision.upscalers import LANCZOS, Upscalers
 from safelight.resolve.resolve import resolve_upscale
+from safelight.serving.a1111.answers import ERROR_RESPONSES
 from safelight.serving.a1111.body import RED_DOT, A1111Body
 from safelight.serving.a1111.info import infotext_of, items_of, parameters_of
-from safelight.serving.a1111.payloads import FAULTS
 from safelight.serving.a1111.progress import active_requests_of
-from safelight.serving.a1111.upscalers import NONE, ours_for
-from safelight.serving.http.auth import Who
+from safelight.serving.a1111.upscalers import NONE, method_for
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.keys import Caller
@@ -28,9 +28,9 @@ from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
 from safelight.spec.fields import MAX_SCALE
 from safelight.studio import Studio
-from safelight.validation import concerning, in_words
+from safelight.validation import default_field, rename_fields
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=ERROR_RESPONSES)
 
 MAX_PICTURES = 100
 Visibility = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +42,7 @@ Encoded = Annotated[str, Field(examples=[RED_DOT])]
 
 
 class UpscaleOptions(A1111Body):
-    """How a picture is made larger; the upscaler "None" leaves it as it is."""
+    """How a picture is upscaled; the upscaler "None" leaves it unchanged."""
 
     resize_mode: Literal[0, 1] = 0
     """0: `upscaling_resize` times as large; 1: until it covers `upscaling_resize_w` x `upscaling_resize_h`."""
@@ -65,32 +65,33 @@ class UpscaleOptions(A1111Body):
             if getattr(self, name):
                 yield UnsupportedOption(name, "no face restorer is installed here; leave it at 0")
         if self.extras_upscaler_2_visibility and self.upscaler_2 not in ("None", self.upscaler_1):
-            why = "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
-            yield UnsupportedOption("upscaler_2", why, "extras_upscaler_2_visibility", "upscaler_1")
+            reason = "two upscalers are not blended; leave extras_upscaler_2_visibility at 0"
+            yield UnsupportedOption("upscaler_2", reason, "extras_upscaler_2_visibility", "upscaler_1")
 
     def method(self, upscalers: Upscalers) -> str:
-        """In our words; "None" leaves pictures as they are.
+        """Our name of the upscaling method; "None" leaves pictures unchanged.
 
         Raises:
-            UnsupportedOption: an upscaler that is not here.
+            UnsupportedOption: the upscaler is not available.
         """
         methods = {
-            name: ours_for(name, getattr(self, name), upscalers)
+            name: method_for(name, getattr(self, name), upscalers)
             for name in ("upscaler_1", "upscaler_2")
             if getattr(self, name) != NONE
         }
         return methods.get("upscaler_1", LANCZOS)
 
     @property
-    def words(self) -> Mapping[str, str]:
-        """Its own names for the fields of an upscale."""
-        wider = "upscaling_resize_w" if self.upscaling_resize_w >= self.upscaling_resize_h else "upscaling_resize_h"
-        return {"scale": wider if self.resize_mode else "upscaling_resize", "method": "upscaler_1"}
+    def field_names(self) -> Mapping[str, str]:
+        """This body's names by the fields of an `Upscale`."""
+        longer = "upscaling_resize_w" if self.upscaling_resize_w >= self.upscaling_resize_h else "upscaling_resize_h"
+        return {"scale": longer if self.resize_mode else "upscaling_resize", "method": "upscaler_1"}
 
     def scale_for(self, width: int, height: int) -> float:
-        """
+        """The scale for a picture of this size; 1 with the upscaler "None".
+
         Raises:
-            InvalidField: the picture would grow by more than is possible, or shrink to nothing.
+            InvalidField: the scale is above the maximum, or the result would be empty.
         """
         if self.upscaler_1 == "None":
             return 1.0
@@ -99,14 +100,14 @@ class UpscaleOptions(A1111Body):
             scale = self.upscaling_resize
         if scale > MAX_SCALE:
             limit = f"{width * MAX_SCALE}x{height * MAX_SCALE}"
-            why = f"a picture of {width}x{height} grows to {limit} at most, which is {MAX_SCALE} times as large"
-            raise InvalidField(self.words["scale"], why)
+            reason = f"a picture of {width}x{height} grows to {limit} at most, which is {MAX_SCALE} times as large"
+            raise InvalidField(self.field_names["scale"], reason)
         if min(width, height) * scale < 1:
-            raise InvalidField(self.words["scale"], f"nothing would be left of a picture of {width}x{height}")
+            raise InvalidField(self.field_names["scale"], f"nothing would be left of a picture of {width}x{height}")
         return scale
 
     @property
-    def cuts(self) -> bool:
+    def crops(self) -> bool:
         return self.upscaler_1 != "None" and self.resize_mode == 1 and self.upscaling_crop
 
 
@@ -139,7 +140,7 @@ class PngInfoBody(A1111Body):
 
 class PngInfoAnswer(BaseModel):
     info: str
-    """The infotext; of pictures by ComfyUI, InvokeAI and others, one that says what theirs says."""
+    """The infotext; for pictures by ComfyUI, InvokeAI and others, one made of their metadata."""
     items: dict[str, str]
     """The other texts in the file."""
     parameters: dict[str, Any]
@@ -157,34 +158,34 @@ class InterrogateAnswer(BaseModel):
 
 @dataclass(slots=True)
 class StoredPicture:
-    """A picture that was sent, stored."""
+    """An uploaded picture, stored."""
 
     digest: str
     scale: float
-    grown: str | None = None
-    """The larger picture's id."""
+    upscaled: str | None = None
+    """The id of the upscaled picture."""
 
 
 @router.post("/extra-single-image")
-async def extra_single_image(request: Request, caller: Who, body: ExtrasSingle) -> ExtrasSingleAnswer:
-    """Make a picture larger."""
-    [image] = await enlarged(request, caller, body, {"image": body.image})
+async def extra_single_image(request: Request, caller: CurrentCaller, body: ExtrasSingle) -> ExtrasSingleAnswer:
+    """Upscale a picture."""
+    [image] = await upscale_pictures(request, caller, body, {"image": body.image})
     return ExtrasSingleAnswer(html_info=html_of(body), image=image)
 
 
 @router.post("/extra-batch-images")
-async def extra_batch_images(request: Request, caller: Who, body: ExtrasBatch) -> ExtrasBatchAnswer:
-    """Make several pictures larger."""
-    named = {f"imageList.{place}.data": file.data for place, file in enumerate(body.imageList)}
-    images = await enlarged(request, caller, body, named)
+async def extra_batch_images(request: Request, caller: CurrentCaller, body: ExtrasBatch) -> ExtrasBatchAnswer:
+    """Upscale several pictures."""
+    sources = {f"imageList.{index}.data": file.data for index, file in enumerate(body.imageList)}
+    images = await upscale_pictures(request, caller, body, sources)
     return ExtrasBatchAnswer(html_info=html_of(body), images=images)
 
 
 @router.post("/png-info")
-async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoAnswer:
-    """What a picture says of how it was made, whichever program made it."""
+async def png_info(request: Request, caller: CurrentCaller, body: PngInfoBody) -> PngInfoAnswer:
+    """Read how a picture was made from its metadata, whichever program wrote it."""
     limits = parts_of(request).settings
-    with concerning("image"):
+    with default_field("image"):
         data = await fetch_picture(body.image, max_bytes=limits.max_file_bytes)
 
     def read() -> PngInfoAnswer:
@@ -194,59 +195,65 @@ async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoA
         return PngInfoAnswer(info=infotext, items=items_of(metadata.raw), parameters=parameters)
 
     studio = parts_of(request).studio
-    with concerning("image"):
+    with default_field("image"):
         return await studio.image_pool.work(await studio.claim(data, tenant=caller.tenant), read)
 
 
 @router.post("/interrogate")
-async def interrogate(caller: Who, body: InterrogateBody) -> InterrogateAnswer:
+async def interrogate(caller: CurrentCaller, body: InterrogateBody) -> InterrogateAnswer:
     """Always 404: no model that describes pictures is installed here."""
     raise UnknownModel(body.model, ["none that describes pictures"])
 
 
-async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sources: Mapping[str, str]) -> list[str]:
-    """PNGs in base64 of pictures by their fields, by way of a job for each that grows."""
+async def upscale_pictures(
+    request: Request, caller: Caller, body: UpscaleOptions, sources: Mapping[str, str]
+) -> list[str]:
+    """Upscale the pictures, given by field, with a job for each that becomes larger; returns PNGs in base64."""
     parts = parts_of(request)
     studio = parts.studio
     method = body.method(studio.upscalers)
     caller.require("draw")
     # One at a time in memory: a small file can hold a very large picture.
-    kept: list[StoredPicture] = []
+    stored: list[StoredPicture] = []
     for field, source in sources.items():
-        with concerning(field):
+        with default_field(field):
             data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
             turn = await studio.claim(data, tenant=caller.tenant)
-            kept.append(await studio.image_pool.work(turn, keep, data, body, studio))
-    grows = [one for one in kept if one.scale > 1]
-    upscales = [await asyncio.to_thread(resolve_upscale, one.digest, one.scale, method, studio) for one in grows]
-    sittings, fields = active_requests_of(request), SubmitOptions(brought=True)
+            stored.append(await studio.image_pool.work(turn, store_picture, data, body, studio))
+    larger = [picture for picture in stored if picture.scale > 1]
+    upscales = [
+        await asyncio.to_thread(resolve_upscale, picture.digest, picture.scale, method, studio) for picture in larger
+    ]
+    active_requests, submit_options = active_requests_of(request), SubmitOptions(uploaded=True)
     jobs: list[JobRow] = []
     if upscales:
-        with in_words(body.words):
-            jobs = await sittings.draw(request, upscales, caller, fields, job_service=parts.job_service, kind="extras")
-    for one, job in zip(grows, jobs, strict=True):
+        with rename_fields(body.field_names):
+            jobs = await active_requests.run(
+                request, upscales, caller, submit_options, job_service=parts.job_service, kind="extras"
+            )
+    for picture, job in zip(larger, jobs, strict=True):
         if job.asset_id is None:
-            raise JobCancelled("interrupted before all pictures were made larger")
-        one.grown = job.asset_id
+            raise JobCancelled("interrupted before all pictures were upscaled")
+        picture.upscaled = job.asset_id
     images: list[str] = []
-    for one in kept:
-        turn = await studio.claim(one.grown or one.digest, tenant=caller.tenant)
-        images.append(await studio.image_pool.work(turn, finish, one, body, studio))
+    for picture in stored:
+        turn = await studio.claim(picture.upscaled or picture.digest, tenant=caller.tenant)
+        images.append(await studio.image_pool.work(turn, finish, picture, body, studio))
     return images
 
 
-def keep(data: bytes, body: UpscaleOptions, studio: Studio) -> StoredPicture:
+def store_picture(data: bytes, body: UpscaleOptions, studio: Studio) -> StoredPicture:
     digest = studio.keep(data)
     return StoredPicture(digest=digest, scale=body.scale_for(*studio.size_of(digest)))
 
 
-def finish(kept: StoredPicture, body: UpscaleOptions, studio: Studio) -> str:
-    if kept.grown and not body.cuts:
-        return base64.b64encode(studio.assets.read(kept.grown)).decode()
-    image = studio.picture(kept.grown or kept.digest)
-    if kept.scale < 1:
-        image = upscale(image, kept.scale)
-    if body.cuts:
+def finish(stored: StoredPicture, body: UpscaleOptions, studio: Studio) -> str:
+    if stored.upscaled and not body.crops:
+        return base64.b64encode(studio.assets.read(stored.upscaled)).decode()
+    image = studio.picture(stored.upscaled or stored.digest)
+    if stored.scale < 1:
+        image = upscale(image, stored.scale)
+    if body.crops:
         width, height = body.upscaling_resize_w, body.upscaling_resize_h
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""What /sdapi/v1 says of pictures: the `info` of an answer, and what png-info reads from a file."""
+"""Metadata of pictures for /sdapi/v1: the `info` of an answer, and the answer of png-info."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from typing import Any
 from safelight.assets import sampler_names
 from safelight.assets.infotext import parse_infotext, quote, to_pairs, write_infotext
 from safelight.assets.read_metadata import Metadata
-from safelight.serving.a1111.payloads import GenerationBody
+from safelight.serving.a1111.generation_body import GenerationBody
 from safelight.spec import Denoised, TextToImage, Upscale, Variation
 from safelight.version import __version__
 
 ELSEWHERE = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "Clip skip", "Version")
-"""Of an infotext: what `info` has under names of its own."""
+"""Pairs of an infotext that `info` has under names of its own."""
 LABELS = {
     "steps": "Steps",
     "sampler": "Sampler",
@@ -27,15 +27,15 @@ LABELS = {
 
 
 def info_of(
-    asked: Sequence[Denoised],
+    requested: Sequence[Denoised],
     drawn: Sequence[Denoised],
     body: GenerationBody,
     *,
     began: float,
     lora_hashes: Mapping[str, str],
 ) -> str:
-    """JSON, with the fields of `Processed.js()` there, and of the pictures that were drawn where there are any."""
-    specs = drawn or asked
+    """JSON with the fields of AUTOMATIC1111's `Processed.js()`, of the drawn pictures, or else the requested."""
+    specs = drawn or requested
     first = specs[0]
     sampler, _ = sampler_names.split(first.sampler)
     pairs = to_pairs(first, version=__version__, lora_hashes=lora_hashes)
@@ -85,24 +85,24 @@ def strength_of(spec: Denoised) -> float | None:
 
 
 def infotext_of(metadata: Metadata) -> str:
-    """The infotext that is in the file, or one that says what its producer says in other words."""
+    """The infotext in the file, or one made of another program's metadata."""
     if written := metadata.raw.get("parameters"):
         return written
     if metadata.spec is not None and not isinstance(metadata.spec, Upscale):
         return write_infotext(metadata.spec, version=__version__)
-    said: dict[str, Any] = dict(metadata.settings)
-    pairs = {label: str(said[name]) for name, label in LABELS.items() if said.get(name) is not None}
+    settings: dict[str, Any] = dict(metadata.settings)
+    pairs = {label: str(settings[name]) for name, label in LABELS.items() if settings.get(name) is not None}
     if "Sampler" in pairs:
         pairs["Sampler"], pairs["Schedule type"] = sampler_names.split(pairs["Sampler"])
-    if "width" in said and "height" in said:
-        pairs["Size"] = f"{said['width']}x{said['height']}"
+    if "width" in settings and "height" in settings:
+        pairs["Size"] = f"{settings['width']}x{settings['height']}"
     lines = [metadata.prompt, f"Negative prompt: {metadata.negative_prompt}" if metadata.negative_prompt else ""]
     lines.append(", ".join(f"{label}: {quote(value)}" for label, value in pairs.items()))
     return "\n".join(filter(None, lines))
 
 
 def parameters_of(infotext: str) -> dict[str, Any]:
-    """As there: the prompts among the settings, and a size in two parts."""
+    """The infotext's settings as AUTOMATIC1111 returns them: including the prompts, and sizes in two parts."""
     read = parse_infotext(infotext)
     parameters: dict[str, Any] = {"Prompt": read.prompt, "Negative prompt": read.negative_prompt}
     for name, value in read.pairs.items():
@@ -114,5 +114,5 @@ def parameters_of(infotext: str) -> dict[str, Any]:
 
 
 def items_of(raw: Mapping[str, str]) -> dict[str, str]:
-    """All else that the file says."""
+    """All other texts in the file."""
     return {name: text for name, text in raw.items() if name != "parameters"}

@@ -1,4 +1,4 @@
-"""/sdapi/v1, what there is to choose from, and what a key has chosen."""
+"""/sdapi/v1: lists of models, samplers and so on, and the options of a key."""
 
 import asyncio
 import os
@@ -12,21 +12,21 @@ from pydantic import BaseModel
 from safelight.diffusion.samplers import SAMPLERS, Sampler
 from safelight.errors import SafelightError
 from safelight.models.weights.safetensors_file import read_header
+from safelight.serving.a1111.answers import ERROR_RESPONSES
 from safelight.serving.a1111.embeddings import Embeddings, list_embeddings
-from safelight.serving.a1111.options import merged, shown
-from safelight.serving.a1111.payloads import FAULTS
+from safelight.serving.a1111.options import merge_options, options_view
 from safelight.serving.a1111.progress import active_requests_of
 from safelight.serving.a1111.upscalers import LATENT_MODES, NONE, upscalers_by_name
-from safelight.serving.http.auth import Who
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.description import NULL
 from safelight.serving.http.parts import parts_of
 from safelight.studio import Studio
 from safelight.version import __version__
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS)
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=ERROR_RESPONSES)
 
 KARRAS_RHO = 7.0
-UNSAID = -1.0
+NO_RHO = -1.0
 
 
 class SamplerItem(BaseModel):
@@ -39,7 +39,7 @@ class SchedulerItem(BaseModel):
     name: str
     label: str
     aliases: list[str] | None = None
-    default_rho: float = UNSAID
+    default_rho: float = NO_RHO
     need_inner_model: bool = False
 
 
@@ -57,10 +57,10 @@ class LatentUpscaleMode(BaseModel):
 
 class ModelItem(BaseModel):
     title: str
-    """What `sd_model_checkpoint` takes; the name alone will do as well."""
+    """A value for `sd_model_checkpoint`, which also accepts the name alone."""
     model_name: str
     hash: str | None = None
-    """Not known yet for one of a linked folder that nobody has used."""
+    """Unknown for an unused model of a linked folder."""
     sha256: str | None = None
     filename: str
     config: str | None = None
@@ -75,9 +75,9 @@ class LoraItem(BaseModel):
     name: str
     alias: str
     path: str
-    """The file's name: where folders lie is the operator's business."""
+    """The file's name; callers do not see its folder."""
     metadata: dict[str, Any]
-    """What its trainer wrote into it."""
+    """The metadata in the file, written by its trainer."""
 
 
 class Named(BaseModel):
@@ -109,7 +109,7 @@ class ScriptInfo(BaseModel):
 
 
 class MemoryAnswer(BaseModel):
-    """In bytes; `error` where that is not known."""
+    """Memory in bytes; `error` if it is not known."""
 
     ram: dict[str, Any]
     cuda: dict[str, Any]
@@ -127,31 +127,31 @@ SCHEDULERS = [
 
 
 @router.get("/options")
-async def options(request: Request, caller: Who) -> dict[str, Any]:
-    """What the caller's key has set, and what the rest is."""
+async def options(request: Request, caller: CurrentCaller) -> dict[str, Any]:
+    """The options of the caller's key, with defaults for the rest."""
     studio, stored = parts_of(request).studio, active_requests_of(request).options_of(caller)
 
-    def look() -> dict[str, Any]:
-        return shown(merged(stored, {}, studio), studio)
+    def read() -> dict[str, Any]:
+        return options_view(merge_options(stored, {}, studio), studio)
 
-    return await asyncio.to_thread(look)
+    return await asyncio.to_thread(read)
 
 
 @router.post("/options", responses=NULL)
 async def set_options(
     request: Request,
-    caller: Who,
+    caller: CurrentCaller,
     body: Annotated[dict[str, Any], Body(examples=[{"sd_model_checkpoint": "mini", "CLIP_stop_at_last_layers": 1}])],
 ) -> None:
-    """Set some for the caller's key alone; options that have nothing to do with the picture are passed over."""
+    """Set options of the caller's key only; options that do not affect the picture are ignored."""
     caller.require("draw")
-    parts, sittings = parts_of(request), active_requests_of(request)
-    chosen = await asyncio.to_thread(merged, sittings.options_of(caller), body, parts.studio)
-    await sittings.keep_options(caller, chosen, parts.keys)
+    parts, active_requests = parts_of(request), active_requests_of(request)
+    options = await asyncio.to_thread(merge_options, active_requests.options_of(caller), body, parts.studio)
+    await active_requests.save_options(caller, options, parts.keys)
 
 
 @router.get("/samplers")
-async def samplers(caller: Who) -> list[SamplerItem]:
+async def samplers(caller: CurrentCaller) -> list[SamplerItem]:
     return [
         SamplerItem(name=sampler.name, aliases=list(sampler.aliases), options=sampler_options(sampler))
         for sampler in SAMPLERS.values()
@@ -164,12 +164,12 @@ def sampler_options(sampler: Sampler) -> dict[str, str]:
 
 
 @router.get("/schedulers")
-async def schedulers(caller: Who) -> list[SchedulerItem]:
+async def schedulers(caller: CurrentCaller) -> list[SchedulerItem]:
     return SCHEDULERS
 
 
 @router.get("/sd-models")
-async def sd_models(request: Request, caller: Who) -> list[ModelItem]:
+async def sd_models(request: Request, caller: CurrentCaller) -> list[ModelItem]:
     return await asyncio.to_thread(models_in, parts_of(request).studio)
 
 
@@ -179,7 +179,7 @@ def models_in(studio: Studio) -> list[ModelItem]:
         try:
             digest = studio.models.known_digest(name)
         except SafelightError:
-            # One broken folder does not hide the others.
+            # A broken folder must not hide the others.
             continue
         short = digest and digest[:10]
         title = f"{name} [{short}]" if digest else name
@@ -188,27 +188,27 @@ def models_in(studio: Studio) -> list[ModelItem]:
 
 
 @router.get("/upscalers")
-async def upscalers(request: Request, caller: Who) -> list[UpscalerItem]:
+async def upscalers(request: Request, caller: CurrentCaller) -> list[UpscalerItem]:
     names = await asyncio.to_thread(upscalers_by_name, parts_of(request).studio.upscalers)
     return [UpscalerItem(name=name) for name in (NONE, *names)]
 
 
 @router.get("/latent-upscale-modes")
-async def latent_upscale_modes(caller: Who) -> list[LatentUpscaleMode]:
+async def latent_upscale_modes(caller: CurrentCaller) -> list[LatentUpscaleMode]:
     return [LatentUpscaleMode(name=name) for name in LATENT_MODES]
 
 
 @router.get("/sd-vae")
-async def sd_vae(request: Request, caller: Who) -> list[VaeItem]:
-    """What the option `sd_vae` may name, beside the models' own."""
+async def sd_vae(request: Request, caller: CurrentCaller) -> list[VaeItem]:
+    """The values of the option `sd_vae`, besides the models' own."""
     folder = parts_of(request).studio.parts.folder
     known = await asyncio.to_thread(folder.paths, "vae")
     return [VaeItem(model_name=name, filename=path.name) for name, path in known.items()]
 
 
 @router.get("/loras")
-async def loras(request: Request, caller: Who) -> list[LoraItem]:
-    """What `<lora:name:1>` in a prompt may name."""
+async def loras(request: Request, caller: CurrentCaller) -> list[LoraItem]:
+    """The names for `<lora:name:1>` in a prompt."""
     catalogue = parts_of(request).studio.models.catalogue
     return await asyncio.to_thread(lambda: [lora_item(name, path) for name, path in catalogue.files("lora").items()])
 
@@ -222,60 +222,62 @@ def lora_item(name: str, path: Path) -> LoraItem:
 
 
 @router.get("/embeddings")
-async def embeddings(request: Request, caller: Who) -> Embeddings:
-    """Those that the caller's model reads, and the others."""
+async def embeddings(request: Request, caller: CurrentCaller) -> Embeddings:
+    """The embeddings that fit the caller's model, and the others."""
     studio, stored = parts_of(request).studio, active_requests_of(request).options_of(caller)
-    return await asyncio.to_thread(lambda: list_embeddings(studio, merged(stored, {}, studio).sd_model_checkpoint))
+    return await asyncio.to_thread(
+        lambda: list_embeddings(studio, merge_options(stored, {}, studio).sd_model_checkpoint)
+    )
 
 
 @router.get("/hypernetworks")
-async def hypernetworks(caller: Who) -> list[Named]:
+async def hypernetworks(caller: CurrentCaller) -> list[Named]:
     return []
 
 
 @router.get("/face-restorers")
-async def face_restorers(caller: Who) -> list[FaceRestorer]:
+async def face_restorers(caller: CurrentCaller) -> list[FaceRestorer]:
     return []
 
 
 @router.get("/realesrgan-models")
-async def realesrgan_models(caller: Who) -> list[Named]:
+async def realesrgan_models(caller: CurrentCaller) -> list[Named]:
     return []
 
 
 @router.get("/prompt-styles")
-async def prompt_styles(caller: Who) -> list[PromptStyle]:
+async def prompt_styles(caller: CurrentCaller) -> list[PromptStyle]:
     return []
 
 
 @router.get("/scripts")
-async def scripts(caller: Who) -> Scripts:
-    """Those that are honoured; a request that names another is refused."""
+async def scripts(caller: CurrentCaller) -> Scripts:
+    """The supported scripts; a request that names another is refused."""
     return Scripts(txt2img=["controlnet"], img2img=["controlnet", "sd upscale"])
 
 
 @router.get("/script-info")
-async def script_info(caller: Who) -> list[ScriptInfo]:
+async def script_info(caller: CurrentCaller) -> list[ScriptInfo]:
     return []
 
 
 @router.get("/extensions")
-async def extensions(caller: Who) -> list[Named]:
+async def extensions(caller: CurrentCaller) -> list[Named]:
     return []
 
 
 @router.get("/cmd-flags")
-async def cmd_flags(caller: Who) -> dict[str, Any]:
+async def cmd_flags(caller: CurrentCaller) -> dict[str, Any]:
     return {"api": True, "nowebui": True, "version": f"safelight {__version__}"}
 
 
 @router.get("/memory")
-async def memory(caller: Who) -> MemoryAnswer:
+async def memory(caller: CurrentCaller) -> MemoryAnswer:
     return await asyncio.to_thread(lambda: MemoryAnswer(ram=ram(), cuda=cuda()))
 
 
 def ram() -> dict[str, Any]:
-    """What the machine has, and what this process takes of it."""
+    """The machine's memory, and that used by this process."""
     try:
         page = os.sysconf("SC_PAGE_SIZE")
         total = page * os.sysconf("SC_PHYS_PAGES")
@@ -306,5 +308,5 @@ def cuda() -> dict[str, Any]:
 @router.post("/refresh-embeddings", responses=NULL)
 @router.post("/unload-checkpoint", responses=NULL)
 @router.post("/reload-checkpoint", responses=NULL)
-async def nothing_to_do(caller: Who) -> None:
-    """Folders are looked into whenever they are asked about, and one caller's wish to unload is not another's."""
+async def nothing_to_do(caller: CurrentCaller) -> None:
+    """No effect: folders are read at every request, and one caller must not unload a model for the others."""

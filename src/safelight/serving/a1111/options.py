@@ -1,7 +1,7 @@
-"""What an AUTOMATIC1111 client may set: for its key through /sdapi/v1/options, or for one request.
+"""Options that an AUTOMATIC1111 client may set: for its key through /sdapi/v1/options, or for one request.
 
-There, options are the program's and one user's change is everybody's; here they belong to the key. Options that would
-change the picture in a way we cannot follow are refused by name; those about grids, folders and the page are not ours.
+There, options are global to the program; here they belong to the key. Options that would change the picture in an
+unsupported way are refused by name; those about grids, folders and the page are ignored.
 """
 
 import re
@@ -14,10 +14,10 @@ from safelight.assets.encode import Encoding, Format
 from safelight.errors import InvalidFields, SafelightError, UnsupportedOption
 from safelight.spec.fields import ClipSkip
 from safelight.studio import Studio
-from safelight.validation import CheckedModel, faults_in
+from safelight.validation import CheckedModel, to_invalid_fields
 
 DEFAULT_MODEL = "mini"
-OWN_VAE = ("Automatic", "None", "")
+MODEL_VAE = ("Automatic", "None", "")
 FORMATS: dict[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 NEUTRAL: dict[str, object] = {
     "always_discard_next_to_last_sigma": False,
@@ -43,23 +43,23 @@ NEUTRAL: dict[str, object] = {
     "token_merging_ratio_hr": 0.0,
     "token_merging_ratio_img2img": 0.0,
 }
-"""Options that would change the picture, at the only value that we draw with."""
+"""Unsupported options that would change the picture, with the only value that is accepted."""
 
 
 class Options(CheckedModel):
-    """Those that are honoured; `given` is how they are stored."""
+    """The supported options; `given` are those to store."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     sd_model_checkpoint: str = DEFAULT_MODEL
     sd_vae: str = "Automatic"
-    """The name of one in `vaes/`; "Automatic", "None" and nothing are the model's own."""
+    """The name of a file in `vaes/`; "Automatic", "None" and "" are the model's own."""
     CLIP_stop_at_last_layers: ClipSkip | None = None
-    """None: what suits the model."""
+    """None: the model's default."""
     samples_format: Literal["png", "jpg", "jpeg", "webp"] = "png"
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 80
     enable_pnginfo: bool = True
-    """False leaves the prompt out of the file."""
+    """False omits the prompt from the file."""
 
     @property
     def encoding(self) -> Encoding:
@@ -68,43 +68,45 @@ class Options(CheckedModel):
 
     @property
     def vae(self) -> str | None:
-        """In the words of `spec.Draft`."""
-        return None if self.sd_vae in OWN_VAE else self.sd_vae
+        """The `vae` of a `spec.Draft`."""
+        return None if self.sd_vae in MODEL_VAE else self.sd_vae
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
 
 
-def merged(stored: Mapping[str, Any], said: Mapping[str, Any], studio: Studio) -> Options:
-    """The options with what a client says of them; null says nothing. Blocks: models are looked for on disk.
+def merge_options(stored: Mapping[str, Any], changes: Mapping[str, Any], studio: Studio) -> Options:
+    """The stored options, updated by `changes`; null changes nothing. Blocking: models are looked up on disk.
 
     Raises:
-        SafelightError: it says what cannot be; all of it at once.
+        SafelightError: all invalid changes at once.
     """
-    said = {name: value for name, value in said.items() if value is not None}
-    wrong: list[SafelightError] = [
-        UnsupportedOption(name, f"{said[name]!r} is not supported here, only {neutral!r}")
+    changes = {name: value for name, value in changes.items() if value is not None}
+    errors: list[SafelightError] = [
+        UnsupportedOption(name, f"{changes[name]!r} is not supported here, only {neutral!r}")
         for name, neutral in NEUTRAL.items()
-        if said.get(name, neutral) != neutral
+        if changes.get(name, neutral) != neutral
     ]
     for name, find in {"sd_model_checkpoint": find_model, "sd_vae": find_vae}.items():
-        if isinstance(given := said.get(name), str):
+        if isinstance(given := changes.get(name), str):
             try:
-                said[name] = find(given, studio)
+                changes[name] = find(given, studio)
             except SafelightError as error:
                 error.param = name
-                wrong.append(error)
+                errors.append(error)
     try:
-        options = Options.model_validate({**stored, **said})
+        options = Options.model_validate({**stored, **changes})
     except ValidationError as error:
-        raise InvalidFields([*wrong, *faults_in(error.errors(include_url=False)).errors]).alone() from None
-    if wrong:
-        raise InvalidFields(wrong).alone()
+        raise InvalidFields(
+            [*errors, *to_invalid_fields(error.errors(include_url=False)).errors]
+        ).simplified() from None
+    if errors:
+        raise InvalidFields(errors).simplified()
     return options
 
 
-def shown(options: Options, studio: Studio) -> dict[str, Any]:
-    """What GET /options answers; a client may change a value and send all of it back."""
+def options_view(options: Options, studio: Studio) -> dict[str, Any]:
+    """The answer of GET /options; a client may change a value and send all of it back."""
     values = options.model_dump() | {"CLIP_stop_at_last_layers": options.CLIP_stop_at_last_layers or 1}
     return NEUTRAL | values | {"sd_model_checkpoint": title(options.sd_model_checkpoint, studio)}
 
@@ -115,7 +117,7 @@ def title(model: str, studio: Studio) -> str:
         digest = studio.models.known_digest(model)
         return f"{model} [{digest[:10]}]" if digest else model
     except SafelightError:
-        # It was chosen while it was there.
+        # The model was chosen before it was removed.
         return model
 
 
@@ -132,8 +134,8 @@ def find_model(name: str, studio: Studio) -> str:
 def find_vae(name: str, studio: Studio) -> str:
     """
     Raises:
-        UnknownPart: nothing has that name.
+        UnknownPart: no VAE has this name.
     """
-    if name not in OWN_VAE:
+    if name not in MODEL_VAE:
         studio.parts.folder.find("vae", name)
     return name

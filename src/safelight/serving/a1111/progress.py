@@ -1,7 +1,7 @@
-"""What is being drawn for whom through /sdapi/v1: what `progress` tells, and what `interrupt` and `skip` stop.
+"""The active requests of /sdapi/v1, which `progress` reports and `interrupt` and `skip` stop.
 
-There, one program draws one request at a time and these mean "the current one". Here many callers draw at once, so each
-sees and stops its own, and nothing that was asked for through another dialect.
+AUTOMATIC1111 runs one request at a time, and its routes act on that. Here many callers' requests run at once, so each
+caller sees and stops its own, and none that came through another dialect.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class ActiveRequest:
-    """One request while it is drawn."""
+    """A request while its jobs run."""
 
     kind: str
     tenant: str
@@ -38,58 +38,58 @@ class ActiveRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Of all that a caller has asked for and not yet got."""
+    """The progress of all active requests of a caller."""
 
-    sitting: ActiveRequest
+    active: ActiveRequest
     fraction: float
     num_jobs: int
     ended: int
     step: int
     total_steps: int
     job: JobRow | None
-    """The first that is being drawn."""
+    """The first running job."""
     preview: "Image | None"
 
     @property
     def eta_s(self) -> float:
-        passed = time.time() - self.sitting.began
-        return passed / self.fraction - passed if self.fraction else 0.0
+        elapsed = time.time() - self.active.began
+        return elapsed / self.fraction - elapsed if self.fraction else 0.0
 
 
 class ActiveRequests:
-    """Belongs to one server process and its event loop."""
+    """The active requests of one server process; used from its event loop only."""
 
     def __init__(self) -> None:
-        self.now: list[ActiveRequest] = []
+        self.requests: list[ActiveRequest] = []
         self.options: dict[str, Any] = {}
-        """Those of a server without keys, until it stops; a key's are in the database."""
+        """The options of a server without keys, until it stops; those of a key are in the database."""
 
     def options_of(self, caller: Caller) -> dict[str, Any]:
         return caller.options if caller.tenant else self.options
 
-    async def keep_options(self, caller: Caller, options: Options, keys: Keys) -> None:
+    async def save_options(self, caller: Caller, options: Options, keys: Keys) -> None:
         if caller.tenant:
             await keys.database.run(keys.set_options, caller.tenant, options.given())
         else:
             self.options = options.given()
 
-    async def draw(
+    async def run(
         self,
         request: Request,
         drafts: Sequence[Draft | Upscale],
         caller: Caller,
-        fields: SubmitOptions,
+        submit_options: SubmitOptions,
         *,
         job_service: JobService,
         kind: str,
     ) -> list[JobRow]:
-        """The pictures' jobs once they have ended; those that were interrupted are among them.
+        """Accept jobs and wait for them; returns them in order, including interrupted ones.
 
         Raises:
-            SafelightError: one of them failed, or could not be accepted.
+            SafelightError: a job failed, or was not accepted.
         """
-        jobs = await job_service.accept(drafts, caller, fields)
-        with self.sitting(ActiveRequest(kind=kind, tenant=caller.tenant, jobs=jobs)):
+        jobs = await job_service.accept(drafts, caller, submit_options)
+        with self.tracked(ActiveRequest(kind=kind, tenant=caller.tenant, jobs=jobs)):
             ended = await wait_or_cancel(request, jobs, job_service)
         for job in ended:
             if job.error:
@@ -97,34 +97,34 @@ class ActiveRequests:
         return sorted(ended, key=lambda job: job.place)
 
     @contextmanager
-    def sitting(self, sitting: ActiveRequest) -> Generator[None, None, None]:
-        self.now.append(sitting)
+    def tracked(self, active: ActiveRequest) -> Generator[None, None, None]:
+        self.requests.append(active)
         try:
             yield
         finally:
-            self.now.remove(sitting)
+            self.requests.remove(active)
 
-    def of(self, caller: Caller) -> list[ActiveRequest]:
-        return [sitting for sitting in self.now if sitting.tenant == caller.tenant]
+    def of_caller(self, caller: Caller) -> list[ActiveRequest]:
+        return [active for active in self.requests if active.tenant == caller.tenant]
 
     async def interrupt(self, caller: Caller, job_service: JobService) -> None:
-        """Stop all that the caller has under way here."""
-        sittings = self.of(caller)
-        for sitting in sittings:
-            sitting.interrupted = True
-        await asyncio.gather(*(job_service.cancel(job) for sitting in sittings for job in sitting.jobs))
+        """Stop all active requests of the caller."""
+        active_requests = self.of_caller(caller)
+        for active in active_requests:
+            active.interrupted = True
+        await asyncio.gather(*(job_service.cancel(job) for active in active_requests for job in active.jobs))
 
     async def skip(self, caller: Caller, job_service: JobService) -> None:
-        """Stop the picture that `progress` shows; the others go on."""
+        """Stop the picture that `progress` shows; the others continue."""
         progress = await self.progress(caller, job_service)
         if progress and progress.job:
-            progress.sitting.skipped = True
+            progress.active.skipped = True
             await job_service.cancel(progress.job)
 
     async def progress(self, caller: Caller, job_service: JobService) -> Progress | None:
-        """None while nothing is asked for."""
-        sittings = self.of(caller)
-        ids = [job.id for sitting in sittings for job in sitting.jobs]
+        """The caller's progress; None if it has no active request."""
+        active_requests = self.of_caller(caller)
+        ids = [job.id for active in active_requests for job in active.jobs]
         if not ids:
             return None
         jobs = await job_service.queue.database.run(job_service.queue.get_all, ids)
@@ -135,9 +135,11 @@ class ActiveRequests:
         current = next((job for job in jobs if job.state == "running"), None)
         step, total_steps = steps_of(current, job_service) if current else (0, 0)
         preview = job_service.live.previews.get(current.id) if current else None
-        owner = next((sitting for sitting in sittings if current and current.id in ids_of(sitting)), sittings[0])
+        current_request = next(
+            (active for active in active_requests if current and current.id in ids_of(active)), active_requests[0]
+        )
         return Progress(
-            sitting=owner,
+            active=current_request,
             fraction=sum(fractions) / len(fractions),
             num_jobs=len(jobs),
             ended=sum(job.state in ENDED for job in jobs),
@@ -149,13 +151,13 @@ class ActiveRequests:
 
 
 def active_requests_of(request: Request) -> ActiveRequests:
-    return request.app.state.sittings
+    return request.app.state.active_requests
 
 
-def ids_of(sitting: ActiveRequest) -> set[str]:
-    return {job.id for job in sitting.jobs}
+def ids_of(active: ActiveRequest) -> set[str]:
+    return {job.id for job in active.jobs}
 
 
 def steps_of(job: JobRow, job_service: JobService) -> tuple[int, int]:
-    """Steps finished and steps in all, as this process knows or as the process that draws wrote down."""
+    """Finished steps and total steps, from this process if it runs the job, otherwise from the job's row."""
     return job_service.live.progress.get(job.id, (job.step, job.total_steps))

@@ -1,8 +1,8 @@
-"""/sdapi/v1, the API of AUTOMATIC1111's web UI: pictures from words and from pictures, and how far they are.
+"""/sdapi/v1, the API of AUTOMATIC1111's web UI: txt2img, img2img and their progress.
 
     body -> drafts -> jobs -> pictures in base64
 
-`a1111_payloads` says what each field means, `a1111_options` what a key has set, `a1111_sittings` who may stop what.
+`txt2img` and `img2img` translate the bodies, `options` has a key's options, `progress` the active requests.
 """
 
 import asyncio
@@ -17,22 +17,17 @@ from pydantic import BaseModel
 from safelight.models.adapters.lora_hash import lora_hashes
 from safelight.models.checkpoints.sizes import by_highres
 from safelight.prompts.expand import expanded
+from safelight.serving.a1111.answers import ERROR_RESPONSES, PicturesAnswer
+from safelight.serving.a1111.control_fields import control_fields
+from safelight.serving.a1111.generation_body import FIELD_NAMES, SETTINGS, GenerationBody
+from safelight.serving.a1111.img2img import ImageToImageBody
 from safelight.serving.a1111.info import info_of
-from safelight.serving.a1111.options import Options, find_model, merged
-from safelight.serving.a1111.payloads import (
-    FAULTS,
-    SETTINGS,
-    WORDS,
-    GenerationBody,
-    ImageToImageBody,
-    PicturesAnswer,
-    TextToImageBody,
-)
-from safelight.serving.a1111.pictures import keep, keep_mask
+from safelight.serving.a1111.options import Options, find_model, merge_options
+from safelight.serving.a1111.pictures import store_init, store_mask
 from safelight.serving.a1111.progress import active_requests_of
-from safelight.serving.a1111.sd_upscale import enlarged
-from safelight.serving.a1111.units import led_by
-from safelight.serving.http.auth import Who
+from safelight.serving.a1111.sd_upscale import upscale_fields
+from safelight.serving.a1111.txt2img import TextToImageBody
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.description import NULL
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
@@ -43,22 +38,24 @@ from safelight.serving.native.files import as_base64
 from safelight.settings import Settings
 from safelight.spec import Denoised, Draft, Upscale, parse_draft, parse_spec
 from safelight.studio import MANY_COPIES, Studio
-from safelight.validation import concerning, in_words, together
+from safelight.validation import default_field, gather_all, rename_fields
 
 
-async def in_their_words() -> AsyncGenerator[None, None]:
-    with in_words(WORDS):
+async def use_a1111_names() -> AsyncGenerator[None, None]:
+    with rename_fields(FIELD_NAMES):
         yield
 
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=FAULTS, dependencies=[Depends(in_their_words)])
+router = APIRouter(
+    prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=ERROR_RESPONSES, dependencies=[Depends(use_a1111_names)]
+)
 
-BEGUN = 0.01
-"""What `progress` says before the first step: 0 would mean that nothing is being drawn."""
+MIN_PROGRESS = 0.01
+"""The progress before the first step: 0 would mean that no request is active."""
 
 
 class ProgressState(BaseModel):
-    """In the words of AUTOMATIC1111: a job is a picture, all of whose steps are sampling steps."""
+    """AUTOMATIC1111's state: a job is one picture, and all its steps are sampling steps."""
 
     skipped: bool = False
     interrupted: bool = False
@@ -72,11 +69,11 @@ class ProgressState(BaseModel):
 
 
 class ProgressView(BaseModel):
-    """Of what the caller has under way; progress 0 and job_count 0 mean nothing."""
+    """The progress of the caller's active requests; progress 0 and job_count 0 mean that there are none."""
 
     progress: float
     eta_relative: float
-    """Seconds until all of it is drawn."""
+    """Seconds until all pictures are finished."""
     state: ProgressState
     current_image: str | None = None
     """Base64 of a PNG: the estimate so far, small and in rough colours."""
@@ -84,145 +81,151 @@ class ProgressView(BaseModel):
 
 
 @router.post("/txt2img")
-async def txt2img(request: Request, caller: Who, body: TextToImageBody) -> PicturesAnswer:
-    """Draw pictures from words."""
-    options, refiner, led = await together(
-        options_for(request, caller, body), refiner_for(request, body), led_by(request, caller, body)
+async def txt2img(request: Request, caller: CurrentCaller, body: TextToImageBody) -> PicturesAnswer:
+    """Generate pictures from a prompt."""
+    options, refiner, control = await gather_all(
+        options_for(request, caller, body), refiner_for(request, body), control_fields(request, caller, body)
     )
-    fields = body.fields(options) | refiner | led
-    first = await asyncio.to_thread(within_reach, parse_draft(fields), parts_of(request).studio)
-    drafts = await asyncio.to_thread(several, first, body, parts_of(request).settings)
-    return await drawn(request, caller, body, drafts, options=options, kind="txt2img")
+    fields = body.fields(options) | refiner | control
+    first = await asyncio.to_thread(limit_first_pass, parse_draft(fields), parts_of(request).studio)
+    drafts = await asyncio.to_thread(expand_drafts, first, body, parts_of(request).settings)
+    return await generate_pictures(request, caller, body, drafts, options=options, kind="txt2img")
 
 
 @router.post("/img2img")
-async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> PicturesAnswer:
-    """Draw pictures from pictures, or anew what a mask covers."""
+async def img2img(request: Request, caller: CurrentCaller, body: ImageToImageBody) -> PicturesAnswer:
+    """Generate pictures from pictures, or redraw what a mask covers."""
     caller.require("draw")
     if len(body.init_images) > 1:
         body.batch_size = len(body.init_images)
-    options, refiner, over = await together(
-        options_for(request, caller, body), refiner_for(request, body), drawn_over(request, body)
+    options, refiner, upscale = await gather_all(
+        options_for(request, caller, body), refiner_for(request, body), sd_upscale_fields(request, body)
     )
-    fields = body.fields(options) | refiner | over
+    fields = body.fields(options) | refiner | upscale
     found = await asyncio.to_thread(parts_of(request).studio.models.find, options.sd_model_checkpoint)
     if found.description.reads == "instructions":
         fields["image_guidance"] = body.image_cfg_scale
-    studio, most = parts_of(request).studio, parts_of(request).settings.max_file_bytes
-    marked = None
+    studio, max_bytes = parts_of(request).studio, parts_of(request).settings.max_file_bytes
+    mask = None
     if body.mask:
-        with concerning("mask"):
-            data = await fetch_picture(body.mask, max_bytes=most)
+        with default_field("mask"):
+            data = await fetch_picture(body.mask, max_bytes=max_bytes)
             turn = await studio.claim(data, tenant=caller.tenant)
-            marked, fields["mask"] = await studio.image_pool.work(turn, keep_mask, data, studio)
+            mask, fields["mask"] = await studio.image_pool.work(turn, store_mask, data, studio)
     # One at a time in memory: a small file can hold a very large picture.
     inits: list[str] = []
-    for place, source in enumerate(body.init_images):
-        with concerning(f"init_images.{place}"):
-            data = await fetch_picture(source, max_bytes=most)
+    for index, source in enumerate(body.init_images):
+        with default_field(f"init_images.{index}"):
+            data = await fetch_picture(source, max_bytes=max_bytes)
             turn = await studio.claim(data, tenant=caller.tenant, copies=MANY_COPIES)
-            inits.append(await studio.image_pool.work(turn, keep, data, marked, body, studio))
-    leads = [await led_by(request, caller, body, init=init) for init in inits]
-    firsts = [parse_draft(fields | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]
-    changing = [{name: getattr(one, name) for name in ("init", "controls", "picture_prompts")} for one in firsts]
-    drafts = [
-        draft.model_copy(update=changing[place % len(inits)])
-        for place, draft in enumerate(await asyncio.to_thread(several, firsts[0], body, parts_of(request).settings))
+            inits.append(await studio.image_pool.work(turn, store_init, data, mask, body, studio))
+    control_by_init = [await control_fields(request, caller, body, init=init) for init in inits]
+    firsts = [
+        parse_draft(fields | {"init": init} | control) for init, control in zip(inits, control_by_init, strict=True)
     ]
-    return await drawn(request, caller, body, drafts, options=options, kind="img2img")
+    changes = [{name: getattr(draft, name) for name in ("init", "controls", "picture_prompts")} for draft in firsts]
+    drafts = [
+        draft.model_copy(update=changes[index % len(inits)])
+        for index, draft in enumerate(
+            await asyncio.to_thread(expand_drafts, firsts[0], body, parts_of(request).settings)
+        )
+    ]
+    return await generate_pictures(request, caller, body, drafts, options=options, kind="img2img")
 
 
 @router.get("/progress")
-async def progress(request: Request, caller: Who, skip_current_image: Annotated[bool, Query()] = False) -> ProgressView:
-    """How far the caller's own pictures are."""
+async def progress(
+    request: Request, caller: CurrentCaller, skip_current_image: Annotated[bool, Query()] = False
+) -> ProgressView:
+    """The progress of the caller's own pictures."""
     found = await active_requests_of(request).progress(caller, parts_of(request).job_service)
     if found is None:
         return ProgressView(progress=0, eta_relative=0, state=ProgressState())
     state = ProgressState(
-        skipped=found.sitting.skipped,
-        interrupted=found.sitting.interrupted,
-        job=found.sitting.kind,
+        skipped=found.active.skipped,
+        interrupted=found.active.interrupted,
+        job=found.active.kind,
         job_count=found.num_jobs,
-        job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(found.sitting.began)),
+        job_timestamp=time.strftime("%Y%m%d%H%M%S", time.localtime(found.active.began)),
         job_no=found.ended,
         sampling_step=found.step,
         sampling_steps=found.total_steps,
     )
     preview = None if skip_current_image else found.preview
     image = await asyncio.to_thread(as_base64, preview) if preview else None
-    fraction = max(found.fraction, BEGUN)
+    fraction = max(found.fraction, MIN_PROGRESS)
     return ProgressView(progress=fraction, eta_relative=found.eta_s, state=state, current_image=image)
 
 
 @router.post("/interrupt")
-async def interrupt(request: Request, caller: Who) -> dict[str, str]:
-    """Stop all that the caller has under way through this API; it is answered with what was finished."""
+async def interrupt(request: Request, caller: CurrentCaller) -> dict[str, str]:
+    """Stop all of the caller's requests to this API; they are answered with the finished pictures."""
     await active_requests_of(request).interrupt(caller, parts_of(request).job_service)
     return {}
 
 
 @router.post("/skip", responses=NULL)
-async def skip(request: Request, caller: Who) -> None:
+async def skip(request: Request, caller: CurrentCaller) -> None:
     """Stop the picture that `progress` shows."""
     await active_requests_of(request).skip(caller, parts_of(request).job_service)
 
 
-def within_reach(draft: Draft, studio: Studio) -> Draft:
-    """A size is what most of its clients can say, and 512x512 what they say unasked: where it is more than the model
-    may be given at once, the picture is begun smaller."""
-    about = studio.models.find(draft.model).description
-    return by_highres(draft, about, above=studio.settings.max_native_areas)
+def limit_first_pass(draft: Draft, studio: Studio) -> Draft:
+    """Make the first pass smaller if the size exceeds the model's largest area: clients always send a size, by default
+    512x512, whatever the model."""
+    description = studio.models.find(draft.model).description
+    return by_highres(draft, description, above=studio.settings.max_native_areas)
 
 
-def several(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:
-    """As many as the body asks for, with the choices in their prompts made where it asks for that."""
+def expand_drafts(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:
+    """A draft per requested picture, with the choices in their prompts expanded if requested."""
     return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
 async def refiner_for(request: Request, body: GenerationBody) -> dict[str, Any]:
-    """It is found as models are, by its title, its name or its hash."""
-    if "refiner" not in body.refining():
+    """The draft field of the refiner, found like models by title, name or hash."""
+    if "refiner" not in body.refiner_fields():
         return {}
-    with in_words({"model": "refiner"}):
+    with rename_fields({"model": "refiner"}):
         return {"refiner": await asyncio.to_thread(find_model, body.refiner_checkpoint, parts_of(request).studio)}
 
 
-async def drawn_over(request: Request, body: ImageToImageBody) -> dict[str, Any]:
-    """What the script SD upscale says."""
-    if not body.drawn_over:
+async def sd_upscale_fields(request: Request, body: ImageToImageBody) -> dict[str, Any]:
+    """The draft fields of the script SD upscale, if it is used."""
+    if not body.uses_sd_upscale:
         return {}
     upscalers = parts_of(request).studio.upscalers
-    return await asyncio.to_thread(enlarged, body.script_args, upscalers, width=body.width, height=body.height)
+    return await asyncio.to_thread(upscale_fields, body.script_args, upscalers, width=body.width, height=body.height)
 
 
 async def options_for(request: Request, caller: Caller, body: GenerationBody) -> Options:
-    """The caller's options, and over them those of this request."""
-    parts, sittings = parts_of(request), active_requests_of(request)
-    stored = sittings.options_of(caller)
-    with in_words({name: f"{SETTINGS}.{name}" for name in body.override_settings}):
-        return await asyncio.to_thread(merged, stored, body.override_settings, parts.studio)
+    """The caller's options, overridden by those of this request."""
+    parts, active_requests = parts_of(request), active_requests_of(request)
+    stored = active_requests.options_of(caller)
+    with rename_fields({name: f"{SETTINGS}.{name}" for name in body.override_settings}):
+        return await asyncio.to_thread(merge_options, stored, body.override_settings, parts.studio)
 
 
-async def drawn(
+async def generate_pictures(
     request: Request, caller: Caller, body: GenerationBody, drafts: Sequence[Draft], *, options: Options, kind: str
 ) -> PicturesAnswer:
     began = time.time()
     parts = parts_of(request)
     if body.override_settings and not body.override_settings_restore_afterwards:
-        await active_requests_of(request).keep_options(caller, options, parts.keys)
-    fields = SubmitOptions(encoding=options.encoding, brought=True)
-    jobs = await active_requests_of(request).draw(
-        request, drafts, caller, fields, job_service=parts.job_service, kind=kind
+        await active_requests_of(request).save_options(caller, options, parts.keys)
+    submit_options = SubmitOptions(encoding=options.encoding, uploaded=True)
+    jobs = await active_requests_of(request).run(
+        request, drafts, caller, submit_options, job_service=parts.job_service, kind=kind
     )
     return await asyncio.to_thread(answer, jobs, body, parts.studio, began=began)
 
 
 def answer(jobs: Sequence[JobRow], body: GenerationBody, studio: Studio, *, began: float) -> PicturesAnswer:
     done = [job for job in jobs if job.asset_id]
-    asked, drawn = ([denoised(job) for job in some] for some in (jobs, done))
+    requested, drawn = ([denoised(job) for job in group] for group in (jobs, done))
     images = files_of(done, studio) + hints_of(drawn, body, studio) if body.send_images else []
-    hashes = lora_hashes([lora for spec in drawn or asked for lora in spec.loras], studio.models.catalogue)
-    info = info_of(asked, drawn, body, began=began, lora_hashes=hashes)
+    hashes = lora_hashes([lora for spec in drawn or requested for lora in spec.loras], studio.models.catalogue)
+    info = info_of(requested, drawn, body, began=began, lora_hashes=hashes)
     parameters: dict[str, Any] = body.model_dump(mode="json")
     if isinstance(body, ImageToImageBody) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}
@@ -230,14 +233,14 @@ def answer(jobs: Sequence[JobRow], body: GenerationBody, studio: Studio, *, bega
 
 
 def hints_of(drawn: Sequence[Denoised], body: GenerationBody, studio: Studio) -> list[str]:
-    """What the nets were shown, after the pictures, as there."""
+    """The control hints, which AUTOMATIC1111 too returns after the pictures."""
     if not drawn or not any(unit.save_detected_map for unit in body.units.values()):
         return []
-    return [base64.b64encode(studio.assets.read(use.hint)).decode() for use in drawn[0].controls]
+    return [base64.b64encode(studio.assets.read(control.hint)).decode() for control in drawn[0].controls]
 
 
 def files_of(jobs: Sequence[JobRow], studio: Studio) -> list[str]:
-    """The finished pictures' files, in base64."""
+    """The files of the finished pictures, in base64."""
     return [base64.b64encode(studio.assets.read(job.asset_id)).decode() for job in jobs if job.asset_id]
 
 

@@ -1,7 +1,7 @@
-"""`alwayson_scripts`: AUTOMATIC1111's extensions by name, and the parts of its own page that are scripts there.
+"""`alwayson_scripts`: AUTOMATIC1111's extensions by name, and the built-in panels of its page, which are scripts too.
 
-A payload copied from the page names every part, those that are off too. What is off is passed over. What the built-in
-parts say counts as it does there, in the place of fields that the body leaves out; where both speak, they must agree.
+A payload copied from the page names every panel, including disabled ones, which are ignored. As there, values of the
+built-in panels replace fields that the body omits; if both are given, they must be equal.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,25 +14,25 @@ from safelight.serving.a1111.body import A1111Body
 
 CONTROLNET = "controlnet"
 DYNAMIC_PROMPTS = "dynamic prompts"
-"""How the extension's name begins, whatever its version."""
+"""The extension's name, without its version."""
 
 
 class Script(A1111Body):
-    """What is said to one of them; some clients send one argument in the place of a list of it."""
+    """The arguments of a script; some clients send a single argument instead of a list."""
 
     args: list[Any] = Field(default_factory=list[Any])
 
     @model_validator(mode="before")
     @classmethod
-    def listed(cls, said: Any) -> Any:
-        values = {"args": said} if isinstance(said, list) or said is None else said
+    def wrap_arguments(cls, value: Any) -> Any:
+        values = {"args": value} if isinstance(value, list) or value is None else value
         if isinstance(values, Mapping) and isinstance(one := values.get("args"), Mapping):
             return {**values, "args": [one] if one else []}
         return values
 
     @property
     def is_idle(self) -> bool:
-        """Clients name their extensions also where they are off: with no arguments, false first, or not enabled."""
+        """Whether the script is disabled: clients name it even then, without arguments, or with a leading false."""
         if not self.args:
             return True
         return self.args[0] is False or all(
@@ -41,7 +41,7 @@ class Script(A1111Body):
 
 
 def fields_of(name: str, args: list[Any]) -> dict[str, Any]:
-    """What a built-in part of the page says, by the fields of the body."""
+    """The values of a built-in panel, by the fields of the body."""
     match name, args:
         case "sampler", [steps, sampler, scheduler]:
             return {"steps": steps, "sampler_name": sampler, "scheduler": scheduler}
@@ -57,27 +57,27 @@ def fields_of(name: str, args: list[Any]) -> dict[str, Any]:
 
 
 def with_panels(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with what only a part of the page says."""
-    said: dict[str, Any] = {}
+    """The body, extended by values that only a panel has."""
+    value: dict[str, Any] = {}
     scripts: Any = values.get("alwayson_scripts")
     for name, script in scripts.items() if isinstance(scripts, Mapping) else ():
         args: Any = script.get("args") if isinstance(script, Mapping) else script
-        said |= fields_of(str(name).casefold(), args if isinstance(args, list) else [])
-    return said | {name: value for name, value in values.items() if value is not None}
+        value |= fields_of(str(name).casefold(), args if isinstance(args, list) else [])
+    return value | {name: value for name, value in values.items() if value is not None}
 
 
 def disagreements(name: str, script: Script, body: Mapping[str, Any]) -> Iterator[SafelightError]:
-    """Where the body says otherwise."""
+    """Yield an error for each panel value that differs from the body."""
     for field, value in fields_of(name.casefold(), script.args).items():
         if value is not None and body[field] != value:
             error = UnsupportedOption(
-                f"alwayson_scripts.{name}", f"it says {field} {value!r}, and the body says {body[field]!r}", field
+                f"alwayson_scripts.{name}", f"{field} is {value!r}, but the body's is {body[field]!r}", field
             )
             error.status = 422
             yield error
 
 
 def no_script(where: str, name: str) -> SafelightError:
-    error = UnsupportedOption(where, f"no script {name!r}; there are ControlNet and, for img2img, SD upscale")
+    error = UnsupportedOption(where, f"no script {name!r}; supported are ControlNet and, for img2img, SD upscale")
     error.status = 422
     return error

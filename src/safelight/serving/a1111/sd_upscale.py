@@ -1,6 +1,6 @@
-"""AUTOMATIC1111's script "SD upscale": a picture is enlarged, unless by None, and drawn over in tiles of a given size.
+"""AUTOMATIC1111's script "SD upscale": upscale a picture, unless the upscaler is None, and redraw it in tiles.
 
-There each tile is a picture of its own, laid over its neighbours; here they are drawn together (docs/editing.md).
+There each tile is a separate picture, pasted over its neighbours; here all are denoised together (docs/editing.md).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pydantic import BaseModel, StrictInt, StrictStr, ValidationError
 
 from safelight.errors import InvalidField
 from safelight.models.vision.upscalers import Upscalers
-from safelight.serving.a1111.upscalers import NONE, ours_for, upscalers_by_name
+from safelight.serving.a1111.upscalers import NONE, method_for, upscalers_by_name
 from safelight.spec.fields import Margin, OrOwnSize
 
 SD_UPSCALE = "sd upscale"
@@ -22,31 +22,31 @@ class Arguments(BaseModel):
     scale: OrOwnSize
 
 
-def enlarged(args: Sequence[Any], upscalers: Upscalers, *, width: int, height: int) -> dict[str, Any]:
-    """In the words of `spec.Draft`. The script's arguments: a heading, the overlap in pixels, the upscaler by its name
-    or its place in `/upscalers`, and how many times as large.
+def upscale_fields(args: Sequence[Any], upscalers: Upscalers, *, width: int, height: int) -> dict[str, Any]:
+    """The draft fields of the script. Its arguments: a heading, the overlap in pixels, the upscaler by its name or its
+    index in `/upscalers`, and the scale.
 
     Raises:
-        InvalidField: 422, they are others.
-        UnsupportedOption: nothing enlarges pictures by that name here.
+        InvalidField: 422, the arguments are invalid.
+        UnsupportedOption: no upscaler has this name.
     """
     names = [NONE, *upscalers_by_name(upscalers)]
     try:
-        said = Arguments.model_validate(dict(zip(Arguments.model_fields, args[-3:], strict=True)))
-        name = dict(enumerate(names))[said.upscaler] if isinstance(said.upscaler, int) else said.upscaler
+        arguments = Arguments.model_validate(dict(zip(Arguments.model_fields, args[-3:], strict=True)))
+        name = dict(enumerate(names))[arguments.upscaler] if isinstance(arguments.upscaler, int) else arguments.upscaler
     except (KeyError, ValidationError, ValueError):
-        why = (
+        reason = (
             'SD upscale takes a heading, an overlap, an upscaler and a factor, as ["", 64, "Lanczos", 2]; '
             "the overlap is a multiple of 8 up to 2048, the factor 1 to 8"
         )
-        error = InvalidField("script_args", why)
+        error = InvalidField("script_args", reason)
         error.status = 422
         raise error from None
-    scale = said.scale
+    scale = arguments.scale
     name = {theirs.casefold(): theirs for theirs in names}.get(name.casefold(), name)
-    if name == NONE:  # whatever the factor, as there
+    if name == NONE:  # whatever the factor, as in AUTOMATIC1111
         ours, scale = "lanczos", 1.0
     else:
-        ours = ours_for("script_args", name, upscalers)
-    tiles = {"side": min(width, height), "overlap": said.overlap, "upscaler": ours}
+        ours = method_for("script_args", name, upscalers)
+    tiles = {"side": min(width, height), "overlap": arguments.overlap, "upscaler": ours}
     return {"width": None, "height": None, "scale": scale, "tiles": tiles}

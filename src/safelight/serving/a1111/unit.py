@@ -1,7 +1,7 @@
-"""A unit of ControlNet's extension, as clients send it: one of `alwayson_scripts.controlnet.args`.
+"""A unit of the ControlNet extension, as clients send it: an item of `alwayson_scripts.controlnet.args`.
 
-A unit is a ControlNet, a T2I-Adapter or an IP-Adapter, told by its model. Hints are drawn at the size of the picture,
-which there is called pixel perfect, so `processor_res` is passed over.
+Its model determines whether a unit is a ControlNet, a T2I-Adapter or an IP-Adapter. Hints are made at the size of the
+picture, which the extension calls pixel perfect, so `processor_res` is ignored.
 """
 
 import re
@@ -15,7 +15,7 @@ from safelight.models.vision.preprocessors import PREPROCESSORS
 from safelight.serving.a1111.body import FITS, A1111Body
 from safelight.spec.effects import ControlMode, HintKind
 from safelight.spec.fields import Fit, Fraction
-from safelight.validation import faults_in
+from safelight.validation import to_invalid_fields
 
 MODULES = {
     "none": "none",
@@ -25,7 +25,7 @@ MODULES = {
     "lineart_standard": "lineart",
     "tile_resample": "tile",
 }
-"""Its modules that we have too; our own names are taken as well. The others need networks of their own."""
+"""The extension's modules that we support; our own names are accepted too. The others need further networks."""
 MODES: Mapping[str, ControlMode] = {
     "0": "balanced",
     "1": "prompt",
@@ -62,31 +62,31 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
 }
 OLD_NAMES = {"guidance": "guidance_end", "lowvram": "low_vram", "input_image": "image", "guessmode": "guess_mode"}
 FLAGS = 2
-"""Whether it is img2img, and whether a person asks: what once came before the arguments of the units."""
+"""Number of leading flags that old clients send before the units' arguments: is_img2img and is_ui."""
 POSITIONS = (
     "enabled module model weight image scribble_mode resize_mode rgbbgr_mode low_vram processor_res threshold_a"
     " threshold_b guidance_start guidance_end guess_mode"
 ).split()
-"""A unit as its oldest clients send it, without names."""
-UNREAD = ("mask", "advanced_weighting", "effective_region_mask", "ipadapter_input", "scribble_mode", "rgbbgr_mode")
-WHITES_FIRST = re.compile(r" \(.*\)$")
-"""`invert (from white bg & black line)`."""
+"""The positional arguments of a unit, as the oldest clients send it."""
+UNSUPPORTED = ("mask", "advanced_weighting", "effective_region_mask", "ipadapter_input", "scribble_mode", "rgbbgr_mode")
+MODULE_NOTE = re.compile(r" \(.*\)$")
+"""The note in `invert (from white bg & black line)`."""
 HIGHEST_THRESHOLD = 255
 
 
-def picture_in(said: Any) -> Any:
-    """Base64, `{"image": base64}`, or either in a list."""
-    if isinstance(said, list | tuple):
-        said = said[0] if said else ""
-    return (said.get("image") or "") if isinstance(said, Mapping) else said
+def unwrap_picture(value: Any) -> Any:
+    """Unwrap base64, `{"image": base64}`, or either in a list."""
+    if isinstance(value, list | tuple):
+        value = value[0] if value else ""
+    return (value.get("image") or "") if isinstance(value, Mapping) else value
 
 
-def word_of(said: Any) -> Any:
-    """Choices have numbers and names there."""
-    return str(said) if isinstance(said, int) and not isinstance(said, bool) else said
+def choice_name(value: Any) -> Any:
+    """Choices may be sent as numbers or names; returns a string."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Word = Annotated[str, BeforeValidator(word_of)]
+Choice = Annotated[str, BeforeValidator(choice_name)]
 
 
 class Unit(A1111Body):
@@ -96,22 +96,22 @@ class Unit(A1111Body):
     module: str = "none"
     model: str = "None"
     weight: Annotated[float, Field(ge=0, le=2)] = 1.0
-    image: Annotated[str, BeforeValidator(picture_in)] = ""
-    """In img2img, nothing means the picture that is started from."""
+    image: Annotated[str, BeforeValidator(unwrap_picture)] = ""
+    """In img2img, empty means the init picture."""
     mask: object = None
-    resize_mode: Word = "Crop and Resize"
+    resize_mode: Choice = "Crop and Resize"
     processor_res: float = -1
     threshold_a: float = -1
     threshold_b: float = -1
     guidance_start: Fraction = 0.0
     guidance_end: Fraction = 1.0
-    control_mode: Word = "Balanced"
+    control_mode: Choice = "Balanced"
     guess_mode: bool = False
     scribble_mode: bool = False
     rgbbgr_mode: bool = False
     union_control_type: str = "Unknown"
     pixel_perfect: bool = False
-    hr_option: Word = "Both"
+    hr_option: Choice = "Both"
     save_detected_map: bool = True
     advanced_weighting: object = None
     effective_region_mask: object = None
@@ -119,43 +119,43 @@ class Unit(A1111Body):
 
     @model_validator(mode="before")
     @classmethod
-    def renewed(cls, values: Any) -> Any:
+    def rename_old_fields(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             return {OLD_NAMES.get(str(name), name): value for name, value in values.items()}
         return values
 
     @property
-    def shows_picture(self) -> bool:
-        """A picture prompt, by the name of its module or its model."""
+    def is_ip_adapter(self) -> bool:
+        """Whether it is a picture prompt, by the name of its module or model."""
         return self.module.lower().startswith("ip-adapter") or "ip-adapter" in self.model.lower()
 
     @property
     def preprocessor(self) -> str:
         """
         Raises:
-            InvalidField: nothing here does what the module does.
+            InvalidField: the module is not supported.
         """
         return preprocessor_of("module", self.module)
 
     @property
     def thresholds(self) -> tuple[float, float] | None:
-        """Below 0, they are the module's own."""
+        """The thresholds of canny; None, also if one is below 0, for the module's defaults."""
         given = self.preprocessor == "canny" and self.threshold_a >= 0 and self.threshold_b >= 0
         return (self.threshold_a, self.threshold_b) if given else None
 
     def clashes(self) -> Iterator[SafelightError]:
-        for name in UNREAD:
+        for name in UNSUPPORTED:
             if getattr(self, name):
                 yield InvalidField(name, "is not supported here; leave it out")
         if self.model.strip().lower() in ("", "none"):
-            yield InvalidField("model", "a unit has no model; GET /controlnet/model_list lists them")
-        for name, known in KNOWN.items():
-            if (said := getattr(self, name)).lower() not in known:
-                yield InvalidField(name, f"there is no {said!r}; known are {', '.join(known)}")
+            yield InvalidField("model", "a unit has no model; GET /controlnet/model_list lists the models")
+        for name, choices in KNOWN.items():
+            if (choice := getattr(self, name)).lower() not in choices:
+                yield InvalidField(name, f"there is no {choice!r}; known are {', '.join(choices)}")
         if self.guidance_start >= self.guidance_end:
-            why = f"{self.guidance_start} must be below guidance_end {self.guidance_end}"
-            yield InvalidField("guidance_start", why, "guidance_end")
-        if self.shows_picture:
+            reason = f"{self.guidance_start} must be below guidance_end {self.guidance_end}"
+            yield InvalidField("guidance_start", reason, "guidance_end")
+        if self.is_ip_adapter:
             return
         try:
             thresholds = self.thresholds or ()
@@ -167,7 +167,7 @@ class Unit(A1111Body):
                     yield InvalidField(name, f"at most {HIGHEST_THRESHOLD}, not {value:g}", "module")
 
     def to_request(self, model: str, image: str) -> tuple[str, dict[str, Any]]:
-        """Which field of a draft it belongs to, and what it says there."""
+        """The draft field of this unit, and the unit's request in it."""
         common = {
             "model": model,
             "image": image,
@@ -175,7 +175,7 @@ class Unit(A1111Body):
             "start": self.guidance_start,
             "end": self.guidance_end,
         }
-        if self.shows_picture:
+        if self.is_ip_adapter:
             return "picture_prompts", common
         return "controls", common | {
             "preprocessor": self.preprocessor,
@@ -187,49 +187,49 @@ class Unit(A1111Body):
 
 
 def units_in(where: str, args: list[Any]) -> dict[str, Unit]:
-    """Those that are switched on, by their fields in the body.
+    """The enabled units, by their field paths in the body.
 
     Raises:
-        SafelightError: what is wrong with any of them, all at once.
+        SafelightError: all errors of the units at once.
     """
     units: dict[str, Unit] = {}
-    wrong: list[SafelightError] = []
-    for place, values in in_parts(where, args):
+    errors: list[SafelightError] = []
+    for path, values in split_units(where, args):
         try:
-            units[place] = Unit.model_validate(values)
+            units[path] = Unit.model_validate(values)
         except ValidationError as error:
-            for fault in faults_in(error.errors(include_url=False), status=422).errors:
-                fault.param = f"{place}.{fault.param}" if fault.param else place
-                wrong.append(fault)
-    if wrong:
-        raise InvalidFields(wrong).alone()
-    return {place: unit for place, unit in units.items() if unit.enabled}
+            for problem in to_invalid_fields(error.errors(include_url=False), status=422).errors:
+                problem.param = f"{path}.{problem.param}" if problem.param else path
+                errors.append(problem)
+    if errors:
+        raise InvalidFields(errors).simplified()
+    return {path: unit for path, unit in units.items() if unit.enabled}
 
 
-def in_parts(where: str, args: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each unit by its fields, however it was sent; those that say that they are off are passed over."""
+def split_units(where: str, args: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each unit's field path and values, whichever way it was sent; disabled ones are skipped."""
     first = next((arg for arg in args if arg is not None and not isinstance(arg, bool)), {})
     if isinstance(first, Mapping):
-        parts = [(f"{where}.{place}", arg) for place, arg in enumerate(args) if not isinstance(arg, bool) and arg]
+        parts = [(f"{where}.{path}", arg) for path, arg in enumerate(args) if not isinstance(arg, bool) and arg]
     else:
         flags = len(args) % len(POSITIONS)
         if flags not in (0, FLAGS) or len(args) < len(POSITIONS):
-            why = f"units are objects, or {len(POSITIONS)} arguments each: {', '.join(POSITIONS)}"
-            raise InvalidField(where, why)
+            reason = f"units are objects, or {len(POSITIONS)} arguments each: {', '.join(POSITIONS)}"
+            raise InvalidField(where, reason)
         starts = range(flags, len(args), len(POSITIONS))
         parts = [(f"{where}.{start}", dict(zip(POSITIONS, args[start:], strict=False))) for start in starts]
-    for place, part in parts:
+    for path, part in parts:
         if not (isinstance(part, Mapping) and part.get("enabled") is False):
-            yield place, part
+            yield path, part
 
 
 def preprocessor_of(field: str, module: str) -> str:
-    name = WHITES_FIRST.sub("", module.strip()).lower()
+    name = MODULE_NOTE.sub("", module.strip()).lower()
     found = MODULES.get(name, name)
     if found not in PREPROCESSORS and not found.startswith("depth/"):
-        raise InvalidField(field, f"no module {module!r}; there are {', '.join([*MODULES, *own_names()])}")
+        raise InvalidField(field, f"no module {module!r}; there are {', '.join([*MODULES, *our_modules()])}")
     return found
 
 
-def own_names() -> list[str]:
+def our_modules() -> list[str]:
     return [name for name in PREPROCESSORS if name not in MODULES]

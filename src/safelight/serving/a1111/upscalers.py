@@ -1,4 +1,4 @@
-"""What enlarges pictures, by AUTOMATIC1111's names and ours."""
+"""Upscalers by AUTOMATIC1111's names and ours."""
 
 from safelight.errors import UnsupportedOption, install
 from safelight.models.vision.upscalers import Upscalers
@@ -18,23 +18,23 @@ LATENT_MODES: dict[str, HighresUpscaler] = {
     "Latent (nearest-exact)": "latent-nearest-exact",
 }
 HIGHRES: dict[str, str] = LATENT_MODES | {"Lanczos": "lanczos", "None": "lanczos", "": "latent-bilinear"} | NETWORKS
-"""No upscaler means Lanczos there too."""
+"""There too, "None" is Lanczos."""
 NONE = "None"
 
 
 def upscalers_by_name(upscalers: Upscalers) -> dict[str, str]:
-    """Those that work here: ours by theirs; one's own networks have one name for both."""
+    """Our names of the available upscalers by AUTOMATIC1111's; own networks have the same name in both."""
     theirs = {ours: name for name, ours in NETWORKS.items()} | {"lanczos": "Lanczos"}
     return {theirs.get(name, name): name for name in upscalers.names()}
 
 
-def ours_for(field: str, name: str, upscalers: Upscalers) -> str:
+def method_for(field: str, name: str, upscalers: Upscalers) -> str:
     """
     Raises:
-        UnsupportedOption: nothing has that name here.
+        UnsupportedOption: no upscaler has this name.
     """
     known = upscalers_by_name(upscalers)
     if name not in known:
-        more = f"; {install('upscale')}" if name in NETWORKS else ""
-        raise UnsupportedOption(field, f"no upscaler {name!r}{more}; known: {NONE}, {', '.join(known)}")
+        hint = f"; {install('upscale')}" if name in NETWORKS else ""
+        raise UnsupportedOption(field, f"no upscaler {name!r}{hint}; known: {NONE}, {', '.join(known)}")
     return known[name]

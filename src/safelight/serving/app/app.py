@@ -20,7 +20,7 @@ from safelight.serving.a1111.progress import ActiveRequests
 from safelight.serving.http import errors, health, metrics_route, viewer_route
 from safelight.serving.http.access_log import AccessLog
 from safelight.serving.http.description import describe
-from safelight.serving.http.observe import Observer, device_memory, line_of
+from safelight.serving.http.observe import Observer, device_memory, queue_state
 from safelight.serving.http.origin import Origin
 from safelight.serving.http.parts import Parts
 from safelight.serving.http.plain import require_plain
@@ -34,7 +34,7 @@ from safelight.serving.jobs.webhooks import Webhooks
 from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
-from safelight.serving.native import files, jobs, upscales
+from safelight.serving.native import files, job_routes, upscales
 from safelight.serving.native.events import JobMessage
 from safelight.serving.openai import images as openai
 from safelight.serving.openai.bodies import EditMessage, EditRequest, GenerationMessage, VariationRequest
@@ -56,11 +56,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         try:
-            async with opened(settings, open_studio, metrics, traces) as parts:
+            async with open_parts(settings, open_studio, metrics, traces) as parts:
                 app.state.parts = parts
                 yield
         except SafelightError as error:
-            app.state.fault = error
+            app.state.startup_error = error
             raise
 
     app = FastAPI(
@@ -70,16 +70,16 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         dependencies=[Depends(require_plain)],
-        docs_url=None,  # FastAPI's own pages take their scripts from elsewhere: `viewer_route` has ours
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts: `viewer_route` serves ours
         redoc_url=None,
     )
-    app.state.sittings = ActiveRequests()
-    app.state.fault = None  # why it could not be opened
+    app.state.active_requests = ActiveRequests()
+    app.state.startup_error = None  # the error that kept it from opening
     errors.install(app)
     for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
-    for part in (jobs, upscales, files, openai):
-        app.include_router(part.router, responses=errors.FAULTS)
+    for part in (job_routes, upscales, files, openai):
+        app.include_router(part.router, responses=errors.ERROR_RESPONSES)
     describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Origin, settings=settings)
     app.add_middleware(RequestLimits, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
@@ -87,7 +87,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins.split(), allow_methods=["*"], allow_headers=["*"]
         )
-    # The last is the outermost: it sees what the others answer.
+    # Middleware added last runs outermost, so AccessLog sees every response.
     app.add_middleware(AccessLog, metrics=metrics)
     if tracing:
         FastAPIInstrumentor.instrument_app(
@@ -97,43 +97,43 @@ def create_app(
 
 
 @asynccontextmanager
-async def opened(
+async def open_parts(
     settings: Settings, open_studio: Callable[[Settings], Studio], metrics: Metrics, traces: Traces | None
 ) -> AsyncGenerator[Parts, None]:
-    """Database, engine and worker; on the way out jobs in hand are finished or put back in line."""
+    """Open database, engine and worker; on exit, finish the held jobs or put them back in the queue."""
     settings.make_home()
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
-    # A caller names what is kept here; it does not look around on this machine, nor have it download gigabytes.
+    # Remote callers may only use models already in the catalogue: no local paths, no downloads.
     studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
     keys = Keys(database)
     observer = Observer(metrics, keys, traces)
-    queue, live = JobQueue(database, on_event=observer.changed), JobListeners()
-    metrics.read_at_scrape(line=lambda: line_of(queue), device_memory=device_memory, weights=studio.memory)
-    worker = JobWorker(queue, studio, live, most=settings.jobs_in_hand, watch=observer.happened)
+    queue, live = JobQueue(database, on_event=observer.on_change), JobListeners()
+    metrics.read_at_scrape(queue_state=lambda: queue_state(queue), device_memory=device_memory, weights=studio.memory)
+    worker = JobWorker(queue, studio, live, max_jobs=settings.jobs_in_hand, watch=observer.on_event)
     job_service = JobService(
         queue,
         studio,
         worker,
         live,
-        longest_line=settings.longest_line,
+        max_queued=settings.longest_line,
         private_webhooks=settings.allow_private_webhooks,
     )
     webhooks = Webhooks(
         database,
         await database.run(keys.secret, "webhooks"),
         private=settings.allow_private_webhooks,
-        on_event=metrics.delivered,
+        on_event=metrics.on_webhook,
     )
-    working, telling = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
+    worker_task, webhooks_task = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
     readiness = Readiness(worker, settings.home)
     try:
         url_secret = await database.run(keys.secret, "urls")
         yield Parts(settings, database, studio, job_service, keys, metrics, readiness, url_secret)
     finally:
         worker.stop(drain_s=settings.drain_s)
-        await working
-        telling.cancel()
-        await asyncio.wait([telling])
+        await worker_task
+        webhooks_task.cancel()
+        await asyncio.wait([webhooks_task])
         await asyncio.to_thread(studio.close)
         database.close()

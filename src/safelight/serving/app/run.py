@@ -21,18 +21,18 @@ BACKLOG = 2048
 
 
 def run(settings: Settings, *, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """`ready` is called with the port once that is the server's own.
+    """Serve until Ctrl-C or SIGTERM; `ready` is called with the port once the server listens on it.
 
     Raises:
-        SafelightError: the address cannot be had, or a part of the server cannot be opened.
+        SafelightError: the address is not available, or a part of the server cannot be opened.
     """
-    # First of all: a second server on a taken port must not open the database, far less claim jobs.
+    # Listen first: a second server on a taken port must not open the database, let alone claim jobs.
     with listen(host, port) as listener:
         app = create_app(settings, tracing=tracing_from(os.environ, version=__version__))
         ready(listener.getsockname()[1])
         config = uvicorn.Config(
             without_traceback(app),
-            http=Connections(settings).speak,  # pyright: ignore[reportArgumentType]  called as a class is
+            http=Connections(settings).make_protocol,  # pyright: ignore[reportArgumentType]  called like a class
             ws="none",
             log_config=LOGGING,
             access_log=False,
@@ -43,22 +43,22 @@ def run(settings: Settings, *, host: str, port: int, ready: Callable[[int], None
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except SystemExit:
-            fault: SafelightError | None = app.state.fault
-            if fault is None:
+            error: SafelightError | None = app.state.startup_error
+            if error is None:
                 raise
-            raise fault from None
+            raise error from None
 
 
 def without_traceback(app: FastAPI) -> ASGIApp:
-    """What keeps the application from starting is an error of ours, said in a sentence once uvicorn has given up."""
+    """Suppress uvicorn's traceback of a failed startup; `run` raises its SafelightError instead."""
 
     async def start(scope: Scope, receive: Receive, send: Send) -> None:
-        async def say(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed" and app.state.fault:
+        async def send_filtered(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and app.state.startup_error:
                 message["message"] = ""
             await send(message)
 
-        await app(scope, receive, say if scope["type"] == "lifespan" else send)
+        await app(scope, receive, send_filtered if scope["type"] == "lifespan" else send)
 
     return start
 
@@ -66,7 +66,7 @@ def without_traceback(app: FastAPI) -> ASGIApp:
 def listen(host: str, port: int) -> socket.socket:
     """
     Raises:
-        InvalidRequest: somebody else listens there, or nobody can.
+        InvalidRequest: the port is in use, not permitted or not available.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -74,7 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
-                raise InvalidRequest(f"port {port} is taken: --port PORT chooses another") from None
+                raise InvalidRequest(f"port {port} is in use: --port PORT chooses another") from None
             case errno.EACCES:
                 raise InvalidRequest(
                     f"port {port} needs more rights than this user has: --port 7860 does not"

@@ -1,4 +1,4 @@
-"""Sees every request come and go: one line in the log, one answer counted. Prompts and queries are in neither."""
+"""Logs and counts every request; neither log nor metrics contain prompts or queries."""
 
 import logging
 import time
@@ -13,9 +13,9 @@ from safelight.serving.monitoring.metrics import Metrics
 log = logging.getLogger(__name__)
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked for every few seconds by machines: counted, and logged only when they fail."""
-GONE = 499
-"""What nginx calls a client that left before it was answered."""
+"""Polled every few seconds by machines: counted, but only logged when they fail."""
+CLIENT_CLOSED = 499
+"""nginx's status for a client that disconnected before it was answered."""
 
 
 class AccessLog:
@@ -29,9 +29,9 @@ class AccessLog:
             return
         began = time.perf_counter()
         answered_s = None
-        status, code = GONE, ""
+        status, code = CLIENT_CLOSED, ""
 
-        async def look(message: Message) -> None:
+        async def record(message: Message) -> None:
             nonlocal answered_s, status, code
             if message["type"] == "http.response.start":
                 answered_s = time.perf_counter() - began
@@ -39,16 +39,16 @@ class AccessLog:
             await send(message)
 
         try:
-            await self.app(scope, receive, look)
+            await self.app(scope, receive, record)
         except Exception:
-            # Answered outside of here, by Starlette's outermost layer.
+            # Starlette's outermost layer answers it, outside of this middleware.
             status, code = 500, SafelightError.code
             raise
         finally:
             seconds = time.perf_counter() - began
             state = scope.get("state", {})
             key = state.get("key_name", "")
-            self.metrics.answered(
+            self.metrics.on_response(
                 method=scope["method"],
                 route=route_of(scope),
                 status=status,
@@ -56,7 +56,7 @@ class AccessLog:
                 code=code,
                 key=key,
             )
-            said = {
+            fields = {
                 "request_id": state.get("request_id", ""),
                 "method": scope["method"],
                 "path": scope["path"],
@@ -66,9 +66,9 @@ class AccessLog:
                 **({"code": code} if code else {}),
             }
             if scope["path"] not in QUIET or status >= 400:
-                log.info("%s %s %d", scope["method"], scope["path"], status, extra=said)
+                log.info("%s %s %d", scope["method"], scope["path"], status, extra=fields)
 
 
 def route_of(scope: Scope) -> str:
-    """`/v1/jobs/{job_id}`, so that there are as many as there are routes."""
+    """The template of the route, such as `/v1/jobs/{job_id}`, which keeps the number of labels small."""
     return getattr(scope.get("route"), "path", "unmatched")

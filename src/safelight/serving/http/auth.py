@@ -1,6 +1,6 @@
-"""Who is calling: a key as `Authorization: Bearer`, `X-API-Key` or the password of HTTP Basic.
+"""Authentication: an API key as `Authorization: Bearer`, `X-API-Key` or the password of HTTP Basic.
 
-A server that was started to do without takes whoever calls from its own machine, and has no key, for one caller.
+A server started with --no-keys also accepts requests without a key from its own machine, all as one caller.
 """
 
 import base64
@@ -14,7 +14,7 @@ from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.keys import Caller
 
 TRUSTED = "safelight.caller"
-"""Where an ASGI scope says who calls, when the application is called by its own process."""
+"""The ASGI scope's key for the caller when the application is called from its own process."""
 
 
 async def caller_of(request: Request) -> Caller:
@@ -27,20 +27,20 @@ async def identify(request: Request) -> Caller:
     if TRUSTED in request.scope:
         return request.scope[TRUSTED]
     keys = parts_of(request).keys
-    key = key_in(request)
+    key = key_from(request)
     if key:
         return await keys.database.run(keys.caller, key)
-    if parts_of(request).settings.no_keys and is_near(request):
+    if parts_of(request).settings.no_keys and is_local(request):
         return Caller()
     raise Unauthorized("an API key is needed: Authorization: Bearer KEY, X-API-Key: KEY, or Basic with any user")
 
 
-def is_near(request: Request) -> bool:
-    """Whether it comes from this machine. One that comes through no address at all, as by a socket's file, does."""
+def is_local(request: Request) -> bool:
+    """Whether the request comes from this machine; one without an address, as through a Unix socket, does."""
     return request.client is None or ipaddress.ip_address(request.client.host).is_loopback
 
 
-def key_in(request: Request) -> str:
+def key_from(request: Request) -> str:
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     match kind.lower():
         case "bearer":
@@ -48,11 +48,11 @@ def key_in(request: Request) -> str:
         case "basic":
             try:
                 user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
-            except ValueError:  # no base64, or what it holds is no text
+            except ValueError:  # not base64, or not text
                 raise Unauthorized("the Authorization header is not valid HTTP Basic") from None
             return password or user
         case _:
             return request.headers.get("x-api-key", "")
 
 
-Who = Annotated[Caller, Depends(caller_of)]
+CurrentCaller = Annotated[Caller, Depends(caller_of)]

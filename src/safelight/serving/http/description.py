@@ -1,4 +1,4 @@
-"""/openapi.json beyond what the routes say of themselves: where a key goes, and what forms and streams are made of."""
+"""Adds to /openapi.json what FastAPI cannot derive: authentication, and the schemas of forms and streams."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,34 +16,34 @@ COMPONENTS = "#/components/schemas/"
 NULL: dict[int | str, dict[str, Any]] = {
     200: {"description": "Done.", "content": {"application/json": {"schema": {"type": "null"}}}}
 }
-"""Of a route that has nothing to say."""
+"""The responses of a route that answers null."""
 PICTURE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def form(body: type[BaseModel]) -> dict[str, Any]:
-    """The body of a multipart route that reads its own form; `describe` is told of it too."""
+    """The request body of a multipart route that reads its own form; pass the model to `describe` too."""
     content = {"multipart/form-data": {"schema": {"$ref": COMPONENTS + body.__name__}}}
     return {"requestBody": {"content": content, "required": True}}
 
 
-def stream(message: type[BaseModel], what: str) -> dict[int | str, dict[str, Any]]:
-    """The answer of a route that may tell events; `describe` is told of their messages too."""
+def stream(message: type[BaseModel], description: str) -> dict[int | str, dict[str, Any]]:
+    """The response of a route that may stream events; pass the message model to `describe` too."""
     content = {"text/event-stream": {"schema": {"$ref": COMPONENTS + message.__name__}}}
-    return {200: {"description": what, "content": content}}
+    return {200: {"description": description, "content": content}}
 
 
-def describe(app: FastAPI, named: Sequence[type[BaseModel]]) -> None:
-    """Any of the schemes opens every route, and a server without keys needs none.
+def describe(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
+    """Extend the OpenAPI document: every route takes any of the schemes, or none on a server without keys.
 
     Args:
-        named: what `form` and `stream` refer to.
+        models: the models that `form` and `stream` refer to.
     """
-    plain = app.openapi
-    _, more = models_json_schema([(model, "validation") for model in named], ref_template=COMPONENTS + "{model}")
+    original = app.openapi
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=COMPONENTS + "{model}")
 
     def openapi() -> dict[str, Any]:
-        described = plain()
-        described["components"]["schemas"] = more["$defs"] | described["components"]["schemas"]
+        described = original()
+        described["components"]["schemas"] = schemas["$defs"] | described["components"]["schemas"]
         described["components"]["securitySchemes"] = SCHEMES
         described["security"] = [{}, *({name: []} for name in SCHEMES)]
         return described

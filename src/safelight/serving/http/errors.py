@@ -1,4 +1,4 @@
-"""Errors in the words of the dialect that was spoken.
+"""Error responses in the format of the request's dialect.
 
 /sdapi/..., /controlnet/...   {"error": class, "detail", "body", "errors"}     AUTOMATIC1111
 elsewhere    {"error": {"message", "type", "param", "code"}}  OpenAI, and our own
@@ -17,19 +17,19 @@ from starlette.exceptions import HTTPException
 
 from safelight.errors import InvalidRequest, OutOfMemory, SafelightError, TooManyRequests
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.places import told_to_strangers
-from safelight.validation import faults_in
+from safelight.serving.jobs.redact import caller_message
+from safelight.validation import to_invalid_fields
 
 log = logging.getLogger(__name__)
 
 AUTOMATIC1111 = ("/sdapi", "/controlnet")
-"""Where its dialect, and that of its extension, is spoken."""
+"""Path prefixes of its dialect, and of its ControlNet extension's."""
 
 RETRY = {408, 409, 429, 500, 502, 503, 504, 507}
-"""What the OpenAI SDK tries again unless told otherwise."""
+"""Statuses that the OpenAI SDK retries unless `x-should-retry` is set."""
 
 ERROR_CODE = "x-error-code"
-"""Which error an answer is, whatever its dialect: for clients, the log and the metrics."""
+"""Header with the error's code, in every dialect: for clients, the log and the metrics."""
 
 
 class ErrorDetail(BaseModel):
@@ -37,7 +37,7 @@ class ErrorDetail(BaseModel):
     """What was wrong, and what would be right."""
     type: str
     param: str | None
-    """The field at fault, where there is one."""
+    """The invalid field, if there is one."""
     code: str
 
 
@@ -45,37 +45,37 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-FAULTS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "What was wrong with the request."}
 }
-"""Of every dialect but AUTOMATIC1111's, which has its own."""
+"""For all dialects except AUTOMATIC1111's, which has its own error format."""
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(SafelightError, ours)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, plain)
-    app.add_exception_handler(Exception, unforeseen)
+    app.add_exception_handler(SafelightError, on_safelight_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_unexpected_error)
 
 
-def respond(path: str, error: SafelightError, *, told: str | None = None) -> Response:
-    """`told` is what the caller learns of it, where that is not all."""
-    headers = {"x-should-retry": "true" if may_pass(error) else "false", ERROR_CODE: error.code}
+def respond(path: str, error: SafelightError, *, message: str | None = None) -> Response:
+    """`message` replaces the error's own, if the caller must not see all of it."""
+    headers = {"x-should-retry": "true" if is_retryable(error) else "false", ERROR_CODE: error.code}
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if error.status == 401:
         headers["www-authenticate"] = 'Basic realm="safelight"' if path.startswith(AUTOMATIC1111) else "Bearer"
-    return JSONResponse(body(path, error, told or str(error)), status_code=error.status, headers=headers)
+    return JSONResponse(body(path, error, message or str(error)), status_code=error.status, headers=headers)
 
 
-def may_pass(error: SafelightError) -> bool:
-    """The same request may do better later: the line was full, not the request wrong or the picture too large."""
+def is_retryable(error: SafelightError) -> bool:
+    """Whether the same request may succeed later: the queue was full, not the request invalid or too large."""
     return isinstance(error, TooManyRequests) or (error.status in (503, 507) and not isinstance(error, OutOfMemory))
 
 
-def body(path: str, error: SafelightError, told: str) -> dict[str, object]:
+def body(path: str, error: SafelightError, message: str) -> dict[str, object]:
     if path.startswith(AUTOMATIC1111):
-        return {"error": type(error).__name__, "detail": told, "body": "", "errors": told}
+        return {"error": type(error).__name__, "detail": message, "body": "", "errors": message}
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     match error.status:
         case 401:
@@ -86,44 +86,44 @@ def body(path: str, error: SafelightError, told: str) -> dict[str, object]:
             kind = "rate_limit_error"
         case _:
             pass
-    return {"error": {"message": told, "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def ours(request: Request, error: Exception) -> Response:
+def on_safelight_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SafelightError)
-    return respond(request.url.path, error, told=told_to_strangers(error, parts_of(request).settings.home))
+    return respond(request.url.path, error, message=caller_message(error, parts_of(request).settings.home))
 
 
-def invalid(request: Request, error: Exception) -> Response:
-    """What FastAPI found wrong with a body or a query, all at once."""
+def on_validation_error(request: Request, error: Exception) -> Response:
+    """All errors that FastAPI found in a body or a query, at once."""
     assert isinstance(error, RequestValidationError)
     path = request.url.path
-    found = [unreadable(fault) if fault["type"] == "json_invalid" else fault for fault in error.errors()]
-    said = [{**fault, "loc": fault["loc"][1:]} for fault in found]
-    return respond(path, faults_in(said, status=invalid_status(path)).alone())
+    found = [describe_invalid_json(one) if one["type"] == "json_invalid" else one for one in error.errors()]
+    problems = [{**problem, "loc": problem["loc"][1:]} for problem in found]
+    return respond(path, to_invalid_fields(problems, status=invalid_status(path)).simplified())
 
 
-def unreadable(fault: Mapping[str, Any]) -> dict[str, Any]:
-    """A body that is no JSON has no fields, and its place in the body is no name."""
-    said = f"the body is not JSON: {fault['ctx']['error']} at {fault['loc'][-1]}"
-    return {"type": "value_error", "loc": ("body",), "msg": f"Value error, {said}"}
+def describe_invalid_json(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of a body that is not JSON: its location is an offset and not a field."""
+    message = f"the body is not JSON: {problem['ctx']['error']} at {problem['loc'][-1]}"
+    return {"type": "value_error", "loc": ("body",), "msg": f"Value error, {message}"}
 
 
 def invalid_status(path: str) -> int:
-    """Of a body or a query that is not what the route takes, in the dialect that was spoken."""
+    """The status of an invalid body or query in the dialect of this path."""
     return 422 if path.startswith(AUTOMATIC1111) else 400
 
 
-def plain(request: Request, error: Exception) -> Response:
-    """No such route, or no such method."""
+def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer a request for an unknown route or method."""
     assert isinstance(error, HTTPException)
-    fault = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
-    fault.status, fault.code = error.status_code, "not_found" if error.status_code == 404 else fault.code
-    answer = respond(request.url.path, fault)
+    problem = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+    problem.status, problem.code = error.status_code, "not_found" if error.status_code == 404 else problem.code
+    answer = respond(request.url.path, problem)
     answer.headers.update(error.headers or {})
     return answer
 
 
-def unforeseen(request: Request, error: Exception) -> Response:
+def on_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return respond(request.url.path, SafelightError("something broke in the server; its log has the details"))
+    return respond(request.url.path, SafelightError("an internal error occurred; the server's log has the details"))

@@ -1,4 +1,4 @@
-"""Fetches a picture that a request names by URL, from public addresses only; a redirect is checked anew."""
+"""Fetches a picture that a request names by URL, from public addresses only; redirects are checked again."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ async def fetch_picture(source: str, *, max_bytes: int) -> bytes:
     """The bytes behind a data URL, plain base64, or an http(s) URL.
 
     Raises:
-        InvalidImage: it cannot be had, is too long, or lies where we do not go.
+        InvalidImage: it cannot be fetched, is too large, or its address is not public.
     """
     source = source.strip()
     if source.startswith(("http://", "https://")):
@@ -29,7 +29,7 @@ async def fetch_picture(source: str, *, max_bytes: int) -> bytes:
 
 
 def decode(encoded: str, *, max_bytes: int) -> bytes:
-    """Base64, in one line or, as MIME has it, in many (RFC 2045)."""
+    """Decode base64, in one line or, as in MIME, in many (RFC 2045)."""
     try:
         digits = encoded.encode("ascii").translate(None, WHITE_SPACE)
         if len(digits) * 3 // 4 - digits[-2:].count(b"=") > max_bytes:
@@ -41,7 +41,7 @@ def decode(encoded: str, *, max_bytes: int) -> bytes:
 
 async def fetch(url: str, *, max_bytes: int) -> bytes:
     if len(url) > MAX_URL:
-        raise InvalidImage(f"{url[:80]}...: a URL of {len(url)} characters; at most {MAX_URL} are taken")
+        raise InvalidImage(f"{url[:80]}...: a URL of {len(url)} characters; at most {MAX_URL} are allowed")
     async with public_client(timeout_s=TIMEOUT_S, refusal=InvalidImage) as http:
         for _ in range(MAX_REDIRECTS + 1):
             try:
@@ -61,8 +61,8 @@ async def fetch(url: str, *, max_bytes: int) -> bytes:
                     return bytes(data)
             except (httpx.HTTPError, httpx.InvalidURL, httpcore.NetworkError, httpcore.TimeoutException) as error:
                 raise InvalidImage(f"{url}: {error or type(error).__name__}") from error
-            except (ValueError, OverflowError) as error:  # what is no host's name or no port fails in many places
-                raise InvalidImage(f"{url}: this URL cannot be read ({error})") from error
+            except (ValueError, OverflowError) as error:  # an invalid host name or port fails in many places
+                raise InvalidImage(f"{url}: this URL is invalid ({error})") from error
             except TimeoutError:
                 raise InvalidImage(f"{url}: took longer than {TIMEOUT_S:.0f} s") from None
     raise InvalidImage(f"{url}: more than {MAX_REDIRECTS} redirects")

@@ -1,4 +1,4 @@
-"""Whether the server is alive, and whether it should be sent work."""
+"""Health checks: whether the server is alive, and whether it should be sent work."""
 
 from fastapi import APIRouter, Request
 
@@ -16,6 +16,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> dict[str, str]:
-    """A job would be accepted and taken now, which was tried; 503 and why where not. Answers within a second."""
+    """Whether a job would be accepted and run now, tested with a write; 503 with the reason if not. Answers within
+    a second."""
     await parts_of(request).readiness.require()
     return {"status": "ready"}

@@ -1,4 +1,4 @@
-"""One line of JSON for each thing that happened, on stderr."""
+"""Logging to stderr, one line of JSON per record."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered; every line written meanwhile has it."""
+"""The id of the current request; every log line written while it is handled contains it."""
 
 
 class JsonLines(logging.Formatter):
@@ -19,7 +19,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **({"request_id": request_id} if (request_id := REQUEST_ID.get()) else {}),
-            # What the caller said in `extra`: job_id, state, ...
+            # The fields passed as `extra`: job_id, state, ...
             **{name: value for name, value in record.__dict__.items() if name not in PLAIN},
         }
         if record.exc_info:

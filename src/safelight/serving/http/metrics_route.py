@@ -1,17 +1,17 @@
-"""/metrics, for Prometheus. It names keys and models: on a server with keys it takes one made with `--admin`."""
+"""/metrics, for Prometheus. It names keys and models, so a server with keys requires one made with `--admin`."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
-from safelight.serving.http.auth import Who
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.parts import parts_of
 
 router = APIRouter(tags=["operations"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(request: Request, caller: Who) -> Response:
-    """What this process counted, and the line of jobs as it is now."""
+async def metrics(request: Request, caller: CurrentCaller) -> Response:
+    """The counts of this process, and the current state of the job queue."""
     caller.require("admin")
     accept, parts = request.headers.get("accept", ""), parts_of(request)
     page, content_type = await parts.database.run(parts.metrics.page, accept)

@@ -1,7 +1,7 @@
-"""Who a request comes from and whom it takes the server for: what keeps other people's web pages out.
+"""Checks `Host` and `Origin` of requests, to keep out web pages of other sites.
 
-A page in a browser may send requests to any address, this machine's included, and may have its own name lead there (DNS
-rebinding). Browsers say in `Host` which name was called, and in `Origin` and `Sec-Fetch-Site` whose page asks.
+A page in a browser may send requests to any address, this machine's included, and may point its own name there (DNS
+rebinding). Browsers send the called name in `Host`, and the page's site in `Origin` and `Sec-Fetch-Site`.
 """
 
 import ipaddress
@@ -17,9 +17,9 @@ from safelight.serving.http.errors import respond
 from safelight.settings import Settings
 
 SAFE = ("GET", "HEAD", "OPTIONS")
-"""Methods that change nothing; what they answer, another origin's page may not read."""
+"""Methods that change nothing; pages of other origins cannot read their answers."""
 OWN = ("same-origin", "none")
-"""`Sec-Fetch-Site` of the server's own pages, and of what a person typed."""
+"""`Sec-Fetch-Site` of the server's own pages, and of URLs that a person typed."""
 
 
 class Origin:
@@ -27,35 +27,34 @@ class Origin:
         self.app = app
         self.hosts = [host.lower() for host in settings.allowed_hosts.split()]
         self.origins = settings.cors_origins.split()
-        self.names_are_checked = settings.no_keys or bool(self.hosts)
-        """A page that called itself the server would still lack a key, where keys are needed."""
+        self.checks_host = settings.no_keys or bool(self.hosts)
+        """With required keys and no list, any host is accepted: a rebinding page still lacks a key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and TRUSTED not in scope and (fault := self.fault(scope)):
-            await respond(scope["path"], fault)(scope, receive, send)
+        if scope["type"] == "http" and TRUSTED not in scope and (problem := self.problem(scope)):
+            await respond(scope["path"], problem)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def fault(self, scope: Scope) -> Forbidden | None:
+    def problem(self, scope: Scope) -> Forbidden | None:
         headers = Headers(scope=scope)
-        host = headers.get("host")  # every browser says it, and HTTP/1.0 need not
+        host = headers.get("host")  # every browser sends it, HTTP/1.0 clients need not
         name = host_of(host or "")
-        if self.names_are_checked and host is not None and not (is_loopback(name) or self.allows(name)):
+        if self.checks_host and host is not None and not (is_loopback(name) or self.allows(name)):
             return Forbidden(
-                f"this server does not go by the name {name!r}; SAFELIGHT_ALLOWED_HOSTS lists more names, "
-                "between spaces"
+                f"{name!r} is not a name of this server; SAFELIGHT_ALLOWED_HOSTS lists more names, between spaces"
             )
-        if scope["method"] not in SAFE and not self.is_ours(headers, host):
+        if scope["method"] not in SAFE and not self.is_allowed_origin(headers, host):
             return Forbidden(
-                "another site's page sent this; SAFELIGHT_CORS_ORIGINS lists the origins whose pages may do so"
+                "a page of another site sent this; SAFELIGHT_CORS_ORIGINS lists the origins whose pages may do so"
             )
         return None
 
     def allows(self, name: str) -> bool:
-        return is_among(name, self.hosts)
+        return matches_any(name, self.hosts)
 
-    def is_ours(self, headers: Headers, host: str | None) -> bool:
-        """Whether no page asks, or one of the server's own, or one that may."""
+    def is_allowed_origin(self, headers: Headers, host: str | None) -> bool:
+        """Whether the request comes from no page, from one of the server's own, or from an allowed one."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site in OWN or "*" in self.origins or (origin is not None and origin in self.origins):
             return True
@@ -63,20 +62,20 @@ class Origin:
             return False
         if origin is None:
             return True
-        asking = urlsplit(origin)
-        return asking.netloc.lower() == (host or "").lower() or self.allows(host_of(asking.netloc))
+        source = urlsplit(origin)
+        return source.netloc.lower() == (host or "").lower() or self.allows(host_of(source.netloc))
 
 
 def host_of(netloc: str) -> str:
-    """Without the port, and without the brackets of IPv6."""
+    """The host of a network location, without the port and without the brackets of IPv6."""
     try:
         return (urlsplit(f"//{netloc}").hostname or "").removesuffix(".")
     except ValueError:
         return ""
 
 
-def is_among(name: str, hosts: Sequence[str]) -> bool:
-    """`*` is any name, `*.example.com` any below that one."""
+def matches_any(name: str, hosts: Sequence[str]) -> bool:
+    """Whether a pattern matches: `*` is any name, `*.example.com` any subdomain."""
     return any(host in ("*", name) or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts)
 
 

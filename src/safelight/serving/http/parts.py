@@ -1,4 +1,4 @@
-"""What every route stands on, opened with the server and closed with it."""
+"""The parts that every route uses, opened with the server and closed with it."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from safelight.studio import Studio
 
 @dataclass(slots=True)
 class Parts:
-    """What the routes stand on; `app.state.parts`."""
+    """The parts that routes use, as `app.state.parts`."""
 
     settings: Settings
     database: Database
@@ -25,7 +25,7 @@ class Parts:
     metrics: Metrics
     readiness: Readiness
     url_secret: bytes
-    """Signs the links to pictures."""
+    """The key that signs links to pictures."""
 
 
 def parts_of(request: Request) -> Parts:

@@ -1,8 +1,7 @@
-"""What no request may hold, wherever it says it: text that is none, numbers that are none, and nesting without end.
+"""Rejects values that cannot be stored or processed, in every field of every route, before validation.
 
-A NUL has no place in PostgreSQL's text, half of a surrogate pair none in UTF-8, NaN and Infinity none in JSON, and what
-nests deeper than anybody means it breaks whoever walks it by recursion. All are said here once, for every field of
-every route, before anything is validated; so nothing behind this door needs to think of them.
+PostgreSQL's text cannot contain NUL, UTF-8 no lone surrogates, JSON no NaN or Infinity, and very deep nesting breaks
+recursive code. They are checked here once, so later code need not handle them.
 """
 
 import math
@@ -17,29 +16,29 @@ from safelight.errors import InvalidRequest
 from safelight.serving.http.errors import invalid_status
 
 MAX_NESTED = 100
-"""Lists and objects in one another: twice as deep as any client's, far from where Python's recursion ends."""
+"""Maximum nesting of lists and objects: twice as deep as any client's, far below Python's recursion limit."""
 
 
 async def require_plain(request: Request) -> None:
     """
     Raises:
-        InvalidRequest: the path, the query, a header or the JSON body holds what nobody can keep.
+        InvalidRequest: the path, the query, a header or the JSON body has a value that cannot be stored.
     """
-    said: dict[str, Any] = {"path": request.path_params, "query": dict(request.query_params)}
-    said["header"] = dict(request.headers)
+    inputs: dict[str, Any] = {"path": request.path_params, "query": dict(request.query_params)}
+    inputs["header"] = dict(request.headers)
     route = request.scope.get("route")
-    if isinstance(route, APIRoute) and route.body_field is not None and says_json(request) and await request.body():
-        said["body"] = await request.json()
+    if isinstance(route, APIRoute) and route.body_field is not None and is_json(request) and await request.body():
+        inputs["body"] = await request.json()
     try:
-        for where, values in said.items():
+        for where, values in inputs.items():
             require_plain_values(values, where)
-    except InvalidRequest as fault:
-        fault.status = invalid_status(request.url.path)
+    except InvalidRequest as problem:
+        problem.status = invalid_status(request.url.path)
         raise
 
 
-def says_json(request: Request) -> bool:
-    """As FastAPI decides whether it reads the body as JSON."""
+def is_json(request: Request) -> bool:
+    """Whether FastAPI reads the body as JSON, by its content type."""
     message = Message()
     message["content-type"] = request.headers.get("content-type", "")
     subtype = message.get_content_subtype()
@@ -47,24 +46,24 @@ def says_json(request: Request) -> bool:
 
 
 def require_plain_values(value: Any, where: str) -> None:
-    """Every text and number of a JSON value; `where` is what its place is called. Without recursion."""
+    """Check every text and number of a JSON value, without recursion; `where` names the value in errors."""
     level: list[tuple[str, Any]] = [(where, value)]
     for _ in range(MAX_NESTED + 1):
         below: list[tuple[str, Any]] = []
-        for place, one in level:
-            match one:
+        for path, item in level:
+            match item:
                 case str():
-                    require_text(one, place)
-                case float() if not math.isfinite(one):
-                    raise InvalidRequest(f"{shown(place)}: {one} is no number in JSON; give a finite one")
+                    require_text(item, path)
+                case float() if not math.isfinite(item):
+                    raise InvalidRequest(f"{printable(path)}: {item} is no number in JSON; give a finite one")
                 case Mapping():
-                    named: Mapping[Any, Any] = one
-                    for name, inner in named.items():
-                        require_text(name, f"a name in {place}")
-                        below.append((f"{place}.{name}", inner))
+                    mapping: Mapping[Any, Any] = item
+                    for name, inner in mapping.items():
+                        require_text(name, f"a name in {path}")
+                        below.append((f"{path}.{name}", inner))
                 case list():
-                    items: list[Any] = one
-                    below += [(place, item) for item in items]
+                    inner_items: list[Any] = item
+                    below += [(path, inner) for inner in inner_items]
                 case _:
                     pass
         if not below:
@@ -73,18 +72,18 @@ def require_plain_values(value: Any, where: str) -> None:
     raise InvalidRequest(f"{where}: lists and objects nest deeper than {MAX_NESTED}")
 
 
-def require_text(text: str, place: str) -> None:
+def require_text(text: str, path: str) -> None:
     if "\0" in text:
-        raise InvalidRequest(f"{shown(place)}: holds a NUL character (U+0000); leave it out")
+        raise InvalidRequest(f"{printable(path)}: contains a NUL character (U+0000); leave it out")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
             raise InvalidRequest(
-                f"{shown(place)}: holds half of a surrogate pair, which is no character; send the whole"
+                f"{printable(path)}: contains half of a surrogate pair, which is no character; send the whole pair"
             ) from None
 
 
-def shown(place: str) -> str:
-    """Names in a place may be anything; what is shown of them is printable and short."""
-    return ascii(place)[1:-1][:100]
+def printable(path: str) -> str:
+    """The path for error messages: names may contain anything, so escape and shorten it."""
+    return ascii(path)[1:-1][:100]

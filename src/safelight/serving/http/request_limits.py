@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: limits on its body, an id, headers that keep browsers careful."""
+"""Middleware of every request: limits on its body, a request id, security headers."""
 
 import asyncio
 import re
@@ -32,20 +32,20 @@ class RequestLimits:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        # The caller's own id is kept, so that its logs and ours can be laid side by side.
+        # Keep the caller's own id, so that its logs can be matched with ours.
         given = headers.get("x-request-id", "")
         request_id = given if re.fullmatch(r"[\w.-]{1,64}", given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
-        began = whole = False
+        began = complete = False
         read = 0
-        fault: TooLarge | TooSlow | None = None
-        late = asyncio.get_running_loop().time() + self.body_timeout_s
+        problem: TooLarge | TooSlow | None = None
+        deadline = asyncio.get_running_loop().time() + self.body_timeout_s
 
-        async def mark(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal began
-            if fault is not None and not began:
-                return  # whatever the application makes of a body that broke off
+            if problem is not None and not began:
+                return  # ignore how the application answers an interrupted body
             if message["type"] == "http.response.start":
                 began = True
                 out = MutableHeaders(scope=message)
@@ -54,31 +54,31 @@ class RequestLimits:
                     out.setdefault(name, value)
             await send(message)
 
-        async def take() -> Message:
-            """The next piece of the body; once that is whole, what is waited for is the client's going away."""
-            nonlocal read, whole, fault
+        async def receive_limited() -> Message:
+            """The next part of the body; once it is complete, wait for the disconnect without a time limit."""
+            nonlocal read, complete, problem
             try:
-                async with asyncio.timeout_at(None if whole else late):
+                async with asyncio.timeout_at(None if complete else deadline):
                     message = await receive()
             except TimeoutError:
-                fault = TooSlow(f"the body did not arrive within {self.body_timeout_s:g} s")
-                raise fault from None
-            whole = not message.get("more_body", False)
+                problem = TooSlow(f"the body did not arrive within {self.body_timeout_s:g} s")
+                raise problem from None
+            complete = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self.max_body_bytes:
-                fault = TooLarge(f"the body is longer than {self.max_body_bytes} bytes")
-                raise fault
+                problem = TooLarge(f"the body is longer than {self.max_body_bytes} bytes")
+                raise problem
             return message
 
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self.max_body_bytes:
-            fault = TooLarge(f"the body is {declared} bytes long; at most {self.max_body_bytes} are taken")
+            problem = TooLarge(f"the body is {declared} bytes long; at most {self.max_body_bytes} are allowed")
         else:
             try:
-                await self.app(scope, take, mark)
+                await self.app(scope, receive_limited, send_with_headers)
             except (TooLarge, TooSlow):
                 if began:
                     raise
-        if fault is not None and not began:
-            answer, fault = respond(scope["path"], fault), None
-            await answer(scope, receive, mark)
+        if problem is not None and not began:
+            answer, problem = respond(scope["path"], problem), None
+            await answer(scope, receive, send_with_headers)

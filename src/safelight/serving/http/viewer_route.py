@@ -1,6 +1,6 @@
-"""/docs: the description of every route, to read and to try, in a browser that need not reach anything but this server.
+"""/docs: the description of every route, to read and to try; the browser needs no other server.
 
-`viewer/` holds Swagger UI 5.35.0 as npm has it (the package swagger-ui-dist, Apache-2.0), its licences, and our page.
+`viewer/` holds Swagger UI 5.35.0 from npm (the package swagger-ui-dist, Apache-2.0), its licences, and our page.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data: blob:",  # the style sheet's own, and pictures that were drawn by trying a route
+        "img-src 'self' data: blob:",  # the style sheet's own, and pictures of routes tried on the page
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
 )
-"""Scripts and styles are the server's own files, and the page asks nobody else for anything."""
+"""Scripts and styles are the server's own files; the page loads nothing from elsewhere."""
 
 
 @router.get("/docs")
@@ -35,7 +35,7 @@ async def page() -> FileResponse:
 
 @router.get("/docs/{name}")
 async def part(request: Request, name: str) -> FileResponse:
-    """One of the files that the page names, or a licence of theirs."""
+    """Return a file of the page, or a licence."""
     if name not in PARTS:
         raise HTTPException(404, f"there is no such file; the page is {request.url_for('page').path}")
     return FileResponse(FOLDER / name, headers={"cache-control": "private, max-age=3600"})

@@ -1,4 +1,4 @@
-"""Waiting for pictures on behalf of a client that waits, too: what every dialect that answers with pictures shares."""
+"""Waits for a request's pictures while its client waits; used by every dialect that answers with pictures."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,29 +12,29 @@ from safelight.serving.jobs.tables import JobRow
 
 
 async def wait_or_cancel(request: Request, jobs: Sequence[JobRow], job_service: JobService) -> list[JobRow]:
-    """Wait for the jobs as long as the client does: one that goes away cancels them at their next step."""
+    """Wait for the jobs while the client is connected; if it disconnects, cancel them at their next step."""
     waiting = asyncio.create_task(job_service.wait(jobs))
-    leaving = asyncio.create_task(gone(request))
+    disconnected = asyncio.create_task(wait_for_disconnect(request))
     try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             await asyncio.gather(*(job_service.cancel(job) for job in jobs))
-            raise JobCancelled("the client went away before its pictures were drawn")
+            raise JobCancelled("the client disconnected before its pictures were drawn")
         return waiting.result()
     finally:
         waiting.cancel()
-        leaving.cancel()
+        disconnected.cancel()
 
 
-async def gone(request: Request) -> None:
-    """Returns once the client has closed the connection; the body has been read before."""
+async def wait_for_disconnect(request: Request) -> None:
+    """Return once the client has closed the connection; the body must have been read before."""
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":
         message = await request.receive()
 
 
 def failure(job: JobRow) -> SafelightError:
-    """Why a job has no picture, as the error it was."""
+    """The error of a job that has no picture."""
     if job.error is None:
         return JobCancelled(f"the job {job.id} is {job.state}")
     error = SafelightError(job.error["message"])

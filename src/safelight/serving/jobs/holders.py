@@ -1,6 +1,6 @@
-"""May this caller see it: the one question, wherever the id of a stored picture enters.
+"""Access control for stored pictures, checked wherever a request names one by id.
 
-Ids are digests of contents. Whoever brought a picture, had it drawn, or had a job accepted that names it, holds it.
+Ids are digests of contents. A tenant holds a picture that it uploaded, had generated, or named in an accepted job.
 """
 
 from collections.abc import Collection
@@ -15,30 +15,30 @@ from safelight.spec import Denoised, Draft, Upscale
 
 
 def hold(session: Session, asset_ids: Collection[str], tenant: str) -> None:
-    """The tenant may see these from now on."""
+    """Let the tenant see these pictures from now on."""
     if asset_ids:
         rows = [{"asset_id": asset_id, "tenant": tenant} for asset_id in sorted(asset_ids)]
         session.execute(insert_into(session, HolderRow).values(rows).on_conflict_do_nothing())
 
 
-def require_sight(session: Session, asset_ids: Collection[str], tenant: str | None) -> None:
+def require_access(session: Session, asset_ids: Collection[str], tenant: str | None) -> None:
     """
     Args:
-        tenant: None sees everything.
+        tenant: None may see everything.
 
     Raises:
-        UnknownAsset: in the words of one that is not there.
+        UnknownAsset: the tenant does not hold one; same message as if it did not exist.
     """
     if tenant is None or not asset_ids:
         return
     held = select(HolderRow.asset_id).where(HolderRow.tenant == tenant, HolderRow.asset_id.in_(asset_ids))
-    if unseen := sorted(set(asset_ids) - set(session.scalars(held))):
-        raise UnknownAsset(f"no picture {unseen[0]!r} is stored here; an id is the 64 hex digits a job reported")
+    if missing := sorted(set(asset_ids) - set(session.scalars(held))):
+        raise UnknownAsset(f"no picture {missing[0]!r} is stored here; an id is the 64 hex digits a job reported")
 
 
 def pictures_of(request: Draft | Denoised | Upscale) -> set[str]:
-    """The ids of all pictures that it names."""
-    leads = (*getattr(request, "controls", ()), *getattr(request, "picture_prompts", ()))
+    """The ids of all pictures that the request names."""
+    conditions = (*getattr(request, "controls", ()), *getattr(request, "picture_prompts", ()))
     named = [getattr(request, name, None) for name in ("init", "mask")]
-    named += [getattr(lead, name, None) for lead in leads for name in ("image", "hint")]
+    named += [getattr(condition, name, None) for condition in conditions for name in ("image", "hint")]
     return {asset_id for asset_id in named if asset_id}

@@ -17,12 +17,12 @@ from safelight.errors import Forbidden, InvalidRequest, Unauthorized, nearest
 from safelight.serving.jobs.tables import KeyRow, SecretRow
 
 SCOPES = ("draw", "admin")
-"""draw: make and see one's own pictures. admin: see and cancel everybody's jobs."""
+"""draw: make pictures and see one's own. admin: see and cancel the jobs of all keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks; nobody in particular on a server without keys."""
+    """The authenticated caller of a request; the defaults are for a server without keys."""
 
     tenant: str = ""
     name: str = "anyone"
@@ -39,7 +39,7 @@ class Caller:
 
     @property
     def sees(self) -> str | None:
-        """Whose jobs it may see: its own, or everybody's (None)."""
+        """The tenant whose jobs it may see; None is all tenants."""
         return None if "admin" in self.scopes else self.tenant
 
 
@@ -57,7 +57,7 @@ class Keys:
         compute_s_per_day: float | None = None,
         priority: int = 0,
     ) -> str:
-        """A new key, to be shown once."""
+        """Create a key and return it, to be shown once."""
         if not re.fullmatch(r"[\w.@-]{1,64}", name):
             raise InvalidRequest(f"name {name!r}: 1 to 64 letters, digits and . _ - @")
         for scope in scopes:
@@ -89,7 +89,7 @@ class Keys:
         return self.database.read(lambda session: [*session.scalars(select(KeyRow).order_by(KeyRow.created))])
 
     def revoke(self, name: str) -> None:
-        """The key of that name stops working; its jobs stay."""
+        """Revoke the key of that name; its jobs stay."""
         change = update(KeyRow).where(KeyRow.name == name, KeyRow.revoked.is_(None)).values(revoked=time.time())
         revoked = self.database.write(lambda session: session.execute(change.returning(KeyRow.id)).first())
         if revoked is None:
@@ -102,10 +102,10 @@ class Keys:
         return self.database.read(lambda session: session.scalar(query)) is not None
 
     def caller(self, key: str) -> Caller:
-        """Who has this key.
+        """The caller with this key.
 
         Raises:
-            Unauthorized: nobody, or nobody any more.
+            Unauthorized: the key is unknown or revoked.
         """
         parts = re.fullmatch(r"sl-([0-9a-f]{8})-([\w-]{20,100})", key)
         row = self.database.read(lambda session: session.get(KeyRow, parts[1])) if parts else None
@@ -113,7 +113,7 @@ class Keys:
         given = sha256(parts[2]) if parts else sha256("")
         # Compared in the same time whether the id exists or not.
         if not hmac.compare_digest(given, expected) or row is None:
-            raise Unauthorized("this API key is not known here; `safelight keys create NAME` makes one")
+            raise Unauthorized("this API key is unknown here; `safelight keys create NAME` makes one")
         if row.revoked is not None:
             raise Unauthorized("this API key has been revoked")
         return Caller(
@@ -133,10 +133,10 @@ class Keys:
         )
 
     def secret(self, purpose: str) -> bytes:
-        """The server's own secret for that purpose, made at its first use."""
+        """The server's own secret for that purpose, created at its first use."""
 
         def work(session: Session) -> str:
-            # Servers that start together on a new database agree on the first one's.
+            # Servers that start together on a new database all use the first one written.
             new = insert_into(session, SecretRow).values(purpose=purpose, value=secrets.token_hex(32))
             session.execute(new.on_conflict_do_nothing())
             return session.get_one(SecretRow, purpose).value

@@ -1,6 +1,6 @@
-"""What happens to jobs in this process, as it happens: for previews, progress and quick answers.
+"""Live events of the jobs that run in this process, for previews, progress and quick answers.
 
-The database has the facts that last; here are the fleeting ones, and the bell that saves waiters a poll.
+The database stores the durable facts; here are the transient ones, and a notification that saves waiters a poll.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from safelight.events import Event, Previewed, Queued, Started, Stepped
 
 
 class JobListeners:
-    """Listeners by job id; belongs to one event loop."""
+    """Event queues by job id; belongs to one event loop."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, set[asyncio.Queue[tuple[str, Event | None]]]] = defaultdict(set)
         self.progress: dict[str, tuple[int, int]] = {}
-        """Step and total steps of the jobs that are drawn in this process."""
+        """Step and total steps of the jobs that run in this process."""
         self.previews: dict[str, Previewed] = {}
 
-    def tell(self, job_id: str, event: Event) -> None:
+    def publish(self, job_id: str, event: Event) -> None:
         match event:
             case Queued():
                 self.progress[job_id] = (0, 0)
@@ -35,7 +35,7 @@ class JobListeners:
         for listener in self.listeners.get(job_id, ()):
             listener.put_nowait((job_id, event))
 
-    def ring(self, job_id: str) -> None:
+    def notify_changed(self, job_id: str) -> None:
         """The job's row has changed."""
         for listener in self.listeners.get(job_id, ()):
             listener.put_nowait((job_id, None))
@@ -45,15 +45,15 @@ class JobListeners:
         self.previews.pop(job_id, None)
 
     @contextmanager
-    def listening(self, *job_ids: str) -> Generator[asyncio.Queue[tuple[str, Event | None]], None, None]:
-        """A queue of what happens to these jobs, by id; None says that a row has changed."""
-        heard: asyncio.Queue[tuple[str, Event | None]] = asyncio.Queue()
+    def subscribe(self, *job_ids: str) -> Generator[asyncio.Queue[tuple[str, Event | None]], None, None]:
+        """A queue of (job id, event) for these jobs; None instead of an event: the job's row has changed."""
+        events: asyncio.Queue[tuple[str, Event | None]] = asyncio.Queue()
         for job_id in job_ids:
-            self.listeners[job_id].add(heard)
+            self.listeners[job_id].add(events)
         try:
-            yield heard
+            yield events
         finally:
             for job_id in job_ids:
-                self.listeners[job_id].discard(heard)
+                self.listeners[job_id].discard(events)
                 if not self.listeners[job_id]:
                     del self.listeners[job_id]

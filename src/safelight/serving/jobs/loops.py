@@ -1,4 +1,4 @@
-"""Work that is done again and again for as long as the server runs, whatever goes wrong in one turn of it."""
+"""Background loops that run as long as the server does and survive errors of single iterations."""
 
 import asyncio
 import logging
@@ -12,47 +12,47 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 5.0
 STALE_S = 5.0
-"""A loop whose last turn is so long ago hangs."""
+"""A loop counts as hung this long after its next iteration was due."""
 
 
 class Loop:
-    """A turn, a pause, and again. What a turn raises is logged, and the next one comes after a longer pause."""
+    """Call `iteration` again and again, with a pause between; after an error, log it and pause longer."""
 
-    def __init__(self, name: str, turn: Callable[[], Awaitable[object]], *, every_s: float = 0.0) -> None:
+    def __init__(self, name: str, iteration: Callable[[], Awaitable[object]], *, every_s: float = 0.0) -> None:
         self.name = name
-        self.turn = turn
+        self.iteration = iteration
         self.every_s = every_s
-        self.fault: Exception | None = None
-        """What ended the last turn."""
-        self.turned = time.monotonic()
+        self.error: Exception | None = None
+        """The error of the last iteration; None if it succeeded."""
+        self.last_success = time.monotonic()
         self.stopping = False
 
     async def run(self) -> None:
-        """Until `stopping`, which takes effect after a turn, or until it is cancelled."""
-        faults = 0
+        """Run until cancelled, or until `stopping` is set, which takes effect after the current iteration."""
+        failures = 0
         while not self.stopping:
             try:
-                await self.turn()
-            except Exception as error:  # noqa: BLE001  a loop that ends unseen leaves accepted jobs in line for ever
-                faults += 1
-                self.say(error)
-                await asyncio.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (faults - 1)))
+                await self.iteration()
+            except Exception as error:  # noqa: BLE001  if the loop ended, accepted jobs would wait for ever
+                failures += 1
+                self.log_error(error)
+                await asyncio.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)))
             else:
-                faults, self.fault = 0, None
-                self.turned = time.monotonic()
+                failures, self.error = 0, None
+                self.last_success = time.monotonic()
                 await asyncio.sleep(self.every_s)
 
-    def say(self, error: Exception) -> None:
-        """A fault that lasts is logged once; one of ours with its traceback."""
-        if str(error) != str(self.fault):
-            broken = None if isinstance(error, StorageFailed) else error
-            log.warning("%s: %s; tried again", self.name, error, exc_info=broken)
-        self.fault = error
+    def log_error(self, error: Exception) -> None:
+        """Log an error once while it persists; with its traceback unless the database is unavailable."""
+        if str(error) != str(self.error):
+            details = None if isinstance(error, StorageFailed) else error
+            log.warning("%s: %s; tried again", self.name, error, exc_info=details)
+        self.error = error
 
-    def trouble(self) -> str:
-        """Why nobody should count on it now; empty where all is well."""
-        if self.fault is not None:
-            return f"{self.name}: {self.fault}"
-        if time.monotonic() - self.turned > self.every_s + STALE_S:
-            return f"{self.name}: nothing has happened for {time.monotonic() - self.turned:.0f} s"
+    def problem(self) -> str:
+        """Why the loop is unhealthy; empty if it is healthy."""
+        if self.error is not None:
+            return f"{self.name}: {self.error}"
+        if time.monotonic() - self.last_success > self.every_s + STALE_S:
+            return f"{self.name}: no iteration has succeeded for {time.monotonic() - self.last_success:.0f} s"
         return ""

@@ -1,4 +1,4 @@
-"""What the database holds of jobs: what happened to them, who draws them, and the keys of who may ask for them."""
+"""Database tables of jobs: the jobs, their events and workers, usage, picture holders, API keys and secrets."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from safelight.database.tables import Base
 STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
 ENDED = ("done", "failed", "cancelled", "expired")
 TRAINING = "training"
-"""The task of a job that trains, in a process of its own."""
+"""The task of a training job, which runs in a process of its own."""
 
 
 class JobRow(Base):
@@ -27,33 +27,33 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     """Hex digits that sort by the time of acceptance."""
     request: Mapped[str] = mapped_column(String(32))
-    """What the jobs of one request share: the id of its first job."""
+    """The id of the first job of its request, shared by all jobs of the request."""
     place: Mapped[int] = mapped_column(default=0)
-    """Its place among the jobs of its request."""
+    """Its index among the jobs of its request."""
     tenant: Mapped[str] = mapped_column(String(64), default="")
-    """The id of the key that asked; empty where none is needed."""
+    """The id of the caller's API key; empty on a server without keys."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
     request_digest: Mapped[str] = mapped_column(String(64), default="")
-    """sha256 of what the request said, to tell a retry from another request under the same idempotency key."""
+    """sha256 of the request, to distinguish a retry from another request under the same idempotency key."""
     spec: Mapped[dict[str, Any]]
     encoding: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(String(16), default="queued")
     created: Mapped[float]
     not_before: Mapped[float] = mapped_column(default=0.0)
-    """Its place in line: when it was accepted, or, where it has to wait before it is tried again, that time."""
+    """Its position in the queue: when it was accepted, or the earliest time of its next attempt."""
     expires: Mapped[float | None] = mapped_column(default=None)
-    """A job that has not begun by then never does."""
+    """A job that has not started by then never does."""
     started: Mapped[float | None] = mapped_column(default=None)
     finished: Mapped[float | None] = mapped_column(default=None)
     worker: Mapped[str] = mapped_column(String(128), default="")
-    """The token of the process that has it."""
+    """The token of the worker process that runs it."""
     attempts: Mapped[int] = mapped_column(default=0)
-    """How often it was taken from the line: with the id, the fence that every write of an attempt has to pass."""
+    """How often it was claimed: with the id, the fence that every write of an attempt has to pass."""
     drawing: Mapped[bool] = mapped_column(default=False)
-    """This attempt has begun to draw; what its process dies of may be this job."""
+    """This attempt has begun to draw, so if its process dies, this job may be the cause."""
     suspect: Mapped[bool] = mapped_column(default=False)
-    """A process died while it was drawn, and others beside it: it is drawn alone from now on."""
+    """A process died while it drew this job and others; it is drawn alone from now on."""
     crashes: Mapped[int] = mapped_column(default=0)
     """How many processes died while they drew it alone."""
     cancel_asked: Mapped[bool] = mapped_column(default=False)
@@ -61,10 +61,10 @@ class JobRow(Base):
     total_steps: Mapped[int] = mapped_column(default=0)
     asset_id: Mapped[str | None] = mapped_column(String(64), default=None)
     error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """`status`, `code` and `message` of what failed."""
+    """`status`, `code` and `message` of the error."""
     seconds: Mapped[float] = mapped_column(default=0.0)
     compute_s: Mapped[float] = mapped_column(default=0.0)
-    """Network seconds of all its attempts, those that came to nothing included."""
+    """Network seconds of all its attempts, including failed ones."""
     webhook_url: Mapped[str | None] = mapped_column(String(2048), default=None)
     webhook_state: Mapped[str] = mapped_column(String(16), default="")
     """Empty, or `due`, `sent`, `given up`."""
@@ -73,7 +73,7 @@ class JobRow(Base):
 
 
 class EventRow(Base):
-    """One fact about a job, numbered from 1, so that a listener can go on where it was cut off."""
+    """One event of a job, numbered from 1, so that a listener can resume after a disconnect."""
 
     __tablename__ = "events"
 
@@ -85,7 +85,7 @@ class EventRow(Base):
 
 
 class WorkerRow(Base):
-    """A process that takes jobs. Its token tells it from every other, living or dead; host and pid tell operators."""
+    """A worker process. Its token is unique among all, living or dead; host and pid are for operators."""
 
     __tablename__ = "workers"
 
@@ -94,11 +94,11 @@ class WorkerRow(Base):
     pid: Mapped[int]
     began: Mapped[float]
     beat: Mapped[float]
-    """When it last said that it is alive; it says so as long as it has jobs in hand."""
+    """The time of its last heartbeat, sent while it holds jobs."""
 
 
 class UsageRow(Base):
-    """What one job counts for among what its caller may have; it stays when the job is gone."""
+    """The share of one job in its tenant's quota; the row stays when the job is deleted."""
 
     __tablename__ = "usage"
     __table_args__ = (Index("used_by", "tenant", "asked"),)
@@ -107,12 +107,12 @@ class UsageRow(Base):
     tenant: Mapped[str] = mapped_column(String(64))
     asked: Mapped[float]
     pictures: Mapped[int]
-    """1 while it may still become a picture, and where one was drawn, even in part."""
+    """1 while it may still become a picture, and if one was drawn, even in part."""
     compute_s: Mapped[float]
 
 
 class HolderRow(Base):
-    """Whose jobs made, or began with, a stored picture, or who sent it: they may see it."""
+    """A tenant that may see a stored picture: its job made it or named it, or it uploaded it."""
 
     __tablename__ = "holders"
 
@@ -121,30 +121,30 @@ class HolderRow(Base):
 
 
 class KeyRow(Base):
-    """Who may ask, for what, and how much; the key itself is not kept, only its sha256."""
+    """An API key, its scopes and limits; only the sha256 of its secret is stored."""
 
     __tablename__ = "keys"
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
-    """One key in use at a time has it."""
+    """Unique among the keys in use."""
     secret_sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[str] = mapped_column(String(255), default="draw")
-    """Words between spaces: `draw`, `admin`."""
+    """`draw`, `admin`, separated by spaces."""
     created: Mapped[float]
     revoked: Mapped[float | None] = mapped_column(default=None)
     per_minute: Mapped[int | None] = mapped_column(default=None)
-    """Most pictures in any sixty seconds."""
+    """Maximum number of pictures in any sixty seconds."""
     pictures_per_day: Mapped[int | None] = mapped_column(default=None)
     compute_s_per_day: Mapped[float | None] = mapped_column(default=None)
     priority: Mapped[int] = mapped_column(default=0)
     """The highest priority its jobs may have."""
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What an AUTOMATIC1111 client set through /sdapi/v1/options: its own, nobody else's."""
+    """The options that this key set through AUTOMATIC1111's /sdapi/v1/options."""
 
 
 class SecretRow(Base):
-    """The server's own secrets by purpose, made once and shared by all processes on this database."""
+    """The server's own secrets by purpose, created once and shared by all processes on this database."""
 
     __tablename__ = "secrets"
 

@@ -1,7 +1,7 @@
-"""A training run as a job: `safelight train` in a process of its own, whose news become events.
+"""A training run as a job: `safelight train` in a process of its own, whose output becomes events.
 
-A process of its own, so that a run that dies takes nobody with it and its memory goes with it. Its folder is named
-after the job, so a job that is tried again, after a crash say, goes on from the checkpoint.
+In its own process, a run that crashes takes nothing else with it, and its memory is freed with it. Its folder is named
+after the job, so a job that is tried again, for example after a crash, resumes from the checkpoint.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ STOP_S = 30.0
 
 
 async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) -> AsyncGenerator[Event, None]:
-    """Started, Stepped*, and at last Learnt or Failed. Closing the generator stops the run with a checkpoint."""
+    """Yield Started, Stepped*, and finally Trained or Failed. Closing the generator stops the run with a checkpoint."""
     began = time.monotonic()
     recipe = parse_recipe(spec["recipe"])
     folder = settings.home / "runs" / job_id
     folder.mkdir(parents=True, exist_ok=True)
-    await until_free(folder / "lock")
-    order = folder / "order.yaml"
-    order.write_text(recipe.to_yaml(), "utf-8")
-    command = ["-m", "safelight", "train", recipe.kind, "--recipe", str(order), "--out", str(folder), "--json"]
+    await wait_for_lock(folder / "lock")
+    recipe_path = folder / "order.yaml"
+    recipe_path.write_text(recipe.to_yaml(), "utf-8")
+    command = ["-m", "safelight", "train", recipe.kind, "--recipe", str(recipe_path), "--out", str(folder), "--json"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
@@ -68,14 +68,14 @@ async def run_training(job_id: str, spec: dict[str, Any], settings: Settings) ->
                 case _:
                     pass
         await process.wait()
-        yield ended or Failed(job_id=job_id, error=fault(await errors, process.returncode))
+        yield ended or Failed(job_id=job_id, error=error_from_output(await errors, process.returncode))
     finally:
         await stop(process)
         errors.cancel()
 
 
-async def until_free(lock: Path) -> None:
-    """A server that was killed leaves its run behind, which ends at its next word: nobody hears it any more."""
+async def wait_for_lock(lock: Path) -> None:
+    """Lock the run's folder. A killed server leaves its run behind, which ends at its next write to the closed pipe."""
     with lock.open("a") as file:
         while True:
             try:
@@ -86,25 +86,26 @@ async def until_free(lock: Path) -> None:
 
 
 async def last_lines(stream: asyncio.StreamReader) -> list[str]:
+    """Read the stream to its end; returns its last 21 lines."""
     lines: list[str] = []
     async for line in stream:
         lines = [*lines[-20:], line.decode("utf-8", "replace").strip()]
     return lines
 
 
-def fault(lines: list[str], code: int | None) -> JobFailed:
-    """What the command said last, which is a JSON object where it is an error of ours."""
+def error_from_output(lines: list[str], code: int | None) -> JobFailed:
+    """The error that the command printed last, as JSON if it is a SafelightError."""
     for line in reversed(lines):
         with suppress(ValueError, TypeError, KeyError):
-            said = json.loads(line)["error"]
-            error = JobFailed(said["message"])
-            error.code = said["code"]
+            printed = json.loads(line)["error"]
+            error = JobFailed(printed["message"])
+            error.code = printed["code"]
             return error
-    return JobFailed(f"the run ended with {code}: {lines[-1] if lines else 'it said nothing'}")
+    return JobFailed(f"the run ended with {code}: {lines[-1] if lines else 'it printed nothing'}")
 
 
 async def stop(process: asyncio.subprocess.Process) -> None:
-    """As Ctrl-C would: the run writes a checkpoint, and ends."""
+    """Stop the run as Ctrl-C would: it writes a checkpoint and ends."""
     if process.returncode is not None:
         return
     with suppress(ProcessLookupError):
@@ -113,12 +114,12 @@ async def stop(process: asyncio.subprocess.Process) -> None:
         async with asyncio.timeout(STOP_S):
             await process.wait()
     except (TimeoutError, asyncio.CancelledError):
-        # Cancelled again, it ends at once: a process must not outlive the loop that looks after it.
+        # Cancelled again: end it at once, since a process must not outlive the event loop that supervises it.
         process.kill()
         await process.wait()
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The server's own settings, which need not be those of its shell."""
+    """Environment variables with the server's own settings, which may differ from those of its shell."""
     chosen = {"HOME": str(settings.home), "DEVICE": settings.device, "DATABASE_URL": settings.database}
     return os.environ | {PREFIX + name: value for name, value in chosen.items()}

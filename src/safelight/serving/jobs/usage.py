@@ -1,4 +1,4 @@
-"""What callers have asked for and used, and what they may: read and written in the transaction that accepts."""
+"""Usage of each tenant, and the limits on it: read and written in the transaction that accepts jobs."""
 
 from dataclasses import dataclass
 
@@ -15,63 +15,63 @@ USUAL_PACE_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a request has to stay below; None is no limit."""
+    """Limits that a request must not exceed; None is no limit."""
 
     in_line: int | None = None
-    """Jobs of everybody that wait."""
+    """Queued jobs of all tenants."""
     per_minute: int | None = None
-    """Pictures asked for in any sixty seconds, whatever became of them."""
+    """Pictures requested in any sixty seconds, whatever their outcome."""
     pictures_per_day: int | None = None
-    """Pictures drawn, even in part, or still to be drawn, of those asked for since midnight, UTC."""
+    """Pictures requested since midnight, UTC, that were drawn, even in part, or are still to be drawn."""
     compute_s_per_day: float | None = None
 
 
-def require_room(session: Session, limits: Limits, tenant: str, num_pictures: int, *, now: float) -> None:
+def require_capacity(session: Session, limits: Limits, tenant: str, num_pictures: int, *, now: float) -> None:
     """
     Raises:
-        InvalidRequest: so many pictures will never fit.
-        TooManyRequests: they do not fit now; says when they will.
+        InvalidRequest: the request alone exceeds a limit.
+        TooManyRequests: a limit is reached; `retry_after_s` says for how long.
     """
     if limits.in_line is not None:
-        require_line(session, limits.in_line, num_pictures)
+        require_queue_space(session, limits.in_line, num_pictures)
     if limits.per_minute is not None:
         require_rate(session, limits.per_minute, tenant, num_pictures, now=now)
     if limits.pictures_per_day is not None or limits.compute_s_per_day is not None:
         require_quota(session, limits, tenant, num_pictures, now=now)
 
 
-def require_line(session: Session, most: int, num_pictures: int) -> None:
-    if num_pictures > most:
-        raise InvalidRequest(f"{num_pictures} pictures at once; {most} fit in the line, so ask for fewer")
+def require_queue_space(session: Session, limit: int, num_pictures: int) -> None:
+    if num_pictures > limit:
+        raise InvalidRequest(f"{num_pictures} pictures at once; the queue holds {limit}, so request fewer")
     queued = session.scalar(select(func.count()).where(JobRow.state == "queued")) or 0
-    if over := max(0, queued + num_pictures - most):
+    if over := max(0, queued + num_pictures - limit):
         raise TooManyRequests(
-            f"{queued} jobs are in line and {most} fit",
+            f"{queued} jobs are queued of at most {limit}",
             retry_after_s=max(1.0, over * pace_s(session)),
             code="queue_full",
         )
 
 
-def require_rate(session: Session, most: int, tenant: str, num_pictures: int, *, now: float) -> None:
-    if num_pictures > most:
-        raise InvalidRequest(f"{num_pictures} pictures at once; this key may have {most} a minute, so ask for fewer")
-    lately = select(UsageRow.asked).where(UsageRow.tenant == tenant, UsageRow.asked > now - MINUTE_S)
-    asked = list(session.scalars(lately.order_by(UsageRow.asked)))
-    if over := max(0, len(asked) + num_pictures - most):
+def require_rate(session: Session, limit: int, tenant: str, num_pictures: int, *, now: float) -> None:
+    if num_pictures > limit:
+        raise InvalidRequest(f"{num_pictures} pictures at once; this key allows {limit} a minute, so request fewer")
+    recent = select(UsageRow.asked).where(UsageRow.tenant == tenant, UsageRow.asked > now - MINUTE_S)
+    requested = list(session.scalars(recent.order_by(UsageRow.asked)))
+    if over := max(0, len(requested) + num_pictures - limit):
         raise TooManyRequests(
-            f"{len(asked)} of {most} pictures a minute are used",
-            retry_after_s=asked[over - 1] + MINUTE_S - now,
+            f"{len(requested)} of {limit} pictures a minute are used",
+            retry_after_s=requested[over - 1] + MINUTE_S - now,
             code="rate_limit_exceeded",
         )
 
 
 def require_quota(session: Session, limits: Limits, tenant: str, num_pictures: int, *, now: float) -> None:
-    most = limits.pictures_per_day
-    if most is not None and num_pictures > most:
-        raise InvalidRequest(f"{num_pictures} pictures at once; this key may have {most} a day, so ask for fewer")
+    limit = limits.pictures_per_day
+    if limit is not None and num_pictures > limit:
+        raise InvalidRequest(f"{num_pictures} pictures at once; this key allows {limit} a day, so request fewer")
     midnight = now - now % DAY_S
     pictures, compute_s = used(session, tenant, since=midnight)
-    if (most is not None and pictures + num_pictures > most) or (
+    if (limit is not None and pictures + num_pictures > limit) or (
         limits.compute_s_per_day is not None and compute_s >= limits.compute_s_per_day
     ):
         raise TooManyRequests(
@@ -82,27 +82,27 @@ def require_quota(session: Session, limits: Limits, tenant: str, num_pictures: i
 
 
 def used(session: Session, tenant: str, *, since: float) -> tuple[int, float]:
-    """Pictures and network seconds of what was asked for since then."""
+    """Pictures and network seconds of the jobs that the tenant requested since then."""
     sums = func.coalesce(func.sum(UsageRow.pictures), 0), func.coalesce(func.sum(UsageRow.compute_s), 0.0)
     pictures, compute_s = session.execute(select(*sums).where(UsageRow.tenant == tenant, UsageRow.asked >= since)).one()
     return int(pictures), float(compute_s)
 
 
 def pace_s(session: Session) -> float:
-    """Seconds between the ends of the last pictures: how soon there is room for one more."""
+    """Mean seconds between the ends of the last 20 pictures: how soon the queue has space for another."""
     query = select(JobRow.finished).where(JobRow.state == "done").order_by(JobRow.finished.desc()).limit(20)
     ends = [end for end in session.scalars(query) if end is not None]
     return (ends[0] - ends[-1]) / (len(ends) - 1) if len(ends) > 1 else USUAL_PACE_S
 
 
-def expect(session: Session, job: JobRow) -> None:
-    """The job was accepted."""
+def add_usage(session: Session, job: JobRow) -> None:
+    """Add the usage row of an accepted job."""
     pictures = 0 if job.spec.get("task") == TRAINING else 1
     session.add(UsageRow(job_id=job.id, tenant=job.tenant, asked=job.created, pictures=pictures, compute_s=0.0))
 
 
-def count(session: Session, job: JobRow, state: str) -> None:
-    """The job, whose row says what was computed, is in this state now: what it counts for.
+def update_usage(session: Session, job: JobRow, state: str) -> None:
+    """Update the usage of a job that is now in `state`; its row has the computed seconds.
 
     A picture that was cancelled while it was drawn counts; one that never began, or that the server failed to draw,
     does not.

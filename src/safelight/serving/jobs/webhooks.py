@@ -1,11 +1,11 @@
-"""Tells whoever asked that a job has ended: one signed POST, tried again until it is taken or given up.
+"""Webhooks: when a job has ended, send one signed POST, tried again until it is accepted or given up.
 
-    safelight-delivery    the same at every try, so that a receiver can tell a repetition
+    safelight-delivery    the same at every try, so that a receiver recognises a repetition
     safelight-timestamp   seconds since the epoch, when this try was made
     safelight-signature   v1=HMAC-SHA256(secret, timestamp + "." + body), in hex
 
-What is due stands in the job's row. A try first moves the row's next one into the future and then sends: of several
-processes one sends, and a process that dies while it sends has only put the webhook off.
+The job's row has the time of the next try. A try first moves that time into the future and then sends: of several
+processes one sends, and if a process dies while it sends, the webhook is only delayed.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ FIRST_DELAY_S = 30.0
 MAX_TRIES = 8
 """With delays of 30 s, doubled each time, the last is made an hour after the first."""
 MAX_AT_ONCE = 8
-"""A receiver that is slow holds up no other until there are so many of them."""
+"""Concurrent tries, so that a slow receiver does not delay the others."""
 Outcome = str
 """`sent`, `failed` (and to be tried again) or `given up`."""
 
@@ -54,7 +54,7 @@ class Webhooks:
         clock: Callable[[], float] = time.time,
         on_event: Callable[[Outcome], None] = lambda _outcome: None,
     ) -> None:
-        """`private`: receivers may be inside a private network."""
+        """With `private`, receivers may be inside a private network."""
         self.database = database
         self.secret = secret
         self.client = (
@@ -69,7 +69,7 @@ class Webhooks:
         self.loop = Loop("sending webhooks", self.send_due, every_s=POLL_S)
 
     async def run(self) -> None:
-        """Until it is cancelled; a try that is cut off is made again later."""
+        """Run until cancelled; an interrupted try is made again later."""
         try:
             await self.loop.run()
         finally:
@@ -79,17 +79,17 @@ class Webhooks:
             await self.client.aclose()
 
     async def send_due(self) -> None:
-        """Begin to send what is due now."""
-        while len(self.sending) < MAX_AT_ONCE and (job := await self.database.run(self.take)):
+        """Start to send the webhooks that are due now."""
+        while len(self.sending) < MAX_AT_ONCE and (job := await self.database.run(self.take_due)):
             task = asyncio.create_task(self.send(job))
             self.sending.add(task)
             task.add_done_callback(self.sending.discard)
 
-    def take(self) -> JobRow | None:
-        """A webhook that is due, and ours until its next try is."""
+    def take_due(self) -> JobRow | None:
+        """Take a due webhook, which no other process sends until its next try is due; None if there is none."""
         now = self.clock()
         due = select(JobRow).where(JobRow.webhook_state == "due", JobRow.webhook_due <= now).limit(1)
-        # Reading keeps nobody waiting; only what is found is worth SQLite's one lock for writers.
+        # Reading blocks nobody; take SQLite's single write lock only if something is due.
         if self.database.read(lambda session: session.scalar(due)) is None:
             return None
 
@@ -103,27 +103,27 @@ class Webhooks:
         return self.database.write(work)
 
     async def send(self, job: JobRow) -> None:
-        """One try, and what became of it."""
+        """Make one try and record its outcome."""
         assert job.webhook_url is not None
         try:
             status = await self.post(job.webhook_url, body_of(job), delivery=job.id)
-            fault = "" if 200 <= status < 300 else f"answered {status}"
-        except Exception as error:  # noqa: BLE001  whatever a receiver does, it is a try that failed
-            fault = str(error) or type(error).__name__
+            problem = "" if 200 <= status < 300 else f"answered {status}"
+        except Exception as error:  # noqa: BLE001  whatever a receiver does, the try has failed
+            problem = str(error) or type(error).__name__
         last = job.webhook_attempts >= MAX_TRIES
-        outcome = "sent" if not fault else "given up" if last else "failed"
-        said = {"job_id": job.id, "host": urlsplit(job.webhook_url).hostname, "attempt": job.webhook_attempts}
-        if fault:
-            log.warning("webhook %s: %s", outcome, fault, extra=said)
+        outcome = "sent" if not problem else "given up" if last else "failed"
+        fields = {"job_id": job.id, "host": urlsplit(job.webhook_url).hostname, "attempt": job.webhook_attempts}
+        if problem:
+            log.warning("webhook %s: %s", outcome, problem, extra=fields)
         else:
-            log.info("webhook sent", extra=said)
+            log.info("webhook sent", extra=fields)
         if outcome != "failed":
-            with suppress(StorageFailed):  # it is then sent again, which receivers can tell
-                await self.database.run(self.settle, job.id, outcome)
+            with suppress(StorageFailed):  # it is then sent again, which receivers recognise
+                await self.database.run(self.save_state, job.id, outcome)
         self.on_event(outcome)
 
     async def post(self, url: str, body: bytes, *, delivery: str) -> int:
-        """The status of the answer, which is not read."""
+        """Send the request; returns the status of the answer, whose body is not read."""
         timestamp = str(int(self.clock()))
         headers = {
             "content-type": "application/json",
@@ -138,7 +138,7 @@ class Webhooks:
         ):
             return answer.status_code
 
-    def settle(self, job_id: str, state: str) -> None:
+    def save_state(self, job_id: str, state: str) -> None:
         def work(session: Session) -> None:
             session.execute(update(JobRow).where(JobRow.id == job_id).values(webhook_state=state))
 
@@ -146,8 +146,8 @@ class Webhooks:
 
 
 def body_of(job: JobRow) -> bytes:
-    """What is said of a job; neither its prompt nor a link that opens without a key."""
-    said = {
+    """The JSON body about a job, without its prompt and without links that open without a key."""
+    fields = {
         "object": "job",
         "id": job.id,
         "request": job.request,
@@ -161,7 +161,7 @@ def body_of(job: JobRow) -> bytes:
         "seconds": job.seconds,
         "compute_s": job.compute_s,
     }
-    return json.dumps(said).encode()
+    return json.dumps(fields).encode()
 
 
 def sign(secret: bytes, timestamp: str, body: bytes) -> str:
@@ -169,10 +169,10 @@ def sign(secret: bytes, timestamp: str, body: bytes) -> str:
 
 
 def require_webhook_url(url: str, *, private: bool) -> None:
-    """What can be said of a URL before it is resolved; where its name leads is looked at when it is sent to.
+    """Check a webhook URL before its name is resolved; the address is checked when it is sent to.
 
     Raises:
-        InvalidRequest: nothing will ever be sent there.
+        InvalidRequest: nothing can be sent there.
     """
     try:
         parts = urlsplit(url)
@@ -180,12 +180,12 @@ def require_webhook_url(url: str, *, private: bool) -> None:
     except ValueError as error:
         raise InvalidRequest(f"webhook_url: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise InvalidRequest("webhook_url: say https://HOST/..., or http://")
+        raise InvalidRequest("webhook_url: expected https://HOST/... or http://HOST/...")
     if parts.username is not None:
-        raise InvalidRequest("webhook_url: leave out user and password; the signature says who sends")
+        raise InvalidRequest("webhook_url: leave out user and password; receivers check the signature instead")
     try:
         public = is_public(str(ipaddress.ip_address(host)))
     except ValueError:
         public = host != "localhost" and not host.endswith(".localhost")
     if not public and not private:
-        raise InvalidRequest(f"webhook_url: {host} is inside a private network, where nothing is sent from here")
+        raise InvalidRequest(f"webhook_url: {host} is inside a private network, where this server sends no webhooks")

@@ -1,8 +1,8 @@
-"""Draws accepted jobs: claims them, walks the path, writes down how they ended.
+"""Runs accepted jobs: claims them, generates their pictures, records how they ended.
 
     claim -> generate -> finish | fail | put back
 
-Several processes may run one worker each on one database. What one that dies had in hand is taken up by the others.
+Several processes may run one worker each on one database. When one dies, the others recover its jobs.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from safelight.pipeline import generate
 from safelight.serving.jobs.attempts import LEASE_S, Attempts, JobProgress, is_training
 from safelight.serving.jobs.live import JobListeners
 from safelight.serving.jobs.loops import Loop
-from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.queue import JobQueue
+from safelight.serving.jobs.redact import caller_message
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.jobs.training import run_training
 from safelight.spec import Upscale, parse_spec
@@ -31,9 +31,9 @@ from safelight.studio import Studio
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
-"""How often progress is written, cancellations are read, and the worker says that it is alive."""
+"""How often the worker writes progress and its heartbeat, and reads cancellations."""
 IDLE_POLL_S = 1.0
-"""How long a job accepted by another process may go unnoticed."""
+"""How long a job accepted by another process may remain unnoticed."""
 RECOVER_EVERY_S = LEASE_S / 8
 STORAGE_RETRIES = 5
 Watch = Callable[[JobRow, Event], None]
@@ -41,7 +41,7 @@ Watch = Callable[[JobRow, Event], None]
 
 @dataclass(eq=False, slots=True)
 class HeldAttempt:
-    """An attempt that this worker has in hand."""
+    """An attempt that runs in this worker."""
 
     job: JobRow
     task: "asyncio.Task[None]" = field(init=False)
@@ -55,251 +55,258 @@ class JobWorker:
         studio: Studio,
         live: JobListeners,
         *,
-        most: int,
+        max_jobs: int,
         watch: Watch = lambda _job, _event: None,
     ) -> None:
         self.queue = queue
         self.attempts = Attempts(queue)
         self.studio = studio
         self.live = live
-        self.most = most
-        """Jobs in hand at once; the engine chooses among them at every step."""
+        self.max_jobs = max_jobs
+        """Jobs held at once; the engine chooses among them at every step."""
         self.watch = watch
-        self.hands: dict[str, HeldAttempt] = {}
-        """By job."""
+        self.held: dict[str, HeldAttempt] = {}
+        """By job id."""
         self.wake = asyncio.Event()
         self.stopped = asyncio.Event()
         self.drain_s = 0.0
         self.cancelling: set[asyncio.Task[None]] = set()
-        """Those that end jobs somebody cancelled: a run may take half a minute to write its checkpoint."""
-        self.listening = -math.inf
-        """Since when it could look at what others say; from the start, as far as it knows."""
+        """Tasks that stop cancelled jobs: a training run may take half a minute to write its checkpoint."""
+        self.others_visible_since = -math.inf
+        """Since when this worker could read the heartbeats of others; at the start, always."""
         self.training = asyncio.Lock()
-        """One run at a time: each takes all the machine has."""
-        self.claiming = Loop("taking jobs from the line", self.take_more)
-        self.beating = Loop("keeping jobs in hand", self.renew, every_s=HEARTBEAT_S)
-        self.recovering = Loop("looking for lost jobs", self.look_after_others, every_s=RECOVER_EVERY_S)
+        """One training run at a time: each uses the whole machine."""
+        self.claiming = Loop("claiming jobs", self.claim_jobs)
+        self.beating = Loop("renewing held jobs", self.renew, every_s=HEARTBEAT_S)
+        self.recovering = Loop("recovering lost jobs", self.recover_jobs, every_s=RECOVER_EVERY_S)
 
     async def run(self) -> None:
-        """Until `stop`, and then until what is in hand has ended or was put back."""
+        """Run until `stop`, and then until the held jobs have ended or were put back."""
         claiming = asyncio.create_task(self.claiming.run())
         others = [asyncio.create_task(loop.run()) for loop in (self.beating, self.recovering)]
         await self.stopped.wait()
-        await claiming  # a claim that is cut off would leave jobs in nobody's hand
+        await claiming  # a cancelled claim would leave jobs that nobody runs
         await self.drain()
         for task in others:
             task.cancel()
         await asyncio.wait(others)
-        with suppress(StorageFailed):  # the others then wait until it has been silent for long enough
-            await self.queue.database.run(self.attempts.leave)
+        with suppress(StorageFailed):  # the others then recover its jobs when its lease ends
+            await self.queue.database.run(self.attempts.unregister)
 
-    def trouble(self) -> str:
-        """Why a job that was accepted now would not be drawn soon; empty where it would."""
+    def problem(self) -> str:
+        """Why a job accepted now would not run soon; empty if it would."""
         if self.stopped.is_set():
             return "the server is shutting down"
         if not self.studio.backend.alive:
-            return "the engine has stopped; the log says why, and a new start helps"
-        return next(filter(None, (loop.trouble() for loop in (self.claiming, self.beating, self.recovering))), "")
+            return "the engine has stopped; the log has the reason, and a restart helps"
+        return next(filter(None, (loop.problem() for loop in (self.claiming, self.beating, self.recovering))), "")
 
     # Loops
 
-    async def take_more(self) -> None:
+    async def claim_jobs(self) -> None:
         self.wake.clear()
-        drawn = [hand.job for hand in self.hands.values() if not is_training(hand.job)]
-        training = len(drawn) < len(self.hands)
-        room = self.most - len(drawn)
+        drawn = [attempt.job for attempt in self.held.values() if not is_training(attempt.job)]
+        training = len(drawn) < len(self.held)
+        free = self.max_jobs - len(drawn)
         if any(job.suspect for job in drawn) or not self.studio.backend.alive:
-            room = 0
-        for job in await self.queue.database.run(self.attempts.claim, most=room, busy=bool(drawn), training=training):
-            if former := self.hands.get(job.id):
-                # It was lost and came back before it was let go.
-                await stopped(former.task)
-            self.take_in_hand(job)
+            free = 0
+        for job in await self.queue.database.run(self.attempts.claim, limit=free, busy=bool(drawn), training=training):
+            if former := self.held.get(job.id):
+                # This worker lost the job and claims it again before the old attempt was released.
+                await cancel_and_wait(former.task)
+            self.start(job)
         with suppress(TimeoutError):
             async with asyncio.timeout(IDLE_POLL_S):
                 await self.wake.wait()
 
-    def take_in_hand(self, job: JobRow) -> None:
-        hand = self.hands[job.id] = HeldAttempt(job)
-        self.live.ring(job.id)
-        hand.task = asyncio.create_task(self.draw(hand))
-        hand.task.add_done_callback(lambda _task: self.let_go(hand))
+    def start(self, job: JobRow) -> None:
+        attempt = self.held[job.id] = HeldAttempt(job)
+        self.live.notify_changed(job.id)
+        attempt.task = asyncio.create_task(self.process(attempt))
+        attempt.task.add_done_callback(lambda _task: self.release(attempt))
 
-    def let_go(self, hand: HeldAttempt) -> None:
-        job_id = hand.job.id
-        if self.hands.get(job_id) is hand:
-            del self.hands[job_id]
+    def release(self, attempt: HeldAttempt) -> None:
+        job_id = attempt.job.id
+        if self.held.get(job_id) is attempt:
+            del self.held[job_id]
             self.live.forget(job_id)
-        self.live.ring(job_id)
+        self.live.notify_changed(job_id)
         self.wake.set()
 
     async def renew(self) -> None:
-        hands = dict(self.hands)
-        kept = await self.queue.database.run(
-            self.attempts.renew, {job_id: (hand.job, hand.progress) for job_id, hand in hands.items()}
+        held = dict(self.held)
+        dropped = await self.queue.database.run(
+            self.attempts.renew, {job_id: (attempt.job, attempt.progress) for job_id, attempt in held.items()}
         )
-        for job_id in kept.lost:
-            # By now it may be in hand again, as another attempt.
-            if not hands[job_id].task.done() and not hands[job_id].task.cancelling():
-                log.warning("job %s was taken up by another worker", job_id)
-                hands[job_id].task.cancel()
-        for job_id in kept.cancelled:
-            if not hands[job_id].task.cancelling():
-                # Not waited for: meanwhile nobody would hear that the others are alive.
-                ending = asyncio.create_task(self.end_cancelled(hands[job_id]))
+        for job_id in dropped.lost:
+            # By now this worker may hold it again, as another attempt.
+            if not held[job_id].task.done() and not held[job_id].task.cancelling():
+                log.warning("job %s was claimed by another worker", job_id)
+                held[job_id].task.cancel()
+        for job_id in dropped.cancelled:
+            if not held[job_id].task.cancelling():
+                # Not awaited here, which would delay the heartbeat.
+                ending = asyncio.create_task(self.end_cancelled(held[job_id]))
                 self.cancelling.add(ending)
                 ending.add_done_callback(self.cancelling.discard)
 
-    async def look_after_others(self) -> None:
+    async def recover_jobs(self) -> None:
         now = time.monotonic()
-        if now - self.recovering.turned > LEASE_S / 2:
-            # The database was away, or this process stood still: what others said meanwhile could not be heard.
-            self.listening = now
-        looks = [self.queue.expire]
-        if now - self.listening > LEASE_S:
-            looks.append(lambda: self.attempts.recover(list(self.hands)))
-        for look in looks:
-            for job_id in await self.queue.database.run(look):
-                self.live.ring(job_id)
+        if now - self.recovering.last_success > LEASE_S / 2:
+            # The database was away, or this process was suspended: it could not read the heartbeats of others.
+            self.others_visible_since = now
+        checks = [self.queue.expire]
+        if now - self.others_visible_since > LEASE_S:
+            checks.append(lambda: self.attempts.recover(list(self.held)))
+        for check in checks:
+            for job_id in await self.queue.database.run(check):
+                self.live.notify_changed(job_id)
                 self.wake.set()
 
     # One job
 
-    async def draw(self, hand: HeldAttempt) -> None:
-        """One job to its end; whatever happens, its row says so."""
+    async def process(self, attempt: HeldAttempt) -> None:
+        """Run one job to its end, and record in its row how it ended."""
         try:
-            ended = await self.run_job(hand)
+            ended = await self.run_job(attempt)
         except asyncio.CancelledError:
             raise
         except SafelightError as error:
-            ended = Failed(job_id=hand.job.id, error=error)
+            ended = Failed(job_id=attempt.job.id, error=error)
         except Exception:
-            log.exception("job %s failed", hand.job.id)
-            broken = JobFailed("something broke in the server while it drew this; its log has the details")
-            ended = Failed(job_id=hand.job.id, error=broken)
+            log.exception("job %s failed", attempt.job.id)
+            broken = JobFailed("an internal error occurred while drawing this; the server's log has the details")
+            ended = Failed(job_id=attempt.job.id, error=broken)
         while True:
             try:
-                await self.queue.database.run(self.settle, hand, ended)
+                await self.queue.database.run(self.record_end, attempt, ended)
                 return
             except StorageFailed as error:
-                # The picture is there: as long as the job is in hand, its end can be written later.
-                log.warning("job %s: how it ended cannot be written yet: %s", hand.job.id, error)
+                # The picture is stored: while the job is held, its end can be written later.
+                log.warning("job %s: its result cannot be written yet: %s", attempt.job.id, error)
                 await asyncio.sleep(IDLE_POLL_S)
 
-    async def run_job(self, hand: HeldAttempt) -> Event:
-        """The last event."""
-        job = hand.job
+    async def run_job(self, attempt: HeldAttempt) -> Event:
+        """Run a job and return its last event."""
+        job = attempt.job
         if is_training(job):
-            return await self.learn(hand)
+            return await self.run_training_job(attempt)
         spec, encoding = parse_spec(job.spec), Encoding(**job.encoding)
         if isinstance(spec, Upscale):
-            await self.begin(hand)
+            await self.begin(attempt)
         events = generate(spec, self.studio, encoding=encoding, tenant=job.tenant, priority=job.priority)
         async with aclosing(events):
             async for event in events:
                 self.watch(job, event)
-                self.live.tell(job.id, event)
+                self.live.publish(job.id, event)
                 match event:
                     case Started():
-                        hand.progress = JobProgress(total_steps=event.total_steps)
-                        await self.begin(hand)
+                        attempt.progress = JobProgress(total_steps=event.total_steps)
+                        await self.begin(attempt)
                     case Stepped():
-                        hand.progress = JobProgress(
+                        attempt.progress = JobProgress(
                             step=event.step, total_steps=event.total_steps, compute_s=event.compute_s
                         )
                     case Decoded():
-                        total = hand.progress.total_steps
-                        hand.progress = JobProgress(step=total, total_steps=total, compute_s=event.compute_s)
+                        total = attempt.progress.total_steps
+                        attempt.progress = JobProgress(step=total, total_steps=total, compute_s=event.compute_s)
                     case Stored() | Failed() | Cancelled():
                         return event
                     case _:
                         pass
         raise AssertionError("the path ends with Stored, Failed or Cancelled")
 
-    async def begin(self, hand: HeldAttempt) -> None:
-        """Written before much can have happened: should this process die, its neighbours in line are not suspected."""
+    async def begin(self, attempt: HeldAttempt) -> None:
+        """Record early that drawing begins: if this process dies, jobs that had not begun are not suspected."""
         with suppress(StorageFailed):
-            await self.queue.database.run(self.attempts.begin, hand.job)
+            await self.queue.database.run(self.attempts.begin, attempt.job)
 
-    async def learn(self, hand: HeldAttempt) -> Event:
-        """The same for a training run, whose seconds are all the network's."""
+    async def run_training_job(self, attempt: HeldAttempt) -> Event:
+        """Run a training job and return its last event; all its seconds count as network time."""
         began = time.monotonic()
-        async with self.training, aclosing(run_training(hand.job.id, hand.job.spec, self.studio.settings)) as events:
+        async with (
+            self.training,
+            aclosing(run_training(attempt.job.id, attempt.job.spec, self.studio.settings)) as events,
+        ):
             async for event in events:
-                self.live.tell(hand.job.id, event)
+                self.live.publish(attempt.job.id, event)
                 match event:
                     case Started():
                         began = time.monotonic()
-                        await self.begin(hand)
+                        await self.begin(attempt)
                     case Stepped():
                         spent_s = time.monotonic() - began
-                        hand.progress = JobProgress(step=event.step, total_steps=event.total_steps, compute_s=spent_s)
+                        attempt.progress = JobProgress(
+                            step=event.step, total_steps=event.total_steps, compute_s=spent_s
+                        )
                     case Trained() | Failed():
                         return event
                     case _:
                         pass
-        raise AssertionError("a run ends with Learnt or Failed")
+        raise AssertionError("a run ends with Trained or Failed")
 
-    def settle(self, hand: HeldAttempt, ended: Event) -> None:
-        job, progress, attempts = hand.job, hand.progress, self.attempts
+    def record_end(self, attempt: HeldAttempt, ended: Event) -> None:
+        job, progress, attempts = attempt.job, attempt.progress, self.attempts
         match ended:
             case Stored(asset_id=asset_id, seconds=seconds):
                 attempts.finish(job, asset_id=asset_id, seconds=seconds, progress=progress)
-            case Trained() as learnt:
-                more = {name: getattr(learnt, name) for name in ("kind", "name", "reference", "digest")}
-                attempts.finish(job, asset_id=None, seconds=learnt.seconds, progress=progress, more=more)
+            case Trained() as trained:
+                details = {name: getattr(trained, name) for name in ("kind", "name", "reference", "digest")}
+                attempts.finish(job, asset_id=None, seconds=trained.seconds, progress=progress, details=details)
             case Failed(error=EngineStopped() as error):
-                attempts.put_back(job, progress, why=self.as_row(error)["message"], suspect=True)
+                attempts.put_back(job, progress, reason=self.error_fields(error)["message"], suspect=True)
             case Failed(error=StorageFailed() as error) if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
-                attempts.put_back(job, progress, delay_s=2.0**job.attempts, why=self.as_row(error)["message"])
+                attempts.put_back(job, progress, delay_s=2.0**job.attempts, reason=self.error_fields(error)["message"])
             case Failed(error=error):
-                attempts.fail(job, self.as_row(error), progress)
+                attempts.fail(job, self.error_fields(error), progress)
             case _:
-                attempts.put_back(job, progress, why="it was stopped")
+                attempts.put_back(job, progress, reason="it was stopped")
 
-    def as_row(self, error: SafelightError) -> dict[str, Any]:
-        """What callers, webhooks and events will say of it."""
-        message = told_to_strangers(error, self.studio.settings.home)
+    def error_fields(self, error: SafelightError) -> dict[str, Any]:
+        """The error as callers, webhooks and events report it."""
+        message = caller_message(error, self.studio.settings.home)
         return {"status": error.status, "code": error.code, "message": message}
 
     # Ending early
 
-    async def drop(self, job_id: str) -> None:
-        """Stop drawing a job that somebody cancelled, wherever in its path it is."""
-        if hand := self.hands.get(job_id):
-            await self.cancel(hand)
+    async def cancel_if_held(self, job_id: str) -> None:
+        """Stop a cancelled job, at whatever stage it is."""
+        if attempt := self.held.get(job_id):
+            await self.cancel(attempt)
 
-    async def cancel(self, hand: HeldAttempt) -> None:
-        await stopped(hand.task)
-        await self.queue.database.run(self.attempts.cancelled, hand.job, hand.progress)
-        self.live.ring(hand.job.id)
+    async def cancel(self, attempt: HeldAttempt) -> None:
+        await cancel_and_wait(attempt.task)
+        await self.queue.database.run(self.attempts.cancelled, attempt.job, attempt.progress)
+        self.live.notify_changed(attempt.job.id)
 
-    async def end_cancelled(self, hand: HeldAttempt) -> None:
-        with suppress(StorageFailed):  # it ends when somebody looks for lost jobs
-            await self.cancel(hand)
+    async def end_cancelled(self, attempt: HeldAttempt) -> None:
+        with suppress(StorageFailed):  # a later recovery ends it
+            await self.cancel(attempt)
 
     def stop(self, *, drain_s: float) -> None:
-        """Take no more; `run` ends once those in hand have ended, or after `drain_s`."""
+        """Claim no more jobs; `run` returns once the held ones have ended, or after `drain_s`."""
         self.drain_s = drain_s
         self.claiming.stopping = True
         self.stopped.set()
         self.wake.set()
 
     async def drain(self) -> None:
-        """What has not ended in time goes back in line."""
-        if self.hands:
-            await asyncio.wait([hand.task for hand in self.hands.values()], timeout=self.drain_s)
-        await asyncio.gather(*map(self.give_back, list(self.hands.values())), *self.cancelling)
+        """Wait for the held jobs; put back those that have not ended in time."""
+        if self.held:
+            await asyncio.wait([attempt.task for attempt in self.held.values()], timeout=self.drain_s)
+        await asyncio.gather(*map(self.give_back, list(self.held.values())), *self.cancelling)
 
-    async def give_back(self, hand: HeldAttempt) -> None:
-        await stopped(hand.task)
+    async def give_back(self, attempt: HeldAttempt) -> None:
+        await cancel_and_wait(attempt.task)
         with suppress(StorageFailed):
-            await self.queue.database.run(self.attempts.put_back, hand.job, hand.progress, why="the server was stopped")
+            await self.queue.database.run(
+                self.attempts.put_back, attempt.job, attempt.progress, reason="the server was stopped"
+            )
 
 
-async def stopped(task: asyncio.Task[None]) -> None:
-    """Once, however many ask: what is told twice to stop, as a run that writes its checkpoint, stops at once."""
+async def cancel_and_wait(task: asyncio.Task[None]) -> None:
+    """Cancel a task once, however many callers: cancelled twice, a run that writes its checkpoint would abort."""
     if not task.cancelling():
         task.cancel()
     await asyncio.wait([task])

@@ -1,1 +1,1 @@
-"""Tools for language models: the Model Context Protocol, over the same application."""
+"""An MCP (Model Context Protocol) server: tools for language models, over the same application."""

@@ -1,9 +1,9 @@
-"""An MCP server: tools with which a language model draws, edits and looks at pictures.
+"""An MCP server: tools with which a language model generates, edits and views pictures.
 
     tool -> POST /v1/jobs -> wait -> GET /v1/files -> image content
 
-There is one way to draw, and it is HTTP: to a server that runs elsewhere, or to the application in this process, which
-is opened at the first tool that needs it and reached without a socket. Jobs are durable either way.
+All tools use the HTTP API: of a remote server, or of the application in this process, which is opened when a tool first
+needs it and called without a socket. Jobs are durable either way.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from safelight.regular_file import is_regular, open_regular
 from safelight.serving.http.auth import TRUSTED
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.jobs.keys import Caller
-from safelight.serving.jobs.places import told_to_strangers
+from safelight.serving.jobs.redact import caller_message
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
 from safelight.spec.complete import choose_seed, seeds_from
@@ -44,38 +44,38 @@ from safelight.version import __version__
 log = logging.getLogger(__name__)
 
 INSTRUCTIONS = """\
-Draws pictures with Stable Diffusion. Every picture has an asset_id, by which the other tools name it. A tool that
-takes long answers with a job that is still queued or running: ask get_job for it after a while."""
+Generates pictures with Stable Diffusion. Every picture has an asset_id, which the other tools accept. A slow tool
+answers with a job that is still queued or running: call get_job for it after a while."""
 PATIENCE_S = 45.0
-"""Many clients give a tool a minute; what takes longer is answered as a job under way."""
+"""Many clients allow a tool one minute; after this time it answers with the unfinished job."""
 MAX_INLINE_BYTES = 700_000
-"""Clients refuse long answers, and base64 makes them a third longer."""
+"""Clients refuse long answers, and base64 adds a third."""
 MAX_INLINE_SIDE = 1280
 MAX_AT_ONCE = 4
-LOOKS = ToolAnnotations(read_only_hint=True)
-DRAWS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False)
+READ_ONLY = ToolAnnotations(read_only_hint=True)
+GENERATES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False)
 
-Ask = Context[Any, Any]
+ToolContext = Context[Any, Any]
 ImageArgument = Annotated[
     str,
     Field(description="An asset_id; or a picture as http(s) URL, data URL or base64; or the path of a local file."),
 ]
-Model = Annotated[str, Field(description="A name of list_models.")]
-Sampler = Annotated[str | None, Field(description="A name of list_samplers.")]
-Size = Annotated[int | None, Field(description="In pixels, a multiple of 8; left out, what the model draws best.")]
+Model = Annotated[str, Field(description="A name from list_models.")]
+Sampler = Annotated[str | None, Field(description="A name from list_samplers.")]
+Size = Annotated[int | None, Field(description="In pixels, a multiple of 8; the default is the model's best size.")]
 Steps = Annotated[int | None, Field(description="More is slower and finer; 20 to 30 is usual.")]
 Guidance = Annotated[float | None, Field(description="How closely to follow the prompt, 1 to 15.")]
-Seed = Annotated[AnySeed | None, Field(description="The same seed and words give the same picture.")]
-Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
+Seed = Annotated[AnySeed | None, Field(description="The same seed and prompt give the same picture.")]
+Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, with consecutive seeds.")]
 
-Wildcards = Annotated[bool, Field(description="Choose by lot from {red|blue} and __colour__ in the prompt.")]
+Wildcards = Annotated[bool, Field(description="Pick {red|blue} and __colour__ in the prompt at random.")]
 
 
 class Api:
-    """The HTTP API: of the server at `server`, or else of an application of our own, opened when first used."""
+    """A client of the HTTP API: of the server at `server`, or else of an application in this process."""
 
     def __init__(self, settings: Settings, *, server: str | None = None, key: str | None = None, owner: bool) -> None:
-        """`owner`: callers are whoever started this process, so that an application of our own asks for no key."""
+        """With `owner`, callers are the user who started this process, so the application needs no key."""
         self.settings = settings
         self.server = server
         self.key = key
@@ -84,7 +84,7 @@ class Api:
         self.client: httpx.AsyncClient | None = None
         self.parts = AsyncExitStack()
 
-    async def opened(self) -> httpx.AsyncClient:
+    async def open_client(self) -> httpx.AsyncClient:
         async with self.opening:
             if self.client is None:
                 headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -101,18 +101,18 @@ class Api:
 
         app = create_app(self.settings)
         await self.parts.enter_async_context(app.router.lifespan_context(app))
-        return trusting(app) if self.owner else app
+        return trust_caller(app) if self.owner else app
 
-    async def ask(self, method: str, path: str, ask: Ask, **how: Any) -> httpx.Response:
-        """Raises ToolError with the server's own words where it refuses."""
+    async def request(self, method: str, path: str, context: ToolContext, **options: Any) -> httpx.Response:
+        """Send a request; raises ToolError with the server's message if it refuses."""
         try:
-            answer = await (await self.opened()).request(method, path, headers=passed_on(ask), **how)
+            answer = await (await self.open_client()).request(method, path, headers=key_headers(context), **options)
         except httpx.HTTPError as error:
             raise ToolError(f"{self.server}: {error or type(error).__name__}") from error
         except SafelightError as error:
-            raise ToolError(str(error) if self.owner else told_to_strangers(error, self.settings.home)) from error
+            raise ToolError(str(error) if self.owner else caller_message(error, self.settings.home)) from error
         if answer.is_error:
-            raise ToolError(words_of(answer))
+            raise ToolError(error_message(answer))
         return answer
 
     async def __aenter__(self) -> Self:
@@ -124,8 +124,8 @@ class Api:
         await self.parts.aclose()
 
 
-def trusting(app: ASGIApp) -> ASGIApp:
-    """The application as seen by the person whose process this is. The mark cannot come from a network."""
+def trust_caller(app: ASGIApp) -> ASGIApp:
+    """Wrap the application so that it trusts the caller, the user of this process. Networks cannot set TRUSTED."""
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, TRUSTED: Caller()}, receive, send)
@@ -133,23 +133,23 @@ def trusting(app: ASGIApp) -> ASGIApp:
     return call
 
 
-def passed_on(ask: Ask) -> dict[str, str]:
-    """Over HTTP, a caller's own key goes on to the API, which knows what it may do."""
-    request = ask.request_context.request
+def key_headers(context: ToolContext) -> dict[str, str]:
+    """Over HTTP, the headers with the caller's own API key, which are forwarded to the API."""
+    request = context.request_context.request
     given = {} if request is None else request.headers
     return {name: given[name] for name in ("authorization", "x-api-key") if name in given}
 
 
-def words_of(answer: httpx.Response) -> str:
+def error_message(answer: httpx.Response) -> str:
     try:
-        said = answer.json()
-        return str(said["error"]["message"] if isinstance(said["error"], dict) else said["detail"])
+        error_body = answer.json()
+        return str(error_body["error"]["message"] if isinstance(error_body["error"], dict) else error_body["detail"])
     except (ValueError, KeyError, TypeError):
         return f"the server answered {answer.status_code}"
 
 
 async def serve(api: Api, *, http: tuple[str, int] | None = None) -> None:
-    """Until the client closes stdin, or for ever on that host and port."""
+    """Serve until the client closes stdin, or with `http`, for ever on that host and port."""
     async with api:
         server = mcp_server(api, local=http is None)
         if http is None:
@@ -160,14 +160,14 @@ async def serve(api: Api, *, http: tuple[str, int] | None = None) -> None:
 
 
 def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
-    """`local`: the client is on this machine and ours, so it may name files."""
+    """The server and its tools; with `local`, the client is the user of this machine and may name files."""
     server: MCPServer[Any] = MCPServer(
         "safelight", title="safelight", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
     )
 
-    @server.tool(annotations=DRAWS)
+    @server.tool(annotations=GENERATES)
     async def generate_image(
-        ctx: Ask,
+        ctx: ToolContext,
         prompt: str,
         negative_prompt: str = "",
         model: Model = "mini",
@@ -180,17 +180,17 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         n: Number = 1,
         wildcards: Wildcards = False,
     ) -> CallToolResult:
-        """Draw one or more pictures from words."""
+        """Generate one or more pictures from a prompt."""
         fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
         fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        return await draw(api, ctx, fields | {"expand": "wildcards" if wildcards else None}, n=n)
+        return await generate(api, ctx, fields | {"expand": "wildcards" if wildcards else None}, n=n)
 
-    @server.tool(annotations=DRAWS)
+    @server.tool(annotations=GENERATES)
     async def edit_image(
-        ctx: Ask,
+        ctx: ToolContext,
         image: ImageArgument,
-        prompt: Annotated[str, Field(description="What the picture, or its masked part, shall show.")],
-        mask: Annotated[ImageArgument | None, Field(description="White is drawn anew, black is kept.")] = None,
+        prompt: Annotated[str, Field(description="What the picture, or its masked part, should show.")],
+        mask: Annotated[ImageArgument | None, Field(description="White areas are redrawn, black ones stay.")] = None,
         strength: Annotated[float | None, Field(description="How far to depart from the picture, 0 to 1.")] = None,
         negative_prompt: str = "",
         model: Model = "mini",
@@ -202,139 +202,143 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
         seed: Seed = None,
         n: Number = 1,
     ) -> CallToolResult:
-        """Draw a picture anew from another one, all of it or where a mask is white."""
+        """Redraw a picture from another one, all of it or where a mask is white."""
         fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
         fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        fields |= {"init": await kept(api, ctx, image, local=local), "strength": strength}
+        fields |= {"init": await stored_id(api, ctx, image, local=local), "strength": strength}
         if mask is not None:
-            fields["mask"] = await kept(api, ctx, mask, local=local)
-        return await draw(api, ctx, fields, n=n)
+            fields["mask"] = await stored_id(api, ctx, mask, local=local)
+        return await generate(api, ctx, fields, n=n)
 
-    @server.tool(annotations=DRAWS)
+    @server.tool(annotations=GENERATES)
     async def upscale_image(
-        ctx: Ask,
+        ctx: ToolContext,
         image: ImageArgument,
         scale: Annotated[float, Field(description="How many times as large, above 1 and up to 8.")] = 2.0,
         method: Annotated[str, Field(description="lanczos, or a network such as realesrgan-x4plus.")] = "lanczos",
     ) -> CallToolResult:
-        """Make a picture larger."""
-        body = {"init": await kept(api, ctx, image, local=local), "scale": scale, "method": method}
-        return await shown(api, ctx, [(await api.ask("POST", "/v1/upscales", ctx, json=body)).json()])
+        """Upscale a picture."""
+        body = {"init": await stored_id(api, ctx, image, local=local), "scale": scale, "method": method}
+        return await wait_for_jobs(api, ctx, [(await api.request("POST", "/v1/upscales", ctx, json=body)).json()])
 
-    @server.tool(annotations=LOOKS)
-    async def list_models(ctx: Ask) -> CallToolResult:
-        """The models that can draw, by name."""
-        found = (await api.ask("GET", "/sdapi/v1/sd-models", ctx)).json()
-        return said({"models": [model["model_name"] for model in found]})
+    @server.tool(annotations=READ_ONLY)
+    async def list_models(ctx: ToolContext) -> CallToolResult:
+        """List the models by name."""
+        found = (await api.request("GET", "/sdapi/v1/sd-models", ctx)).json()
+        return json_result({"models": [model["model_name"] for model in found]})
 
-    @server.tool(annotations=LOOKS)
-    async def list_samplers(ctx: Ask) -> CallToolResult:
-        """The samplers, by the names they are known by."""
-        found = (await api.ask("GET", "/sdapi/v1/samplers", ctx)).json()
-        return said({"samplers": [sampler["name"] for sampler in found]})
+    @server.tool(annotations=READ_ONLY)
+    async def list_samplers(ctx: ToolContext) -> CallToolResult:
+        """List the samplers by name."""
+        found = (await api.request("GET", "/sdapi/v1/samplers", ctx)).json()
+        return json_result({"samplers": [sampler["name"] for sampler in found]})
 
-    @server.tool(annotations=LOOKS)
-    async def get_job(ctx: Ask, job_id: str) -> CallToolResult:
-        """How a job stands; when it is done, its picture."""
-        return await described(api, ctx, [(await api.ask("GET", job_path(job_id), ctx)).json()])
+    @server.tool(annotations=READ_ONLY)
+    async def get_job(ctx: ToolContext, job_id: str) -> CallToolResult:
+        """The state of a job and, when it is done, its picture."""
+        return await describe_jobs(api, ctx, [(await api.request("GET", job_path(job_id), ctx)).json()])
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
-    async def cancel_job(ctx: Ask, job_id: str) -> CallToolResult:
+    async def cancel_job(ctx: ToolContext, job_id: str) -> CallToolResult:
         """Stop a job at its next step."""
-        return said(summary((await api.ask("POST", f"{job_path(job_id)}/cancel", ctx)).json()))
+        return json_result(summary((await api.request("POST", f"{job_path(job_id)}/cancel", ctx)).json()))
 
-    @server.tool(annotations=LOOKS)
-    async def get_image(ctx: Ask, asset_id: str) -> CallToolResult:
-        """A picture, by its asset_id."""
+    @server.tool(annotations=READ_ONLY)
+    async def get_image(ctx: ToolContext, asset_id: str) -> CallToolResult:
+        """View a picture by its asset_id."""
         return CallToolResult(content=await picture(api, ctx, asset_id))
 
-    server.middleware.append(refusing_unknown_arguments(server))
-    # They are reached by name.
+    server.middleware.append(refuse_unknown_arguments(server))
+    # MCP calls them by name.
     _ = generate_image, edit_image, upscale_image, list_models, list_samplers, get_job, cancel_job, get_image
     return server
 
 
-def refusing_unknown_arguments(server: MCPServer[Any]) -> ServerMiddleware[Any]:
-    """A tool's arguments are those that it lists: the package itself would pass over any other, and draw without it."""
+def refuse_unknown_arguments(server: MCPServer[Any]) -> ServerMiddleware[Any]:
+    """Middleware that refuses arguments that a tool does not have, which the mcp package would ignore."""
 
-    async def look(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    async def check_arguments(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         match ctx.method, ctx.params:
             case "tools/call", {"name": str(name), "arguments": Mapping() as given}:
                 names: Mapping[str, Any] = given
                 tools = {tool.name: list(tool.input_schema["properties"]) for tool in await server.list_tools()}
-                if name in tools and (faults := [unknown(one, tools[name]) for one in names if one not in tools[name]]):
-                    return CallToolResult(content=[TextContent(type="text", text="; ".join(faults))], is_error=True)
+                if name in tools and (
+                    problems := [describe_unknown(one, tools[name]) for one in names if one not in tools[name]]
+                ):
+                    return CallToolResult(content=[TextContent(type="text", text="; ".join(problems))], is_error=True)
             case _:
                 pass
         return await call_next(ctx)
 
-    return look
+    return check_arguments
 
 
-def unknown(argument: str, known: list[str]) -> str:
+def describe_unknown(argument: str, known: list[str]) -> str:
     return f"{argument[:60]!r}: no such argument{nearest(argument[:60], known)}; known: {', '.join(known)}"
 
 
-async def draw(api: Api, ask: Ask, fields: dict[str, Any], *, n: int) -> CallToolResult:
+async def generate(api: Api, context: ToolContext, fields: dict[str, Any], *, n: int) -> CallToolResult:
     given = {name: value for name, value in fields.items() if value is not None}
-    asked = [given | {"seed": seed} for seed in seeds_from(given.get("seed", choose_seed()), n)]
-    return await shown(api, ask, (await api.ask("POST", "/v1/jobs", ask, json=asked)).json()["data"])
+    bodies = [given | {"seed": seed} for seed in seeds_from(given.get("seed", choose_seed()), n)]
+    return await wait_for_jobs(
+        api, context, (await api.request("POST", "/v1/jobs", context, json=bodies)).json()["data"]
+    )
 
 
-async def shown(api: Api, ask: Ask, jobs: Sequence[dict[str, Any]]) -> CallToolResult:
-    """The pictures once they are drawn, or the jobs as they are when patience ends; nobody waiting, nobody drawing."""
+async def wait_for_jobs(api: Api, context: ToolContext, jobs: Sequence[dict[str, Any]]) -> CallToolResult:
+    """Wait for the jobs up to PATIENCE_S; answer with their states and pictures. If cancelled, cancel the jobs."""
     jobs = list(jobs)
     deadline, reported = time.monotonic() + PATIENCE_S, 0
     try:
         while time.monotonic() < deadline and (open_jobs := [job for job in jobs if job["state"] not in ENDED]):
             first = open_jobs[0]
-            answer = await api.ask("GET", f"{job_path(first['id'])}/wait", ask, params={"timeout_s": 1})
+            answer = await api.request("GET", f"{job_path(first['id'])}/wait", context, params={"timeout_s": 1})
             jobs[jobs.index(first)] = answer.json()
             done = sum(job["step"] for job in jobs)
             if done > reported:  # the protocol wants progress to increase
-                await ask.report_progress(done, sum(job["total_steps"] for job in jobs))
+                await context.report_progress(done, sum(job["total_steps"] for job in jobs))
                 reported = done
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
             for job in jobs:
-                await api.ask("POST", f"{job_path(job['id'])}/cancel", ask)
+                await api.request("POST", f"{job_path(job['id'])}/cancel", context)
         raise
-    return await described(api, ask, jobs)
+    return await describe_jobs(api, context, jobs)
 
 
-async def described(api: Api, ask: Ask, jobs: Sequence[dict[str, Any]]) -> CallToolResult:
+async def describe_jobs(api: Api, context: ToolContext, jobs: Sequence[dict[str, Any]]) -> CallToolResult:
     content: list[ContentBlock] = []
     for job in jobs:
-        content += said(summary(job)).content
+        content += json_result(summary(job)).content
         if job["asset_id"]:
-            content += await picture(api, ask, job["asset_id"])
+            content += await picture(api, context, job["asset_id"])
     failed = all(job["state"] in ("failed", "cancelled", "expired") for job in jobs)
     return CallToolResult(content=content, is_error=failed)
 
 
 def summary(job: dict[str, Any]) -> dict[str, Any]:
-    """What a model may want to know, without what it said itself."""
+    """The fields of a job that are useful to a language model, without its own input."""
     spec = job["spec"]
-    told = {"job_id": job["id"], "state": job["state"], "asset_id": job["asset_id"]}
-    told |= {name: spec[name] for name in ("seed", "width", "height", "steps", "sampler", "model") if name in spec}
+    fields = {"job_id": job["id"], "state": job["state"], "asset_id": job["asset_id"]}
+    fields |= {name: spec[name] for name in ("seed", "width", "height", "steps", "sampler", "model") if name in spec}
     match job["state"]:
         case "queued" | "running":
-            told |= {"position": job["position"], "step": job["step"], "total_steps": job["total_steps"]}
+            fields |= {"position": job["position"], "step": job["step"], "total_steps": job["total_steps"]}
         case "done":
-            told["seconds"] = round(job["seconds"], 2)
+            fields["seconds"] = round(job["seconds"], 2)
         case _:
-            told["error"] = job["error"]
-    return {name: value for name, value in told.items() if value is not None}
+            fields["error"] = job["error"]
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def said(what: Any) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=json.dumps(what, ensure_ascii=False))])
+def json_result(value: Any) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=json.dumps(value, ensure_ascii=False))])
 
 
-async def picture(api: Api, ask: Ask, asset_id: str) -> list[ContentBlock]:
+async def picture(api: Api, context: ToolContext, asset_id: str) -> list[ContentBlock]:
     if not re.fullmatch(r"[0-9a-f]{64}", asset_id):
-        raise ToolError(f"{asset_id!r} is no asset_id: those are the 64 hex digits that a job reports")
-    answer = await api.ask("GET", f"/v1/files/{asset_id}", ask)
+        raise ToolError(f"{asset_id!r} is no asset_id: an asset_id is the 64 hex digits that a job reports")
+    answer = await api.request("GET", f"/v1/files/{asset_id}", context)
     data, kind = answer.content, answer.headers["content-type"]
     if len(data) > MAX_INLINE_BYTES:
         data, kind = await asyncio.to_thread(smaller, data), "image/jpeg"
@@ -342,7 +346,7 @@ async def picture(api: Api, ask: Ask, asset_id: str) -> list[ContentBlock]:
 
 
 def smaller(data: bytes) -> bytes:
-    """A JPEG to be looked at; the asset stays as it is."""
+    """A smaller JPEG for viewing; the asset is unchanged."""
     with Image.open(BytesIO(data)) as image:
         image.thumbnail((MAX_INLINE_SIDE, MAX_INLINE_SIDE))
         file = BytesIO()
@@ -350,28 +354,28 @@ def smaller(data: bytes) -> bytes:
     return file.getvalue()
 
 
-async def kept(api: Api, ask: Ask, image: str, *, local: bool) -> str:
-    """The asset_id of a picture, stored first where it is not."""
+async def stored_id(api: Api, context: ToolContext, image: str, *, local: bool) -> str:
+    """The asset_id of a picture, which is uploaded first if necessary."""
     if re.fullmatch(r"[0-9a-f]{64}", image):
         return image
     try:
-        most = api.settings.max_file_bytes
-        data = await asyncio.to_thread(read, image, most) if local else None
-        data = data or await fetch_picture(image, max_bytes=most)
+        max_bytes = api.settings.max_file_bytes
+        data = await asyncio.to_thread(read, image, max_bytes) if local else None
+        data = data or await fetch_picture(image, max_bytes=max_bytes)
     except (SafelightError, OSError) as error:
         raise ToolError(str(error)) from error
-    return (await api.ask("POST", "/v1/files", ask, files={"file": ("picture", data)})).json()["id"]
+    return (await api.request("POST", "/v1/files", context, files={"file": ("picture", data)})).json()["id"]
 
 
 def read(path: str, max_bytes: int) -> bytes | None:
-    """The bytes of the file of that name, if there is one."""
+    """The bytes of a local file, or None if there is none of that name."""
     if len(path) > 4096 or not is_regular(Path(path)):
         return None
     with open_regular(Path(path)) as file:
-        return file.read(max_bytes + 1)  # one too many is refused as too large
+        return file.read(max_bytes + 1)  # one byte more, so that a larger file is refused
 
 
 def job_path(job_id: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{32}", job_id):
-        raise ToolError(f"{job_id!r} is no job_id: those are the 32 hex digits that a drawing tool answered")
+        raise ToolError(f"{job_id!r} is no job_id: a job_id is the 32 hex digits from the answer of a tool")
     return f"/v1/jobs/{job_id}"

@@ -1,1 +1,1 @@
-"""What operations see: metrics for Prometheus, traces for OpenTelemetry. Others state facts; here they are counted."""
+"""Monitoring: turns events and answers into Prometheus metrics and OpenTelemetry traces."""

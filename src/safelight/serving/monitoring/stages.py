@@ -1,4 +1,4 @@
-"""Where a job's time goes, read off its events.
+"""The time of a job's stages, derived from its events.
 
     Queued --encode--> Started --denoise--> Stepped* --decode--> Decoded --store--> Stored
 
@@ -34,7 +34,7 @@ class Stages:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.marks: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """By job: when its present stage began, and when it last made a step."""
+        """By job: when its current stage began, and when its last step ended."""
 
     def ended_by(self, job_id: str, event: Event) -> list[Stage]:
         """The stages that this event ends."""
@@ -70,8 +70,8 @@ class Stages:
         self.marks.pop(job_id, None)
 
 
-def remember(kept: OrderedDict[str, T], key: str, value: T) -> None:
-    """Jobs that another process ends are never forgotten here, so the oldest make room."""
-    kept[key] = value
-    if len(kept) > MAX_REMEMBERED:
-        kept.popitem(last=False)
+def remember(items: OrderedDict[str, T], key: str, value: T) -> None:
+    """Store a value; beyond MAX_REMEMBERED drop the oldest: jobs that end in another process are never removed."""
+    items[key] = value
+    if len(items) > MAX_REMEMBERED:
+        items.popitem(last=False)

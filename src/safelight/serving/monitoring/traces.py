@@ -1,12 +1,12 @@
-"""One trace for each request, through the stages of the jobs that it asked for.
+"""One trace for each request, with the stages of its jobs.
 
     POST /v1/jobs
       accept         read, checked and committed
       wait in line   until a worker claims it
       encode  denoise  decode  store
 
-The request's span is made by OpenTelemetry's own instrumentation of the server. A job outlives its request, so its
-context is kept here, in this process: stages that another process draws are not in the trace.
+OpenTelemetry's own instrumentation of the server makes the request's span. A job outlives its request, so this process
+stores its context: stages that run in another process are not in the trace.
 """
 
 import time
@@ -29,10 +29,10 @@ NS = 1_000_000_000
 
 
 def tracing_from(environment: Mapping[str, str], *, version: str) -> TracerProvider | None:
-    """Sends traces where the standard variables of OpenTelemetry say; None where they say nothing.
+    """A provider that exports to the endpoint of OpenTelemetry's standard variables; None if they are not set.
 
     Raises:
-        InvalidRequest: traces are asked for, and the package that sends them is missing.
+        InvalidRequest: an endpoint is set, but the exporter package is missing.
     """
     named = next((name for name in ENDPOINTS if environment.get(name)), None)
     if named is None:
@@ -42,7 +42,7 @@ def tracing_from(environment: Mapping[str, str], *, version: str) -> TracerProvi
             OTLPSpanExporter,
         )
     except ModuleNotFoundError:
-        raise InvalidRequest(f"{named} is set, and what sends traces is missing: pip install {EXPORTER}") from None
+        raise InvalidRequest(f"{named} is set, but the exporter is missing: pip install {EXPORTER}") from None
     service = {"service.name": environment.get("OTEL_SERVICE_NAME", "safelight"), "service.version": version}
     provider = TracerProvider(resource=Resource.create(service))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -53,19 +53,19 @@ class Traces:
     def __init__(self, provider: TracerProvider) -> None:
         self.tracer = provider.get_tracer("safelight")
         self.contexts: OrderedDict[str, Context] = OrderedDict()
-        """Of the request that each job came with."""
+        """By job: the trace context of its request."""
 
-    def accepted(self, job_id: str) -> None:
-        """Called within the request."""
+    def on_accepted(self, job_id: str) -> None:
+        """Store the job's context; called within the request."""
         context = get_current()
         remember(self.contexts, job_id, context)
         request = trace.get_current_span(context)
         now = time.time()
         began = request.start_time if isinstance(request, ReadableSpan) else None
-        self.passed(job_id, Stage(name="accept", began=now if began is None else began / NS, ended=now))
+        self.record_stage(job_id, Stage(name="accept", began=now if began is None else began / NS, ended=now))
 
-    def passed(self, job_id: str, stage: Stage) -> None:
-        """A stage of the job is over."""
+    def record_stage(self, job_id: str, stage: Stage) -> None:
+        """Record a finished stage of the job."""
         if job_id in self.contexts:
             span = self.tracer.start_span(
                 stage.name,
@@ -75,8 +75,8 @@ class Traces:
             )
             span.end(end_time=int(max(stage.began, stage.ended) * NS))
 
-    def ended(self, job_id: str, state: str, *, code: str = "") -> None:
-        """What did not end in a picture says so in a span of its own."""
+    def on_end(self, job_id: str, state: str, *, code: str = "") -> None:
+        """Forget the job; if it did not end in a picture, record its state as a span."""
         context = self.contexts.pop(job_id, None)
         if context is not None and state != "done":
             span = self.tracer.start_span(state, context=context, attributes={"safelight.job_id": job_id})

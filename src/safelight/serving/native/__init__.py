@@ -1,1 +1,1 @@
-"""Our own dialect: jobs, files and upscales under /v1."""
+"""Our own API: jobs, files and upscales under /v1."""

@@ -1,6 +1,6 @@
-"""What the stream of a job tells: each message of /v1/jobs/{job_id}/events by its name, as /openapi.json has it.
+"""The messages of /v1/jobs/{job_id}/events, one model per event name, for /openapi.json.
 
-Those with an `id` last: they are told again to who asks for what came after an earlier one.
+Messages with an `id` are stored: a client that resumes after an earlier id gets them again.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ class EventData(BaseModel):
 
 class QueuedData(EventData):
     why: str | None = None
-    """Where it is back in line: what became of the attempt before."""
+    """If the job was requeued: how the previous attempt ended."""
 
 
 class RunningData(EventData):
@@ -27,7 +27,7 @@ class DoneData(EventData):
     asset_id: str | None
     seconds: float
     kind: str | None = None
-    """Of a training run, as are `name`, `reference` and `digest`: what was learnt, and under which name."""
+    """Only for a training run, like `name`, `reference` and `digest`: what it trained, and its name."""
     name: str | None = None
     reference: str | None = None
     digest: str | None = None

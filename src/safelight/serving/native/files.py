@@ -1,4 +1,4 @@
-"""/v1/files: stored pictures, by a key or by a signed link that expires; and the pictures that jobs start from."""
+"""/v1/files: download stored pictures, with a key or a signed link that expires; upload pictures for jobs."""
 
 import asyncio
 import base64
@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, UnknownAsset
-from safelight.serving.http.auth import Who, caller_of
+from safelight.serving.http.auth import CurrentCaller, caller_of
 from safelight.serving.http.description import PICTURE
 from safelight.serving.http.parts import parts_of
-from safelight.serving.jobs.holders import hold, require_sight
+from safelight.serving.jobs.holders import hold, require_access
 from safelight.serving.jobs.tables import JobRow
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -30,12 +30,12 @@ TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 
 class FileView(BaseModel):
     id: str
-    """sha256 of the stored file: what `init` and `mask` of a job name it by."""
+    """sha256 of the stored file: the value for `init` and `mask` of a job."""
 
 
 @router.post("", status_code=201)
-async def upload(request: Request, caller: Who, file: Annotated[UploadFile, File()]) -> FileView:
-    """Store a picture that jobs start from."""
+async def upload(request: Request, caller: CurrentCaller, file: Annotated[UploadFile, File()]) -> FileView:
+    """Store a picture that jobs can use, for example as `init`."""
     caller.require("draw")
     parts = parts_of(request)
     asset_id = await parts.studio.take(await file.read(), tenant=caller.tenant)
@@ -54,29 +54,29 @@ async def download(
     expires: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     signature: Annotated[str | None, Query()] = None,
 ) -> Response:
-    """A picture: with a key that may see it, or with the link that an answer gave."""
+    """Download a picture, with a key that may see it or with a signed link from an answer."""
     parts = parts_of(request)
-    named = re.fullmatch(r"([0-9a-f]{64})(\.[a-z]{3,4})?", name)
-    if named is None:
+    match = re.fullmatch(r"([0-9a-f]{64})(\.[a-z]{3,4})?", name)
+    if match is None:
         raise UnknownAsset(f"no picture {name!r} is stored here; an id is the 64 hex digits a job reported")
-    asset_id = named[1]
+    asset_id = match[1]
     if signature is not None:
         if expires is None or not is_signed(signature, parts.url_secret, asset_id, expires):
-            raise Forbidden("this link is not one that the server made")
+            raise Forbidden("this link was not signed by this server")
         if expires < time.time():
-            raise Forbidden("this link has expired; ask for the job again to get a new one")
+            raise Forbidden("this link has expired; request the job again to get a new one")
     else:
         caller = await caller_of(request)
-        await parts.database.ask(require_sight, [asset_id], caller.sees)
+        await parts.database.ask(require_access, [asset_id], caller.sees)
     path = await asyncio.to_thread(parts.studio.assets.path_of, asset_id)
     data = await asyncio.to_thread(parts.studio.assets.read, asset_id)
-    # The name is the content's own digest: it never changes.
+    # The name is the digest of the content, which therefore never changes.
     headers = {"cache-control": "private, max-age=31536000, immutable"}
     return Response(data, media_type=TYPES[path.suffix], headers=headers)
 
 
 def link(request: Request, job: JobRow) -> str:
-    """Where anybody may fetch the job's picture for an hour; it ends as a file's name does, which clients look at."""
+    """A link to the job's picture, valid for an hour without a key; it ends in a file suffix, which clients read."""
     assert job.asset_id
     expires = int(time.time()) + LINK_LASTS_S
     signature = sign(parts_of(request).url_secret, job.asset_id, expires)
@@ -85,7 +85,7 @@ def link(request: Request, job: JobRow) -> str:
 
 
 def is_signed(signature: str, secret: bytes, asset_id: str, expires: int) -> bool:
-    """Compared as bytes: of text that is not ASCII, `compare_digest` knows nothing."""
+    """Whether the signature is ours; compared as bytes, since `compare_digest` rejects text that is not ASCII."""
     return hmac.compare_digest(signature.encode(), sign(secret, asset_id, expires).encode())
 
 
@@ -94,7 +94,7 @@ def sign(secret: bytes, asset_id: str, expires: int) -> str:
 
 
 def as_base64(image: Image.Image) -> str:
-    """A PNG."""
+    """Encode as PNG, in base64."""
     file = BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

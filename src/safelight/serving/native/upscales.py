@@ -1,4 +1,4 @@
-"""/v1/upscales: a stored picture made larger, as a job like any other."""
+"""/v1/upscales: upscale a stored picture, as a job like any other."""
 
 import asyncio
 from typing import Annotated
@@ -8,10 +8,10 @@ from pydantic import ConfigDict, Field
 
 from safelight.assets.encode import Detail, Encoding, Format
 from safelight.resolve.resolve import resolve_upscale
-from safelight.serving.http.auth import Who
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.service import SubmitOptions
-from safelight.serving.native.jobs import JobView, Key, view
+from safelight.serving.native.job_routes import JobView, Key, view
 from safelight.spec.fields import Digest, Scale, UpscaleMethod
 from safelight.validation import CheckedModel
 
@@ -22,18 +22,18 @@ class UpscaleRequest(CheckedModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"init": "0" * 64, "scale": 2}]})
 
     init: Digest
-    """The picture: the `asset_id` of a job, or what POST /v1/files answered."""
+    """The picture: the `asset_id` of a job, or the id from POST /v1/files."""
     scale: Scale = 2.0
     method: UpscaleMethod = "lanczos"
-    """`lanczos`, or a network: `realesrgan-x4plus`, ... or the name of one of the server's own."""
+    """`lanczos`, or a network: `realesrgan-x4plus`, ... or the name of an own one on the server."""
     output_format: Format = "png"
     output_compression: Annotated[int, Field(ge=1, le=100)] = 90
     metadata: Detail = "full"
 
 
 @router.post("", status_code=202)
-async def create(request: Request, caller: Who, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
-    """Accept a picture to be made larger."""
+async def create(request: Request, caller: CurrentCaller, body: UpscaleRequest, idempotency_key: Key = None) -> JobView:
+    """Accept an upscaling job."""
     parts = parts_of(request)
     submit_options = SubmitOptions(
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),

@@ -1,6 +1,6 @@
-"""What OpenAI's Images API says, in its words, and what that means in ours.
+"""The bodies and answers of OpenAI's Images API, and their translation to drafts.
 
-The bodies are those of the `openai` SDK of 2026; what it sends through `extra_body` are fields of our own drafts.
+The bodies are those of the `openai` SDK of 2026; fields in its `extra_body` are fields of our own drafts.
 """
 
 import json
@@ -36,35 +36,35 @@ from safelight.spec.fields import (
     Strength,
     Switch,
 )
-from safelight.validation import CheckedModel, wrong_in
+from safelight.validation import CheckedModel, errors_in
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
-"""Names that clients have built in; unless the operator says otherwise, they get the server's own model."""
-UNNAMED = "dall-e-2"
-"""Whom a request that names no model is for, there."""
+"""Names built into clients; unless the operator maps them, they mean the server's own model."""
+DEFAULT_NAME = "dall-e-2"
+"""OpenAI's default for a request without a model."""
 DEFAULT_MODEL = "mini"
 QUALITIES = {"low": 0.5, "medium": 0.75, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5}
-"""Steps, as a share of the model's own number of them."""
-WORDS = {"width": "size", "height": "size", "highres.scale": "size"}
-"""Where they have another word for a field of our drafts."""
-STORED = "0" * 64
-"""Stands for a picture whose file has not been looked at yet."""
+"""Steps, as a multiple of the model's default."""
+FIELD_NAMES = {"width": "size", "height": "size", "highres.scale": "size"}
+"""OpenAI's names by the fields of our drafts, if they differ."""
+PLACEHOLDER_ID = "0" * 64
+"""Stands for a picture that is validated later."""
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
-def unfolded(value: Any) -> Any:
-    """The fields of a form are strings: what is more than a word is sent as JSON."""
+def parse_json(value: Any) -> Any:
+    """Form fields are strings, and structured values are sent as JSON: decode them."""
     if isinstance(value, str):
         with suppress(ValueError):
             return json.loads(value)
     return value
 
 
-Unfolded = BeforeValidator(unfolded)
+FromJson = BeforeValidator(parse_json)
 
 
 class Extras(CheckedModel):
-    """What only safelight knows; the SDK sends it through `extra_body`, and a form as JSON where it has parts."""
+    """Fields that only safelight has; the SDK sends them in `extra_body`, a form sends structured ones as JSON."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -73,26 +73,26 @@ class Extras(CheckedModel):
     sampler: str | None = None
     guidance: Guidance | None = None
     guidance_rescale: Fraction | None = None
-    freeu: Annotated[FreeU | None, Unfolded] = None
+    freeu: Annotated[FreeU | None, FromJson] = None
     pag_scale: PagScale | None = None
-    pag_layers: Annotated[PagLayers | None, Unfolded] = None
+    pag_layers: Annotated[PagLayers | None, FromJson] = None
     sag_scale: SagScale | None = None
     refiner: ModelName | None = None
     refiner_switch: Switch | None = None
     negative_prompt: Prompt = ""
     clip_skip: ClipSkip | None = None
     determinism: Determinism = "fast"
-    loras: Annotated[tuple[LoraRequest, ...], Unfolded] = ()
-    controls: Annotated[tuple[ControlRequest, ...], Unfolded] = ()
-    picture_prompts: Annotated[tuple[PicturePromptRequest, ...], Unfolded] = ()
+    loras: Annotated[tuple[LoraRequest, ...], FromJson] = ()
+    controls: Annotated[tuple[ControlRequest, ...], FromJson] = ()
+    picture_prompts: Annotated[tuple[PicturePromptRequest, ...], FromJson] = ()
     strength: Strength | None = None
-    """Of edits and variations: how far the picture departs from the one it starts from."""
+    """For edits and variations: how far the picture departs from the init picture."""
     image_guidance: ImageGuidance | None = None
-    """Of edits by models that follow instructions: how strictly they keep to the picture."""
+    """For edits by models that follow instructions: how closely they follow the init picture."""
 
 
 class ImageRequest(Extras):
-    """What generations and edits have in common."""
+    """The fields that generations and edits share."""
 
     prompt: Prompt
     model: str | None = None
@@ -101,7 +101,7 @@ class ImageRequest(Extras):
     """`WIDTHxHEIGHT` in pixels, multiples of 8, or `auto`."""
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
     expand: Expand | None = None
-    """Ours: read choices in the prompts; `combinatorial` answers with `n` pictures of each combination."""
+    """Ours: expand choices in the prompt; `combinatorial` answers with `n` pictures of each combination."""
     response_format: Literal["url", "b64_json"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
@@ -111,8 +111,8 @@ class ImageRequest(Extras):
     user: str | None = None
 
     @property
-    def starts_from(self) -> dict[str, Any]:
-        """The fields of a draft that a picture in the form is."""
+    def placeholder_images(self) -> dict[str, Any]:
+        """Placeholders for the draft fields whose pictures are files of the form."""
         return {}
 
     def clashes(self) -> Iterator[SafelightError]:
@@ -124,18 +124,18 @@ class ImageRequest(Extras):
             yield error
             size = {}
         fields = {"model": self.model or DEFAULT_MODEL} | self.fields(1)
-        yield from wrong_in(Draft, fields | size | self.starts_from, WORDS)
+        yield from errors_in(Draft, fields | size | self.placeholder_images, FIELD_NAMES)
 
     def draft(self, default_steps: int, *, model: str, **given: Any) -> Draft:
-        """The first picture; the others differ in their seeds."""
+        """The draft of the first picture; the others differ in their seeds."""
         return parse_draft({"model": model} | self.fields(default_steps) | self.sides | given)
 
     def fields(self, default_steps: int) -> dict[str, Any]:
-        """In the words of `spec.Draft`, all but the model and the size."""
+        """The fields of a `spec.Draft`, except model and size."""
         fields: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
         if self.steps is None and self.quality not in (None, "auto", "standard"):
             fields["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MAX_STEPS)
-        if not self.starts_from:
+        if not self.placeholder_images:
             fields.pop("strength", None)
         return {"prompt": self.prompt} | fields
 
@@ -143,7 +143,7 @@ class ImageRequest(Extras):
     def sides(self) -> dict[str, int]:
         """
         Raises:
-            UnsupportedOption: no picture has such a size.
+            UnsupportedOption: the size is invalid.
         """
         return {} if self.size in (None, "auto") else sides(self.size)
 
@@ -153,7 +153,7 @@ class ImageRequest(Extras):
 
     @property
     def as_url(self) -> bool:
-        """The older models answered with links unless told otherwise, the newer ones never do."""
+        """Whether to answer with links: OpenAI's older models do by default, the newer ones never do."""
         old = (self.model or "").startswith("dall-e")
         return self.response_format == "url" or (self.response_format is None and old)
 
@@ -169,13 +169,13 @@ class GenerationRequest(ImageRequest):
 
 def file_of(value: Any) -> SentFile:
     if not isinstance(value, SentFile):
-        raise ValueError("a picture is needed, as a file of the multipart form")  # noqa: TRY004  pydantic's word
+        raise ValueError("a picture is required, as a file of the multipart form")  # noqa: TRY004  as pydantic requires
     return value
 
 
 PictureFile = Annotated[UploadFile, BeforeValidator(file_of), WithJsonSchema({"type": "string", "format": "binary"})]
-PICTURE = "The picture that is edited: PNG, JPEG, WebP or GIF. Named `image[]`, there may be several; the first counts."
-MASK = "A PNG of the same shape; where it is transparent, the picture is drawn anew."
+PICTURE = "The picture to edit: PNG, JPEG, WebP or GIF. `image[]` may name several; only the first is used."
+MASK = "A PNG of the same size; transparent areas of the picture are redrawn."
 
 
 class VariationRequest(ImageRequest):
@@ -183,11 +183,11 @@ class VariationRequest(ImageRequest):
     prompt: Prompt = ""
     image: Annotated[PictureFile, Field(description=PICTURE, exclude=True)]
     input_fidelity: Literal["high", "low"] | None = None
-    """`high` stays closer to the picture, where `strength` does not say."""
+    """`high` stays closer to the picture, unless `strength` is given."""
 
     @property
-    def starts_from(self) -> dict[str, Any]:
-        return {"init": STORED}
+    def placeholder_images(self) -> dict[str, Any]:
+        return {"init": PLACEHOLDER_ID}
 
 
 class EditRequest(VariationRequest):
@@ -200,7 +200,7 @@ class ImageData(BaseModel):
     b64_json: str | None = None
     url: str | None = None
     seed: int
-    """Ours: the same seed draws the same picture."""
+    """Ours: the same seed gives the same picture."""
 
 
 class InputDetails(BaseModel):
@@ -209,7 +209,7 @@ class InputDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens as OpenAI counts them have no meaning here: the prompt's words are counted, pictures are not."""
+    """OpenAI's tokens have no meaning here: words of the prompt are counted instead, and output pictures are not."""
 
     input_tokens: int
     output_tokens: int = 0
@@ -228,7 +228,7 @@ class ImagesAnswer(BaseModel):
 
 
 class PartialEvent(BaseModel):
-    """A picture on its way, or whole."""
+    """A partial or finished picture."""
 
     type: str
     b64_json: str
@@ -290,7 +290,7 @@ class ModelView(BaseModel):
     root: str | None = None
     """Ours: the model that this name stands for."""
     sizes: list[str] | None = None
-    """Ours: what it draws well. Larger pictures are begun at such a size and enlarged. Not in the list of all."""
+    """Ours: sizes that it draws well; larger pictures start at one and are upscaled. Not set in the list of models."""
 
 
 class ModelList(BaseModel):
@@ -298,20 +298,20 @@ class ModelList(BaseModel):
     data: list[ModelView]
 
 
-def pairs_in(table: str) -> list[tuple[str, str]]:
-    """Of `Settings.openai_models`: their names, in which * is anything, and ours."""
+def parse_model_names(table: str) -> list[tuple[str, str]]:
+    """Parse `Settings.openai_models`: pairs of OpenAI's name, with * as a wildcard, and ours."""
     return [(theirs, ours) for theirs, _, ours in (pair.partition("=") for pair in table.split())]
 
 
 def model_of(name: str | None, table: str) -> str:
-    """The model of ours that a name stands for."""
-    name = name or UNNAMED
-    ours = next((ours for theirs, ours in pairs_in(table) if fnmatchcase(name, theirs)), name)
+    """Our model for a name of OpenAI's."""
+    name = name or DEFAULT_NAME
+    ours = next((ours for theirs, ours in parse_model_names(table) if fnmatchcase(name, theirs)), name)
     return DEFAULT_MODEL if THEIR_MODELS.fullmatch(ours) else ours
 
 
 def final_sides(spec: Mapping[str, Any]) -> tuple[int, int]:
-    """Of the picture that a spec makes, with its second pass if there is one."""
+    """Width and height of a spec's picture in pixels, after its second pass if it has one."""
     scale = (spec.get("highres") or {}).get("scale", 1.0)
     width, height = (round(spec[side] * scale / 8) * 8 for side in ("width", "height"))
     return width, height

@@ -1,4 +1,4 @@
-"""Partial images as they are drawn, in the events that OpenAI's SDK reads.
+"""Streams partial images, as the events that OpenAI's SDK reads.
 
 image_generation.partial_image * image_generation.completed     (image_edit.* for edits)
 """
@@ -22,34 +22,34 @@ from safelight.serving.jobs.tables import ENDED, JobRow
 from safelight.serving.native.files import as_base64
 from safelight.serving.openai.bodies import ImageRequest, final_sides, usage_of
 
-BLOWN_UP = 64
-"""How many times as large as a preview the picture is, in pixels."""
+PREVIEW_COPIES = 64
+"""Pixels of the picture per pixel of a preview."""
 
 
-def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, returns: bool) -> Response:
-    """`returns`: a client that goes away may come back for its pictures."""
-    return EventSourceResponse(tell(parts, body, jobs, kind=kind, returns=returns), ping=15)
+def stream(parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, resumable: bool) -> Response:
+    """Stream the jobs' events; `resumable`: a client that disconnects may come back for its pictures."""
+    return EventSourceResponse(stream_events(parts, body, jobs, kind=kind, resumable=resumable), ping=15)
 
 
-async def tell(
-    parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, returns: bool
+async def stream_events(
+    parts: Parts, body: ImageRequest, jobs: Sequence[JobRow], *, kind: str, resumable: bool
 ) -> AsyncGenerator[ServerSentEvent, None]:
-    """A client that goes away closes this, as a server that stops does; its jobs are cancelled if it cannot return."""
-    told: dict[str, int] = {job.id: 0 for job in jobs}
-    most = body.partial_images or 0
+    """Yield the events. Closed at a disconnect or when the server stops; if not resumable, jobs are then cancelled."""
+    num_sent: dict[str, int] = {job.id: 0 for job in jobs}
+    limit = body.partial_images or 0
     open_jobs = {job.id: job for job in jobs}
     try:
         async for job_id, item in parts.job_service.follow(jobs):
             match item:
-                case Previewed(step=step, image=image) if told[job_id] < most and due(
-                    step, told[job_id], most, open_jobs[job_id]
+                case Previewed(step=step, image=image) if num_sent[job_id] < limit and due(
+                    step, num_sent[job_id], limit, open_jobs[job_id]
                 ):
                     spec = open_jobs[job_id].spec
-                    turn = await parts.studio.claim(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
-                    whole = await parts.studio.image_pool.work(turn, blown_up, image, final_sides(spec))
-                    more = {"partial_image_index": told[job_id]}
-                    told[job_id] += 1
-                    yield event(f"{kind}.partial_image", whole, body, spec, more)
+                    turn = await parts.studio.claim(image, tenant=jobs[0].tenant, copies=PREVIEW_COPIES, accepted=True)
+                    encoded = await parts.studio.image_pool.work(turn, enlarge_preview, image, final_sides(spec))
+                    fields = {"partial_image_index": num_sent[job_id]}
+                    num_sent[job_id] += 1
+                    yield event(f"{kind}.partial_image", encoded, body, spec, fields)
                 case JobRow() as job:
                     del open_jobs[job_id]
                     if job.asset_id is None:
@@ -63,21 +63,21 @@ async def tell(
                 case _:
                     pass
     finally:
-        left = [] if returns else [job for job in open_jobs.values() if job.state not in ENDED]
-        await asyncio.shield(asyncio.gather(*(parts.job_service.cancel(job) for job in left)))
+        unfinished = [] if resumable else [job for job in open_jobs.values() if job.state not in ENDED]
+        await asyncio.shield(asyncio.gather(*(parts.job_service.cancel(job) for job in unfinished)))
 
 
-def blown_up(image: Image.Image, size: tuple[int, int]) -> str:
-    """A preview, at the size of the picture."""
+def enlarge_preview(image: Image.Image, size: tuple[int, int]) -> str:
+    """Resize a preview to the size of the picture; a PNG in base64."""
     return as_base64(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def due(step: int, told: int, most: int, job: JobRow) -> bool:
-    """Partial images are spread evenly over the steps."""
-    return step >= (told + 1) * job.spec["steps"] / (most + 1)
+def due(step: int, num_sent: int, limit: int, job: JobRow) -> bool:
+    """Whether the next partial image is due: they are spread evenly over the steps."""
+    return step >= (num_sent + 1) * job.spec["steps"] / (limit + 1)
 
 
-def event(kind: str, encoded: str, body: ImageRequest, spec: dict[str, Any], more: dict[str, Any]) -> ServerSentEvent:
+def event(kind: str, encoded: str, body: ImageRequest, spec: dict[str, Any], fields: dict[str, Any]) -> ServerSentEvent:
     data = {
         "type": kind,
         "b64_json": encoded,
@@ -86,6 +86,6 @@ def event(kind: str, encoded: str, body: ImageRequest, spec: dict[str, Any], mor
         "quality": body.quality or "auto",
         "background": "opaque",
         "output_format": body.output_format or "png",
-        **more,
+        **fields,
     }
     return ServerSentEvent(json.dumps(data), event=kind)

@@ -1,4 +1,4 @@
-"""/v1/jobs: our own dialect. A job is accepted before it is answered, and outlives every connection to it."""
+"""/v1/jobs: our own API. Accepted jobs are durable and independent of the client's connection."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
 from safelight.lifecycle.training.recipe import RecipeByKind
 from safelight.prompts.expand import Expand, expanded
-from safelight.serving.http.auth import Who
+from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.description import stream
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.service import JobService, SubmitOptions
@@ -24,7 +24,7 @@ from safelight.serving.jobs.tables import ENDED, EventRow, JobRow
 from safelight.serving.native.events import JobMessage
 from safelight.serving.native.files import as_base64, link
 from safelight.spec import Draft
-from safelight.validation import CheckedModel, untagged
+from safelight.validation import CheckedModel, without_tags
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -33,7 +33,7 @@ State = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 
 
 class JobRequest(Draft):
-    """A picture that is asked for; only `prompt` is required."""
+    """A requested picture; only `prompt` is required."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "a red apple", "seed": 7}, {"prompt": "a blue car", "steps": 30}]}
@@ -42,15 +42,15 @@ class JobRequest(Draft):
     output_compression: Annotated[int, Field(ge=1, le=100)] = 90
     """Quality of JPEG and WebP."""
     metadata: Detail = "full"
-    """What the file says of itself; `minimal` leaves the prompt out."""
+    """Metadata in the file; `minimal` omits the prompt."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     expires_in_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
-    """A job that has not begun by then never does."""
+    """A job that has not started by then never does."""
     webhook_url: Annotated[str, Field(max_length=2048)] | None = None
-    """Is sent a signed POST when the job has ended."""
+    """Receives a signed POST when the job has ended."""
     expand: Expand | None = None
-    """Read choices in the prompts, `{red|blue}` and `__colour__`: `wildcards` draws them by the seed, `combinatorial`
-    makes a picture of each combination, and is answered with a list."""
+    """Expand choices in the prompts, `{red|blue}` and `__colour__`: `wildcards` picks them by the seed, `combinatorial`
+    makes a picture of each combination, and answers with a list."""
 
     def drafts(self, folder: Path) -> list[Draft]:
         draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
@@ -67,7 +67,7 @@ class JobRequest(Draft):
 
 
 class TrainingRequest(CheckedModel):
-    """A training run that is asked for: the recipe of `safelight train`."""
+    """A requested training run: the recipe of `safelight train`."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -101,14 +101,14 @@ class JobView(BaseModel):
     object: Literal["job"] = "job"
     state: State
     request: str
-    """What the jobs of one POST share."""
+    """An id shared by all jobs of one POST."""
     created: float
     """Seconds since the epoch, as are `started`, `finished` and `expires`."""
     started: float | None
     finished: float | None
     expires: float | None
     position: int | None = None
-    """Jobs before it in line; only while it is queued."""
+    """Number of jobs before it in the queue; only while it is queued."""
     step: int
     total_steps: int
     attempts: int
@@ -116,7 +116,7 @@ class JobView(BaseModel):
     spec: dict[str, Any]
     asset_id: str | None
     url: str | None
-    """Where the picture is, for an hour from now."""
+    """Link to the picture, valid for an hour."""
     error: JobError | None
     seconds: float | None
     compute_s: float | None
@@ -137,18 +137,20 @@ def kind_of(body: Any) -> str:
     return "training" if isinstance(body, dict) and "kind" in body else "picture"
 
 
-Asked = Annotated[
+JobBody = Annotated[
     Annotated[JobRequest, Tag("picture")]
     | Annotated[list[JobRequest], Tag("pictures")]
     | Annotated[TrainingRequest, Tag("training")],
     Discriminator(kind_of),
-    WrapValidator(untagged),
+    WrapValidator(without_tags),
     Body(),
 ]
 
 
 @router.post("", status_code=202)
-async def create(request: Request, caller: Who, body: Asked, idempotency_key: Key = None) -> JobView | JobList:
+async def create(
+    request: Request, caller: CurrentCaller, body: JobBody, idempotency_key: Key = None
+) -> JobView | JobList:
     """Accept a picture, all of a list of pictures, or a training run; a retry with the same `Idempotency-Key` gets the
     same jobs."""
     job_service = parts_of(request).job_service
@@ -156,35 +158,37 @@ async def create(request: Request, caller: Who, body: Asked, idempotency_key: Ke
         return await view(
             request, await job_service.accept_training(body.recipe, caller, body.submit_options(idempotency_key))
         )
-    asked = body if isinstance(body, list) else [body]
-    if not 1 <= len(asked) <= MAX_IN_A_LIST:
-        raise InvalidRequest(f"a list holds 1 to {MAX_IN_A_LIST} pictures, not {len(asked)}")
-    submit_options = asked[0].submit_options(idempotency_key)
-    expanding = any(one.expand for one in asked)
-    if any(other.submit_options(idempotency_key) != submit_options for other in asked):
-        raise InvalidRequest("all of a list share output_format, metadata, priority, expires_in_s and webhook_url")
-    drafts = await asyncio.to_thread(drafts_of, asked, job_service.studio.settings.wildcards)
+    requests = body if isinstance(body, list) else [body]
+    if not 1 <= len(requests) <= MAX_IN_A_LIST:
+        raise InvalidRequest(f"a list holds 1 to {MAX_IN_A_LIST} pictures, not {len(requests)}")
+    submit_options = requests[0].submit_options(idempotency_key)
+    expanding = any(item.expand for item in requests)
+    if any(other.submit_options(idempotency_key) != submit_options for other in requests):
+        raise InvalidRequest("output_format, metadata, priority, expires_in_s and webhook_url must be equal in a list")
+    drafts = await asyncio.to_thread(drafts_of, requests, job_service.studio.settings.wildcards)
     if expanding:
-        # Choices fall with the seed, and a seed may be chosen anew: a retry is known by what it says.
-        submit_options = replace(submit_options, said=json.dumps([one.model_dump(mode="json") for one in asked]))
+        # Choices depend on seeds that may be random, so a retry is recognised by the request itself.
+        submit_options = replace(
+            submit_options, original_request=json.dumps([item.model_dump(mode="json") for item in requests])
+        )
     jobs = await job_service.accept(drafts, caller, submit_options)
     views = [await view(request, job) for job in jobs]
     return JobList(data=views) if isinstance(body, list) or body.expand == "combinatorial" else views[0]
 
 
-def drafts_of(asked: Sequence[JobRequest], folder: Path) -> list[Draft]:
-    drafts = [draft for one in asked for draft in one.drafts(folder)]
+def drafts_of(requests: Sequence[JobRequest], folder: Path) -> list[Draft]:
+    drafts = [draft for item in requests for draft in item.drafts(folder)]
     if len(drafts) > MAX_IN_A_LIST:
-        raise InvalidRequest(f"these are {len(drafts)} pictures; at most {MAX_IN_A_LIST}")
+        raise InvalidRequest(f"the request expands to {len(drafts)} pictures; at most {MAX_IN_A_LIST} are allowed")
     return drafts
 
 
 @router.get("")
 async def index(
     request: Request,
-    caller: Who,
+    caller: CurrentCaller,
     state: State | None = None,
-    before: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+    before: Annotated[str | None, Query(description="The last id of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobList:
     """The caller's jobs, newest first."""
@@ -194,25 +198,25 @@ async def index(
 
 
 @router.get("/{job_id}")
-async def show(request: Request, caller: Who, job_id: str) -> JobView:
-    """The job as it is now."""
-    return await view(request, await owned(request, caller, job_id))
+async def show(request: Request, caller: CurrentCaller, job_id: str) -> JobView:
+    """The current state of a job."""
+    return await view(request, await get_own_job(request, caller, job_id))
 
 
 @router.get("/{job_id}/wait")
 async def wait(
-    request: Request, caller: Who, job_id: str, timeout_s: Annotated[float, Query(ge=0, le=600)] = 60
+    request: Request, caller: CurrentCaller, job_id: str, timeout_s: Annotated[float, Query(ge=0, le=600)] = 60
 ) -> JobView:
-    """The job once it has ended, or as it is after `timeout_s`."""
-    job = await owned(request, caller, job_id)
+    """Wait until the job has ended, or for `timeout_s`; answers its current state."""
+    job = await get_own_job(request, caller, job_id)
     [latest] = await parts_of(request).job_service.wait([job], timeout_s=timeout_s)
     return await view(request, latest)
 
 
 @router.post("/{job_id}/cancel")
-async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
-    """A running job stops at its next step; one that has ended stays as it ended."""
-    job = await owned(request, caller, job_id)
+async def cancel(request: Request, caller: CurrentCaller, job_id: str) -> JobView:
+    """Cancel a job: a running one stops at its next step, one that has ended does not change."""
+    job = await get_own_job(request, caller, job_id)
     return await view(request, await parts_of(request).job_service.cancel(job))
 
 
@@ -223,34 +227,34 @@ async def cancel(request: Request, caller: Who, job_id: str) -> JobView:
 )
 async def events(
     request: Request,
-    caller: Who,
+    caller: CurrentCaller,
     job_id: str,
     last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, lt=2**63)] = 0,
 ) -> EventSourceResponse:
-    """Server-sent events until the job has ended. Those with an id last: `Last-Event-ID` resumes after it. Steps and
-    previews have none; they are told as they happen."""
-    job = await owned(request, caller, job_id)
-    return EventSourceResponse(tell(parts_of(request).job_service, job, last_event_id), ping=15)
+    """Server-sent events until the job has ended. Those with an id are stored: `Last-Event-ID` resumes after one. Steps
+    and previews have no id and are only sent live."""
+    job = await get_own_job(request, caller, job_id)
+    return EventSourceResponse(stream_events(parts_of(request).job_service, job, last_event_id), ping=15)
 
 
-async def tell(job_service: JobService, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
+async def stream_events(job_service: JobService, job: JobRow, after: int) -> AsyncGenerator[ServerSentEvent, None]:
     for row in await job_service.queue.database.run(job_service.queue.events, job.id, after=after):
         after = row.number
-        yield lasting(row)
+        yield stored_event(row)
     async for _, item in job_service.follow([job]):
         for row in await job_service.queue.database.run(job_service.queue.events, job.id, after=after):
             after = row.number
-            yield lasting(row)
-        if not isinstance(item, JobRow) and (fleeting := await asyncio.to_thread(of_the_moment, item)):
-            yield fleeting
+            yield stored_event(row)
+        if not isinstance(item, JobRow) and (live := await asyncio.to_thread(live_event, item)):
+            yield live
 
 
-def lasting(row: EventRow) -> ServerSentEvent:
+def stored_event(row: EventRow) -> ServerSentEvent:
     data = {"job_id": row.job_id, "at": row.at, **row.data}
     return ServerSentEvent(json.dumps(data), event=row.kind, id=str(row.number))
 
 
-def of_the_moment(event: Event) -> ServerSentEvent | None:
+def live_event(event: Event) -> ServerSentEvent | None:
     match event:
         case Stepped(step=step, total_steps=total_steps):
             return ServerSentEvent(json.dumps({"step": step, "total_steps": total_steps}), event="step")
@@ -260,9 +264,9 @@ def of_the_moment(event: Event) -> ServerSentEvent | None:
             return None
 
 
-async def owned(request: Request, caller: Who, job_id: str) -> JobRow:
+async def get_own_job(request: Request, caller: CurrentCaller, job_id: str) -> JobRow:
     if len(job_id) != 32:
-        raise UnknownJob(f"no job {job_id!r}; an id is the 32 hex digits that POST /v1/jobs answered")
+        raise UnknownJob(f"no job {job_id!r}; an id is the 32 hex digits from the answer of POST /v1/jobs")
     queue = parts_of(request).job_service.queue
     return await queue.database.run(queue.get, job_id, tenant=caller.sees)
 

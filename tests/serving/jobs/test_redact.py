@@ -8,7 +8,7 @@ import pytest
 from tests.serving.conftest import serving, settings_in
 
 from safelight.errors import StorageFailed
-from safelight.serving.jobs.places import told_to_strangers, without_places
+from safelight.serving.jobs.redact import caller_message, redact_paths
 
 HOME = Path("/home/joe smith/.local/share/safelight")
 
@@ -31,13 +31,13 @@ HOME = Path("/home/joe smith/.local/share/safelight")
     ],
 )  # fmt: skip
 def test_a_path_becomes_a_name(said: str, told: str) -> None:
-    assert without_places(said, HOME) == told
+    assert redact_paths(said, HOME) == told
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        "no job 'x'; GET /v1/jobs lists those that are known",
+        "no job 'x'; GET /v1/jobs lists the known ones",
         "a unit has no model; GET /controlnet/model_list lists them",
         "https://pictures.example/a/b.png: answered 404",
         "the image is 1/2 of it, and/or an image/png of 64x64",
@@ -45,16 +45,16 @@ def test_a_path_becomes_a_name(said: str, told: str) -> None:
         "<lora:ink:0.5> and (apple:1.2)",
     ],
 )
-def test_what_is_no_place_stays(words: str) -> None:
-    assert without_places(words, HOME) == words
+def test_text_that_is_no_path_is_unchanged(words: str) -> None:
+    assert redact_paths(words, HOME) == words
 
 
-def test_the_log_has_the_sentence_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    assert "joe" not in told_to_strangers(StorageFailed(f"cannot write {HOME}/blobs/x.png"), HOME)
+def test_the_log_keeps_the_full_message(caplog: pytest.LogCaptureFixture) -> None:
+    assert "joe" not in caller_message(StorageFailed(f"cannot write {HOME}/blobs/x.png"), HOME)
     assert f"{HOME}/blobs/x.png" in caplog.text
 
 
-def test_neither_answers_nor_jobs_nor_events_say_where_anything_is(tmp_path: Path) -> None:
+def test_answers_jobs_and_events_contain_no_paths(tmp_path: Path) -> None:
     small = {"prompt": "an apple", "seed": 7, "steps": 1, "width": 64, "height": 64}
     with serving(settings_in(tmp_path)) as url, httpx.Client(base_url=url, timeout=60) as client:
         job = client.post("/v1/jobs", json=small).raise_for_status().json()
