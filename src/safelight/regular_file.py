@@ -54,6 +54,6 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def where_it_leads(path: Path) -> Path:
+def real_path(path: Path) -> Path:
     """With its links followed; one that leads in a circle stays as it is, where `Path.resolve` would raise."""
     return Path(os.path.realpath(path))

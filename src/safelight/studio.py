@@ -332,7 +332,7 @@ class Studio:
         if not allocations:  # or it would stand in line with those who wait for room
             yield Lease(self.memory, ())
             return
-        lease = await self.memory.take(allocations)
+        lease = await self.memory.acquire(allocations)
         try:
             yield lease
         except SafelightError:
@@ -447,7 +447,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
     placement = choose_placement(settings.device, settings.dtype)
-    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
+    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), max_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
     loras = LoraCache(models.catalogue)
     controls = ControlCache(ControlFolder(models.catalogue))
@@ -455,10 +455,10 @@ def open_studio(settings: Settings | None = None) -> Studio:
     upscalers = Upscalers(models.catalogue, placement)
 
     async def acquire(spec: Denoised) -> Lease:
-        return await memory.take(await asyncio.to_thread(studio.needs_of, spec))
+        return await memory.acquire(await asyncio.to_thread(studio.needs_of, spec))
 
     backend = LocalBackend(
-        lambda spec: parts.dress(models.get(spec.model, spec.model_digest), spec),
+        lambda spec: parts.with_parts(models.get(spec.model, spec.model_digest), spec),
         loras_for=lambda spec, model: loras.load(spec.loras, model),
         led_by=controls.lead,
         acquire=acquire,

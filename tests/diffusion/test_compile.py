@@ -253,7 +253,7 @@ def test_dynamic_shifting_is_a_shift_by_the_size_of_the_picture(sampler: str, ki
     """Half-way between the two lengths, mu is half-way between the two shifts; what that does to sigma is a formula."""
     config = {**SD3, "use_dynamic_shifting": True, "base_shift": 1.0, "max_shift": 2.0, "time_shift_type": kind}
     # Evenly from 1, where the class can hear it, so that the unshifted levels are known.
-    found = schedule_for(sampler, config, steps=4, pace=StepSpacing(patches=(256 + 4096) // 2, evenly=True))
+    found = schedule_for(sampler, config, steps=4, spacing=StepSpacing(patches=(256 + 4096) // 2, evenly=True))
     factor = math.exp(1.5) if kind == "exponential" else 1.5
     second = found.sigma[1 if sampler != "Flow Heun" else 2]
     even = {"Flow Heun": 1 - (1 - 1 / 1000) / 3, "Flow UniPC": 0.75}.get(sampler, 0.75)
@@ -262,7 +262,7 @@ def test_dynamic_shifting_is_a_shift_by_the_size_of_the_picture(sampler: str, ki
 
 def test_a_step_that_strength_cuts_through_is_taken_where_the_family_takes_it() -> None:
     assert schedule_for("Default", SD3, steps=5, strength=0.5).steps == 2
-    assert schedule_for("Default", SD3, steps=5, strength=0.5, pace=StepSpacing(rounds_up=True)).steps == 3
+    assert schedule_for("Default", SD3, steps=5, strength=0.5, spacing=StepSpacing(rounds_up=True)).steps == 3
 
 
 def test_a_checkpoint_of_another_kind_is_refused() -> None:

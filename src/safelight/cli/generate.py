@@ -443,9 +443,9 @@ def second_pass(scale: float | None, **fields: Any) -> dict[str, Any] | None:
 
 
 def say_of_size(draft: "Draft", model: "Description") -> None:
-    from safelight.models.checkpoints.sizes import not_well
+    from safelight.models.checkpoints.sizes import size_warning
 
-    if note := not_well(draft, model):
+    if note := size_warning(draft, model):
         typer.echo(f"note: {note}", err=True)
 
 

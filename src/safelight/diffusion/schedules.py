@@ -63,7 +63,7 @@ def schedule_for(
     *,
     steps: int,
     strength: float = 1.0,
-    pace: StepSpacing = StepSpacing(),
+    spacing: StepSpacing = StepSpacing(),
     cache: Path | None = None,
 ) -> Schedule:
     """The table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
@@ -72,8 +72,8 @@ def schedule_for(
     afresh there, so each start has a table of its own. `cache` is a folder to keep tables in.
     """
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    start = _first_step(steps, strength, rounds_up=pace.rounds_up)
-    recipe = _recipe(sampler, model_config, pace) | {"steps": steps, "start": start}
+    start = _first_step(steps, strength, rounds_up=spacing.rounds_up)
+    recipe = _recipe(sampler, model_config, spacing) | {"steps": steps, "start": start}
     return _remembered(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
 
 
@@ -83,12 +83,12 @@ def count_steps(
     *,
     steps: int,
     strength: float = 1.0,
-    pace: StepSpacing = StepSpacing(),
+    spacing: StepSpacing = StepSpacing(),
 ) -> int:
     """How many steps `schedule_for` makes of the same arguments; raises as it does, and compiles nothing."""
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    _recipe(sampler, model_config, pace)
-    return steps - _first_step(steps, strength, rounds_up=pace.rounds_up)
+    _recipe(sampler, model_config, spacing)
+    return steps - _first_step(steps, strength, rounds_up=spacing.rounds_up)
 
 
 def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
@@ -104,7 +104,7 @@ def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     return steps - kept
 
 
-def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing) -> dict[str, Any]:
+def _recipe(sampler: Sampler, model_config: Mapping[str, Any], spacing: StepSpacing) -> dict[str, Any]:
     """Everything but steps and start that a table depends on."""
     # A config saved by diffusers lists the keys that nobody chose; another class may have a better default.
     unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
@@ -133,8 +133,8 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing
         "model": model,
         "options": dict(sampler.options),
         "step_options": dict(sampler.step_options),
-        "mu": _mu(config, pace.patches) if config.get("use_dynamic_shifting") else None,
-        "evenly": pace.evenly,
+        "mu": _mu(config, spacing.patches) if config.get("use_dynamic_shifting") else None,
+        "evenly": spacing.evenly,
     }
 
 

@@ -27,7 +27,7 @@ from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.attention_mask import middle_of
 from safelight.models.hooks.freeu import levels_of
 from safelight.models.hooks.pag import PerturbedAttention
-from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
+from safelight.models.networks.latents import decode, encode, encode_unscaled, from_pil, to_pil
 from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 
@@ -130,7 +130,7 @@ def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Trajectory:
     image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
     device = job.model.placement.device
     with job.model.vae_lock:
-        seen = encode_plainly(job.model.vae, from_pil(image)[None].to(device))[0]
+        seen = encode_unscaled(job.model.vae, from_pil(image)[None].to(device))[0]
     if spec.strength == 1:
         trajectory = trajectory_from(schedule, fresh(job) * schedule.initial_scale)
     else:
@@ -309,13 +309,13 @@ def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedu
 def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> Schedule:
     about = job.model.description
     pace = pace_for(about, job.size)
-    return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace, cache=cache)
+    return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, spacing=pace, cache=cache)
 
 
 def pace_for(about: Description, size: tuple[int, int]) -> StepSpacing:
     """`size` is the picture's width and height in pixels."""
     width, height = (side // about.vae_scale // about.patch for side in size)
-    return replace(about.family.pace, patches=height * width)
+    return replace(about.family.step_spacing, patches=height * width)
 
 
 def trajectory_from(schedule: Schedule, start: Latent) -> Trajectory:

@@ -65,9 +65,9 @@ def conditions_for(
     rows = [(batch[entry.job], entry.negative) for entry in network_rows]
     context, mask, pooled = stack([entry.conditioning for entry in network_rows])
     time_ids = guidance = None
-    if batch[0].model.description.family.told_size:
+    if batch[0].model.description.family.size_conditioned:
         assert pooled is not None
-        told_score = batch[0].model.description.family.told_score
+        told_score = batch[0].model.description.family.score_conditioned
         ids = [
             [h, w, 0, 0, *((LOW_SCORE if negative else HIGH_SCORE,) if told_score else (h, w))]
             for (w, h), negative in ((job.size, negative) for job, negative in rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import InvalidRequest, nearest
-from safelight.regular_file import is_regular, read_regular, where_it_leads
+from safelight.regular_file import is_regular, read_regular, real_path
 
 MAX_BYTES = 2**20
 MAX_KEYS_DEEP = 10
@@ -63,7 +63,7 @@ class Wildcards:
 
     def text(self, path: Path) -> str:
         try:
-            if not where_it_leads(path).is_relative_to(where_it_leads(self.folder)):
+            if not real_path(path).is_relative_to(real_path(self.folder)):
                 raise InvalidRequest(f"{path} is a link that leads out of the folder {self.folder}")
             if path.stat().st_size > MAX_BYTES:
                 raise InvalidRequest(f"{path} is larger than {MAX_BYTES >> 20} MiB")

@@ -28,7 +28,7 @@ def test_it_is_drawn_of_its_own_parts(tmp_path: Path) -> None:
     assert (about.family.name, about.t5, about.defaults.sampler) == ("flux", "text_encoder_2", "Default")
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (0.3611, 0.1159, 16)
     assert ours.digest == file_sum(path)
-    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers.values())]
+    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.prompt_encoders.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
     # CLIP's projection and scale are in the file, and of no use to Flux.
     assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values()) + 4 * (64 * 64 + 1)

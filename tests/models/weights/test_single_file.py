@@ -325,7 +325,7 @@ def put(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
         (drop("model.diffusion_model.middle_block.0."), r"lacks \d+ tensors.*mid_block"),
         (drop("model.diffusion_model.input_blocks.0."), r"lacks model\.diffusion_model\.input_blocks"),
         (drop("first_stage_model.decoder.up."), r"lacks \d+ tensors"),
-        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; known are 4, 8 and 9"),
+        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; supported: 4, 8 and 9"),
         (put("model.diffusion_model.out.2.weight", 4, 64, 1, 1), r"conv_out.weight is \(4, 64, 1, 1\) in the file"),
         (put("model.diffusion_model.input_blocks.0.0.weight", 64), r"of 4 dimensions: it is \(64,\)"),
         (put("model.diffusion_model.new_idea.weight", 3), r"1 tensors that Stable Diffusion's does not have.*new_idea"),
@@ -345,7 +345,7 @@ def test_what_is_wrong_with_a_file_is_said(
 
 def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files) -> None:
     base, refiner = load(single("sdxl")), load(single("sdxl-refiner"))
-    assert refiner.description.family.told_score
+    assert refiner.description.family.score_conditioned
     spec = spec_for(base, width=64, height=64, steps=5)
     use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=0.3)
     with SteppedEngine() as job_service:

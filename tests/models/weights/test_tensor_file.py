@@ -22,8 +22,8 @@ def test_what_was_let_go_is_read_again(tmp_path: Path) -> None:
     save_file({"a": torch.arange(100_000.0), "b": torch.ones(100_000)}, tmp_path / "x.safetensors")
     file = TensorFile(tmp_path / "x.safetensors")
     view = file["a"]
-    file.let_go(view)
-    file.let_go(torch.ones(5))  # of no concern to it
+    file.release(view)
+    file.release(torch.ones(5))  # of no concern to it
     assert torch.equal(view, torch.arange(100_000.0))
     assert torch.equal(file["b"], torch.ones(100_000))
 

@@ -82,7 +82,7 @@ def open_side(name: str, registry: Registry, studio: Studio) -> ComparedModel:
 
 
 def found(name: str, registry: Registry) -> Version | None:
-    if name in RESERVED or not Reference.says(name):
+    if name in RESERVED or not Reference.is_valid(name):
         return None
     with suppress(UnknownVersion):
         return registry.resolve(name)

@@ -24,7 +24,7 @@ from safelight.lifecycle.training.recipe import EmbeddingRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
 from safelight.lifecycle.training.run import Run, look_over, open_base, prepare, result_of
 from safelight.models.networks.load import Model
-from safelight.models.networks.textual_inversion import Embedding, named_in
+from safelight.models.networks.textual_inversion import Embedding, names_in
 
 
 def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent]:
@@ -85,7 +85,7 @@ def as_file(vectors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def require_named(report: DataReport, name: str) -> None:
-    silent = [seen.example.key for seen in report.good if not named_in(seen.example.caption or "", [name])]
+    silent = [seen.example.key for seen in report.good if not names_in(seen.example.caption or "", [name])]
     if silent:
         raise InvalidRequest(
             f"{len(silent)} captions do not contain the word {name!r}, {silent[0]} is the first; "

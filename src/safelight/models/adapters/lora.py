@@ -60,7 +60,7 @@ def load_lora(path: Path, model: Model, *, name: str, digest: str) -> Lora:
     """
     file = read_lora(path)
     networks: dict[Part, nn.Module] = {"unet": model.unet}
-    networks |= {part: reader.network for part, reader in model.readers.items()}
+    networks |= {part: reader.network for part, reader in model.prompt_encoders.items()}
     fitted, unmatched = fit(file, networks, name=name, model=f"{model.name} ({model.description.family.name})")
     if unmatched:
         log.warning(

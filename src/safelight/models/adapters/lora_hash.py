@@ -8,7 +8,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from safelight.models.checkpoints.digest import key_of, read_sums, remember_sums
+from safelight.models.checkpoints.digest import key_of, read_sums, write_sums
 from safelight.models.weights.safetensors_file import read_header
 from safelight.regular_file import open_regular
 
@@ -31,5 +31,5 @@ def lora_hash(path: Path, *, cache: Path) -> str:
         with open_regular(path) as file:
             file.seek(first)
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        remember_sums(cache, known)
+        write_sums(cache, known)
     return known[key][:LENGTH]

@@ -22,7 +22,7 @@ FLUX_AXES = (16, 56, 56)
 FLUX_GUIDANCE = "guidance_in.in_layer.weight"
 XL_SAMPLE_SIZE = 128
 """Of the latents that SDXL and later networks were made for."""
-TOLD_SIZE = ("sdxl", "sdxl-refiner")
+SIZE_CONDITIONED = ("sdxl", "sdxl-refiner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TextPart:
     """OpenCLIP's network under the names of transformers."""
 
     @property
-    def says_open_clip(self) -> bool:
+    def has_open_clip_names(self) -> bool:
         """Its tensors have OpenCLIP's names."""
         return self.open_clip and not self.renamed
 
@@ -113,7 +113,7 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
     }
     if family == "sd2":
         configuration["upcast_attention"] = True
-    if family in TOLD_SIZE:
+    if family in SIZE_CONDITIONED:
         width = shapes("label_emb.0.0.weight", dims=(2,))[1]
         configuration |= {
             "addition_embed_type": "text_time",

@@ -165,10 +165,10 @@ def base_of(header: Header, kind: Kind) -> Base:
         width = header.shape(name)[-1:]
         if width and width[0] in CONTEXT_WIDTHS and (CONTEXT_READER.search(name) or IMAGE_KEYS.match(name)):
             return CONTEXT_WIDTHS[width[0]]
-    return said_base(header.metadata)
+    return base_in_metadata(header.metadata)
 
 
-def said_base(metadata: Mapping[str, str]) -> Base:
+def base_in_metadata(metadata: Mapping[str, str]) -> Base:
     said = metadata.get("modelspec.architecture", metadata.get("ss_base_model_version", "")).lower()
     bases: list[Base] = [base for words, base in TRAINED_ON.items() if words in said]
     return bases[0] if bases else ""

@@ -50,7 +50,7 @@ def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dic
         case _:
             about = TEXT_PARTS[family][part]
             inner = beginning(tensors, about.prefix)
-            if about.says_open_clip:
+            if about.has_open_clip_names:
                 return open_clip_from_ldm(inner, config)
             # What Stable Diffusion 3 has of ViT-L may come without its projection, which then changes nothing.
             return {PROJECTION: torch.eye(config["hidden_size"])} | inner if about.projects else inner

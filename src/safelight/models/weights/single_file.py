@@ -14,7 +14,7 @@ from pathlib import Path
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.weights.configurations import (
     FLUX_GUIDANCE,
-    TOLD_SIZE,
+    SIZE_CONDITIONED,
     XL_SAMPLE_SIZE,
     Configuration,
     MissingTensors,
@@ -181,7 +181,7 @@ def derive(header: Header, what: Identity) -> Iterator[tuple[str, Configuration]
         shapes = Shapes(header, part.prefix)
         if not shapes.shapes:
             raise MissingTensors(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
-        made = open_clip_configuration if part.says_open_clip else clip_configuration
+        made = open_clip_configuration if part.has_open_clip_names else clip_configuration
         yield name, made(shapes, part)
 
 
@@ -196,4 +196,4 @@ def text_prefixes(family: str, *, t5: bool) -> list[str]:
 
 
 def sample_size(family: Base, prediction: str) -> int:
-    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in TOLD_SIZE else 64)
+    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in SIZE_CONDITIONED else 64)

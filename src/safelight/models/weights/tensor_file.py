@@ -55,7 +55,7 @@ class TensorFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.header.tensors)
 
-    def let_go(self, tensor: Tensor) -> None:
+    def release(self, tensor: Tensor) -> None:
         """Free the memory behind a view that has been copied; read again, it comes from the file again."""
         first = tensor.data_ptr() - torch.frombuffer(self._bytes, dtype=torch.uint8).data_ptr()
         last = first + tensor.nbytes

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
-from safelight.models.checkpoints.sizes import by_highres
+from safelight.models.checkpoints.sizes import with_highres
 from safelight.prompts.expand import expanded
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
@@ -170,7 +170,7 @@ def within_reach(draft: Draft, studio: Studio) -> Draft:
     """A size is what most of its clients can say, and 512x512 what they say unasked: where it is more than the model
     may be given at once, the picture is begun smaller."""
     about = studio.models.find(draft.model).description
-    return by_highres(draft, about, above=studio.settings.max_native_areas)
+    return with_highres(draft, about, above=studio.settings.max_native_areas)
 
 
 def several(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:

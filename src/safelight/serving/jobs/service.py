@@ -161,7 +161,7 @@ class JobService:
             raise InvalidField(field, f"the picture would have {pixels:.0f} pixels; this server draws at most {most}")
         if not isinstance(spec, Upscale):
             about = self.studio.models.find(spec.model).description
-            require_area(about, spec, most=self.studio.settings.max_native_areas)
+            require_area(about, spec, max_native_areas=self.studio.settings.max_native_areas)
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """The jobs as they are once all have ended, or after `timeout_s`."""

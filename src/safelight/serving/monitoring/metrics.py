@@ -201,7 +201,7 @@ class WeightsCollector(Collector):
         """What is in memory of models and LoRAs, and what has come and gone."""
         budget = GaugeMetricFamily("safelight_weights_budget_bytes", "What weights may take of the memory.")
         budget.add_metric([], weights.budget_bytes)
-        held = weights.held()
+        held = weights.loaded()
         sizes = GaugeMetricFamily("safelight_weights_bytes", "Weights in memory.", labels=["kind", "state"])
         totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         by_model: defaultdict[str, int] = defaultdict(int)

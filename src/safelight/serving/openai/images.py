@@ -19,7 +19,7 @@ from starlette.datastructures import FormData
 
 from safelight.errors import InvalidImage, UnknownModel
 from safelight.models.checkpoints.families import Description, describe
-from safelight.models.checkpoints.sizes import by_highres, good_sizes
+from safelight.models.checkpoints.sizes import good_sizes, with_highres
 from safelight.prompts.expand import expanded
 from safelight.serving.http import description
 from safelight.serving.http.auth import Who
@@ -102,7 +102,7 @@ async def generations(
 ) -> ImagesAnswer | Response:
     """Pictures from words."""
     model, about = await model_for(request, body)
-    first = by_highres(body.draft(about.defaults.steps, model=model), about)
+    first = with_highres(body.draft(about.defaults.steps, model=model), about)
     return await draw(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
