@@ -20,7 +20,7 @@ from safelight.engine.rehearse import rehearse, require_white
 from safelight.errors import InvalidRequest, SafelightError
 from safelight.imaging.canvas import fit_to, outpaint_canvas
 from safelight.imaging.image_pool import ImagePool, MemoryClaim
-from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
+from safelight.imaging.open_image import bare_file, open_image, read_bounded, size_in
 from safelight.imaging.subject import background_mask
 from safelight.models.adapters.control_cache import ControlCache
 from safelight.models.adapters.lora_cache import LoraCache
@@ -41,7 +41,7 @@ from safelight.models.networks.textual_inversion import load_embedding, pin_embe
 from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
-from safelight.prompts.lora_tags import take_loras
+from safelight.prompts.lora_tags import extract_loras
 from safelight.settings import Settings
 from safelight.spec import (
     MAX_LORAS,
@@ -218,8 +218,8 @@ class Studio:
 
     def pin_loras(self, draft: Draft) -> Draft:
         """Those that the draft names and those in the prompt's tags, each with the digest of its file."""
-        prompt, tagged = take_loras(draft.prompt)
-        if take_loras(draft.negative_prompt)[1]:
+        prompt, tagged = extract_loras(draft.prompt)
+        if extract_loras(draft.negative_prompt)[1]:
             raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
         wishes = (*draft.loras, *tagged)
         if not wishes:
@@ -395,7 +395,7 @@ class Studio:
             return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
         most = self.settings
         data = source if isinstance(source, bytes) else read_bounded(Path(source), most.max_file_bytes)
-        as_it_is = file_as_it_is(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
+        as_it_is = bare_file(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
         if as_it_is is not None:
             return self.assets.put(as_it_is, ".png").id
         return self.assets.put_image(whole(self.open(data, mode="RGBA")))

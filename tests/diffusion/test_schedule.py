@@ -29,7 +29,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return honest(class_name, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compiler, "compile_schedule", compile_schedule)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     return compiled
 
 
@@ -41,7 +41,7 @@ def test_a_table_cannot_be_written_to() -> None:
 
 def test_a_table_comes_back_from_disk_as_it_was(tmp_path: Path, forgetful: list[str]) -> None:
     first = schedule_for("DPM++ 2M Karras", SD1, steps=8, cache=tmp_path)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     second = schedule_for("DPM++ 2M Karras", SD1, steps=8, cache=tmp_path)
     assert forgetful == ["DPMSolverMultistepScheduler"]
     assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_written_anew(tmp_path: Path, forgetful: list[str], da
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     assert len(schedule_for("DDIM", SD1, steps=3, cache=tmp_path)) == 3
     assert forgetful == ["DDIMScheduler"] * 2
     assert schedule_module._read(path) is not None
@@ -82,9 +82,9 @@ assert not heavy, heavy
 
 @given(st.integers(1, 200), st.floats(0, 1, exclude_min=True))
 def test_image_to_image_starts_where_diffusers_does(steps: int, strength: float) -> None:
-    kept = max(steps - max(steps - min(int(steps * strength), steps), 0), 0)  # get_timesteps of the pipelines
-    if kept:
-        assert steps - schedule_module._first_step(steps, strength) == kept
+    remaining = max(steps - max(steps - min(int(steps * strength), steps), 0), 0)  # get_timesteps of the pipelines
+    if remaining:
+        assert steps - schedule_module._first_step(steps, strength) == remaining
     else:
         with pytest.raises(UnsupportedOption, match="leaves none; use"):
             schedule_module._first_step(steps, strength)

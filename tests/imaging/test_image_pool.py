@@ -163,4 +163,4 @@ def test_memory_and_threads_are_never_exceeded(asked: list[tuple[int, str, bool]
     assert asyncio.run(play()) == [size for size, _tenant, _accepted in asked]
     room.close()
     assert all(count <= threads and (size <= BUDGET or count == 1) for count, size in most)
-    assert not any(line.running for line in room.lines.values())
+    assert not any(line.running for line in room.queues.values())

@@ -326,7 +326,7 @@ def generate(
     Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
-    from safelight.prompts.expand import expanded
+    from safelight.prompts.expand import expand_draft
     from safelight.settings import Settings
     from safelight.spec import parse_draft
 
@@ -376,7 +376,7 @@ def generate(
     model_known = require_known(draft, settings)
     if model_known and not quiet:
         say_of_size(draft, model_known)
-    drafts = expanded(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
+    drafts = expand_draft(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
     require_writable((settings.blobs, out))
 
     encoding = Encoding(format=format, quality=quality, metadata=metadata)
@@ -456,10 +456,10 @@ def require_known(draft: "Draft", settings: "Settings") -> "Description | None":
     from safelight.models.checkpoints.hub import HUB_ID
     from safelight.models.checkpoints.part_folder import PartFolder
     from safelight.models.registry.registered_models import open_catalogue
-    from safelight.prompts.lora_tags import take_loras
+    from safelight.prompts.lora_tags import extract_loras
 
     catalogue = open_catalogue(settings)
-    for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
+    for lora in (*draft.loras, *extract_loras(draft.prompt)[1]):
         catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
         find_sampler(draft.sampler)

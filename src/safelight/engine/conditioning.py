@@ -100,7 +100,7 @@ def prompts_of(
         InvalidRequest: too many parts or changes.
         UnsupportedOption: AND, where the network has no second row.
     """
-    words = [part.words for part in parts_of(spec.prompt)]
+    words = [part.text for part in parts_of(spec.prompt)]
     joined = len(words) > 1
     if not about.supports_cfg and joined:
         raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")

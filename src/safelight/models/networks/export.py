@@ -97,7 +97,7 @@ def unused_last_layer(
     Stable Diffusion 2 never uses that layer and diffusers drops it, but other programs expect it in the file.
     """
     text_part = TEXT_PARTS[description.family.name][part]
-    if not text_part.unread_layers:
+    if not text_part.unused_layers:
         return []
     config = dict(description.configuration(part))
     last = config["num_hidden_layers"] - 1

@@ -31,7 +31,7 @@ from safelight.models.weights.configurations import (
     vae_configuration,
 )
 from safelight.models.weights.ldm_names import vae_modules
-from safelight.models.weights.ldm_weights import beginning, vae_from_ldm
+from safelight.models.weights.ldm_weights import vae_from_ldm, with_prefix_removed
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER
 from safelight.models.weights.scaled import ScaledWeights
 from safelight.models.weights.single_file import T5_WORDS, VAES, text_prefixes
@@ -168,7 +168,7 @@ def vae_parts(source: PartSource, description: Description) -> tuple[Config, Wei
         config = vae_configuration(Shapes(file.header, "")) | {name: own[name] for name in FROM_MODEL if name in own}
     except MissingTensors:
         raise UnsupportedOption("vae", f"{source.path} holds no autoencoder") from None
-    tensors = vae_from_ldm(beginning(file, ""), vae_modules(config))
+    tensors = vae_from_ldm(with_prefix_removed(file, ""), vae_modules(config))
     return config, Weights(source.path, tensors, (file,))
 
 

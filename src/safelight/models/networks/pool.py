@@ -80,7 +80,7 @@ class ModelPool:
             key=found.digest,
             kind="model",
             name=name,
-            size_bytes=found.size.whole + extra(found.size),
+            size_bytes=found.size.total + extra(found.size),
             drop=lambda: self.drop(found.digest),
         )
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_val
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidField, SafelightError, UnknownSampler, UnsupportedOption
 from safelight.prompts.expand import MAX_PICTURES, Expand
-from safelight.prompts.lora_tags import take_loras
+from safelight.prompts.lora_tags import extract_loras
 from safelight.serving.a1111.body import FITS, RED_DOT, A1111Body
 from safelight.serving.a1111.options import Options
 from safelight.serving.a1111.scripts import (
@@ -164,7 +164,7 @@ class GenerationBody(A1111Body):
     def plain_fields(self, options: Options) -> dict[str, Any]:
         """All but the sampler, which there may be none for."""
         return {
-            "prompt": take_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
+            "prompt": extract_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
             "negative_prompt": self.negative_prompt,
             "model": options.sd_model_checkpoint,
             "seed": None if self.seed == -1 else self.seed,

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from safelight.models.checkpoints.sizes import with_highres
-from safelight.prompts.expand import expanded
+from safelight.prompts.expand import expand_draft
 from safelight.serving.a1111.info import info_of
 from safelight.serving.a1111.options import Options, find_model, merged
 from safelight.serving.a1111.payloads import (
@@ -175,7 +175,7 @@ def within_reach(draft: Draft, studio: Studio) -> Draft:
 
 def several(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:
     """As many as the body asks for, with the choices in their prompts made where it asks for that."""
-    return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
+    return expand_draft(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
 async def refiner_for(request: Request, body: GenerationBody) -> dict[str, Any]:

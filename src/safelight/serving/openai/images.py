@@ -20,7 +20,7 @@ from starlette.datastructures import FormData
 from safelight.errors import InvalidImage, UnknownModel
 from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.sizes import good_sizes, with_highres
-from safelight.prompts.expand import expanded
+from safelight.prompts.expand import expand_draft
 from safelight.serving.http import description
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
@@ -156,7 +156,9 @@ async def draw(
         said=body.model_dump_json() + str(first.init) + str(first.mask),
         retried=request.headers.get(RETRIES, "0") != "0",
     )
-    drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
+    drafts = await asyncio.to_thread(
+        expand_draft, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards
+    )
     jobs = await parts.job_service.accept(drafts, caller, submit_options)
     if body.stream:
         # The SDK tries again only what was not answered at all.
