@@ -49,7 +49,7 @@ def test_an_alias_moves_back_and_forth_and_tells_its_history(safelight: Call, tm
         ("ink@1", None, "first"),
     ]
     assert said(safelight, "alias") == [{"alias": "ink@production", "to": "ink@2"}]
-    assert "circle" in refusal(safelight, "alias", "ink@production", "ink@production", "--follow")
+    assert "cycle" in refusal(safelight, "alias", "ink@production", "ink@production", "--follow")
     said(safelight, "alias", "ink@production", "--remove")
     assert said(safelight, "alias") == []
 

@@ -21,7 +21,7 @@ def gather(chosen: list[tuple[str, int]]) -> Rows:
 
 
 @given(st.lists(positions, min_size=1, max_size=7), st.integers(0, 6))
-def test_alone_or_in_company_the_same_bits(chosen: list[tuple[str, int]], one: int) -> None:
+def test_an_update_has_the_same_bits_in_any_batch(chosen: list[tuple[str, int]], one: int) -> None:
     one %= len(chosen)
     latents, outputs = (torch.randn(len(chosen), HISTORY, 4, 5, 3, generator=seeded(seed)) for seed in (0, 1))
     noise = torch.randn(len(chosen), 4, 5, 3, generator=seeded(2))
@@ -32,7 +32,7 @@ def test_alone_or_in_company_the_same_bits(chosen: list[tuple[str, int]], one: i
 
 
 @given(st.lists(positions, min_size=1, max_size=7))
-def test_an_update_is_the_sum_it_says(chosen: list[tuple[str, int]]) -> None:
+def test_an_update_equals_the_documented_sum(chosen: list[tuple[str, int]]) -> None:
     rows = gather(chosen)
     latents, outputs = (torch.randn(len(chosen), HISTORY, 4, 5, 3, generator=seeded(seed)) for seed in (0, 1))
     noise = torch.randn(len(chosen), 4, 5, 3, generator=seeded(2))

@@ -111,14 +111,14 @@ def test_the_checkpoints_own_choice_of_sampler_does_not_leak() -> None:
         np.testing.assert_array_equal(plain.packed, same.packed)
 
 
-def test_what_describes_the_network_does() -> None:
+def test_keys_that_describe_the_network_are_used() -> None:
     leading = schedule_for("Euler", SDXL, steps=5)
     assert leading.timesteps.tolist() == [801, 601, 401, 201, 1]
     assert schedule_for("Euler", {**SDXL, "timestep_spacing": "trailing"}, steps=5).timesteps[0] == 999
     assert schedule_for("Euler SGM Uniform", SDXL, steps=5).timesteps[0] == 999
 
 
-def test_keys_that_nobody_chose_give_way_to_the_class() -> None:
+def test_default_values_in_a_config_give_way_to_the_class() -> None:
     """PNDM's default is "leading", Euler's "linspace"; a config saved by diffusers tells a default from a choice."""
     saved = dict(diffusers_scheduler(SAMPLERS["Default"], SD1).config)
     assert saved["timestep_spacing"] == "leading"
@@ -134,7 +134,7 @@ def test_default_is_the_checkpoints_own_scheduler() -> None:
     np.testing.assert_array_equal(schedule.packed, schedule_for("PLMS", SD1, steps=5).packed)
 
 
-def test_depth_says_how_far_a_row_looks_back() -> None:
+def test_depth_is_the_history_that_a_row_reads() -> None:
     assert set(schedule_for("Euler", SD1, steps=8).depth.tolist()) == {1}
     assert schedule_for("DPM++ 2M", SD1, steps=20).depth.tolist() == [1, *[2] * 18, 1]
     assert schedule_for("PLMS", SD1, steps=8).depth.max() == HISTORY

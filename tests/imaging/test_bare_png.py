@@ -42,7 +42,7 @@ def before_pixels(file: bytes, *chunks: bytes) -> bytes:
 
 
 @given(st.sampled_from(MODES), st.integers(0, 2**32), st.booleans())
-def test_what_is_kept_opens_as_the_file_did(mode: str, seed: int, transparent: bool) -> None:
+def test_a_stripped_file_decodes_to_the_same_image(mode: str, seed: int, transparent: bool) -> None:
     given: dict[str, Any] = {"transparency": 3} if transparent and mode in ("P", "L") else {}
     file = file_of(picture(mode, seed), **given)
     kept = bare_file(file, **LIMITS)
@@ -51,7 +51,7 @@ def test_what_is_kept_opens_as_the_file_did(mode: str, seed: int, transparent: b
         assert open_image(kept, mode=wanted, **LIMITS) == open_image(file, mode=wanted, **LIMITS)
 
 
-def test_what_a_file_says_and_hides_is_left_behind() -> None:
+def test_metadata_and_hidden_data_are_removed() -> None:
     info = PngInfo()
     info.add_text("parameters", "SECRET prompt")
     info.add_itxt("XML:com.adobe.xmp", "<x>SECRET place</x>")
@@ -99,7 +99,7 @@ def test_other_formats_are_encoded_anew(kind: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_nothing_makes_it_stumble(rest: bytes) -> None:
+def test_no_file_raises_an_unexpected_error(rest: bytes) -> None:
     file = file_of(picture("RGB"))
     bare_png(file[:33] + rest)
     bare_png(file[:-12] + rest)

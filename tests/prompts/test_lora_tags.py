@@ -66,7 +66,7 @@ def test_blocks_and_steps_are_read() -> None:
         ("<lora:ink:nan>", "weight"),
     ],
 )
-def test_a_tag_that_makes_no_sense_is_refused(tag: str, says: str) -> None:
+def test_an_invalid_tag_is_refused(tag: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         extract_loras(tag)
 
@@ -87,7 +87,7 @@ wishes = st.builds(
 
 
 @given(st.lists(wishes, max_size=3))
-def test_what_is_written_is_read_back(loras: list[LoraRequest]) -> None:
+def test_a_written_tag_is_parsed_back(loras: list[LoraRequest]) -> None:
     prompt, read = extract_loras(with_tags("a cat", loras))
     assert prompt == "a cat"
     plain = [
@@ -96,5 +96,5 @@ def test_what_is_written_is_read_back(loras: list[LoraRequest]) -> None:
     assert list(read) == plain
 
 
-def test_the_tag_of_everyday_is_the_short_one() -> None:
+def test_the_usual_tag_is_written_in_its_short_form() -> None:
     assert write_tag(LoraRequest(name="ink", weight=0.8)) == "<lora:ink:0.8>"

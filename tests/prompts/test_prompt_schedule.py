@@ -28,7 +28,7 @@ def test_the_table_is_as_long_as_promised() -> None:
 
 
 @pytest.mark.parametrize("case", named("schedule"))
-def test_each_step_is_told_what_automatic1111_tells_it(case: dict[str, Any]) -> None:
+def test_each_step_has_the_prompt_of_automatic1111(case: dict[str, Any]) -> None:
     passes = [case.get("steps", 10), *([case["second"]] if "second" in case else [])]
     prompts = unroll(case["prompt"], passes)
     changes = [0, *(step for step, (one, other) in enumerate(pairwise(prompts), 1) if one != other), len(prompts)]
@@ -36,7 +36,7 @@ def test_each_step_is_told_what_automatic1111_tells_it(case: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("case", named("join"))
-def test_and_joins_as_in_automatic1111(case: dict[str, Any]) -> None:
+def test_and_combines_as_in_automatic1111(case: dict[str, Any]) -> None:
     assert parts_of(case["prompt"]) == tuple(Part(text, weight) for text, weight in case["parts"])
 
 
@@ -51,7 +51,7 @@ def test_weights_are_read_as_in_automatic1111(case: dict[str, Any]) -> None:
 
 
 @given(st.text(alphabet="ab |:[]()\\.13", max_size=40), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 5)))
-def test_any_prompt_says_something_in_every_step(prompt: str, first: int, second: int | None) -> None:
+def test_any_prompt_gives_a_prompt_for_every_step(prompt: str, first: int, second: int | None) -> None:
     passes = [first] if second is None else [first, second]
     prompts = unroll(prompt, passes)
     assert len(prompts) == sum(passes)
@@ -64,7 +64,7 @@ def test_any_prompt_says_something_in_every_step(prompt: str, first: int, second
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=5), st.integers(1, 12))
-def test_alternation_takes_turns(options: list[str], steps: int) -> None:
+def test_options_alternate_by_step(options: list[str], steps: int) -> None:
     assert unroll(f"[{'|'.join(options)}]", [steps]) == tuple(options[step % len(options)] for step in range(steps))
 
 

@@ -74,13 +74,13 @@ def test_every_combination_is_made_once(template: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("template", CASES)
-def test_what_is_drawn_is_one_of_them_and_each_is_drawn(template: str, folder: Path) -> None:
+def test_every_option_is_drawn_and_nothing_else(template: str, folder: Path) -> None:
     drawn = [one(template, seed, folder) for seed in range(200)]
     assert set(drawn) == set(CASES[template])
     assert drawn == [one(template, seed, folder) for seed in range(200)], "a seed always draws the same"
 
 
-def test_weights_are_odds(folder: Path) -> None:
+def test_weights_are_relative_probabilities(folder: Path) -> None:
     for template in ("{3::often|seldom|0::never}", "__often__"):
         drawn = Counter(one(template, seed, folder) for seed in range(2000))
         assert drawn.keys() == {"often", "seldom"}
@@ -101,12 +101,12 @@ def test_weights_are_odds(folder: Path) -> None:
         ("__animals/../../secret__", "leads out of the folder"),
         ("__/etc/passwd__", "leads out of the folder"),
         ("__nothing__", "wildcard 'nothing' has no options"),
-        ("__ring-a__", "wildcard 'ring-a' leads back to itself: ring-a > ring-b > ring-a"),
-        ("__link__", "is a link that leads out of the folder"),
+        ("__ring-a__", "wildcard 'ring-a' refers to itself: ring-a > ring-b > ring-a"),
+        ("__link__", "is a link out of the folder"),
         ("__large__", "is larger than 1 MiB"),
     ],
 )
-def test_what_cannot_be_is_refused_however_it_is_expanded(template: str, said: str, folder: Path) -> None:
+def test_an_invalid_template_is_refused_in_either_expansion(template: str, said: str, folder: Path) -> None:
     (folder.parent / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(folder.parent / "secret.txt")
     (folder / "nothing.txt").write_text("# nothing\n")
@@ -136,7 +136,7 @@ def test_yaml_that_holds_anything_else_is_refused(text: str, said: str, folder: 
         one("__hats/summer__", 1, folder)
 
 
-def test_bombs_are_refused_before_they_go_off(folder: Path) -> None:
+def test_exponential_templates_are_refused_before_they_are_expanded(folder: Path) -> None:
     for name, below in zip("abcdefgh", "bcdefghi", strict=True):
         (folder / f"{name}.txt").write_text(f"__{below}__" * 10)
     (folder / "i.txt").write_text("x\ny")
@@ -170,7 +170,7 @@ def test_any_template_is_drawn_or_refused(template: str, seed: int) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="{}_\\"), max_size=60))
-def test_a_prompt_without_choices_is_left_alone(prompt: str) -> None:
+def test_a_prompt_without_choices_is_unchanged(prompt: str) -> None:
     assert one(prompt, 1) == prompt
     assert all(isinstance(node, str) for node in read_template(prompt))
 
@@ -182,13 +182,13 @@ def draft(prompt: str, **wishes: object) -> Draft:
     return Draft.model_validate({"prompt": prompt, "seed": 7} | wishes)
 
 
-def test_drafts_are_left_alone_unless_asked(folder: Path) -> None:
+def test_drafts_are_not_expanded_by_default(folder: Path) -> None:
     plain = draft("a {red|green} __colour__")
     assert expand_draft(plain, 3, expand=None, folder=folder) == with_consecutive_seeds(plain, 3)
     assert {one.prompt for one in with_consecutive_seeds(plain, 3)} == {plain.prompt}
 
 
-def test_each_seed_draws_its_own_prompt_however_many_are_asked_for(folder: Path) -> None:
+def test_each_seed_draws_the_same_prompt_for_any_number_of_images(folder: Path) -> None:
     wish = draft("a {1|2|3|4|5|6|7|8} __colour__", negative_prompt="{x|y}")
     eight = expand_draft(wish, 8, expand="wildcards", folder=folder)
     assert [one.seed for one in eight] == list(range(7, 15))

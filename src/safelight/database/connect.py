@@ -179,7 +179,7 @@ def limit_lock_wait(connection: Connection) -> None:
 
 
 def retry_while_locked(work: Callable[[], object]) -> None:
-    """Retry: SQLite does not wait for locks when the journal mode changes, e.g. if processes open a new file at once."""
+    """Retry: SQLite does not wait for locks when the journal mode changes, as if processes open a new file at once."""
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:

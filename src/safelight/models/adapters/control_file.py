@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
 from safelight.models.checkpoints.families import Description, read_config
-from safelight.models.vision.preprocessors import HINT_KINDS
+from safelight.models.vision.preprocessors import PREPROCESSOR_KINDS
 from safelight.models.weights.control_lora import full_shapes, low_rank_factors
 from safelight.models.weights.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.weights.safetensors_file import NETWORK, read_header, weight_files
@@ -289,7 +289,7 @@ def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
         if named:
             raise InvalidRequest(f"{request.model} takes hints of one kind only; it has no hint kind {named!r}")
         return None
-    kind = named or HINT_KINDS.get(request.preprocessor.partition("/")[0])
+    kind = named or PREPROCESSOR_KINDS.get(request.preprocessor.partition("/")[0])
     if kind is None:
         raise InvalidRequest(
             f"{request.model} must be told what its hint shows, with hint_kind (as-... on the command line): "

@@ -38,7 +38,7 @@ WITHOUT_MODEL: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "invert": outlines.invert,
 }
 
-HINT_KINDS: Mapping[str, HintKind] = {
+PREPROCESSOR_KINDS: Mapping[str, HintKind] = {
     "canny": "hard-edge",
     "lineart": "hard-edge",
     "invert": "hard-edge",

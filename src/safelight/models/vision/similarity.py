@@ -154,5 +154,5 @@ def read_json(path: Path) -> dict[str, Any]:
 def with_weights(network: Any, weights: Path) -> Any:
     """Load a file's weights into the network, in float32, for inference."""
     tensors = {name: each.float() for name, each in load_file(weights).items()}
-    network.load_state_dict(tokens)
+    network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()

@@ -64,7 +64,7 @@ IN_PROJ = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def unet_modules(config: Mapping[str, Any]) -> Modules:
-    """Map the UNet's modules: ldm numbers the blocks of each half consecutively; diffusers groups them by resolution."""
+    """Map the UNet's modules: ldm numbers the blocks of each half consecutively; diffusers groups them by level."""
     modules = dict(UNET)
     layers, down, up = config["layers_per_block"], config["down_block_types"], config["up_block_types"]
     number = 1
