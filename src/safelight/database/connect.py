@@ -127,7 +127,7 @@ def remedy(error: DBAPIError) -> str:
         ("unable to open", "; its folder must exist and be writable: set SAFELIGHT_HOME or SAFELIGHT_DATABASE_URL"),
         ("does not exist", "; create it, or set SAFELIGHT_DATABASE_URL"),
         ("refused", "; is the server running, and is SAFELIGHT_DATABASE_URL right?"),
-        ("password", "; SAFELIGHT_DATABASE_URL says user and password"),
+        ("password", "; check user and password in SAFELIGHT_DATABASE_URL"),
     ):
         if phrase in message:
             return advice

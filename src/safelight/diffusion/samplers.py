@@ -63,7 +63,7 @@ _TABLE = (
     Sampler(
         name="Default",
         diffusers_class="",
-        description="the checkpoint's own scheduler, as its config says",
+        description="the checkpoint's own scheduler, from its configuration",
         kind="any",
         aliases=("auto",),
     ),

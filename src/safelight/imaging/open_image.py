@@ -100,7 +100,7 @@ def open_checked(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) 
     except UnidentifiedImageError as error:
         raise InvalidImage(f"the {kind} has a damaged or empty header; {ACCEPTED}") from error
     except Exception as error:  # Pillow's parsers can raise any exception
-        raise InvalidImage(f"the {kind} is damaged or hostile ({error}); save it anew, without metadata") from error
+        raise InvalidImage(f"the {kind} is damaged or hostile ({error}); save it again, without metadata") from error
     with image:
         if image.width * image.height > max_pixels:
             raise InvalidImage(
@@ -134,7 +134,7 @@ def detect_format(data: bytes) -> Literal["PNG", "JPEG", "WEBP", "GIF"]:
     if data.startswith(b"\xff\xd8\xff"):
         # A marker cannot occur inside a scan, so this counts scans, and a few bytes of thumbnails at most.
         if data.count(b"\xff\xda") > MAX_SCANS:
-            raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans, which no camera writes; save it anew")
+            raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans, which no camera writes; save it again")
         return "JPEG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"

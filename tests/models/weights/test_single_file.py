@@ -329,7 +329,7 @@ def put(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
         (put("model.diffusion_model.out.2.weight", 4, 64, 1, 1), r"conv_out.weight is \(4, 64, 1, 1\) in the file"),
         (put("model.diffusion_model.input_blocks.0.0.weight", 64), r"of 4 dimensions: it is \(64,\)"),
         (put("model.diffusion_model.new_idea.weight", 3), r"1 tensors that Stable Diffusion's does not have.*new_idea"),
-        (put("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", 100, 64), "vocabulary of 100"),
+        (put("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", 100, 64), "CLIP's has 49408"),
         (put("edm_mean", 4), r"Playground 2\.5"),
     ],
 )  # fmt: skip

@@ -71,6 +71,7 @@ def export_single_file(description: Description, out: Path, *, dtype: torch.dtyp
 
 
 def ldm_tensors(description: Description, weights: Mapping[str, Weights]) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Yield each tensor's name in the ldm layout, and the tensors (any shape) that are concatenated in it."""
     for part, found in weights.items():
         config = description.configuration(part)
         tensors = full_names(found.tensors) if part in description.family.text_encoders else found.tensors
@@ -114,12 +115,14 @@ def unused_last_layer(
 
 
 def shape_of(parts: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the shape of the concatenated parts, which have any shape."""
     return (sum(part.shape[0] for part in parts), *parts[0].shape[1:]) if len(parts) > 1 else tuple(parts[0].shape)
 
 
 def concatenated(
     pieces: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Weights]
 ) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor (any shape) under its ldm name, and release its memory after it has been used."""
     for name, parts in pieces.items():
         yield name, torch.cat(list(parts)) if len(parts) > 1 else parts[0]
         for found in weights.values():

@@ -42,8 +42,8 @@ def resolve(session: Session, reference: Reference) -> VersionRow:
             found = select(VersionRow).where(VersionRow.id == last.version_id)
         elif not reference.label:
             newest = VersionRow.number.desc()
-            kept = (VersionRow.name == reference.name, VersionRow.removed.is_(None))
-            found = select(VersionRow).where(*kept).order_by(newest).limit(1)
+            conditions = (VersionRow.name == reference.name, VersionRow.removed.is_(None))
+            found = select(VersionRow).where(*conditions).order_by(newest).limit(1)
         else:
             raise UnknownVersion(str(visited[0]), known(session))
         if (row := session.scalar(found)) is None:

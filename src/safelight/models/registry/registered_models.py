@@ -73,7 +73,7 @@ class RegisteredModels:
         """
         files = {version.folder / name: digest for name, digest in version.files.items()}
         advice = (
-            f"`safelight models verify {version.reference}` says which; the right files are added again by their source"
+            f"`safelight models verify {version.reference}` shows which; add the right files again from their source"
         )
         if not all(path.is_file() for path in files):
             raise CorruptModel(

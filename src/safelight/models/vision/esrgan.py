@@ -132,6 +132,7 @@ def from_tensors(tensors: Mapping[str, Tensor], *, path: Path) -> Network:
 
 
 def build_like(tensors: Mapping[str, Tensor]) -> Network:
+    """Build the network on the meta device, with the sizes that its tensors (any shape) show."""
     with torch.device("meta"):
         if "conv_first.weight" not in tensors:
             numbers = [int(name.split(".")[1]) for name in tensors if name.startswith("body.")]

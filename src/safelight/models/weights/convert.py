@@ -62,6 +62,6 @@ def problem(pickle_path: Path, output: str) -> CorruptModel | UnsafeFile:
         message = "the process was stopped: it took more memory or time than such a file may"
     requested = REQUESTED_GLOBAL.search(message)
     if requested or "Unsupported" in message or "weights_only" in message.lower():
-        reason = f"it asks for {requested[1]}" if requested else "it asks for more than tensors"
+        reason = f"it needs {requested[1]}" if requested else "it needs more than tensors"
         return UnsafeFile(f"{pickle_path} is not converted: {reason}, which weights have no need of")
     return CorruptModel(f"{pickle_path} cannot be read: {' '.join(message.split())[:300]}")

@@ -57,10 +57,12 @@ def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dic
 
 
 def with_prefix_removed(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors (any shape) whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 
 
 def unet_from_ldm(tensors: Tensors, modules: Modules) -> dict[str, Tensor]:
+    """Rename the UNet's tensors (any shape); raises CorruptModel for tensors of another network."""
     ours = inverted(modules)
     renamed = {name: rename(name, ours) for name in tensors}
     if unknown := [name for name, ours in renamed.items() if ours is None]:
@@ -88,6 +90,7 @@ def to_linear(convolution: Tensor) -> Tensor:
 
 
 def open_clip_from_ldm(tensors: Tensors, config: Config) -> dict[str, Tensor]:
+    """Rename OpenCLIP's tensors (any shape), and split the fused attention input."""
     ours = inverted(open_clip_modules(config))
     found = {name: tensor for theirs, tensor in tensors.items() if (name := rename(theirs, ours)) is not None}
     for layer in range(config["num_hidden_layers"]):
@@ -122,6 +125,7 @@ def to_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> Itera
 
 
 def renamed_tensors(tensors: Tensors, modules: Modules, prefix: str) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Yield each tensor (any shape) under its ldm name; raises CorruptModel if the layout has no name for it."""
     for name, tensor in tensors.items():
         theirs = rename(name, modules)
         if theirs is None:
