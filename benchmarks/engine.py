@@ -106,6 +106,7 @@ def pipeline_alone(repeats: int) -> dict[str, Any]:
 def open_engine() -> tuple[Any, Callable[[Request], Any]]:
     from safelight.engine.local import LocalBackend
     from safelight.events import Decoded
+    from safelight.resolve.resolve import resolve
     from safelight.settings import Settings
     from safelight.spec import Draft
     from safelight.studio import open_studio
@@ -114,7 +115,7 @@ def open_engine() -> tuple[Any, Callable[[Request], Any]]:
     assert isinstance(studio.backend, LocalBackend)
 
     async def serve(request: Request) -> None:
-        spec = await studio.complete(Draft(**request, guidance_rescale=0))
+        spec = await resolve(Draft(**request, guidance_rescale=0), studio)
         done = [event async for event in studio.backend.submit(spec, {}) if isinstance(event, Decoded)]
         assert done, "no picture came out"
 
@@ -200,7 +201,8 @@ def overhead(repeats: int) -> dict[str, Any]:
 
 
 def random_spec(model: Any, *, steps: int) -> Any:
-    from safelight.spec import Draft, complete
+    from safelight.spec import Draft
+    from safelight.spec.complete import complete
 
     draft = Draft(prompt="", seed=0, width=256, height=256, sampler="DPM++ 2M Karras", steps=steps, guidance=7)
     return complete(draft, model.description.defaults, model_digest=model.digest)

@@ -77,6 +77,7 @@ def pipeline(home: Path, *, swap: bool) -> Seconds:
 
 def engine(home: Path, *, swap: bool) -> Seconds:
     from safelight.events import Decoded
+    from safelight.resolve.resolve import resolve
     from safelight.settings import Settings
     from safelight.spec import Draft
     from safelight.studio import open_studio
@@ -85,7 +86,7 @@ def engine(home: Path, *, swap: bool) -> Seconds:
 
     async def draw(i: int, request: dict[str, Any]) -> None:
         loras = [{"name": f"lora{i}"}] if swap else []
-        spec = await studio.complete(Draft(**request, sampler="DDIM", guidance_rescale=0, loras=loras))
+        spec = await resolve(Draft(**request, sampler="DDIM", guidance_rescale=0, loras=loras), studio)
         done = [event async for event in studio.backend.submit(spec, {}) if isinstance(event, Decoded)]
         assert done, "no picture came out"
 

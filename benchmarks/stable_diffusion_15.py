@@ -9,7 +9,7 @@ from safelight.models.backends.eager import eager_denoiser
 from safelight.models.checkpoints.families import FAMILIES, Description
 from safelight.models.networks.load import Model
 from safelight.models.networks.placement import Placement
-from safelight.spec import Defaults
+from safelight.spec.complete import Defaults
 
 UNET = {
     "in_channels": 4,

@@ -9,13 +9,15 @@ import sys
 from safelight import open_studio
 from safelight.events import Previewed, Started, Stepped, Stored
 from safelight.pipeline import generate
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.spec import Draft
 
 
 async def watch(prompt: str) -> None:
     with open_studio(Settings.from_environment(preview_every=4)) as studio:
-        async for event in generate(Draft(prompt=prompt, seed=7, steps=12), studio):
+        spec = await resolve(Draft(prompt=prompt, seed=7, steps=12), studio)
+        async for event in generate(spec, studio):
             match event:
                 case Started():
                     print(f"waited {event.waited_s:.2f} s for a place in the batch")

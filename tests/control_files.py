@@ -23,7 +23,7 @@ from safelight.models.adapters.control_file import describe_control
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.networks.load import Model
-from safelight.spec import PinnedControl, PinnedPicturePrompt
+from safelight.spec.effects import PinnedControl, PinnedPicturePrompt
 
 HINTS = (8, 12, 16)
 """One width more than halvings: the autoencoder of the tiny models shrinks pictures four times."""

@@ -20,7 +20,8 @@ from safelight.events import Cancelled, Decoded, Event, Failed
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.networks.load import Model
-from safelight.spec import Denoised, Draft, complete
+from safelight.spec import Denoised, Draft
+from safelight.spec.complete import complete
 
 E = TypeVar("E", bound=Event)
 _numbers = count()

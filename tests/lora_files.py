@@ -13,7 +13,7 @@ from safelight.models.adapters.lora import load_lora
 from safelight.models.adapters.lora_cache import ActiveLora
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.load import Model
-from safelight.spec import PinnedLora
+from safelight.spec.effects import PinnedLora
 
 Tensors = dict[str, Tensor]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

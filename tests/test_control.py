@@ -20,7 +20,9 @@ import safelight
 from safelight.errors import IncompatibleControl, InvalidRequest, UnknownAsset
 from safelight.imaging import outlines
 from safelight.settings import Settings
-from safelight.spec import ControlRequest, PinnedControl, Span, TextToImage, parse_spec
+from safelight.spec import ControlRequest, TextToImage, parse_spec
+from safelight.spec.effects import PinnedControl
+from safelight.spec.parts import Span
 from safelight.studio import Studio, within
 
 SMALL = {"model": "tiny", "steps": 2, "width": 64, "height": 64, "seed": 1}

@@ -29,6 +29,7 @@ from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Allocation, Memory
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.pipeline import generate
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.spec import ControlRequest, Draft, LoraRequest, PicturePromptRequest
 from safelight.studio import Studio, open_studio
@@ -351,7 +352,7 @@ def test_a_model_that_cannot_be_loaded_holds_no_room(studio: Studio, monkeypatch
 
 
 async def events_of(studio: Studio, wish: Draft) -> list[Event]:
-    async with asyncio.timeout(PATIENCE_S), aclosing(generate(wish, studio)) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(generate(await resolve(wish, studio), studio)) as events:
         return [event async for event in events if isinstance(event, Started | Stepped)]
 
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from safelight.errors import InvalidRequest
 from safelight.spec import (
-    Defaults,
     Denoised,
     Draft,
     GuidanceInterval,
@@ -21,12 +20,10 @@ from safelight.spec import (
     Inpaint,
     TextToImage,
     Upscale,
-    choose_seed,
-    complete,
     parse_draft,
     parse_spec,
-    seeds_from,
 )
+from safelight.spec.complete import Defaults, choose_seed, complete, seeds_from
 
 MODEL = "0" * 64
 INIT, MASK = "a" * 64, "b" * 64

@@ -28,11 +28,14 @@ from safelight.errors import (
 )
 from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started, Stepped, Stored
 from safelight.models.checkpoints.digest import file_sum
+from safelight.models.checkpoints.sizes import rounded, same_area
 from safelight.pipeline import generate
 from safelight.prompts.expand import number
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
-from safelight.spec import Draft, ImageToImage, Inpaint, PinnedEmbedding, Sides, TextToImage, Upscale, parse_spec
-from safelight.studio import Studio, open_studio, rounded, same_area
+from safelight.spec import Draft, ImageToImage, Inpaint, Sides, TextToImage, Upscale, parse_spec
+from safelight.spec.parts import PinnedEmbedding
+from safelight.studio import Studio, open_studio
 
 __all__ = ["checkpoint", "one_thread"]
 
@@ -52,14 +55,16 @@ def draft(**wishes: Any) -> Draft:
 
 def events_of(wish: Any, studio: Studio) -> list[Event]:
     async def gather() -> list[Event]:
-        async with aclosing(generate(wish, studio)) as events:
+        async with aclosing(
+            generate(await resolve(wish, studio) if isinstance(wish, Draft) else wish, studio)
+        ) as events:
             return [event async for event in events]
 
     return asyncio.run(gather())
 
 
 def completed(studio: Studio, wish: Draft) -> Any:
-    return asyncio.run(studio.complete(wish))
+    return asyncio.run(resolve(wish, studio))
 
 
 # Completing a draft
@@ -362,7 +367,7 @@ def test_cancelling_a_job_of_plain_python_is_an_error_of_its_own(studio: Studio)
 
 def test_leaving_early_cancels_the_job(studio: Studio) -> None:
     async def leave() -> None:
-        async with aclosing(generate(draft(steps=500), studio)) as events:
+        async with aclosing(generate(await resolve(draft(steps=500), studio), studio)) as events:
             async for event in events:
                 if isinstance(event, Stepped):
                     return
@@ -380,7 +385,7 @@ def test_closing_a_studio_ends_what_is_under_way(checkpoint: Callable[[str], Pat
 
     async def close_midway() -> Event:
         last: Event | None = None
-        async with aclosing(generate(draft(steps=500), studio)) as events:
+        async with aclosing(generate(await resolve(draft(steps=500), studio), studio)) as events:
             async for event in events:
                 if isinstance(event, Started):
                     await asyncio.to_thread(studio.close)

@@ -23,12 +23,13 @@ from safelight.errors import JobCancelled
 from safelight.events import Cancelled, Decoded, Event, Failed, Stored
 from safelight.pipeline import PNG
 from safelight.prompts.expand import Expand, expand_draft
+from safelight.resolve.resolve import resolve
 from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
 
 T = TypeVar("T")
 OnEvent = Callable[[int, Event], None]
-"""Told the number of the picture, from 0, and what happened to it."""
+"""Called with the index of the picture and each of its events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +66,14 @@ def generate(
     expand: Expand | None = None,
     **fields: Any,
 ) -> list[Drawn]:
-    """Draw `n` pictures with seeds seed, seed + 1, ...; `wishes` are the other fields of `safelight.spec.Draft`.
+    """Draw `n` pictures with seeds seed, seed + 1, ...; `fields` are the other fields of `safelight.spec.Draft`.
 
-    `controls` and `picture_prompts` are dicts of the fields of `ControlWish` and `PicturePromptWish`, whose `image` may
-    be any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
-    `expand` reads choices in the prompts: "wildcards" draws them by the seed, "combinatorial" makes `n` of each.
+    `controls` and `picture_prompts` hold dicts of the fields of `ControlRequest` and `PicturePromptRequest`; their
+    `image` may be any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
+    `expand` reads choices in the prompts: "wildcards" picks by the seed, "combinatorial" makes `n` of each.
 
     Raises:
-        SafelightError: what was asked for cannot be, and the message says what can.
+        SafelightError: the request cannot be drawn; the message says why, and what can.
     """
     studio = studio or default_studio()
     given = {"prompt": prompt, **fields}
@@ -86,11 +87,11 @@ def generate(
     return run(draw_all(drafts, studio))
 
 
-def with_stored(wish: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
-    """With its picture stored, and named by its digest as specs name it."""
-    image = wish.get("image")
+def with_stored(request: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
+    """The request with its picture stored, and named by its digest."""
+    image = request.get("image")
     stored = isinstance(image, str) and re.fullmatch("[0-9a-f]{64}", image)
-    return dict(wish) if image is None or stored else {**wish, "image": studio.keep(image)}
+    return dict(request) if image is None or stored else {**request, "image": studio.keep(image)}
 
 
 async def draw_all(
@@ -106,7 +107,7 @@ async def draw_all(
 
 
 async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, on_event: Callable[[Event], None]) -> Drawn:
-    spec = await studio.complete(draft)
+    spec = await resolve(draft, studio)
     image: Image.Image | None = None
     async with aclosing(pipeline.generate(spec, studio, encoding=encoding)) as events:
         async for event in events:

@@ -2,8 +2,9 @@
 
     Draft -> Spec -> Job -> (denoise step)* -> latents -> image -> Asset
 
-The command line, the Python API, servers and batch runners all call `generate`. What comes back are events; the
-last one is Stored, Failed or Cancelled. Closing the generator cancels the job at its next step.
+`resolve` makes the spec of a draft; the command line, the Python API, servers and batch runners then all call
+`generate`. It yields events, of which the last is Stored, Failed or Cancelled. Closing the generator cancels the job at
+its next step.
 """
 
 import time
@@ -13,7 +14,7 @@ from contextlib import aclosing
 from safelight.assets.encode import Encoding, encode
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
-from safelight.spec import Draft, Spec, Upscale
+from safelight.spec import Spec, Upscale
 from safelight.studio import Studio
 from safelight.version import __version__
 
@@ -21,33 +22,21 @@ PNG = Encoding()
 
 
 async def generate(
-    wish: Draft | Spec, studio: Studio, *, encoding: Encoding = PNG, tenant: str = "", priority: int = 0
+    spec: Spec, studio: Studio, *, encoding: Encoding = PNG, tenant: str = "", priority: int = 0
 ) -> AsyncGenerator[Event, None]:
-    """Complete the spec, make the picture, store it; report each stage.
+    """Make the picture of a spec and store it; report each stage.
 
     Raises:
-        SafelightError: the wish cannot be fulfilled. What fails later, in the engine, is reported as `Failed`.
+        SafelightError: the backend does not take the spec. What fails later is reported as `Failed`.
     """
     began = time.monotonic()
-    spec = await studio.complete(wish, tenant=tenant) if isinstance(wish, Draft) else wish
-    async with aclosing(make(spec, studio, tenant=tenant, priority=priority)) as events:
+    pictures = await studio.pictures(spec, tenant=tenant)
+    async with aclosing(studio.submit(spec, pictures, tenant=tenant, priority=priority)) as events:
         async for event in events:
             yield event
             if isinstance(event, Decoded):
-                turn, room = await studio.turn(event.image, tenant=tenant, accepted=True), studio.image_pool
-                yield await room.work(turn, store, event, spec, studio, encoding=encoding, began=began)
-
-
-async def make(spec: Spec, studio: Studio, *, tenant: str, priority: int) -> AsyncGenerator[Event, None]:
-    pictures = await studio.pictures(spec, tenant=tenant)
-    match spec:
-        case Upscale():
-            image = await studio.upscaled(spec, pictures[spec.init], tenant=tenant)
-            yield Decoded(job_id=spec.digest(), image=image, compute_s=0.0)
-        case _:
-            async with aclosing(studio.backend.submit(spec, pictures, tenant=tenant, priority=priority)) as events:
-                async for event in events:
-                    yield event
+                claim = await studio.claim(event.image, tenant=tenant, accepted=True)
+                yield await studio.image_pool.work(claim, store, event, spec, studio, encoding=encoding, began=began)
 
 
 def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:

@@ -11,12 +11,11 @@ from safelight.spec import (
     HighresFix,
     ImageToImage,
     Inpaint,
-    PinnedPart,
-    PinnedRefiner,
     TextToImage,
     Tiles,
     Variation,
 )
+from safelight.spec.parts import PinnedPart, PinnedRefiner
 
 PLAIN: dict[str, Any] = {
     "model": "mini",

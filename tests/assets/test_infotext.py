@@ -9,7 +9,9 @@ from tests.assets.specs import APPLE, FROM_MASK, PLAIN, prompts, specs
 from safelight.assets import sampler_names
 from safelight.assets.infotext import from_pairs, parse_infotext, quote, storable, unquote, write_infotext
 from safelight.diffusion.samplers import SAMPLERS
-from safelight.spec import Denoised, HighresFix, Inpaint, PinnedControl, PinnedEmbedding, PinnedRefiner, TextToImage
+from safelight.spec import Denoised, HighresFix, Inpaint, TextToImage
+from safelight.spec.effects import PinnedControl
+from safelight.spec.parts import PinnedEmbedding, PinnedRefiner
 
 NOT_IN_TEXT = {
     "task",

@@ -14,7 +14,8 @@ from safelight.imaging.canvas import (
     paste_back,
     upscale,
 )
-from safelight.spec import Fit, Sides
+from safelight.spec import Sides
+from safelight.spec.fields import Fit
 
 sides = st.integers(8, 200)
 fits: st.SearchStrategy[Fit] = st.sampled_from(["crop", "stretch", "pad"])

@@ -36,7 +36,8 @@ from tests.tiny_models import INIT, MASK, SIDE, box_mask, load, start_picture, w
 from safelight.diffusion.samplers import find_sampler
 from safelight.models.adapters.control_cache import ActiveControls
 from safelight.models.networks.load import Model
-from safelight.spec import HINT_KINDS, Denoised
+from safelight.spec import Denoised
+from safelight.spec.effects import HINT_KINDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

@@ -21,7 +21,8 @@ from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Started, Stepped
 from safelight.models.checkpoints.families import describe, require_successor
 from safelight.models.networks.load import Model
-from safelight.spec import Denoised, FreeU, HighresFix, Inpaint, PinnedRefiner, TextToImage
+from safelight.spec import Denoised, FreeU, HighresFix, Inpaint, TextToImage
+from safelight.spec.parts import PinnedRefiner
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers warns of its own deprecations
 

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
 from safelight.prompts.lora_tags import extract_loras, with_tags, write_tag
-from safelight.spec import BLOCKS, LoraRequest
+from safelight.spec import LoraRequest
+from safelight.spec.effects import BLOCKS
 
 
 @pytest.mark.parametrize(

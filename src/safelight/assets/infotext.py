@@ -19,7 +19,8 @@ from typing import Any
 
 from safelight.assets import sampler_names
 from safelight.prompts.lora_tags import with_tags
-from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, PinnedControl, Refined, TextToImage
+from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
+from safelight.spec.effects import PinnedControl
 
 # The pattern of AUTOMATIC1111's infotext_utils.py, without the parts that make it quadratic on long lines: unbounded
 # names, and spaces before them.

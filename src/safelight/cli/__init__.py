@@ -4,7 +4,7 @@
     errors.py     what went wrong, as a line for people or JSON for programs, and the exit code
     options.py    options that several commands take
     generate.py replay.py upscale.py info.py samplers.py models.py doctor.py bench.py
-    once.py       one wish, from the first event to the stored file
+    once.py       one draft or spec, from the first event to the stored file
     out.py        where finished pictures are put
     screen.py     what a terminal shows while a picture is drawn
     hints.py      what to try next

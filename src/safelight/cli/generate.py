@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from safelight.models.checkpoints.families import Description
     from safelight.prompts.expand import Expand
     from safelight.settings import Settings
-    from safelight.spec import Draft, PartName
+    from safelight.spec import Draft
     from safelight.studio import Studio
 
 STEPS_BETWEEN_PREVIEWS = 2
@@ -326,7 +326,9 @@ def generate(
     Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
+    from safelight.models.registry.registered_models import open_catalogue
     from safelight.prompts.expand import expand_draft
+    from safelight.resolve.check import check
     from safelight.settings import Settings
     from safelight.spec import parse_draft
 
@@ -373,7 +375,7 @@ def generate(
         "extend": sides(extend),
     }
     draft = parse_draft({name: value for name, value in wish.items() if value is not None})
-    model_known = require_known(draft, settings)
+    model_known = check(draft, open_catalogue(settings))
     if model_known and not quiet:
         say_of_size(draft, model_known)
     drafts = expand_draft(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
@@ -447,35 +449,6 @@ def say_of_size(draft: "Draft", model: "Description") -> None:
 
     if note := size_warning(draft, model):
         typer.echo(f"note: {note}", err=True)
-
-
-def require_known(draft: "Draft", settings: "Settings") -> "Description | None":
-    """The sampler, and the model where that can be told without the network; what that says of itself."""
-    from safelight.diffusion.samplers import find_sampler
-    from safelight.models.checkpoints.families import describe
-    from safelight.models.checkpoints.hub import HUB_ID
-    from safelight.models.checkpoints.part_folder import PartFolder
-    from safelight.models.registry.registered_models import open_catalogue
-    from safelight.prompts.lora_tags import extract_loras
-
-    catalogue = open_catalogue(settings)
-    for lora in (*draft.loras, *extract_loras(draft.prompt)[1]):
-        catalogue.find(lora.name, "lora")
-    if draft.sampler is not None:
-        find_sampler(draft.sampler)
-    model = None
-    parts = PartFolder(catalogue)
-    wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
-    for part, name in wanted.items():
-        if name is not None and not HUB_ID.match(name):
-            parts.find(part, name)
-    if Path(draft.model).exists() or not HUB_ID.match(draft.model):
-        model = describe(catalogue.find(draft.model))
-    if draft.refiner is not None and not HUB_ID.match(draft.refiner):
-        catalogue.find(draft.refiner)
-    if draft.controls or draft.picture_prompts:
-        leads.require_leads(draft, settings, model)
-    return model
 
 
 def shows_colours() -> bool:

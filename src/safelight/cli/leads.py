@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from safelight.cli.kept import kept
 from safelight.errors import InvalidRequest
-from safelight.spec import ControlMode
+from safelight.spec.effects import ControlMode
 
 if TYPE_CHECKING:
-    from safelight.models.checkpoints.families import Description
     from safelight.settings import Settings
-    from safelight.spec import Draft
 
 NUMBER = r"-?\d*\.?\d+"
 SPAN = re.compile(rf"({NUMBER})-({NUMBER})")
@@ -100,24 +98,3 @@ def only_adapter(settings: "Settings") -> str:
         what = f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/ip-adapters"
         raise InvalidRequest(f"--ip needs an IP-Adapter, and {what}, as in --ip {PICTURE_FORM}")
     return known[0]
-
-
-def require_leads(draft: "Draft", settings: "Settings", model: "Description | None") -> None:
-    """What is named exists, and is for the model, where that is known before anything is loaded."""
-    from safelight.models.adapters.control_file import describe_control, hint_kind
-    from safelight.models.adapters.ip_file import require_adapter
-    from safelight.models.checkpoints.control_folder import ControlFolder
-    from safelight.models.registry.registered_models import open_catalogue
-    from safelight.models.vision.preprocessors import require_preprocessor
-
-    folder = ControlFolder(open_catalogue(settings))
-    for control in draft.controls:
-        require_preprocessor(control.preprocessor)
-        path = folder.path("control", control.model)
-        if model is not None:
-            hint_kind(control, describe_control(path, model, name=control.model, model_name=draft.model))
-    for prompt in draft.picture_prompts:
-        path = folder.path("ip-adapter", prompt.model)
-        folder.path("image-encoder", folder.encoder_for(path, prompt.encoder))
-        if model is not None:
-            require_adapter(path, model, name=prompt.model, model_name=draft.model)

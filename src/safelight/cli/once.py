@@ -1,4 +1,4 @@
-"""One wish, from the first event to the stored file."""
+"""One draft or spec, from the first event to the stored file."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ class FinishedPicture:
 async def finish(draft: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
     from safelight.events import Decoded, Failed, Stored
     from safelight.pipeline import generate
+    from safelight.resolve.resolve import resolve
+    from safelight.spec import Draft
 
     image = None
-    async with aclosing(generate(draft, studio, encoding=encoding)) as events:
+    spec = await resolve(draft, studio) if isinstance(draft, Draft) else draft
+    async with aclosing(generate(spec, studio, encoding=encoding)) as events:
         async for event in events:
             match event:
                 case Decoded():

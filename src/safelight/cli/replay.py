@@ -103,7 +103,8 @@ def what_to_draw(
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
     from safelight.models.registry.registered_models import open_catalogue
-    from safelight.spec import NUM_SEEDS, Upscale, parse_draft
+    from safelight.spec import Upscale, parse_draft
+    from safelight.spec.fields import NUM_SEEDS
 
     if found.producer == "unknown":
         raise InvalidRequest(f"{file} does not say how it was made, so it cannot be made again")

@@ -71,11 +71,12 @@ def upscale(
         parse_spec({"task": "upscale", "init": init, "scale": scale, "method": method})
 
     from safelight.api import run
+    from safelight.resolve.resolve import resolve_upscale
     from safelight.studio import open_studio
 
     with open_studio(settings) as studio:
         assert init is not None
-        spec: Draft | Upscale = request or studio.upscale_spec(init, scale, method)
+        spec: Draft | Upscale = request or resolve_upscale(init, scale, method, studio)
         encoding = Encoding(format=format, quality=quality, metadata=metadata)
         large = run(finish(spec, studio, encoding))
         path = copy_out(studio.assets, large.asset_id, out, f"{file.stem}-x{scale:g}")

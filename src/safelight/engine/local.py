@@ -26,7 +26,8 @@ from safelight.models.backends.denoiser import Denoiser
 from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Lease
 from safelight.models.networks.textual_inversion import Embedding, require_fit
-from safelight.spec import Denoised, PinnedEmbedding
+from safelight.spec import Denoised
+from safelight.spec.parts import PinnedEmbedding
 
 log = logging.getLogger(__name__)
 LOADERS = 32

@@ -29,7 +29,8 @@ from safelight.models.hooks.freeu import levels_of
 from safelight.models.hooks.pag import PerturbedAttention
 from safelight.models.networks.latents import decode, encode, encode_unscaled, from_pil, to_pil
 from safelight.prompts.prompt_schedule import parts_of
-from safelight.spec import Denoised, Edit, Fit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
+from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
+from safelight.spec.fields import Fit
 
 LATENT_MODES: Mapping[str, tuple[str, bool]] = {
     "latent": ("bicubic", False),

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from safelight.errors import InvalidRequest
-from safelight.spec import Fit, Sides
+from safelight.spec import Sides
+from safelight.spec.fields import Fit
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom, in pixels; right and bottom are exclusive."""

@@ -6,7 +6,8 @@ from typing import Literal
 from safelight.errors import InvalidRequest
 from safelight.prompts.templates import combinations, draw
 from safelight.prompts.wildcards import Wildcards
-from safelight.spec import Draft, choose_seed, parse_draft, seeds_from
+from safelight.spec import Draft, parse_draft
+from safelight.spec.complete import choose_seed, seeds_from
 
 MAX_PICTURES = 1000
 Expand = Literal["wildcards", "combinatorial"]

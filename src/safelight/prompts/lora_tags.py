@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from safelight.errors import InvalidRequest, nearest
-from safelight.spec import BLOCKS, LoraRequest
+from safelight.spec import LoraRequest
+from safelight.spec.effects import BLOCKS
 from safelight.validation import explain
 
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)

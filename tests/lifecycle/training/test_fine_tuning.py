@@ -25,6 +25,7 @@ from safelight.lifecycle.training.train import train
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.textual_inversion import load_embedding
 from safelight.models.registry.registered_models import open_catalogue
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.studio import open_studio
 
@@ -129,7 +130,7 @@ def test_a_lora_is_there_for_a_studio_that_was_open_before(checkpoint: Checkpoin
         from safelight.spec import Draft
 
         draft = Draft(prompt="a photo <lora:learnt:0.5>", model=str(checkpoint("sd1")))
-        spec = asyncio.run(studio.complete(draft))
+        spec = asyncio.run(resolve(draft, studio))
     assert spec.loras[0].digest == done.lineage["digest"]
 
 

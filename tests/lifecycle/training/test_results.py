@@ -18,6 +18,7 @@ from safelight.lifecycle.training.results import thinned
 from safelight.lifecycle.training.train import train
 from safelight.models.registry.registry import open_registry
 from safelight.models.registry.version import Licence
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.spec import Draft
 from safelight.studio import open_studio
@@ -56,7 +57,7 @@ def test_two_runs_of_one_name_are_its_versions_1_and_2(checkpoint: Checkpoints, 
     with open_studio(Settings(home=tmp_path, device="cpu")) as studio:
         for name, expected in (("learnt", done[1]), ("learnt@1", done[0]), ("learnt@2", done[1])):
             draft = Draft(prompt=f"a photo <lora:{name}:0.8>", model=str(checkpoint("sd1")))
-            [lora] = asyncio.run(studio.complete(draft)).loras
+            [lora] = asyncio.run(resolve(draft, studio)).loras
             assert lora.digest == expected.lineage["digest"]
 
 
@@ -103,7 +104,7 @@ def test_an_embedding_is_a_version_that_a_prompt_can_name(checkpoint: Checkpoint
     with open_studio(Settings(home=tmp_path, device="cpu")) as studio:
 
         def named(prompt: str) -> dict[str, str]:
-            spec = asyncio.run(studio.complete(Draft(prompt=prompt, model=str(checkpoint("sd1")))))
+            spec = asyncio.run(resolve(Draft(prompt=prompt, model=str(checkpoint("sd1"))), studio))
             return {one.name: one.digest for one in spec.embeddings}
 
         assert named("a learnt on a table") == {"learnt": done[1].lineage["digest"]}

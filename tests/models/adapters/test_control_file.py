@@ -44,7 +44,8 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model
 from safelight.models.networks.size_estimate import control_bytes
-from safelight.spec import ControlRequest, PicturePromptRequest, PinnedControl
+from safelight.spec import ControlRequest, PicturePromptRequest
+from safelight.spec.effects import PinnedControl
 
 Models = Callable[[str], Model]
 NAMES: dict[str, str] = {"name": "net", "model_name": "tiny"}

@@ -18,7 +18,8 @@ from safelight.models.checkpoints.sizes import (
     size_warning,
     with_highres,
 )
-from safelight.spec import Draft, HighresFix, complete
+from safelight.spec import Draft, HighresFix
+from safelight.spec.complete import complete
 
 ABOUT = describe(MINI)
 
@@ -106,7 +107,7 @@ def test_both_sides_have_the_requested_size(width: int, height: int, own: int) -
 
 
 def test_a_bad_size_gives_a_warning_with_better_options() -> None:
-    told = size_warning(Draft(prompt="", width=512, height=512), ABOUT)
-    assert told is not None
-    assert "--width 128 --height 128 --highres 4 --highres-strength 0.4" in told
+    warning = size_warning(Draft(prompt="", width=512, height=512), ABOUT)
+    assert warning is not None
+    assert "--width 128 --height 128 --highres 4 --highres-strength 0.4" in warning
     assert size_warning(Draft(prompt=""), ABOUT) is None

@@ -21,7 +21,8 @@ from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.networks.load import Model
 from safelight.models.networks.part_cache import PartCache
 from safelight.models.weights.ldm_weights import to_ldm
-from safelight.spec import Denoised, PinnedPart
+from safelight.spec import Denoised
+from safelight.spec.parts import PinnedPart
 
 Models = Callable[[str], Model]
 Checkpoints = Callable[[str], Path]

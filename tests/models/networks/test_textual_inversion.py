@@ -19,7 +19,7 @@ from safelight.models.networks.textual_inversion import (
     split_at_names,
 )
 from safelight.models.networks.tokenize import PLACEHOLDER_ID, Tokenizer, Vector, chunk
-from safelight.spec import PinnedEmbedding
+from safelight.spec.parts import PinnedEmbedding
 
 NAMES = ["bad-hands", "bad-hands-5", "cat", "By bad artist -neg", "<my-dog>", "neg(v1)", "v1.3"]
 

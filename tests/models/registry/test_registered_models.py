@@ -16,6 +16,7 @@ from tests.tiny_models import load
 from safelight.errors import CorruptModel, InvalidRequest, UnknownModel
 from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.registry.registry import Registry, open_registry
+from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.spec import Draft
 from safelight.studio import Studio, open_studio
@@ -52,7 +53,7 @@ def again(folder: Path, *, steps: int) -> Path:
 
 
 def completed(studio: Studio, prompt: str = "an apple", **wishes: Any) -> Any:
-    return asyncio.run(studio.complete(Draft.model_validate({"prompt": prompt, "model": "brand"} | wishes)))
+    return asyncio.run(resolve(Draft.model_validate({"prompt": prompt, "model": "brand"} | wishes), studio))
 
 
 def test_a_running_studio_knows_a_new_version_and_a_moved_alias_at_once(

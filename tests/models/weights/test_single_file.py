@@ -21,7 +21,7 @@ from safelight.models.networks.load import Model
 from safelight.models.weights.identify import Identity
 from safelight.models.weights.safetensors_file import Entry, Header
 from safelight.models.weights.single_file import derive
-from safelight.spec import PinnedRefiner
+from safelight.spec.parts import PinnedRefiner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 

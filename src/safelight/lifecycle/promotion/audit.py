@@ -25,7 +25,7 @@ from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model, load_model
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.textual_inversion import load_embedding
-from safelight.spec import PinnedLora
+from safelight.spec.effects import PinnedLora
 from safelight.studio import Studio
 
 

@@ -16,7 +16,8 @@ from safelight.lifecycle.training.run import Run
 from safelight.models.backends.eager import eager_denoiser
 from safelight.models.networks.load import Model
 from safelight.models.networks.textual_inversion import Embedding
-from safelight.spec import Draft, complete
+from safelight.spec import Draft
+from safelight.spec.complete import complete
 
 BUDGET_MEGAPIXELS = 1.0
 """Rows times area in one call: pictures on the way are few, and the training itself needs the memory."""

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
 
 from safelight.errors import InvalidField, InvalidRequest, nearest
-from safelight.spec import Fraction
+from safelight.spec.fields import Fraction
 from safelight.validation import CheckedModel, refuse, untagged
 
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]

@@ -29,7 +29,7 @@ from safelight.models.networks.placement import Placement
 from safelight.models.weights.control_lora import restore_weight
 from safelight.models.weights.safetensors_file import read_header
 from safelight.models.weights.tensor_file import TensorFile
-from safelight.spec import HintKind
+from safelight.spec.effects import HintKind
 
 Features = tuple[Tensor, ...]
 """What a network makes of its hint, apart from noise and prompt."""

@@ -27,13 +27,8 @@ from safelight.models.networks.load import Model
 from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.size_estimate import control_bytes
-from safelight.spec import (
-    ControlRequest,
-    Denoised,
-    PicturePromptRequest,
-    PinnedControl,
-    PinnedPicturePrompt,
-)
+from safelight.spec import ControlRequest, Denoised, PicturePromptRequest
+from safelight.spec.effects import PinnedControl, PinnedPicturePrompt
 
 KEPT_PICTURES = 64
 T = TypeVar("T")

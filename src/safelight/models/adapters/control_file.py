@@ -23,7 +23,8 @@ from safelight.models.vision.preprocessors import PREPROCESSOR_KINDS
 from safelight.models.weights.control_lora import full_shapes, low_rank_factors
 from safelight.models.weights.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.weights.safetensors_file import NETWORK, read_header, weight_files
-from safelight.spec import HINT_KINDS, ControlRequest, HintKind
+from safelight.spec import ControlRequest
+from safelight.spec.effects import HINT_KINDS, HintKind
 
 Kind = Literal["controlnet", "controlnet-union", "t2i-adapter"]
 Shapes = Mapping[str, tuple[int, ...]]

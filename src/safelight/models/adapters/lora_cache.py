@@ -17,7 +17,8 @@ from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.size_estimate import lora_bytes
 from safelight.models.weights.lora_file import LoraFile, read_lora
-from safelight.spec import LoraRequest, PinnedLora
+from safelight.spec import LoraRequest
+from safelight.spec.effects import PinnedLora
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.family import Family
-from safelight.spec import Defaults
+from safelight.spec.complete import Defaults
 from safelight.validation import explain
 
 

@@ -11,7 +11,8 @@ from safelight.models.checkpoints.defaults import read_defaults
 from safelight.models.checkpoints.family import FAMILIES, PIPELINES, Family, FamilyName
 from safelight.models.weights.single_file import read_configurations
 from safelight.regular_file import read_regular
-from safelight.spec import Defaults, Reads
+from safelight.spec.complete import Defaults
+from safelight.spec.fields import Reads
 
 SIDE_STEP = 8
 """Image sides are multiples of at least this many pixels."""

@@ -16,7 +16,7 @@ from safelight.models.checkpoints.digest import digest_files
 from safelight.models.checkpoints.families import Description, describe, tokenizer_of
 from safelight.models.weights.identify import identify
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, read_header, weight_files
-from safelight.spec import PartName, PinnedPart
+from safelight.spec.parts import PartName, PinnedPart
 
 STEMS: Mapping[PartName, str] = {"vae": NETWORK, "text_encoder": TEXT_ENCODER}
 

@@ -36,7 +36,8 @@ from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER
 from safelight.models.weights.scaled import ScaledWeights
 from safelight.models.weights.single_file import T5_WORDS, VAES, text_prefixes
 from safelight.models.weights.tensor_file import TensorFile
-from safelight.spec import Denoised, PartName, PinnedPart
+from safelight.spec import Denoised
+from safelight.spec.parts import PartName, PinnedPart
 
 FROM_MODEL = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
 """Autoencoder settings that a file of weights does not contain; they are copied from the model's own."""

@@ -13,10 +13,13 @@ from safelight.errors import InvalidRequest, UnknownModel
 from safelight.models.checkpoints.catalogue import MINI, Catalogue, digest_mismatch
 from safelight.models.checkpoints.digest import digest_model, known_digest
 from safelight.models.checkpoints.families import Description, describe
+from safelight.models.networks.components import Outline
 from safelight.models.networks.load import Model, load_model
 from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.size_estimate import ModelSize, model_size
+
+MAX_OUTLINES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,9 @@ class ModelPool:
     loaded: dict[str, Model] = field(default_factory=dict[str, Model])
     locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     """By name or digest: a download takes minutes, and other models should not wait for it."""
+    outlines: dict[str, Outline] = field(default_factory=dict[str, Outline])
+    """By digest."""
+    outline_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, name: str) -> Found:
         with self.locks[name]:
@@ -48,6 +54,15 @@ class ModelPool:
                 path = listed or self.catalogue.find(name, half=self.placement.dtype != torch.float32)
                 self.found[key] = self.inspect(path)
             return self.found[key]
+
+    def outline(self, name: str, found: Found) -> Outline:
+        """Return the checkpoint's networks without weights; the most recently used are cached."""
+        with self.outline_lock:
+            outline = self.outlines.pop(found.digest, None) or Outline(name, found.description)
+            self.outlines[found.digest] = outline
+            while len(self.outlines) > MAX_OUTLINES:
+                del self.outlines[next(iter(self.outlines))]
+            return outline
 
     def known_digest(self, name: str) -> str | None:
         """Return the digest; None for a model of a linked folder that was never used: hashing them all takes hours."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from safelight.errors import CorruptModel, UnsafeFile, UnsupportedOption
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.weights.safetensors_file import WHY_NOT, conversion_of, read_header
-from safelight.spec import PinnedEmbedding
+from safelight.spec.parts import PinnedEmbedding
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from PIL import Image
 from safelight.errors import InvalidRequest, nearest
 from safelight.imaging import outlines
 from safelight.models.checkpoints.control_folder import ControlFolder
-from safelight.spec import HintKind
+from safelight.spec.effects import HintKind
 
 if TYPE_CHECKING:
     from safelight.models.networks.memory import Allocation

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
-from safelight.spec import Fit
+from safelight.spec.fields import Fit
 from safelight.validation import CheckedModel
 
 FITS: dict[int, Fit] = {0: "stretch", 1: "crop", 2: "pad"}

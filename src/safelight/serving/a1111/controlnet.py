@@ -15,7 +15,7 @@ from safelight.serving.http.auth import Who
 from safelight.serving.http.fetch import fetch_picture
 from safelight.serving.http.parts import parts_of
 from safelight.serving.native.files import as_base64
-from safelight.spec import MAX_CONTROLS
+from safelight.spec.effects import MAX_CONTROLS
 from safelight.studio import Studio
 from safelight.validation import concerning
 
@@ -142,12 +142,12 @@ async def detect(request: Request, caller: Who, body: Annotated[Detection, Body(
         field = f"controlnet_input_images.{place}"
         with concerning(field):
             data = await fetch_picture(source, max_bytes=most)
-            room, turn = studio.image_pool, await studio.turn(data, tenant=caller.tenant)
+            room, turn = studio.image_pool, await studio.claim(data, tenant=caller.tenant)
             image = await room.work(turn, studio.open, data)
         if image.width * image.height > studio.settings.max_output_pixels:
             raise InvalidField(field, f"the picture has more than {studio.settings.max_output_pixels} pixels")
         hint = await studio.make_hint(body.preprocessor, image, thresholds=body.thresholds, tenant=caller.tenant)
-        images.append(await room.work(await studio.turn(hint, tenant=caller.tenant), as_base64, hint))
+        images.append(await room.work(await studio.claim(hint, tenant=caller.tenant), as_base64, hint))
     return Detected(images=images)
 
 

@@ -13,6 +13,7 @@ from safelight.assets.read_metadata import read_metadata
 from safelight.errors import InvalidField, JobCancelled, SafelightError, UnknownModel, UnsupportedOption
 from safelight.imaging.canvas import upscale
 from safelight.models.vision.upscalers import LANCZOS, Upscalers
+from safelight.resolve.resolve import resolve_upscale
 from safelight.serving.a1111.body import RED_DOT, A1111Body
 from safelight.serving.a1111.info import infotext_of, items_of, parameters_of
 from safelight.serving.a1111.payloads import FAULTS
@@ -25,7 +26,7 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.jobs.tables import JobRow
 from safelight.serving.native.files import as_base64
-from safelight.spec import MAX_SCALE
+from safelight.spec.fields import MAX_SCALE
 from safelight.studio import Studio
 from safelight.validation import concerning, in_words
 
@@ -194,7 +195,7 @@ async def png_info(request: Request, caller: Who, body: PngInfoBody) -> PngInfoA
 
     studio = parts_of(request).studio
     with concerning("image"):
-        return await studio.image_pool.work(await studio.turn(data, tenant=caller.tenant), read)
+        return await studio.image_pool.work(await studio.claim(data, tenant=caller.tenant), read)
 
 
 @router.post("/interrogate")
@@ -214,10 +215,10 @@ async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sourc
     for field, source in sources.items():
         with concerning(field):
             data = await fetch_picture(source, max_bytes=parts.settings.max_file_bytes)
-            turn = await studio.turn(data, tenant=caller.tenant)
+            turn = await studio.claim(data, tenant=caller.tenant)
             kept.append(await studio.image_pool.work(turn, keep, data, body, studio))
     grows = [one for one in kept if one.scale > 1]
-    upscales = [await asyncio.to_thread(studio.upscale_spec, one.digest, one.scale, method) for one in grows]
+    upscales = [await asyncio.to_thread(resolve_upscale, one.digest, one.scale, method, studio) for one in grows]
     sittings, fields = active_requests_of(request), SubmitOptions(brought=True)
     jobs: list[JobRow] = []
     if upscales:
@@ -229,7 +230,7 @@ async def enlarged(request: Request, caller: Caller, body: UpscaleOptions, sourc
         one.grown = job.asset_id
     images: list[str] = []
     for one in kept:
-        turn = await studio.turn(one.grown or one.digest, tenant=caller.tenant)
+        turn = await studio.claim(one.grown or one.digest, tenant=caller.tenant)
         images.append(await studio.image_pool.work(turn, finish, one, body, studio))
     return images
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from safelight.assets.encode import Encoding, Format
 from safelight.errors import InvalidFields, SafelightError, UnsupportedOption
-from safelight.spec import ClipSkip
+from safelight.spec.fields import ClipSkip
 from safelight.studio import Studio
 from safelight.validation import CheckedModel, faults_in
 

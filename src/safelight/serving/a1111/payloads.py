@@ -29,10 +29,10 @@ from safelight.serving.a1111.scripts import (
 from safelight.serving.a1111.sd_upscale import SD_UPSCALE
 from safelight.serving.a1111.unit import Unit, units_in
 from safelight.serving.a1111.upscalers import HIGHRES
-from safelight.spec import (
+from safelight.spec import Draft
+from safelight.spec.fields import (
     NUM_SEEDS,
     Blur,
-    Draft,
     Fraction,
     Guidance,
     ImageGuidance,

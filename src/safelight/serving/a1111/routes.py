@@ -112,14 +112,14 @@ async def img2img(request: Request, caller: Who, body: ImageToImageBody) -> Pict
     if body.mask:
         with concerning("mask"):
             data = await fetch_picture(body.mask, max_bytes=most)
-            turn = await studio.turn(data, tenant=caller.tenant)
+            turn = await studio.claim(data, tenant=caller.tenant)
             marked, fields["mask"] = await studio.image_pool.work(turn, keep_mask, data, studio)
     # One at a time in memory: a small file can hold a very large picture.
     inits: list[str] = []
     for place, source in enumerate(body.init_images):
         with concerning(f"init_images.{place}"):
             data = await fetch_picture(source, max_bytes=most)
-            turn = await studio.turn(data, tenant=caller.tenant, copies=MANY_COPIES)
+            turn = await studio.claim(data, tenant=caller.tenant, copies=MANY_COPIES)
             inits.append(await studio.image_pool.work(turn, keep, data, marked, body, studio))
     leads = [await led_by(request, caller, body, init=init) for init in inits]
     firsts = [parse_draft(fields | {"init": init} | lead) for init, lead in zip(inits, leads, strict=True)]

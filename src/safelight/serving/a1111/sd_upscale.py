@@ -11,7 +11,7 @@ from pydantic import BaseModel, StrictInt, StrictStr, ValidationError
 from safelight.errors import InvalidField
 from safelight.models.vision.upscalers import Upscalers
 from safelight.serving.a1111.upscalers import NONE, ours_for, upscalers_by_name
-from safelight.spec import Margin, OrOwnSize
+from safelight.spec.fields import Margin, OrOwnSize
 
 SD_UPSCALE = "sd upscale"
 

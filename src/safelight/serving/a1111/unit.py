@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safelight.errors import InvalidField, InvalidFields, SafelightError
 from safelight.models.vision.preprocessors import PREPROCESSORS
 from safelight.serving.a1111.body import FITS, A1111Body
-from safelight.spec import ControlMode, Fit, Fraction, HintKind
+from safelight.spec.effects import ControlMode, HintKind
+from safelight.spec.fields import Fit, Fraction
 from safelight.validation import faults_in
 
 MODULES = {

@@ -2,7 +2,7 @@
 
 from safelight.errors import UnsupportedOption, install
 from safelight.models.vision.upscalers import Upscalers
-from safelight.spec import HighresUpscaler
+from safelight.spec.fields import HighresUpscaler
 
 NETWORKS = {
     "R-ESRGAN 4x+": "realesrgan-x4plus",

@@ -14,6 +14,7 @@ from safelight.events import Event
 from safelight.lifecycle.training.recipe import AnyRecipe
 from safelight.models.checkpoints.sizes import require_area
 from safelight.pipeline import PNG
+from safelight.resolve.resolve import resolve_all
 from safelight.serving.jobs.holders import pictures_of, require_sight
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.live import JobListeners
@@ -82,12 +83,11 @@ class JobService:
         if known := await self.queue.database.run(self.queue.put_before, terms):
             return known
         await self.queue.database.run(self.queue.require_room, terms, len(drafts))
-        specs = [
-            draft if isinstance(draft, Upscale) else await self.studio.complete(draft, tenant=caller.tenant)
-            for draft in drafts
-        ]
-        for spec in specs:
-            await asyncio.to_thread(self.require_size, spec)
+        specs: list[Denoised | Upscale] = []
+        async with aclosing(resolve_all(drafts, self.studio, tenant=caller.tenant)) as resolved:
+            async for spec in resolved:
+                await asyncio.to_thread(self.require_size, spec)
+                specs.append(spec)
         encoding = {
             "format": submit_options.encoding.format,
             "quality": submit_options.encoding.quality,

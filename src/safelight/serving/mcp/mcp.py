@@ -37,8 +37,8 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.places import told_to_strangers
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
-from safelight.spec import Seed as AnySeed
-from safelight.spec import choose_seed, seeds_from
+from safelight.spec.complete import choose_seed, seeds_from
+from safelight.spec.fields import Seed as AnySeed
 from safelight.version import __version__
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 
 from safelight.assets.encode import Detail, Encoding, Format
+from safelight.resolve.resolve import resolve_upscale
 from safelight.serving.http.auth import Who
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.native.jobs import JobView, Key, view
-from safelight.spec import Digest, Scale, UpscaleMethod
+from safelight.spec.fields import Digest, Scale, UpscaleMethod
 from safelight.validation import CheckedModel
 
 router = APIRouter(prefix="/v1/upscales", tags=["jobs"])
@@ -38,6 +39,6 @@ async def create(request: Request, caller: Who, body: UpscaleRequest, idempotenc
         encoding=Encoding(format=body.output_format, quality=body.output_compression, metadata=body.metadata),
         idempotency_key=idempotency_key,
     )
-    spec = await asyncio.to_thread(parts.studio.upscale_spec, body.init, body.scale, body.method)
+    spec = await asyncio.to_thread(resolve_upscale, body.init, body.scale, body.method, parts.studio)
     [job] = await parts.job_service.accept([spec], caller, submit_options)
     return await view(request, job)

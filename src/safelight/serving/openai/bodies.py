@@ -18,28 +18,23 @@ from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.prompts.expand import Expand
 from safelight.serving.http.errors import ErrorBody
-from safelight.spec import (
+from safelight.spec import ControlRequest, Draft, FreeU, LoraRequest, PicturePromptRequest, parse_draft
+from safelight.spec.fields import (
     MAX_STEPS,
     ClipSkip,
-    ControlRequest,
     Determinism,
-    Draft,
     Fraction,
-    FreeU,
     Guidance,
     ImageGuidance,
-    LoraRequest,
     ModelName,
     PagLayers,
     PagScale,
-    PicturePromptRequest,
     Prompt,
     SagScale,
     Seed,
     Steps,
     Strength,
     Switch,
-    parse_draft,
 )
 from safelight.validation import CheckedModel, wrong_in
 

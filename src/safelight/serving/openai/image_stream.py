@@ -45,7 +45,7 @@ async def tell(
                     step, told[job_id], most, open_jobs[job_id]
                 ):
                     spec = open_jobs[job_id].spec
-                    turn = await parts.studio.turn(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
+                    turn = await parts.studio.claim(image, tenant=jobs[0].tenant, copies=BLOWN_UP, accepted=True)
                     whole = await parts.studio.image_pool.work(turn, blown_up, image, final_sides(spec))
                     more = {"partial_image_index": told[job_id]}
                     told[job_id] += 1

@@ -48,7 +48,8 @@ from safelight.serving.openai.bodies import (
     usage_of,
 )
 from safelight.serving.openai.image_stream import stream
-from safelight.spec import Draft, Reads
+from safelight.spec import Draft
+from safelight.spec.fields import Reads
 from safelight.studio import Studio
 from safelight.validation import concerning, in_words, refuse
 
@@ -216,7 +217,7 @@ async def starts(studio: Studio, body: VariationRequest, reads: Reads, caller: C
         return {"init": init, "strength": strength}
     with concerning("mask"):
         data = await body.mask.read()
-        turn = await studio.turn(data, tenant=caller.tenant)
+        turn = await studio.claim(data, tenant=caller.tenant)
         mask = await studio.image_pool.work(turn, keep_mask, studio, data)
     return {"init": init, "mask": mask, "strength": body.strength or 1.0}
 

@@ -1,0 +1,9 @@
+"""From a draft to a spec: names become digests, hints and canvases are made, defaults are filled in.
+
+resolve.py   the steps in order, on one screen; several drafts of one request at once
+check.py     what can be found wrong with a draft by looking at files, before torch is imported
+pins.py      the digests of LoRAs, embeddings, replaced parts and refiners
+controls.py  the digests of ControlNets and IP-Adapters, and the hints that ControlNets read
+canvas.py    the size of the picture, outpainting, and the mask of a background
+drawable.py  what drawing a spec would raise, found without a network in memory
+"""

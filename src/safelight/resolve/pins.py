@@ -1,0 +1,55 @@
+"""Names of a draft, each with the digest of the file that it stands for now."""
+
+from safelight.errors import InvalidRequest
+from safelight.models.adapters.lora_cache import LoraCache
+from safelight.models.checkpoints.families import require_successor, text_widths
+from safelight.models.networks.pool import Found
+from safelight.models.networks.textual_inversion import pin_embeddings
+from safelight.prompts.lora_tags import extract_loras
+from safelight.spec import Draft
+from safelight.spec.effects import MAX_LORAS
+from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
+from safelight.studio import Studio
+
+
+def named_embeddings(draft: Draft, studio: Studio, found: Found) -> tuple[PinnedEmbedding, ...]:
+    """The textual inversions that the two prompts name."""
+    return pin_embeddings(
+        studio.models.catalogue,
+        (draft.prompt, draft.negative_prompt),
+        model=draft.model,
+        model_widths=lambda: text_widths(found.description),
+    )
+
+
+def pin_parts(draft: Draft, studio: Studio) -> dict[PartName, PinnedPart]:
+    """The autoencoder and text encoder that replace the model's own."""
+    wanted: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
+    return {part: studio.parts.folder.pin(part, name) for part, name in wanted.items() if name is not None}
+
+
+def pin_refiner(draft: Draft, studio: Studio, found: Found) -> PinnedRefiner | None:
+    """
+    Raises:
+        UnsupportedOption: the refiner cannot continue from the model's latents.
+    """
+    if draft.refiner is None:
+        return None
+    refiner = studio.models.find(draft.refiner)
+    names = draft.model, draft.refiner
+    require_successor(found.description, refiner.description, names=names, masked=draft.mask is not None)
+    switch = {} if draft.refiner_switch is None else {"switch": draft.refiner_switch}
+    return PinnedRefiner(model=draft.refiner, digest=refiner.digest, **switch)
+
+
+def pin_loras(draft: Draft, loras: LoraCache) -> Draft:
+    """The LoRAs of the field and those of the prompt's tags; the tags leave the prompt."""
+    prompt, tagged = extract_loras(draft.prompt)
+    if extract_loras(draft.negative_prompt)[1]:
+        raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
+    requests = (*draft.loras, *tagged)
+    if not requests:
+        return draft
+    if len(requests) > MAX_LORAS:
+        raise InvalidRequest(f"at most {MAX_LORAS} LoRAs in one picture, not {len(requests)}")
+    return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(loras.pin, requests))})

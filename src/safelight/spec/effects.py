@@ -1,0 +1,133 @@
+"""Whatever steers a picture beside its words: LoRA, ControlNet, IP-Adapter, FreeU; as requested, and as pinned."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from safelight.errors import InvalidField
+from safelight.spec.fields import Digest, Fit, Fraction, Frozen, ModelName
+from safelight.spec.parts import Span, out_of_order
+
+LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Block = Annotated[str, Field(pattern=r"^(BASE|down|mid|up|IN\d\d|M00|OUT\d\d)$")]
+"""A part of the UNet, in the words of the LoRA block weight extension."""
+BLOCKS = {
+    3: "down mid up",
+    12: "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
+    17: "BASE IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11",
+    20: f"BASE {' '.join(f'IN{i:02}' for i in range(9))} M00 {' '.join(f'OUT{i:02}' for i in range(9))}",
+    26: f"BASE {' '.join(f'IN{i:02}' for i in range(12))} M00 {' '.join(f'OUT{i:02}' for i in range(12))}",
+}
+"""What a list of so many weights is for: 12 and 20 for SDXL, 17 and 26 for Stable Diffusion 1."""
+MAX_LORAS = 50
+ControlWeight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
+ControlMode = Literal["balanced", "prompt", "control"]
+"""Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on
+what guidance leads away from (the guess mode of ControlNet's authors)."""
+MAX_CONTROLS = 10
+Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
+
+
+class FreeU(Frozen):
+    """How much of what a UNet has made so far (b), and of the low frequencies of what its encoder hands over (s).
+
+    1 is the lowest level on the way up, 2 the next one. The authors' values are 1.5, 1.6, .9, .2 for Stable Diffusion
+    1, 1.4, 1.6, .9, .2 for 2, and 1.3, 1.4, .9, .2 for SDXL.
+    """
+
+    b1: Factor = 1.5
+    b2: Factor = 1.6
+    s1: Factor = 0.9
+    s2: Factor = 0.2
+
+    def level(self, number: int) -> tuple[float, float]:
+        return ((self.b1, self.s1), (self.b2, self.s2))[number]
+
+
+class LoraRequest(Frozen):
+    """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    digest: Digest | None = None
+    """sha256 of its file; None takes what the name stands for now."""
+    weight: LoraWeight = 1.0
+    text_weight: LoraWeight | None = None
+    """For the text encoder; None: as `weight`."""
+    blocks: dict[Block, LoraWeight] | None = None
+    """Factors of the weight: `BASE` is the text encoder, `down`, `mid`, `up` and `IN04` are parts of the UNet, of which
+    the finer goes first; 1 for what is not named. A list is read as sd-webui-lora-block-weight reads it."""
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+    """The part of the walk, as fractions of its steps, in which it acts on the UNet."""
+
+    @field_validator("blocks", mode="before")
+    @classmethod
+    def by_name(cls, blocks: Any) -> Any:
+        if not isinstance(blocks, list | tuple):
+            return blocks
+        if len(blocks) not in BLOCKS:
+            raise ValueError(f"a list has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
+        return dict(zip(BLOCKS[len(blocks)].split(), blocks, strict=True))
+
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from out_of_order(self.start, self.end)
+
+
+class PinnedLora(LoraRequest):
+    """The same, pinned to the file it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+HintKind = Literal["pose", "depth", "soft-edge", "hard-edge", "normal", "segmentation", "tile", "repaint"]
+HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
+"""As ControlNet Union numbers them; the first six are all that its first edition has."""
+
+
+class ControlRequest(Span):
+    """A picture that says what goes where, and the network that reads it: a ControlNet or a T2I-Adapter."""
+
+    model: ModelName
+    digest: Digest | None = None
+    """Of the network's files; None takes what the name stands for now."""
+    image: Digest
+    preprocessor: Annotated[str, Field(max_length=100)] = "none"
+    """What makes the hint out of the picture: `canny`, `soft-edge`, ...; `none`: the picture is one already."""
+    thresholds: tuple[Threshold, Threshold] | None = None
+    """Of `canny`: from how much contrast a line goes on, and from how much it begins."""
+    hint: Digest | None = None
+    """What the network is shown; None has the preprocessor make it."""
+    hint_kind: HintKind | None = None
+    """What the hint shows, for a ControlNet Union, which must be told; None: what the preprocessor makes."""
+    fit: Fit = "crop"
+    weight: ControlWeight = 1.0
+    mode: ControlMode = "balanced"
+
+
+class PinnedControl(ControlRequest):
+    """The same, pinned to the network and to the hint that it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    hint: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+
+
+class PicturePromptRequest(Span):
+    """A picture as a part of the prompt, through an IP-Adapter."""
+
+    model: ModelName
+    digest: Digest | None = None
+    image: Digest
+    encoder: ModelName | None = None
+    """The folder of the image encoder; None: the one beside the adapter, or the only one there is."""
+    encoder_digest: Digest | None = None
+    weight: ControlWeight = 1.0
+
+
+class PinnedPicturePrompt(PicturePromptRequest):
+    """The same, pinned to the files it was drawn with."""
+
+    digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    encoder: ModelName  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    encoder_digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
