@@ -238,7 +238,7 @@ def test_thresholding_of_a_multistep_sampler_is_refused_by_name() -> None:
         ({**SD1, "skip_prk_steps": False}, "not linear in the latest"),  # PNDM's Runge-Kutta start looks 9 calls back
         ({**SD1, "_class_name": "EulerDiscreteScheduler", "beta_schedule": "square"}, "square is not implemented"),
         ({**ZERO_SNR, "prediction_type": "epsilon"}, "no finite numbers"),  # the noise says nothing of x0 there
-        ({**SD3, "use_dynamic_shifting": True}, "picture's size"),
+        ({**SD3, "use_dynamic_shifting": True}, "image size"),
         ({key: value for key, value in SD1.items() if key != "_class_name"}, "_class_name"),
     ],
 )
