@@ -91,7 +91,7 @@ def test_the_size_is_known_before_a_model_is_loaded(studio: Studio) -> None:
     loaded = load(found.path)
     networks = [loaded.unet, loaded.vae.network, *(encoder.network for encoder in loaded.text_encoders)]
     real = [sum(p.nbytes for p in network.parameters()) for network in networks]
-    assert (found.size.whole, found.size.unet) == (sum(real), real[0])
+    assert (found.size.total, found.size.unet) == (sum(real), real[0])
 
 
 def test_the_model_not_used_for_longest_leaves_memory(studio: Studio) -> None:

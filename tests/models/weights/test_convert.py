@@ -43,7 +43,7 @@ def test_an_embedding_of_automatic1111_becomes_one_tensor(tmp_path: Path) -> Non
 def test_code_in_a_pickle_is_named_and_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     torch.save({"state_dict": {"a": torch.ones(1)}, "evil": Code(mark)}, tmp_path / "evil.ckpt")
-    with pytest.raises(UnsafeFile, match=r"asks for .*open"):
+    with pytest.raises(UnsafeFile, match=r"needs .*open"):
         convert_pickle(tmp_path / "evil.ckpt", tmp_path / "out.safetensors")
     assert not mark.exists()
     assert not (tmp_path / "out.safetensors").exists()
@@ -76,7 +76,7 @@ class Caller:
 def test_a_pickle_that_opens_a_connection_is_refused_without_connecting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         torch.save({"a": torch.ones(1), "b": Caller(listener.getsockname()[1])}, tmp_path / "spy.ckpt")
-        with pytest.raises(UnsafeFile, match=r"asks for socket\.create_connection"):
+        with pytest.raises(UnsafeFile, match=r"needs socket\.create_connection"):
             convert_pickle(tmp_path / "spy.ckpt", tmp_path / "out.safetensors")
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):

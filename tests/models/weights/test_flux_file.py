@@ -31,7 +31,7 @@ def test_a_file_is_drawn_with_its_own_parts(tmp_path: Path) -> None:
     networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.prompt_encoders.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
     # CLIP's projection and scale are in the file, and of no use to Flux.
-    assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values()) + 4 * (64 * 64 + 1)
+    assert model_size(about, CPU).total == sum(tensor.nbytes for tensor in tensors.values()) + 4 * (64 * 64 + 1)
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
     images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()

@@ -42,7 +42,7 @@ def test_a_picture_is_drawn_of_its_own_text_encoders(t5: bool, tmp_path: Path) -
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (1.5305, 0.0609, 16)
     networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.prompt_encoders.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
-    assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values())
+    assert model_size(about, CPU).total == sum(tensor.nbytes for tensor in tensors.values())
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
     images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()
