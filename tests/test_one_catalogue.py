@@ -113,7 +113,7 @@ def test_strangers_find_what_is_listed_and_no_paths(files: dict[str, Path], home
     shutil.copytree(files["controlnet"].parent, home / "controlnets")
     settings = Settings(home=home)
     with open_studio(settings) as studio:
-        studio.see(Catalogue(home, elsewhere=(RegisteredModels(settings), LinkedFolders(home)), listed_only=True))
+        studio.see(Catalogue(home, sources=(RegisteredModels(settings), LinkedFolders(home)), listed_only=True))
         assert ControlFolder(studio.models.catalogue).path("control", "net") == home / "controlnets" / "net.safetensors"
         with pytest.raises(UnknownControl):
             ControlFolder(studio.models.catalogue).path("control", str(files["controlnet"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.regular_file import is_regular, open_regular, read_regular, where_it_leads
+from safelight.regular_file import is_regular, open_regular, read_regular, real_path
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ ODD = ("loop", "there", "broken", "folder", "pipe", "to-pipe", "missing", "x" * 
 def test_a_file_is_read_through_links(odd: Path, name: str) -> None:
     assert is_regular(odd / name)
     assert read_regular(odd / name) == b"words"
-    assert where_it_leads(odd / name) == Path(os.path.realpath(odd)) / "file"
+    assert real_path(odd / name) == Path(os.path.realpath(odd)) / "file"
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -68,4 +68,4 @@ def test_names_that_are_none_are_no_files() -> None:
 
 
 def test_a_link_in_a_circle_leads_nowhere_and_raises_nothing(odd: Path) -> None:
-    assert where_it_leads(odd / "loop").name == "loop"
+    assert real_path(odd / "loop").name == "loop"

@@ -84,7 +84,7 @@ def drawn(studio: Studio, *drafts: Draft) -> list[Drawn]:
 
 def in_memory(studio: Studio) -> set[str]:
     assert {model.name for model in studio.models.loaded.values()} == {
-        one.name for one in studio.memory.held() if one.kind == "model"
+        one.name for one in studio.memory.loaded() if one.kind == "model"
     }, "the ledger and the pool tell the same"
     return {model.name for model in studio.models.loaded.values()}
 
@@ -94,7 +94,7 @@ def test_the_size_is_known_before_a_model_is_loaded(studio: Studio) -> None:
     loaded = load(found.path)
     networks = [loaded.unet, loaded.vae.network, *(encoder.network for encoder in loaded.text_encoders)]
     real = [sum(p.nbytes for p in network.parameters()) for network in networks]
-    assert (found.size.whole, found.size.unet) == (sum(real), real[0])
+    assert (found.size.total, found.size.unet) == (sum(real), real[0])
 
 
 def test_the_model_not_used_for_longest_leaves_memory(studio: Studio) -> None:
@@ -121,7 +121,7 @@ def assert_gone(network: "weakref.ref[Any]") -> None:
 def test_a_part_that_stands_in_counts_and_is_gone_when_it_left(studio: Studio, part: str) -> None:
     studio.memory.budget_bytes = 2 * size_of(studio, "one")
     [first] = drawn(studio, draft("one", **{part: "two"}))
-    [held] = [one for one in studio.memory.held() if one.kind == part]
+    [held] = [one for one in studio.memory.loaded() if one.kind == part]
     found = studio.models.find("two")
     two = load(found.path)
     real = [two.vae.network] if part == "vae" else [encoder.network for encoder in two.text_encoders]
@@ -166,7 +166,7 @@ def test_what_leads_counts_and_is_gone_when_it_left(studio: Studio, kind: str, t
     in_memory = (*controls.loaded.values(), *adapters.loaded.values())
     [loaded] = [one for one in in_memory if isinstance(one, loaded_kind)]
     del in_memory
-    [held] = [one for one in studio.memory.held() if one.kind == kind]
+    [held] = [one for one in studio.memory.loaded() if one.kind == kind]
     assert held.size_bytes == loaded.size_bytes
     gone = weakref.ref(getattr(loaded, network))
     del loaded
@@ -186,7 +186,7 @@ def test_a_depth_model_counts_and_is_gone_when_it_left(studio: Studio, tmp_path:
     picture = studio.keep(colours_picture(1))
     wish = ControlRequest(model="net", image=picture, preprocessor="depth")
     [first] = drawn(studio, draft("one", controls=(wish,)))
-    [held] = [one for one in studio.memory.held() if one.kind == "depth"]
+    [held] = [one for one in studio.memory.loaded() if one.kind == "depth"]
     [loaded] = studio.preprocessors.depths.values()
     assert (held.size_bytes, held.in_use) == (sum(p.nbytes for p in loaded.network.parameters()), False)
     gone = weakref.ref(loaded.network)
@@ -204,12 +204,12 @@ def test_a_depth_model_waits_for_room_and_one_that_is_damaged_holds_none(studio:
     folder = write_dpt(tmp_path / "depth-models" / "near")
 
     async def work() -> None:
-        lease = await studio.memory.take(
+        lease = await studio.memory.acquire(
             [Allocation(key="busy", kind="model", name="busy", size_bytes=9, drop=lambda: None)]
         )
         studio.memory.budget_bytes = 10
         waiting = asyncio.create_task(studio.make_hint("depth", colours_picture(1)))
-        await wait_in_loop_until(lambda: studio.memory.line)
+        await wait_in_loop_until(lambda: studio.memory.waiting)
         assert not waiting.done()
         lease.end()
         assert (await waiting).size == colours_picture(1).size
@@ -219,7 +219,7 @@ def test_a_depth_model_waits_for_room_and_one_that_is_damaged_holds_none(studio:
     (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UnsupportedOption, match="is a bert"):
         run(studio.make_hint("depth", colours_picture(1)))
-    assert studio.memory.held() == []
+    assert studio.memory.loaded() == []
 
 
 def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:
@@ -240,8 +240,8 @@ def test_a_model_starts_while_another_is_serving(studio: Studio) -> None:
 def test_many_jobs_of_more_models_than_fit_all_end_well(studio: Studio) -> None:
     wishes = [draft(name, seed=seed) for seed in range(4) for name in NAMES]
     together = drawn(studio, *wishes)
-    assert studio.memory.held_bytes <= studio.memory.budget_bytes
-    assert not any(one.in_use for one in studio.memory.held())
+    assert studio.memory.used_bytes <= studio.memory.budget_bytes
+    assert not any(one.in_use for one in studio.memory.loaded())
     assert len(in_memory(studio)) == 2
     for wish, picture in list(zip(wishes, together, strict=True))[:3]:
         [alone] = drawn(studio, wish)
@@ -255,7 +255,7 @@ def test_a_cancelled_job_lets_its_model_go(studio: Studio) -> None:
         long = asyncio.create_task(events_of(studio, draft("one", steps=1000)))
         await wait_in_loop_until(lambda: studio.backend.engine.live)
         waiting = asyncio.create_task(events_of(studio, draft("two")))
-        await wait_in_loop_until(lambda: studio.memory.line)
+        await wait_in_loop_until(lambda: studio.memory.waiting)
         assert not waiting.done()
         long.cancel()
         assert any(isinstance(event, Stepped) for event in await waiting)
@@ -285,7 +285,7 @@ def test_a_model_that_is_still_being_loaded_keeps_its_room_although_its_job_was_
         await asyncio.wait([left])
         waiting = asyncio.create_task(events_of(studio, draft("two")))
         try:
-            await wait_in_loop_until(lambda: studio.memory.line or waiting.done())
+            await wait_in_loop_until(lambda: studio.memory.waiting or waiting.done())
             assert not waiting.done(), "both would be in memory"
         finally:
             go_on.set()
@@ -314,10 +314,10 @@ def test_a_hint_that_is_still_being_made_keeps_its_network_although_nobody_waits
         left.cancel()
         await asyncio.wait([left])
         try:
-            assert [(one.kind, one.in_use) for one in studio.memory.held()] == [("depth", True)]
+            assert [(one.kind, one.in_use) for one in studio.memory.loaded()] == [("depth", True)]
         finally:
             go_on.set()
-        await wait_in_loop_until(lambda: not any(one.in_use for one in studio.memory.held()))
+        await wait_in_loop_until(lambda: not any(one.in_use for one in studio.memory.loaded()))
 
     run(work())
 
@@ -329,7 +329,7 @@ def test_a_model_larger_than_the_budget_is_drawn_with_all_the_same(studio: Studi
 
 
 def test_a_model_larger_than_the_machine_is_refused(studio: Studio) -> None:
-    studio.memory.most_bytes = 1000
+    studio.memory.max_bytes = 1000
     with pytest.raises(OutOfMemory, match=r"model one takes 0\.0 GiB"):
         drawn(studio, draft("one"))
 
@@ -339,7 +339,7 @@ def test_loras_count(studio: Studio, tmp_path: Path, model: Callable[[str], Mode
     for seed in range(3):
         write_kohya(tmp_path / "loras" / f"style{seed}.safetensors", model("sd1"), seed=seed)
     drawn(studio, draft("one", loras=(LoraRequest(name="style0"),)))
-    [lora] = [one for one in studio.memory.held() if one.kind == "lora"]
+    [lora] = [one for one in studio.memory.loaded() if one.kind == "lora"]
     loras = studio.effects["loras"]
     assert isinstance(loras, LoraEffect)
     real = next(iter(loras.loaded.values())).size_bytes
@@ -348,7 +348,7 @@ def test_loras_count(studio: Studio, tmp_path: Path, model: Callable[[str], Mode
     studio.memory.budget_bytes = size_of(studio, "one") + int(1.5 * lora.size_bytes)
     for number in (1, 2):
         drawn(studio, draft("one", loras=(LoraRequest(name=f"style{number}"),)))
-    assert [one.name for one in studio.memory.held() if one.kind == "lora"] == ["style2"]
+    assert [one.name for one in studio.memory.loaded() if one.kind == "lora"] == ["style2"]
     assert len(loras.loaded) == 1
 
 
@@ -359,7 +359,7 @@ def test_a_model_that_cannot_be_loaded_holds_no_room(studio: Studio, monkeypatch
     monkeypatch.setattr(module, "load_model", broken)
     with pytest.raises(CorruptModel, match="damaged"):
         drawn(studio, draft("one"))
-    assert studio.memory.held() == []
+    assert studio.memory.loaded() == []
 
 
 async def events_of(studio: Studio, wish: Draft) -> list[Event]:
@@ -371,7 +371,7 @@ def test_the_budget_is_a_setting() -> None:
     with open_studio(Settings(device="cpu", model_memory_gb=1.5)) as studio:
         assert studio.memory.budget_bytes == 1.5e9
     with open_studio(Settings(device="cpu")) as studio:
-        usual, most = studio.memory.budget_bytes, studio.memory.most_bytes
+        usual, most = studio.memory.budget_bytes, studio.memory.max_bytes
         assert isinstance(studio.memory, Memory)
         assert most is not None
         assert usual == int(0.6 * most)

@@ -30,7 +30,7 @@ from safelight.events import Cancelled, Decoded, Event, Failed, Queued, Started,
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.checkpoints.sizes import rounded, same_area
 from safelight.pipeline import generate
-from safelight.prompts.expand import number
+from safelight.prompts.expand import with_consecutive_seeds
 from safelight.resolve.resolve import resolve
 from safelight.settings import Settings
 from safelight.spec import Draft, ImageToImage, Inpaint, Sides, TextToImage, Upscale, parse_spec
@@ -262,7 +262,9 @@ def test_n_pictures_have_consecutive_seeds_and_are_drawn_together(studio: Studio
         if isinstance(event, Stepped):
             rows.append(event.batch_rows)
 
-    drawn = asyncio.run(draw_all(number(draft(seed=5, guidance=1.0, steps=12), 4), studio, on_event=on_event))
+    drawn = asyncio.run(
+        draw_all(with_consecutive_seeds(draft(seed=5, guidance=1.0, steps=12), 4), studio, on_event=on_event)
+    )
     assert [picture.seed for picture in drawn] == [5, 6, 7, 8]
     assert max(rows) == 4
     assert len({picture.asset_id for picture in drawn}) == 4
@@ -271,11 +273,11 @@ def test_n_pictures_have_consecutive_seeds_and_are_drawn_together(studio: Studio
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_an_impossible_number_of_pictures_is_refused(n: int) -> None:
     with pytest.raises(InvalidRequest, match=f"n must be 1 to 1000, not {n}"):
-        number(draft(), n)
+        with_consecutive_seeds(draft(), n)
 
 
 def test_after_the_largest_seed_comes_0() -> None:
-    assert [one.seed for one in number(draft(seed=2**32 - 2), 4)] == [2**32 - 2, 2**32 - 1, 0, 1]
+    assert [one.seed for one in with_consecutive_seeds(draft(seed=2**32 - 2), 4)] == [2**32 - 2, 2**32 - 1, 0, 1]
 
 
 def test_a_spec_of_before_with_a_larger_seed_is_drawn_as_it_was(studio: Studio) -> None:

@@ -22,7 +22,7 @@ from safelight.assets.encode import Encoding
 from safelight.errors import JobCancelled
 from safelight.events import Cancelled, Decoded, Event, Failed, Stored
 from safelight.pipeline import PNG
-from safelight.prompts.expand import Expand, expanded
+from safelight.prompts.expand import Expand, expand_draft
 from safelight.resolve.resolve import resolve
 from safelight.spec import Denoised, Draft, parse_draft
 from safelight.studio import ImageSource, Studio, open_studio
@@ -83,7 +83,7 @@ def generate(
         given["mask"] = studio.keep(mask)
     given["controls"] = [with_stored(control, studio) for control in controls]
     given["picture_prompts"] = [with_stored(prompt, studio) for prompt in picture_prompts]
-    drafts = expanded(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
+    drafts = expand_draft(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
     return run(draw_all(drafts, studio))
 
 

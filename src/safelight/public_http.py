@@ -1,7 +1,7 @@
-"""HTTP to public addresses only, so that nobody's URL becomes a way into the local network (SSRF).
+"""HTTP to public addresses only, so that a URL from a client cannot reach the local network (SSRF).
 
-The host's name is resolved once, every address must be public, and the connection goes to the address that was
-checked. Redirects are not followed: each is a new URL, for the caller to check anew.
+The host's name is resolved once, every address must be public, and the connection uses the checked address. Redirects
+are not followed: the caller must check each new URL.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from safelight.errors import InvalidRequest
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All of IPv6 that is routed; what lies outside is local, or an IPv4 address in another dress."""
+"""All of IPv6 that is routed; other addresses are local, or embed an IPv4 address."""
 SPECIAL = (
     ipaddress.ip_network("192.0.0.0/24"),  # protocols' own
-    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4, which is given up (RFC 7526)
+    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4, deprecated by RFC 7526
     ipaddress.ip_network("2001::/23"),  # protocols' own, Teredo among them
     ipaddress.ip_network("2001:db8::/32"),  # documentation
     ipaddress.ip_network("2002::/16"),  # 6to4
     ipaddress.ip_network("3fff::/20"),  # documentation
 )
-"""What Python's `is_global` allows, or has not allowed for long; IANA's registries of special addresses."""
+"""From IANA's registries of special addresses: those that Python's `is_global` accepts, at least in older versions."""
 
 
 class PublicOnly(AsyncNetworkBackend):
-    """Connects to public addresses only. TLS still sees the host's name, since only the connection is ours."""
+    """Connects to public addresses only. TLS still uses the host's name, since only the TCP connection is replaced."""
 
     def __init__(self, refusal: type[InvalidRequest]) -> None:
         self.refusal = refusal
@@ -48,14 +48,14 @@ class PublicOnly(AsyncNetworkBackend):
         return await self.inner.connect_tcp(address, port, timeout=timeout, local_address=local_address)  # pyright: ignore[reportAttributeAccessIssue]
 
     async def connect_unix_socket(self, *_args: object, **_options: object) -> AsyncNetworkStream:
-        raise self.refusal("only http and https URLs are reached")
+        raise self.refusal("only http and https URLs are allowed")
 
     async def sleep(self, seconds: float) -> None:
         await self.inner.sleep(seconds)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def public_address(host: str, port: int, *, refusal: type[InvalidRequest] = InvalidRequest) -> str:
-    """One address of the host, all of which must be public; `refusal` is raised where they are not."""
+    """Return an address of the host; raise `refusal` unless all its addresses are public."""
     if not 0 < port < 2**16:
         raise refusal(f"{host}: there is no port {port}")
     try:
@@ -65,13 +65,13 @@ async def public_address(host: str, port: int, *, refusal: type[InvalidRequest] 
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
         if not is_public(address):
-            raise refusal(f"{host}: addresses inside a private network are not reached from here")
+            raise refusal(f"{host}: addresses inside a private network are not allowed")
     return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is anybody's on the internet. IPv4 inside of IPv6 is judged as what it is where it is still in
-    use, mapped or through a NAT64; in 6to4, Teredo and the forms before them nobody offers anything any more."""
+    """Return whether an address is public. IPv4-mapped and NAT64 addresses are judged by their IPv4 address; 6to4,
+    Teredo and older embeddings are refused, since no services use them any more."""
     number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
         if number in NAT64:
@@ -84,7 +84,7 @@ def is_public(address: str) -> bool:
 
 
 def public_client(*, timeout_s: float, refusal: type[InvalidRequest] = InvalidRequest) -> httpx.AsyncClient:
-    """One that ignores proxies named in the environment: they would resolve names behind our back."""
+    """Return a client that ignores proxies from the environment: they would resolve names without these checks."""
     transport = httpx.AsyncHTTPTransport()
     transport._pool = httpcore.AsyncConnectionPool(  # pyright: ignore[reportPrivateUsage]
         ssl_context=ssl.create_default_context(), network_backend=PublicOnly(refusal), http1=True

@@ -1,8 +1,8 @@
-"""Regular files, and nothing else, are opened by a name that somebody else chose.
+"""Open regular files only, by untrusted names.
 
-A pipe keeps its reader for as long as nobody writes, a device does what it likes, and a link may lead in a circle. All
-of these are an `OSError` here, as a file that is missing is. What remains is a file system that no longer answers, such
-as a network's: there `stat` itself waits, and whoever asked with it.
+A pipe blocks its reader until somebody writes, a device may do anything, and links may form a loop. All of these raise
+`OSError` here, as a missing file does. One case remains: on a file system that no longer answers, such as a network
+mount, `stat` itself blocks.
 """
 
 import errno
@@ -15,23 +15,23 @@ NOT_REGULAR = "it is not a regular file"
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """The file, open for reading.
+    """Open the file for reading.
 
     Raises:
-        OSError: it is not there, may not be read, or is something else than a file.
+        OSError: it is missing, not readable, or not a regular file.
     """
     return open(path, "rb", opener=opener)
 
 
 def read_regular(path: Path) -> bytes:
-    """All that is in the file; raises as `open_regular`."""
+    """Return the file's content; raises as `open_regular`."""
     with open_regular(path) as file:
         return file.read()
 
 
 def opener(path: str, flags: int) -> int:
-    require_regular(os.stat(path), path)  # noqa: PTH116  what is opened may be anything, and opening may do something
-    # A pipe that came to lie there since is opened at once and not waited for; a file takes no notice.
+    require_regular(os.stat(path), path)  # noqa: PTH116  checked before opening, which has side effects on devices
+    # If a pipe took the name since, O_NONBLOCK opens it without waiting; regular files ignore the flag.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         require_regular(os.fstat(descriptor), path)
@@ -47,13 +47,13 @@ def require_regular(status: os.stat_result, path: str) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a file is there, under a name that may be none at all: too long, or with a NUL in it."""
+    """Return whether a regular file exists; False for invalid names, such as too long ones or with a NUL."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
 
 
-def where_it_leads(path: Path) -> Path:
-    """With its links followed; one that leads in a circle stays as it is, where `Path.resolve` would raise."""
+def real_path(path: Path) -> Path:
+    """Resolve links; a link loop is returned unchanged, where `Path.resolve` would raise."""
     return Path(os.path.realpath(path))

@@ -20,7 +20,7 @@ from safelight.engine.upscale_backend import PIXEL_BYTES, UpscaleBackend
 from safelight.errors import SafelightError
 from safelight.events import Event
 from safelight.imaging.image_pool import ImagePool, MemoryClaim
-from safelight.imaging.open_image import file_as_it_is, open_image, read_bounded, size_in
+from safelight.imaging.open_image import bare_file, open_image, read_bounded, size_in
 from safelight.models.adapters.effect import Effect
 from safelight.models.adapters.effects import open_effects
 from safelight.models.backends.budget import budget_for
@@ -93,7 +93,7 @@ class Studio:
         if not allocations:  # or it would stand in line with those who wait for room
             yield Lease(self.memory, ())
             return
-        lease = await self.memory.take(allocations)
+        lease = await self.memory.acquire(allocations)
         try:
             yield lease
         except SafelightError:
@@ -126,7 +126,7 @@ class Studio:
             return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
         most = self.settings
         data = source if isinstance(source, bytes) else read_bounded(Path(source), most.max_file_bytes)
-        as_it_is = file_as_it_is(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
+        as_it_is = bare_file(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
         if as_it_is is not None:
             return self.assets.put(as_it_is, ".png").id
         return self.assets.put_image(whole(self.open(data, mode="RGBA")))
@@ -187,7 +187,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
     placement = choose_placement(settings.device, settings.dtype)
-    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), most_bytes=device_bytes(placement.device))
+    memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), max_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
     parts = PartCache(PartFolder(models.catalogue))
     upscalers = Upscalers(models.catalogue, placement)

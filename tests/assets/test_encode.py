@@ -24,7 +24,7 @@ def read(data: bytes) -> Metadata:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_picture_is_replayed_from_its_file(kind: Format) -> None:
+def test_a_spec_is_restored_from_its_image_file(kind: Format) -> None:
     said = read(encode(PICTURE, APPLE, Encoding(format=kind), version="0.1.0"))
     assert (said.producer, said.prompt, said.negative_prompt) == ("safelight", "a red apple", "blurry")
     assert said.spec == APPLE
@@ -42,12 +42,12 @@ def test_a_picture_is_replayed_from_its_file(kind: Format) -> None:
 
 @settings(max_examples=60)
 @given(specs, st.sampled_from(FORMATS))
-def test_every_spec_comes_back_exactly(spec: Denoised, kind: Format) -> None:
+def test_every_spec_survives_a_round_trip(spec: Denoised, kind: Format) -> None:
     assert read(encode(PICTURE, spec, Encoding(format=kind), version="1")).spec == spec
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_minimal_names_the_spec_and_says_no_word_of_it(kind: Format) -> None:
+def test_minimal_metadata_has_the_digest_and_no_prompt(kind: Format) -> None:
     data = encode(PICTURE, APPLE, Encoding(format=kind, metadata="minimal"), version="0.1.0")
     said = read(data)
     assert (said.producer, said.spec, said.prompt) == ("safelight", None, "")
@@ -58,7 +58,7 @@ def test_minimal_names_the_spec_and_says_no_word_of_it(kind: Format) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_none_says_nothing(kind: Format) -> None:
+def test_detail_none_writes_no_metadata(kind: Format) -> None:
     data = encode(PICTURE, APPLE, Encoding(format=kind, metadata="none"), version="0.1.0")
     assert read(data) == Metadata(producer="unknown", raw={})
     for word in (b"safelight", b"Exif", b"xmp", b"apple"):
@@ -66,7 +66,7 @@ def test_none_says_nothing(kind: Format) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_iptc_is_told_that_a_model_made_it(kind: Format) -> None:
+def test_the_iptc_source_type_marks_generated_images(kind: Format) -> None:
     changed = ImageToImage(**PLAIN | FROM_PICTURE)
     for spec, words in ((APPLE, "/trainedAlgorithmicMedia"), (changed, "/compositeWithTrainedAlgorithmicMedia")):
         for metadata in ("full", "minimal"):
@@ -116,7 +116,7 @@ def test_a_jpeg_of_a_transparent_picture_is_white_behind_it() -> None:
     assert open_image(data, max_pixels=1000, max_file_bytes=10**5).getpixel((8, 8)) == (255, 255, 255)
 
 
-def test_what_a_format_cannot_hold_is_said() -> None:
+def test_sizes_beyond_the_format_are_refused() -> None:
     with pytest.raises(UnsupportedOption, match="at most 16383 pixels a side; use png"):
         encode(Image.new("RGB", (16_384, 1)), UPSCALE, Encoding(format="webp"), version="1")
     with pytest.raises(UnsupportedOption, match="not between 1 and 100"):

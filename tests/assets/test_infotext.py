@@ -70,7 +70,7 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
     return settings
 
 
-def test_the_text_is_what_automatic1111_writes() -> None:
+def test_the_infotext_equals_automatic1111s() -> None:
     assert write_infotext(APPLE, version="0.1.0") == (
         "a red apple\n"
         "Negative prompt: blurry\n"
@@ -111,12 +111,12 @@ def test_embeddings_are_named_with_their_hashes() -> None:
 
 
 @given(specs)
-def test_settings_come_back_exactly_whatever_the_prompts_say(spec: Denoised) -> None:
+def test_settings_survive_a_round_trip_with_any_prompt(spec: Denoised) -> None:
     assert from_pairs(parse_infotext(write_infotext(spec, version="0.1.0")).pairs) == settings_of(spec)
 
 
 @given(prompts, prompts)
-def test_prompts_come_back_but_for_spaces_at_line_ends(prompt: str, negative: str) -> None:
+def test_prompts_survive_except_spaces_at_line_ends(prompt: str, negative: str) -> None:
     said = parse_infotext(
         write_infotext(APPLE.model_copy(update={"prompt": prompt, "negative_prompt": negative}), version="1")
     )
@@ -175,7 +175,7 @@ def test_fewer_than_three_settings_are_part_of_the_prompt() -> None:
     assert not said.pairs
 
 
-def test_what_makes_no_sense_is_left_out() -> None:
+def test_invalid_settings_are_ignored() -> None:
     text = "x\nSteps: many, CFG scale: nan, Seed: 1e9, Size: 0x, Denoising strength: inf, Mask blur: 4"
     assert from_pairs(parse_infotext(text).pairs) == {"mask_blur": 4.0, "clip_skip": 1}
 

@@ -201,7 +201,7 @@ def test_comfyuis_text_and_seed_may_come_from_other_nodes() -> None:
     assert (said.prompt, said.settings["seed"]) == ("a hen", 7)
 
 
-def test_of_comfyuis_two_passes_the_first_is_read() -> None:
+def test_the_first_of_comfyuis_two_passes_is_read() -> None:
     second = {**GRAPH["3"]["inputs"], "seed": 1, "denoise": 0.5, "latent_image": ["14", 0]}
     said = from_graph({
         "1": {"class_type": "KSampler", "inputs": second},
@@ -247,27 +247,27 @@ def test_comfyuis_sampler_in_parts() -> None:
     }
 
 
-def test_a_ring_in_a_graph_ends() -> None:
+def test_a_cycle_in_a_graph_ends() -> None:
     graph = graph_of()
     graph["6"]["inputs"] = {"a": ["8", 0]}
     graph["8"]["inputs"]["b"] = ["6", 0]
     assert from_graph(graph).prompt == ""
 
 
-def test_what_is_not_known_is_given_as_it_is() -> None:
+def test_unknown_metadata_is_returned_raw() -> None:
     swarm = json.dumps({"sui_image_params": {"prompt": "a fox"}})
     assert read(with_texts(parameters=swarm)) == Metadata(producer="unknown", raw={"parameters": swarm})
     assert read(saved(PICTURE, "JPEG")) == Metadata(producer="unknown", raw={})
 
 
-def test_a_spec_that_was_changed_since_is_not_taken_for_the_pictures() -> None:
+def test_a_spec_that_does_not_match_its_digest_is_ignored() -> None:
     data = encode(PICTURE, APPLE, Encoding(), version="1")
     forged = read(data).raw["safelight"].replace("apple", "grape")
     said = read(with_texts(safelight=forged, parameters="a red apple\nSteps: 1, Seed: 2, Size: 8x8"))
     assert (said.producer, said.spec, said.prompt, said.settings["seed"]) == ("safelight", None, "a red apple", 2)
 
 
-def test_no_picture_is_an_error() -> None:
+def test_a_file_that_is_no_image_is_an_error() -> None:
     with pytest.raises(InvalidImage, match="is not a picture"):
         read(b"hello")
 
@@ -293,13 +293,13 @@ NESTED = "[" * 200_000
     '{"3": {"inputs": {"guider": ["3", 0], "latent_image": ["3", 0]}}}',
     '{"3": {"inputs": {"positive": ["4", 0], "latent_image": null}}, "4": [], "5": {"inputs": []}}',
 ])  # fmt: skip
-def test_hostile_text_is_passed_over(key: str, text: str) -> None:
+def test_malformed_text_is_ignored(key: str, text: str) -> None:
     said = read(with_texts(**{key: text}))
     assert said.spec is None
     assert said.prompt in ("", text)
 
 
-def test_a_text_without_end_is_left_out() -> None:
+def test_an_overlong_text_is_ignored() -> None:
     assert not read(with_texts(parameters="x" * 5_000_000)).raw
 
 

@@ -71,26 +71,26 @@ def test_a_damaged_file_is_an_error_and_is_mended_by_storing_again(store: AssetS
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "", "../../etc/passwd", DIGEST.upper(), DIGEST + "\n", "*", "\0" * 64])
-def test_what_was_not_stored_is_unknown(store: AssetStore, digest: str) -> None:
+def test_an_id_that_was_not_stored_is_unknown(store: AssetStore, digest: str) -> None:
     store.put(DATA, ".png")
     with pytest.raises(UnknownAsset, match="64 hex digits"):
         store.read(digest)
 
 
-def test_a_picture_to_start_from_comes_back_pixel_by_pixel(store: AssetStore) -> None:
+def test_an_input_image_is_stored_without_loss(store: AssetStore) -> None:
     picture = Image.effect_noise((40, 30), 50).convert("RGB")
     data = store.read(store.put_image(picture))
     assert open_image(data, max_pixels=10**6, max_file_bytes=10**6).tobytes() == picture.tobytes()
 
 
-def test_a_file_in_place_of_the_folder_is_said(store: AssetStore) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(store: AssetStore) -> None:
     store.folder.write_text("not a folder")
     with pytest.raises(StorageFailed, match=r"cannot write .* choose a folder"):
         store.put(DATA, ".png")
 
 
 @needs_mount
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(small_disk: Path, tmp_path: Path) -> None:
     store = AssetStore(small_disk / "blobs")
     small = store.put(DATA, ".png")
     with pytest.raises(StorageFailed, match="No space left on device; free some space"):
@@ -105,7 +105,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk: Path, t
 
 
 @needs_mount
-def test_a_read_only_disk_still_gives_its_pictures(small_disk: Path) -> None:
+def test_stored_images_can_be_read_from_a_read_only_disk(small_disk: Path) -> None:
     store = AssetStore(small_disk / "blobs")
     store.put(DATA, ".png")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -13,7 +13,7 @@ from safelight.database.connect import Database, open_database
 from safelight.errors import StorageFailed
 
 
-def test_what_asks_the_database_waits_for_nothing_else(database: Database) -> None:
+def test_database_calls_wait_for_no_other_threads(database: Database) -> None:
     gate = threading.Event()
 
     def ask() -> int:

@@ -11,15 +11,17 @@ from safelight.diffusion.schedules import schedule_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
 
-places = st.tuples(st.sampled_from(["Euler", "Euler a", "DPM++ 2M", "LMS", "PLMS", "UniPC", "Heun"]), st.integers(0, 9))
+positions = st.tuples(
+    st.sampled_from(["Euler", "Euler a", "DPM++ 2M", "LMS", "PLMS", "UniPC", "Heun"]), st.integers(0, 9)
+)
 
 
 def gather(chosen: list[tuple[str, int]]) -> Rows:
     return Rows.gather([(schedule_for(name, SD2, steps=10), i) for name, i in chosen])
 
 
-@given(st.lists(places, min_size=1, max_size=7), st.integers(0, 6))
-def test_alone_or_in_company_the_same_bits(chosen: list[tuple[str, int]], one: int) -> None:
+@given(st.lists(positions, min_size=1, max_size=7), st.integers(0, 6))
+def test_an_update_has_the_same_bits_in_any_batch(chosen: list[tuple[str, int]], one: int) -> None:
     one %= len(chosen)
     latents, outputs = (torch.randn(len(chosen), HISTORY, 4, 5, 3, generator=seeded(seed)) for seed in (0, 1))
     noise = torch.randn(len(chosen), 4, 5, 3, generator=seeded(2))
@@ -29,8 +31,8 @@ def test_alone_or_in_company_the_same_bits(chosen: list[tuple[str, int]], one: i
     assert torch.equal(together[mine], alone)
 
 
-@given(st.lists(places, min_size=1, max_size=7))
-def test_an_update_is_the_sum_it_says(chosen: list[tuple[str, int]]) -> None:
+@given(st.lists(positions, min_size=1, max_size=7))
+def test_an_update_equals_the_documented_sum(chosen: list[tuple[str, int]]) -> None:
     rows = gather(chosen)
     latents, outputs = (torch.randn(len(chosen), HISTORY, 4, 5, 3, generator=seeded(seed)) for seed in (0, 1))
     noise = torch.randn(len(chosen), 4, 5, 3, generator=seeded(2))

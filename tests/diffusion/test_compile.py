@@ -100,14 +100,14 @@ QUICK = [(name, of) for name, of in PLAIN if of != "SDXL" and ("DPM2" not in nam
 
 
 @pytest.mark.parametrize(("name", "checkpoint"), [*QUICK, *SPACED])
-def test_a_table_walks_where_diffusers_walks(name: str, checkpoint: str) -> None:
+def test_a_table_gives_the_latents_of_diffusers(name: str, checkpoint: str) -> None:
     """Noise included: the same seed gives the same draws in the same rows."""
     assert difference(name, CHECKPOINTS[checkpoint], 12) < TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "checkpoint"), QUICK)
 @pytest.mark.parametrize(("steps", "strength"), [(12, 0.6)])
-def test_a_table_starts_where_image_to_image_starts(name: str, checkpoint: str, steps: int, strength: float) -> None:
+def test_a_table_starts_at_the_step_of_image_to_image(name: str, checkpoint: str, steps: int, strength: float) -> None:
     assert difference(name, CHECKPOINTS[checkpoint], steps, strength) < TOLERANCE
 
 
@@ -238,11 +238,11 @@ def test_thresholding_of_a_multistep_sampler_is_refused_by_name() -> None:
         ({**SD1, "skip_prk_steps": False}, "not linear in the latest"),  # PNDM's Runge-Kutta start looks 9 calls back
         ({**SD1, "_class_name": "EulerDiscreteScheduler", "beta_schedule": "square"}, "square is not implemented"),
         ({**ZERO_SNR, "prediction_type": "epsilon"}, "no finite numbers"),  # the noise says nothing of x0 there
-        ({**SD3, "use_dynamic_shifting": True}, "picture's size"),
+        ({**SD3, "use_dynamic_shifting": True}, "image size"),
         ({key: value for key, value in SD1.items() if key != "_class_name"}, "_class_name"),
     ],
 )
-def test_what_cannot_be_a_table_says_why(config: dict, why: str) -> None:
+def test_schedulers_that_cannot_be_tables_are_refused_with_the_reason(config: dict, why: str) -> None:
     with pytest.raises(UnsupportedOption, match=why):
         schedule_for("Default", config, steps=20)
 
@@ -253,16 +253,16 @@ def test_dynamic_shifting_is_a_shift_by_the_size_of_the_picture(sampler: str, ki
     """Half-way between the two lengths, mu is half-way between the two shifts; what that does to sigma is a formula."""
     config = {**SD3, "use_dynamic_shifting": True, "base_shift": 1.0, "max_shift": 2.0, "time_shift_type": kind}
     # Evenly from 1, where the class can hear it, so that the unshifted levels are known.
-    found = schedule_for(sampler, config, steps=4, pace=StepSpacing(patches=(256 + 4096) // 2, evenly=True))
+    found = schedule_for(sampler, config, steps=4, spacing=StepSpacing(patches=(256 + 4096) // 2, evenly=True))
     factor = math.exp(1.5) if kind == "exponential" else 1.5
     second = found.sigma[1 if sampler != "Flow Heun" else 2]
     even = {"Flow Heun": 1 - (1 - 1 / 1000) / 3, "Flow UniPC": 0.75}.get(sampler, 0.75)
     assert second == pytest.approx(factor * even / (1 + (factor - 1) * even), rel=2e-3)
 
 
-def test_a_step_that_strength_cuts_through_is_taken_where_the_family_takes_it() -> None:
+def test_a_partly_included_step_is_run_if_the_family_rounds_up() -> None:
     assert schedule_for("Default", SD3, steps=5, strength=0.5).steps == 2
-    assert schedule_for("Default", SD3, steps=5, strength=0.5, pace=StepSpacing(rounds_up=True)).steps == 3
+    assert schedule_for("Default", SD3, steps=5, strength=0.5, spacing=StepSpacing(rounds_up=True)).steps == 3
 
 
 def test_a_checkpoint_of_another_kind_is_refused() -> None:
@@ -272,7 +272,7 @@ def test_a_checkpoint_of_another_kind_is_refused() -> None:
         schedule_for("Flow Euler", PLAYGROUND, steps=4)
 
 
-def test_a_count_that_diffusers_rounds_to_one_more_is_refused_where_it_would_spoil_the_picture() -> None:
+def test_a_step_count_that_diffusers_rounds_up_to_a_wrong_level_is_refused() -> None:
     with pytest.raises(UnsupportedOption, match="take one fewer"):
         schedule_for("DDIM", ZERO_SNR, steps=61)
     assert len(schedule_for("Euler", ZERO_SNR, steps=61)) == 62
@@ -284,7 +284,7 @@ def test_zero_snr_reaches_samplers_that_do_not_know_it() -> None:
     assert euler.initial_scale > 4000
 
 
-def test_the_random_number_function_of_diffusers_is_put_back() -> None:
+def test_the_random_number_function_of_diffusers_is_restored() -> None:
     from diffusers.schedulers import scheduling_ddpm
     from diffusers.utils.torch_utils import randn_tensor
 

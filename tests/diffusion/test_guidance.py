@@ -31,7 +31,7 @@ def test_the_blur_is_diffusers_blur() -> None:
     torch.testing.assert_close(blurred(cond), gaussian_blur_2d(cond, kernel_size=9, sigma=1.0))
 
 
-def test_only_what_is_clean_is_blurred_and_only_where_the_mask_says_so() -> None:
+def test_only_the_clean_estimate_is_blurred_and_only_inside_the_mask() -> None:
     signal, sigma, masks = torch.tensor([1.0, 0.6, 0.0]), torch.tensor([3.0, 0.8, 1.0]), torch.zeros(3, 1, 5, 6)
     masks[:, :, 2:] = 1
     latents = signal.view(-1, 1, 1, 1) * cond + sigma.view(-1, 1, 1, 1) * uncond

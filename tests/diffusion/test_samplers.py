@@ -80,7 +80,7 @@ def test_every_spacing_that_the_class_can_do_is_offered(sampler) -> None:
 @pytest.mark.parametrize(
     "sampler", [s for s in SAMPLERS.values() if s.diffusers_class and not s.base], ids=lambda s: s.name
 )
-def test_the_registry_tells_the_truth_about_noise_and_calls(sampler) -> None:
+def test_the_table_of_samplers_has_correct_noise_and_call_counts(sampler) -> None:
     checkpoint = next(name for name in CHECKPOINTS if fits(sampler, name))
     schedule = schedule_for(sampler, CHECKPOINTS[checkpoint], steps=8)
     assert sampler.stochastic == bool(schedule.draws.any())

@@ -29,7 +29,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return honest(class_name, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compiler, "compile_schedule", compile_schedule)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     return compiled
 
 
@@ -41,7 +41,7 @@ def test_a_table_cannot_be_written_to() -> None:
 
 def test_a_table_comes_back_from_disk_as_it_was(tmp_path: Path, forgetful: list[str]) -> None:
     first = schedule_for("DPM++ 2M Karras", SD1, steps=8, cache=tmp_path)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     second = schedule_for("DPM++ 2M Karras", SD1, steps=8, cache=tmp_path)
     assert forgetful == ["DPMSolverMultistepScheduler"]
     assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_written_anew(tmp_path: Path, forgetful: list[str], da
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    schedule_module._remembered.cache_clear()
+    schedule_module._cached.cache_clear()
     assert len(schedule_for("DDIM", SD1, steps=3, cache=tmp_path)) == 3
     assert forgetful == ["DDIMScheduler"] * 2
     assert schedule_module._read(path) is not None
@@ -82,9 +82,9 @@ assert not heavy, heavy
 
 @given(st.integers(1, 200), st.floats(0, 1, exclude_min=True))
 def test_image_to_image_starts_where_diffusers_does(steps: int, strength: float) -> None:
-    kept = max(steps - max(steps - min(int(steps * strength), steps), 0), 0)  # get_timesteps of the pipelines
-    if kept:
-        assert steps - schedule_module._first_step(steps, strength) == kept
+    remaining = max(steps - max(steps - min(int(steps * strength), steps), 0), 0)  # get_timesteps of the pipelines
+    if remaining:
+        assert steps - schedule_module._first_step(steps, strength) == remaining
     else:
         with pytest.raises(UnsupportedOption, match="leaves none; use"):
             schedule_module._first_step(steps, strength)
@@ -111,14 +111,14 @@ def test_the_checkpoints_own_choice_of_sampler_does_not_leak() -> None:
         np.testing.assert_array_equal(plain.packed, same.packed)
 
 
-def test_what_describes_the_network_does() -> None:
+def test_keys_that_describe_the_network_are_used() -> None:
     leading = schedule_for("Euler", SDXL, steps=5)
     assert leading.timesteps.tolist() == [801, 601, 401, 201, 1]
     assert schedule_for("Euler", {**SDXL, "timestep_spacing": "trailing"}, steps=5).timesteps[0] == 999
     assert schedule_for("Euler SGM Uniform", SDXL, steps=5).timesteps[0] == 999
 
 
-def test_keys_that_nobody_chose_give_way_to_the_class() -> None:
+def test_default_values_in_a_config_give_way_to_the_class() -> None:
     """PNDM's default is "leading", Euler's "linspace"; a config saved by diffusers tells a default from a choice."""
     saved = dict(diffusers_scheduler(SAMPLERS["Default"], SD1).config)
     assert saved["timestep_spacing"] == "leading"
@@ -134,7 +134,7 @@ def test_default_is_the_checkpoints_own_scheduler() -> None:
     np.testing.assert_array_equal(schedule.packed, schedule_for("PLMS", SD1, steps=5).packed)
 
 
-def test_depth_says_how_far_a_row_looks_back() -> None:
+def test_depth_is_the_history_that_a_row_reads() -> None:
     assert set(schedule_for("Euler", SD1, steps=8).depth.tolist()) == {1}
     assert schedule_for("DPM++ 2M", SD1, steps=20).depth.tolist() == [1, *[2] * 18, 1]
     assert schedule_for("PLMS", SD1, steps=8).depth.max() == HISTORY

@@ -30,7 +30,7 @@ def test_neighbours_share_at_least_the_overlap(tiling: Tiling, length: int) -> N
     assert all(b - a <= tiling.side - tiling.overlap for a, b in pairwise(starts))
 
 
-def test_where_tiles_disagree_one_fades_into_the_other() -> None:
+def test_tiles_that_differ_are_blended_in_the_overlap() -> None:
     """Two tiles of one number each: from the first to the second in equal steps, without a jump."""
     tiling = Tiling(side=8, overlap=4)
     tiles = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from safelight.imaging.bare_png import MAX_BYTES_PER_PIXEL, SLACK_BYTES, bare_png
-from safelight.imaging.open_image import file_as_it_is, open_image
+from safelight.imaging.open_image import bare_file, open_image
 
 LIMITS = {"max_pixels": 10**6, "max_file_bytes": 10**6}
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]
@@ -42,16 +42,16 @@ def before_pixels(file: bytes, *chunks: bytes) -> bytes:
 
 
 @given(st.sampled_from(MODES), st.integers(0, 2**32), st.booleans())
-def test_what_is_kept_opens_as_the_file_did(mode: str, seed: int, transparent: bool) -> None:
+def test_a_stripped_file_decodes_to_the_same_image(mode: str, seed: int, transparent: bool) -> None:
     given: dict[str, Any] = {"transparency": 3} if transparent and mode in ("P", "L") else {}
     file = file_of(picture(mode, seed), **given)
-    kept = file_as_it_is(file, **LIMITS)
+    kept = bare_file(file, **LIMITS)
     assert kept == file, "there is nothing in it to leave behind"
     for wanted in ("RGB", "RGBA"):
         assert open_image(kept, mode=wanted, **LIMITS) == open_image(file, mode=wanted, **LIMITS)
 
 
-def test_what_a_file_says_and_hides_is_left_behind() -> None:
+def test_metadata_and_hidden_data_are_removed() -> None:
     info = PngInfo()
     info.add_text("parameters", "SECRET prompt")
     info.add_itxt("XML:com.adobe.xmp", "<x>SECRET place</x>")
@@ -60,7 +60,7 @@ def test_what_a_file_says_and_hides_is_left_behind() -> None:
     plain = file_of(picture("RGB"))
     told = file_of(picture("RGB"), pnginfo=info, exif=exif, icc_profile=b"SECRET profile", dpi=(72, 72))
     told = before_pixels(told, chunk(b"seCr", b"SECRET chunk")) + b"PK\x03\x04SECRET archive"
-    kept = file_as_it_is(told, **LIMITS)
+    kept = bare_file(told, **LIMITS)
     assert kept == plain
     assert told.count(b"SECRET") >= 5
 
@@ -72,13 +72,13 @@ def turned(orientation: int) -> bytes:
 
 
 def test_an_upright_picture_is_kept_and_a_turned_one_is_not() -> None:
-    assert file_as_it_is(turned(1), **LIMITS) == file_of(picture("RGB"))
-    assert file_as_it_is(turned(6), **LIMITS) is None
+    assert bare_file(turned(1), **LIMITS) == file_of(picture("RGB"))
+    assert bare_file(turned(6), **LIMITS) is None
 
 
 def test_an_animation_is_not_kept() -> None:
     frames = [picture("RGB", seed) for seed in range(3)]
-    assert file_as_it_is(file_of(frames[0], save_all=True, append_images=frames[1:]), **LIMITS) is None
+    assert bare_file(file_of(frames[0], save_all=True, append_images=frames[1:]), **LIMITS) is None
 
 
 def test_a_chunk_that_a_reader_must_know_is_not_dropped() -> None:
@@ -95,11 +95,11 @@ def test_a_stream_longer_than_its_pixels_hides_something() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
 def test_other_formats_are_encoded_anew(kind: str) -> None:
-    assert file_as_it_is(file_of(picture("RGB"), kind), **LIMITS) is None
+    assert bare_file(file_of(picture("RGB"), kind), **LIMITS) is None
 
 
 @given(st.binary(max_size=200))
-def test_nothing_makes_it_stumble(rest: bytes) -> None:
+def test_no_file_raises_an_unexpected_error(rest: bytes) -> None:
     file = file_of(picture("RGB"))
     bare_png(file[:33] + rest)
     bare_png(file[:-12] + rest)

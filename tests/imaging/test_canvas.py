@@ -39,7 +39,7 @@ def test_every_fit_gives_the_size_asked_for(width: int, height: int, to_width: i
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("size", [(4000, 1), (1, 4000)])
-def test_a_picture_that_is_all_length_fits_too(size: tuple[int, int], fit: Fit) -> None:
+def test_an_extremely_long_image_can_be_fitted(size: tuple[int, int], fit: Fit) -> None:
     assert fit_to(ramp(*size), 64, 64, fit).size == (64, 64)
 
 

@@ -78,7 +78,7 @@ def test_tenants_take_turns_and_accepted_jobs_have_their_own() -> None:
     asyncio.run(play())
 
 
-def test_what_is_larger_than_the_budget_is_worked_on_alone() -> None:
+def test_a_task_larger_than_the_budget_runs_alone() -> None:
     async def play() -> None:
         async with closed_gate(room_of(4)) as (begin, begun, gate):
             await begin("small", tenant="ann")
@@ -93,7 +93,7 @@ def test_what_is_larger_than_the_budget_is_worked_on_alone() -> None:
     asyncio.run(play())
 
 
-def test_a_full_line_refuses_and_says_when_to_come_back_but_never_an_accepted_job() -> None:
+def test_a_full_queue_refuses_with_a_retry_time_but_never_an_accepted_job() -> None:
     async def play() -> None:
         room = room_of(2)
         async with closed_gate(room) as (begin, begun, gate):
@@ -111,7 +111,7 @@ def test_a_full_line_refuses_and_says_when_to_come_back_but_never_an_accepted_jo
     asyncio.run(play())
 
 
-def test_who_stops_waiting_leaves_the_line() -> None:
+def test_a_cancelled_task_leaves_the_queue() -> None:
     async def play() -> None:
         room = room_of(1)
         async with closed_gate(room) as (begin, begun, gate):
@@ -127,7 +127,7 @@ def test_who_stops_waiting_leaves_the_line() -> None:
     asyncio.run(play())
 
 
-def test_errors_reach_who_asked() -> None:
+def test_errors_are_raised_in_the_caller() -> None:
     async def play() -> None:
         room = room_of(1)
         with pytest.raises(ZeroDivisionError):
@@ -163,4 +163,4 @@ def test_memory_and_threads_are_never_exceeded(asked: list[tuple[int, str, bool]
     assert asyncio.run(play()) == [size for size, _tenant, _accepted in asked]
     room.close()
     assert all(count <= threads and (size <= BUDGET or count == 1) for count, size in most)
-    assert not any(line.running for line in room.lines.values())
+    assert not any(line.running for line in room.queues.values())

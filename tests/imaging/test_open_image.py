@@ -136,7 +136,7 @@ def foreign() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("name", foreign())
-def test_what_is_no_picture_is_named_for_what_it_is(name: str, tmp_path: Path) -> None:
+def test_other_file_types_are_refused_by_name(name: str, tmp_path: Path) -> None:
     data, reason = foreign()[name]
     path = tmp_path / "renamed.png"
     path.write_bytes(data)
@@ -144,7 +144,7 @@ def test_what_is_no_picture_is_named_for_what_it_is(name: str, tmp_path: Path) -
         opened(path)
 
 
-def test_a_missing_file_or_a_folder_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.png"):
         with pytest.raises(InvalidImage, match="is not a file"):
             opened(path)
@@ -166,7 +166,7 @@ def test_a_picture_over_the_limit_is_refused_by_its_header(kind: str) -> None:
         opened(data, max_pixels=64 * 48 - 1)
 
 
-def test_a_bomb_of_a_few_bytes_is_refused_before_it_goes_off() -> None:
+def test_a_decompression_bomb_is_refused_before_decoding() -> None:
     for side in (10_000, 50_000, 2**31 - 1):
         with pytest.raises(InvalidImage, match=r"at most 64,000,000 are opened|declares too many pixels"):
             opened(png(side, side), max_pixels=Settings.model_fields["max_pixels"].default)

@@ -16,7 +16,7 @@ def mask_of(image: Image.Image) -> np.ndarray:
     return np.asarray(background_mask(image.convert("RGBA")))
 
 
-def test_transparency_says_what_the_background_is() -> None:
+def test_transparent_areas_are_background() -> None:
     image = disc().convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     assert (mask_of(image) == 255 - np.asarray(image.getchannel("A"))).all()
@@ -52,10 +52,10 @@ def test_noise_and_soft_shadows_are_background_still() -> None:
     ("image", "said"),
     [
         (Image.linear_gradient("L"), "its edges are not of one colour; give a mask"),
-        (Image.new("RGB", (32, 32), "blue"), "nothing but background"),
-        (Image.new("RGBA", (32, 32), (0, 0, 0, 0)), "nothing but background"),
+        (Image.new("RGB", (32, 32), "blue"), "the image is all background"),
+        (Image.new("RGBA", (32, 32), (0, 0, 0, 0)), "the image is all background"),
     ],
 )
-def test_what_cannot_be_told_apart_is_said(image: Image.Image, said: str) -> None:
+def test_images_without_a_clear_background_are_refused(image: Image.Image, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         mask_of(image)

@@ -45,7 +45,7 @@ class Reference:
         if self.description.family.network == "transformer":
             return self.draw_by_transformer(spec, pictures, **more)
         sampler = find_sampler(spec.sampler)
-        family = "StableDiffusionXL" if self.description.family.told_size else "StableDiffusion"
+        family = "StableDiffusionXL" if self.description.family.size_conditioned else "StableDiffusion"
         call: dict[str, Any] = {
             "prompt": spec.prompt,
             # None and "" are one to us; SDXL's pipeline takes None for "led away from zeros".
@@ -141,7 +141,7 @@ class Reference:
         accepted = inspect.signature(pipeline_class.__init__).parameters
         given = {name: part for name, part in self.components.items() if name in accepted}
         quiet = {"requires_safety_checker": False, "safety_checker": None, "add_watermarker": False}
-        quiet |= {"requires_aesthetics_score": self.description.family.told_score}
+        quiet |= {"requires_aesthetics_score": self.description.family.score_conditioned}
         quiet |= {"force_zeros_for_empty_prompt": self.description.force_zeros_for_empty_prompt}
         return given | {name: value for name, value in quiet.items() if name in accepted} | {"scheduler": scheduler}
 

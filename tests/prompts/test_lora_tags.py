@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
-from safelight.prompts.lora_tags import take_loras, with_tags, write_tag
+from safelight.prompts.lora_tags import extract_loras, with_tags, write_tag
 from safelight.spec import LoraRequest
 from safelight.spec.effects import BLOCKS
 
@@ -25,7 +25,10 @@ from safelight.spec.effects import BLOCKS
     ],
 )
 def test_weights_are_read_in_their_order(tag: str, weight: float, text_weight: float | None) -> None:
-    assert take_loras(f"a cat {tag}") == ("a cat", (LoraRequest(name="ink", weight=weight, text_weight=text_weight),))
+    assert extract_loras(f"a cat {tag}") == (
+        "a cat",
+        (LoraRequest(name="ink", weight=weight, text_weight=text_weight),),
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,16 +41,16 @@ def test_weights_are_read_in_their_order(tag: str, weight: float, text_weight: f
     ],
 )
 def test_tags_are_taken_out_of_the_prompt(prompt: str, left: str) -> None:
-    assert take_loras(prompt)[0] == left
+    assert extract_loras(prompt)[0] == left
 
 
 @given(st.text().filter(lambda text: "lora:" not in text.casefold() and "lyco:" not in text.casefold()))
 def test_a_prompt_without_tags_stays_as_it_is(prompt: str) -> None:
-    assert take_loras(prompt) == (prompt, ())
+    assert extract_loras(prompt) == (prompt, ())
 
 
 def test_blocks_and_steps_are_read() -> None:
-    _, (wish,) = take_loras("<lora:ink:1:lbw=1,0.5,0:start=0.2:end=0.8>")
+    _, (wish,) = extract_loras("<lora:ink:1:lbw=1,0.5,0:start=0.2:end=0.8>")
     assert wish.blocks == {"down": 1, "mid": 0.5, "up": 0}
     assert (wish.start, wish.end) == (0.2, 0.8)
 
@@ -64,9 +67,9 @@ def test_blocks_and_steps_are_read() -> None:
         ("<lora:ink:nan>", "weight"),
     ],
 )
-def test_a_tag_that_makes_no_sense_is_refused(tag: str, says: str) -> None:
+def test_an_invalid_tag_is_refused(tag: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        take_loras(tag)
+        extract_loras(tag)
 
 
 weights = st.floats(-100, 100).map(lambda value: round(value, 6))
@@ -85,8 +88,8 @@ wishes = st.builds(
 
 
 @given(st.lists(wishes, max_size=3))
-def test_what_is_written_is_read_back(loras: list[LoraRequest]) -> None:
-    prompt, read = take_loras(with_tags("a cat", loras))
+def test_a_written_tag_is_parsed_back(loras: list[LoraRequest]) -> None:
+    prompt, read = extract_loras(with_tags("a cat", loras))
     assert prompt == "a cat"
     plain = [
         wish.model_copy(update={"text_weight": None}) if wish.text_weight == wish.weight else wish for wish in loras
@@ -94,5 +97,5 @@ def test_what_is_written_is_read_back(loras: list[LoraRequest]) -> None:
     assert list(read) == plain
 
 
-def test_the_tag_of_everyday_is_the_short_one() -> None:
+def test_the_usual_tag_is_written_in_its_short_form() -> None:
     assert write_tag(LoraRequest(name="ink", weight=0.8)) == "<lora:ink:0.8>"

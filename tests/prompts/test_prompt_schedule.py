@@ -28,16 +28,16 @@ def test_the_table_is_as_long_as_promised() -> None:
 
 
 @pytest.mark.parametrize("case", named("schedule"))
-def test_each_step_is_told_what_automatic1111_tells_it(case: dict[str, Any]) -> None:
-    walks = [case.get("steps", 10), *([case["second"]] if "second" in case else [])]
-    told = unroll(case["prompt"], walks)
-    changes = [0, *(step for step, (one, other) in enumerate(pairwise(told), 1) if one != other), len(told)]
-    assert [[until, told[until - 1]] for until in changes[1:]] == case["told"]
+def test_each_step_has_the_prompt_of_automatic1111(case: dict[str, Any]) -> None:
+    passes = [case.get("steps", 10), *([case["second"]] if "second" in case else [])]
+    prompts = unroll(case["prompt"], passes)
+    changes = [0, *(step for step, (one, other) in enumerate(pairwise(prompts), 1) if one != other), len(prompts)]
+    assert [[until, prompts[until - 1]] for until in changes[1:]] == case["told"]
 
 
 @pytest.mark.parametrize("case", named("join"))
-def test_and_joins_as_in_automatic1111(case: dict[str, Any]) -> None:
-    assert parts_of(case["prompt"]) == tuple(Part(words, weight) for words, weight in case["parts"])
+def test_and_combines_as_in_automatic1111(case: dict[str, Any]) -> None:
+    assert parts_of(case["prompt"]) == tuple(Part(text, weight) for text, weight in case["parts"])
 
 
 @pytest.mark.parametrize("case", named("weigh"))
@@ -51,20 +51,20 @@ def test_weights_are_read_as_in_automatic1111(case: dict[str, Any]) -> None:
 
 
 @given(st.text(alphabet="ab |:[]()\\.13", max_size=40), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 5)))
-def test_any_prompt_says_something_in_every_step(prompt: str, first: int, second: int | None) -> None:
-    walks = [first] if second is None else [first, second]
-    told = unroll(prompt, walks)
-    assert len(told) == sum(walks)
+def test_any_prompt_gives_a_prompt_for_every_step(prompt: str, first: int, second: int | None) -> None:
+    passes = [first] if second is None else [first, second]
+    prompts = unroll(prompt, passes)
+    assert len(prompts) == sum(passes)
     if "[" not in prompt:
-        assert set(told) == {prompt}
+        assert set(prompts) == {prompt}
     # Nothing is made up: each step's words are the prompt's characters, in order, with some left out.
-    for words in told:
+    for text in prompts:
         rest = iter(prompt)
-        assert all(character in rest for character in words)
+        assert all(character in rest for character in text)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=5), st.integers(1, 12))
-def test_alternation_takes_turns(options: list[str], steps: int) -> None:
+def test_options_alternate_by_step(options: list[str], steps: int) -> None:
     assert unroll(f"[{'|'.join(options)}]", [steps]) == tuple(options[step % len(options)] for step in range(steps))
 
 
@@ -115,5 +115,5 @@ def test_and_is_bounded_in_number_and_weight() -> None:
 def test_a_hostile_prompt_takes_linear_time(prompt: str) -> None:
     start = time.process_time()
     for part in parts_of(prompt):
-        unroll(part.words, [30, 20])
+        unroll(part.text, [30, 20])
     assert time.process_time() - start < 5  # about 0.3 s; anything quadratic takes minutes

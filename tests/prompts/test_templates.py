@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import InvalidRequest
-from safelight.prompts.expand import expanded, number
+from safelight.prompts.expand import expand_draft, with_consecutive_seeds
 from safelight.prompts.templates import combinations, draw, read_template
 from safelight.prompts.wildcards import Wildcards
 from safelight.spec import Draft
@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def every(template: str, folder: Path = Path("nowhere"), most: int = 1000) -> list[str]:
-    return [words for (words,) in combinations([template], Wildcards(folder), most=most)]
+def prompt_pairs(template: str, folder: Path = Path("nowhere"), max_count: int = 1000) -> list[str]:
+    return [words for (words,) in combinations([template], Wildcards(folder), max_count=max_count)]
 
 
 def one(template: str, seed: int, folder: Path = Path("nowhere")) -> str:
@@ -70,17 +70,17 @@ CASES = {
 
 @pytest.mark.parametrize("template", CASES)
 def test_every_combination_is_made_once(template: str, folder: Path) -> None:
-    assert every(template, folder) == CASES[template]
+    assert prompt_pairs(template, folder) == CASES[template]
 
 
 @pytest.mark.parametrize("template", CASES)
-def test_what_is_drawn_is_one_of_them_and_each_is_drawn(template: str, folder: Path) -> None:
+def test_every_option_is_drawn_and_nothing_else(template: str, folder: Path) -> None:
     drawn = [one(template, seed, folder) for seed in range(200)]
     assert set(drawn) == set(CASES[template])
     assert drawn == [one(template, seed, folder) for seed in range(200)], "a seed always draws the same"
 
 
-def test_weights_are_odds(folder: Path) -> None:
+def test_weights_are_relative_probabilities(folder: Path) -> None:
     for template in ("{3::often|seldom|0::never}", "__often__"):
         drawn = Counter(one(template, seed, folder) for seed in range(2000))
         assert drawn.keys() == {"often", "seldom"}
@@ -101,12 +101,12 @@ def test_weights_are_odds(folder: Path) -> None:
         ("__animals/../../secret__", "leads out of the folder"),
         ("__/etc/passwd__", "leads out of the folder"),
         ("__nothing__", "wildcard 'nothing' has no options"),
-        ("__ring-a__", "wildcard 'ring-a' leads back to itself: ring-a > ring-b > ring-a"),
-        ("__link__", "is a link that leads out of the folder"),
+        ("__ring-a__", "wildcard 'ring-a' refers to itself: ring-a > ring-b > ring-a"),
+        ("__link__", "is a link out of the folder"),
         ("__large__", "is larger than 1 MiB"),
     ],
 )
-def test_what_cannot_be_is_refused_however_it_is_expanded(template: str, said: str, folder: Path) -> None:
+def test_an_invalid_template_is_refused_in_either_expansion(template: str, said: str, folder: Path) -> None:
     (folder.parent / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(folder.parent / "secret.txt")
     (folder / "nothing.txt").write_text("# nothing\n")
@@ -116,7 +116,7 @@ def test_what_cannot_be_is_refused_however_it_is_expanded(template: str, said: s
     with pytest.raises(InvalidRequest, match=said):
         one(template, 1, folder)
     with pytest.raises(InvalidRequest, match=said):
-        every(template, folder)
+        prompt_pairs(template, folder)
 
 
 @pytest.mark.parametrize(
@@ -136,19 +136,19 @@ def test_yaml_that_holds_anything_else_is_refused(text: str, said: str, folder: 
         one("__hats/summer__", 1, folder)
 
 
-def test_bombs_are_refused_before_they_go_off(folder: Path) -> None:
+def test_exponential_templates_are_refused_before_they_are_expanded(folder: Path) -> None:
     for name, below in zip("abcdefgh", "bcdefghi", strict=True):
         (folder / f"{name}.txt").write_text(f"__{below}__" * 10)
     (folder / "i.txt").write_text("x\ny")
     start = time.process_time()
     with pytest.raises(InvalidRequest, match="more than a million million combinations; at most 1000"):
-        every("{a|b}" * 3000)
+        prompt_pairs("{a|b}" * 3000)
     with pytest.raises(InvalidRequest, match="1024 combinations"):
-        every("{a|b}" * 10)
+        prompt_pairs("{a|b}" * 10)
     with pytest.raises(InvalidRequest, match="more than a million million"):
-        every("{20$$" + "|".join("a" * 5000) + "}")
+        prompt_pairs("{20$$" + "|".join("a" * 5000) + "}")
     with pytest.raises(InvalidRequest, match="more than a million million"):
-        every("__a__", folder)
+        prompt_pairs("__a__", folder)
     with pytest.raises(InvalidRequest, match="more than 1000 choices"):
         one("__a__", 1, folder)
     with pytest.raises(InvalidRequest, match="more than 1000 choices"):
@@ -163,14 +163,14 @@ def test_bombs_are_refused_before_they_go_off(folder: Path) -> None:
 def test_any_template_is_drawn_or_refused(template: str, seed: int) -> None:
     try:
         words = one(template, seed)
-        all_of_them = every(template)
+        all_of_them = prompt_pairs(template)
     except InvalidRequest:
         return
     assert words in all_of_them
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="{}_\\"), max_size=60))
-def test_a_prompt_without_choices_is_left_alone(prompt: str) -> None:
+def test_a_prompt_without_choices_is_unchanged(prompt: str) -> None:
     assert one(prompt, 1) == prompt
     assert all(isinstance(node, str) for node in read_template(prompt))
 
@@ -182,31 +182,31 @@ def draft(prompt: str, **wishes: object) -> Draft:
     return Draft.model_validate({"prompt": prompt, "seed": 7} | wishes)
 
 
-def test_drafts_are_left_alone_unless_asked(folder: Path) -> None:
+def test_drafts_are_not_expanded_by_default(folder: Path) -> None:
     plain = draft("a {red|green} __colour__")
-    assert expanded(plain, 3, expand=None, folder=folder) == number(plain, 3)
-    assert {one.prompt for one in number(plain, 3)} == {plain.prompt}
+    assert expand_draft(plain, 3, expand=None, folder=folder) == with_consecutive_seeds(plain, 3)
+    assert {one.prompt for one in with_consecutive_seeds(plain, 3)} == {plain.prompt}
 
 
-def test_each_seed_draws_its_own_prompt_however_many_are_asked_for(folder: Path) -> None:
+def test_each_seed_draws_the_same_prompt_for_any_number_of_images(folder: Path) -> None:
     wish = draft("a {1|2|3|4|5|6|7|8} __colour__", negative_prompt="{x|y}")
-    eight = expanded(wish, 8, expand="wildcards", folder=folder)
+    eight = expand_draft(wish, 8, expand="wildcards", folder=folder)
     assert [one.seed for one in eight] == list(range(7, 15))
     assert len({one.prompt for one in eight}) > 3
     assert {one.negative_prompt for one in eight} == {"x", "y"}
-    [third] = expanded(wish.model_copy(update={"seed": 9}), 1, expand="wildcards", folder=folder)
+    [third] = expand_draft(wish.model_copy(update={"seed": 9}), 1, expand="wildcards", folder=folder)
     assert third == eight[2]
     assert not any(re.search("[{}_]", one.prompt) for one in eight)
 
 
 def test_every_combination_has_the_same_seeds(folder: Path) -> None:
-    made = expanded(draft("{a|b}", negative_prompt="{c|d}"), 2, expand="combinatorial", folder=folder)
+    made = expand_draft(draft("{a|b}", negative_prompt="{c|d}"), 2, expand="combinatorial", folder=folder)
     assert [(one.prompt, one.negative_prompt, one.seed) for one in made] == [
         (prompt, negative, seed) for prompt in "ab" for negative in "cd" for seed in (7, 8)
     ]
 
 
 def test_combinations_count_against_the_number_of_pictures(folder: Path) -> None:
-    assert len(expanded(draft("{a|b|c|d}"), 250, expand="combinatorial", folder=folder)) == 1000
+    assert len(expand_draft(draft("{a|b|c|d}"), 250, expand="combinatorial", folder=folder)) == 1000
     with pytest.raises(InvalidRequest, match="4 combinations; at most 3"):
-        expanded(draft("{a|b|c|d}"), 251, expand="combinatorial", folder=folder)
+        expand_draft(draft("{a|b|c|d}"), 251, expand="combinatorial", folder=folder)

@@ -95,7 +95,7 @@ def test_the_grammar_is_automatic1111s(prompt: str) -> None:
         ("(" * 100_000 + "cat", "the weight of 'cat' is inf"),
     ],
 )
-def test_a_weight_that_cannot_be_is_refused_with_its_words(prompt: str, said: str) -> None:
+def test_an_invalid_weight_is_refused_with_its_text(prompt: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(said)):
         parse(prompt)
 

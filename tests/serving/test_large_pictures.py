@@ -59,7 +59,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 def beat(database: Database) -> float:
     """When the worker last said that it is alive, which it does while it has a job in hand."""
-    return database.read(lambda session: session.scalar(select(WorkerRow.heartbeat)) or 0.0)
+    return database.read(lambda session: session.scalar(select(WorkerRow.beat)) or 0.0)
 
 
 def test_probes_lists_and_leases_wait_for_no_picture(tmp_path: Path, gate: Gate) -> None:

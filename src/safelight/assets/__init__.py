@@ -1,6 +1,6 @@
-"""Pictures at rest.
+"""Stored images.
 
-encode         a picture and its spec -> PNG, JPEG or WebP that says how it was made
-read_metadata  any such file, ours or another program's -> what it says
+encode         an image and its spec -> PNG, JPEG or WebP with generation metadata
+read_metadata  such a file, ours or another program's -> its metadata
 store          bytes <-> files named by their sha256
 """

@@ -1,12 +1,12 @@
-"""A picture and its spec as a file that says how it was made.
+"""Encode an image as a file with its spec as metadata.
 
                   PNG                         JPEG and WebP
-    parameters    text chunk `parameters`     EXIF UserComment, UTF-16        what AUTOMATIC1111 and most viewers read
-    our record    text chunk `safelight`      XMP `safelight:record`          JSON: the spec, exactly, and its digest
-    source type   XMP `Iptc4xmpExt:DigitalSourceType`                         IPTC's words for "made by a model"
+    parameters    text chunk `parameters`     EXIF UserComment, UTF-16        read by AUTOMATIC1111 and most viewers
+    our record    text chunk `safelight`      XMP `safelight:record`          JSON: the exact spec, and its digest
+    source type   XMP `Iptc4xmpExt:DigitalSourceType`                         IPTC's term for "made by a model"
 
-`minimal` leaves out everything with a prompt in it, which in some places is personal data. A JPEG holds 64 KB of EXIF
-and as much XMP: where a very long prompt does not fit, the JPEG says the minimum.
+`minimal` leaves out everything that contains a prompt, which can be personal data. A JPEG holds 64 KB of EXIF and as
+much XMP: if a very long prompt does not fit, the JPEG gets the minimal metadata.
 """
 
 import json
@@ -39,7 +39,7 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 class Encoding:
     format: Format = "png"
     quality: int = 90
-    """Of JPEG and WebP, 1 to 100."""
+    """For JPEG and WebP, 1 to 100."""
     metadata: Detail = "full"
 
     @property
@@ -48,8 +48,8 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileNotes:
-    """What a file says of itself, before it is put where its format keeps such things."""
+class EmbeddedMetadata:
+    """The metadata of a file, independent of the file's format."""
 
     record: str = ""
     parameters: str = ""
@@ -64,79 +64,84 @@ def encode(
     version: str,
     lora_hashes: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The file; `version` is the safelight that drew it, and `lora_hashes` what others call its LoRAs' files."""
+    """Return the file's bytes.
+
+    Args:
+        version: the version of safelight that made the image.
+        lora_hashes: AUTOMATIC1111's hashes of the LoRA files, by our digests.
+    """
     if not 1 <= encoding.quality <= 100:
         raise UnsupportedOption("quality", f"{encoding.quality} is not between 1 and 100")
-    longest = MAX_SIDE[encoding.format]
-    if max(image.size) > longest:
-        raise UnsupportedOption("format", f"{encoding.format} holds at most {longest} pixels a side; use png")
-    notes = take_notes(spec, version=version, detail=encoding.metadata, lora_hashes=lora_hashes)
+    max_side = MAX_SIDE[encoding.format]
+    if max(image.size) > max_side:
+        raise UnsupportedOption("format", f"{encoding.format} holds at most {max_side} pixels a side; use png")
+    metadata = build_metadata(spec, version=version, detail=encoding.metadata, lora_hashes=lora_hashes)
     file = BytesIO()
     match encoding.format:
         case "png":
-            image.save(file, "PNG", pnginfo=png_info(notes))
+            image.save(file, "PNG", pnginfo=png_info(metadata))
         case "jpeg":
-            flat = over_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
-            if max(len(exif(notes)), len(packet(notes))) > JPEG_SEGMENT_BYTES:
-                notes = take_notes(spec, version=version, detail="minimal")
-            flat.save(file, "JPEG", quality=encoding.quality, exif=exif(notes), xmp=packet(notes))
+            rgb = over_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
+            if max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
+                metadata = build_metadata(spec, version=version, detail="minimal")
+            rgb.save(file, "JPEG", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
         case "webp":
-            image.save(file, "WEBP", quality=encoding.quality, exif=exif(notes), xmp=packet(notes))
+            image.save(file, "WEBP", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
     return file.getvalue()
 
 
 def encode_plain(image: Image.Image) -> bytes:
-    """A PNG that says nothing: for pictures that jobs start from."""
+    """Encode a PNG without metadata, for the input images of jobs."""
     file = BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def take_notes(
+def build_metadata(
     spec: Denoised | Upscale, *, version: str, detail: Detail, lora_hashes: Mapping[str, str] | None = None
-) -> FileNotes:
+) -> EmbeddedMetadata:
     if detail == "none":
-        return FileNotes()
+        return EmbeddedMetadata()
     record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
     if isinstance(spec, Upscale):
-        # The picture may or may not have come from a model: its own file says.
+        # The upscaled image may or may not have come from a model: its own file has that metadata.
         source_type = parameters = ""
     else:
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
-        made_from_words = isinstance(spec, TextToImage)
-        source_type = "trainedAlgorithmicMedia" if made_from_words else "compositeWithTrainedAlgorithmicMedia"
+        from_text = isinstance(spec, TextToImage)
+        source_type = "trainedAlgorithmicMedia" if from_text else "compositeWithTrainedAlgorithmicMedia"
         parameters = write_infotext(spec, version=version, lora_hashes=lora_hashes)
     if detail == "full":
         record["spec"] = spec.model_dump(mode="json")
-    return FileNotes(
+    return EmbeddedMetadata(
         record=json.dumps(record), parameters=parameters if detail == "full" else "", source_type=source_type
     )
 
 
-def png_info(notes: FileNotes) -> PngInfo:
+def png_info(metadata: EmbeddedMetadata) -> PngInfo:
     info = PngInfo()
-    if notes.parameters:
-        info.add_text("parameters", notes.parameters)
-    if notes.record:
-        info.add_text("safelight", notes.record)
-    if notes.source_type:
+    if metadata.parameters:
+        info.add_text("parameters", metadata.parameters)
+    if metadata.record:
+        info.add_text("safelight", metadata.record)
+    if metadata.source_type:
         info.add_itxt(
-            "XML:com.adobe.xmp", xmp.packet({"Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE + notes.source_type})
+            "XML:com.adobe.xmp", xmp.packet({"Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE + metadata.source_type})
         )
     return info
 
 
-def exif(notes: FileNotes) -> bytes:
-    if not notes.parameters:
+def exif(metadata: EmbeddedMetadata) -> bytes:
+    if not metadata.parameters:
         return b""
     tags = Image.Exif()
-    comment = b"UNICODE\0" + notes.parameters.encode("utf-16-be")
+    comment = b"UNICODE\0" + metadata.parameters.encode("utf-16-be")
     tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return tags.tobytes()
 
 
-def packet(notes: FileNotes) -> bytes:
-    elements = {RECORD: notes.record} if notes.record else {}
-    if notes.source_type:
-        elements["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPE + notes.source_type
+def packet(metadata: EmbeddedMetadata) -> bytes:
+    elements = {RECORD: metadata.record} if metadata.record else {}
+    if metadata.source_type:
+        elements["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPE + metadata.source_type
     return xmp.packet(elements).encode() if elements else b""

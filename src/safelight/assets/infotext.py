@@ -1,12 +1,12 @@
-"""The text that AUTOMATIC1111 writes into pictures, and most programs read.
+"""AUTOMATIC1111's infotext: the metadata text that it writes into images and most programs read.
 
     a red apple
     Negative prompt: blurry
     Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: mini, ...
 
-Settings come back exactly. Prompts come back but for spaces at the ends of their lines, as in AUTOMATIC1111 itself,
-and a line of the prompt that begins with "Negative prompt:" begins the negative prompt, for the format has no way to
-say otherwise. Our own record beside it (`encode.py`) is exact.
+Settings survive a round trip exactly. Prompts lose spaces at the ends of their lines, as in AUTOMATIC1111 itself, and
+a prompt line that begins with "Negative prompt:" starts the negative prompt, because the format has no escape for it.
+Our own record beside it (`encode.py`) is exact.
 """
 
 import json
@@ -22,8 +22,8 @@ from safelight.prompts.lora_tags import with_tags
 from safelight.spec import Denoised, Edit, ImageToImage, Inpaint, Refined, TextToImage
 from safelight.spec.effects import PinnedControl
 
-# The pattern of AUTOMATIC1111's infotext_utils.py, but for what made it quadratic on long lines: unbounded names, and
-# spaces before them.
+# The pattern of AUTOMATIC1111's infotext_utils.py, without the parts that make it quadratic on long lines: unbounded
+# names, and spaces before them.
 PAIR = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 RESIZE_MODES = {"stretch": "Just Resize", "crop": "Crop and Resize", "pad": "Resize and Fill"}
@@ -32,7 +32,7 @@ CONTROL_MODES = {
     "prompt": "My prompt is more important",
     "control": "ControlNet is more important",
 }
-SOFT = "as it is"
+SOFT_EDGE = "as it is"
 UPSCALERS = {
     "lanczos": "Lanczos",
     "latent": "Latent (bicubic)",
@@ -45,7 +45,7 @@ UPSCALERS = {
     "realesrgan-x4plus-anime": "R-ESRGAN 4x+ Anime6B",
     "realesr-animevideov3": "R-ESRGAN AnimeVideo",
 }
-OUR_UPSCALERS = {theirs: ours for ours, theirs in UPSCALERS.items()}
+UPSCALERS_BY_LABEL = {theirs: ours for ours, theirs in UPSCALERS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,31 +53,31 @@ class Infotext:
     prompt: str
     negative_prompt: str
     pairs: Mapping[str, str]
-    """In AUTOMATIC1111's words."""
+    """Settings with AUTOMATIC1111's labels."""
 
 
 def write_infotext(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | None = None) -> str:
-    """`lora_hashes` is what AUTOMATIC1111 calls the LoRAs' files, by our digests of them."""
+    """Return the infotext; `lora_hashes` maps our digests of LoRA files to AUTOMATIC1111's hashes."""
     prompt = storable(with_tags(spec.prompt, spec.loras))
-    found = to_pairs(spec, version=version, lora_hashes=lora_hashes)
+    settings_found = to_pairs(spec, version=version, lora_hashes=lora_hashes)
     negative = f"\n{NEGATIVE} {storable(spec.negative_prompt)}" if spec.negative_prompt else ""
-    pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in found.items())
+    pairs = ", ".join(f"{name}: {quote(storable(value))}" for name, value in settings_found.items())
     return f"{prompt}{negative}\n{pairs}".strip()
 
 
 def parse_infotext(text: str) -> Infotext:
-    """Anything is a prompt: a last line with fewer than three settings belongs to it."""
+    """Parse any text: a last line with fewer than three settings belongs to the prompt."""
     *lines, last = text.strip().split("\n")
-    found: list[tuple[str, str]] = PAIR.findall(last)
-    if len(found) < 3:
-        lines, found = [*lines, last], []
+    settings_found: list[tuple[str, str]] = PAIR.findall(last)
+    if len(settings_found) < 3:
+        lines, settings_found = [*lines, last], []
     lines = [line.strip() for line in lines]
     start = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     negative = "\n".join(lines[start:]).removeprefix(NEGATIVE)
     return Infotext(
         prompt="\n".join(lines[:start]).strip("\n"),
         negative_prompt=negative.strip(" \n"),
-        pairs={name: unquote(value) for name, value in found},
+        pairs={name: unquote(value) for name, value in settings_found},
     )
 
 
@@ -87,30 +87,30 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         "Steps": str(spec.steps),
         "Sampler": sampler,
         "Schedule type": schedule,
-        "CFG scale": number(spec.guidance),
+        "CFG scale": format_number(spec.guidance),
         "Seed": str(spec.seed),
         "Size": f"{spec.width}x{spec.height}",
         "Model hash": spec.model_digest[:10],
         "Model": spec.model,
     }
     if isinstance(spec, ImageToImage | Inpaint | Edit):
-        pairs["Denoising strength"] = number(spec.strength)
+        pairs["Denoising strength"] = format_number(spec.strength)
     elif isinstance(spec, TextToImage) and spec.highres is not None:
-        pairs["Denoising strength"] = number(spec.highres.strength)
+        pairs["Denoising strength"] = format_number(spec.highres.strength)
     if isinstance(spec, Edit):
-        pairs["Image CFG scale"] = number(spec.image_guidance)
+        pairs["Image CFG scale"] = format_number(spec.image_guidance)
     if spec.clip_skip > 1:
         pairs["Clip skip"] = str(spec.clip_skip)
     pairs["RNG"] = "CPU"
     if isinstance(spec, TextToImage) and spec.highres is not None:
-        pairs["Hires upscale"] = number(spec.highres.scale)
+        pairs["Hires upscale"] = format_number(spec.highres.scale)
         if spec.highres.steps is not None:
             pairs["Hires steps"] = str(spec.highres.steps)
         pairs["Hires upscaler"] = UPSCALERS[spec.highres.upscaler]
     if isinstance(spec, Inpaint):
-        pairs["Mask blur"] = number(spec.mask_blur)
+        pairs["Mask blur"] = format_number(spec.mask_blur)
         if spec.soft_mask:
-            pairs["Mask edge"] = SOFT
+            pairs["Mask edge"] = SOFT_EDGE
         if spec.mask_invert:
             pairs["Mask mode"] = "Inpaint not masked"
         if spec.only_masked:
@@ -126,60 +126,60 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
         pairs["Lora hashes"] = ", ".join(
             f"{re.sub('[:,]', '', lora.name)}: {(lora_hashes or {})[lora.digest]}" for lora in hashed
         )
-    # AUTOMATIC1111 has no such settings, and reads past what it does not know.
+    # AUTOMATIC1111 has no such settings, and ignores unknown ones.
     if spec.text_encoder:
         pairs["Text encoder"] = spec.text_encoder.name
     if spec.guidance_rescale:
-        pairs["CFG rescale"] = number(spec.guidance_rescale)
+        pairs["CFG rescale"] = format_number(spec.guidance_rescale)
     if isinstance(spec, Refined) and spec.refiner:
         pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
-        pairs["Refiner switch at"] = number(spec.refiner.switch)
+        pairs["Refiner switch at"] = format_number(spec.refiner.switch)
     if spec.pag_scale:
-        pairs["PAG scale"] = number(spec.pag_scale)
+        pairs["PAG scale"] = format_number(spec.pag_scale)
         if spec.pag_layers != ("mid",):
             pairs["PAG layers"] = ", ".join(spec.pag_layers)
     if spec.sag_scale:
-        pairs["SAG scale"] = number(spec.sag_scale)
+        pairs["SAG scale"] = format_number(spec.sag_scale)
     if spec.freeu:
-        pairs["FreeU"] = ", ".join(map(number, spec.freeu.model_dump().values()))
+        pairs["FreeU"] = ", ".join(map(format_number, spec.freeu.model_dump().values()))
     if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
-        pairs["Guidance start"] = number(spec.guidance_interval.start)
-        pairs["Guidance end"] = number(spec.guidance_interval.end)
+        pairs["Guidance start"] = format_number(spec.guidance_interval.start)
+        pairs["Guidance end"] = format_number(spec.guidance_interval.end)
     return pairs | {"Version": f"safelight {version}"}
 
 
 def control_pairs(use: PinnedControl) -> str:
-    """As ControlNet's extension says it; its pictures are in our own record alone."""
-    said = {
+    """Return the settings in the format of the ControlNet extension; the images are only in our own record."""
+    labels = {
         "Module": use.preprocessor,
         "Model": f"{use.model} [{use.digest[:8]}]",
-        "Weight": number(use.weight),
+        "Weight": format_number(use.weight),
         "Resize Mode": RESIZE_MODES[use.fit],
-        "Guidance Start": number(use.start),
-        "Guidance End": number(use.end),
+        "Guidance Start": format_number(use.start),
+        "Guidance End": format_number(use.end),
         "Control Mode": CONTROL_MODES[use.mode],
     }
-    return ", ".join(f"{label}: {value}" for label, value in said.items())
+    return ", ".join(f"{label}: {value}" for label, value in labels.items())
 
 
 def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
-    """In the words of `spec.Draft`; what makes no sense is left out."""
+    """Convert to fields of `spec.Draft`; invalid and unknown settings are left out."""
 
-    def take(*fields: tuple[str, str, Callable[[str], Any]]) -> dict[str, Any]:
-        taken: dict[str, Any] = {}
+    def convert(*fields: tuple[str, str, Callable[[str], Any]]) -> dict[str, Any]:
+        converted: dict[str, Any] = {}
         for label, name, kind in fields:
             with suppress(KeyError, ValueError, OverflowError):
-                taken[name] = kind(pairs[label])
-        return taken
+                converted[name] = kind(pairs[label])
+        return converted
 
-    settings = take(
+    settings = convert(
         ("Steps", "steps", int),
         ("CFG scale", "guidance", finite),
         ("CFG rescale", "guidance_rescale", finite),
         ("Refiner", "refiner", without_hash),
         ("Refiner switch at", "refiner_switch", finite),
         ("PAG scale", "pag_scale", finite),
-        ("PAG layers", "pag_layers", listed),
+        ("PAG layers", "pag_layers", split_list),
         ("SAG scale", "sag_scale", finite),
         ("FreeU", "freeu", factors),
         ("Seed", "seed", int),
@@ -200,21 +200,21 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         settings["sampler"] = sampler_names.join(sampler, pairs.get("Schedule type"))
     if pairs.get("Mask mode") == "Inpaint not masked":
         settings["mask_invert"] = True
-    if pairs.get("Mask edge") == SOFT:
+    if pairs.get("Mask edge") == SOFT_EDGE:
         settings["soft_mask"] = True
     if pairs.get("Inpaint area") == "Only masked":
         settings["only_masked"] = True
-    if interval := take(("Guidance start", "start", finite), ("Guidance end", "end", finite)):
+    if interval := convert(("Guidance start", "start", finite), ("Guidance end", "end", finite)):
         settings["guidance_interval"] = interval
     if "Hires upscale" in pairs:
-        highres = take(
+        highres = convert(
             ("Hires upscale", "scale", finite),
             ("Hires steps", "steps", int),
-            ("Hires upscaler", "upscaler", OUR_UPSCALERS.__getitem__),
+            ("Hires upscaler", "upscaler", UPSCALERS_BY_LABEL.__getitem__),
         )
         if "strength" in settings:
             highres["strength"] = settings.pop("strength")
-        # There, 0 means "as many as the first pass".
+        # In AUTOMATIC1111, 0 means "as many steps as in the first pass".
         settings["highres"] = {name: value for name, value in highres.items() if value}
     return settings
 
@@ -223,7 +223,7 @@ def without_hash(title: str) -> str:
     return re.sub(r" \[[0-9a-f]{10}\]$", "", title)
 
 
-def listed(text: str) -> tuple[str, ...]:
+def split_list(text: str) -> tuple[str, ...]:
     return tuple(text.split(", "))
 
 
@@ -232,7 +232,7 @@ def factors(text: str) -> dict[str, float]:
 
 
 def quote(text: str) -> str:
-    """AUTOMATIC1111's rule, and also what would not come back as it went: outer spaces and quotes."""
+    """Quote by AUTOMATIC1111's rule; outer spaces and quotes too, which would not survive a round trip."""
     plain = not any(mark in text for mark in ",:\n") and text == text.strip() and not text.startswith('"')
     return text if plain else json.dumps(text, ensure_ascii=False)
 
@@ -246,8 +246,8 @@ def unquote(text: str) -> str:
         return text
 
 
-def number(value: float) -> str:
-    """7.0 as 7, and all else in full."""
+def format_number(value: float) -> str:
+    """Format 7.0 as 7, and other values with all digits."""
     return str(int(value)) if value == int(value) else repr(value)
 
 
@@ -259,5 +259,5 @@ def finite(text: str) -> float:
 
 
 def storable(text: str) -> str:
-    """Without what no text chunk can hold: NUL, and halves of surrogate pairs."""
+    """Replace characters that text chunks cannot hold: NUL and lone surrogates."""
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)

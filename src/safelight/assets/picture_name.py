@@ -1,13 +1,13 @@
-"""File names made of prompts: short, readable, and harmless wherever they are written."""
+"""File names from prompts: short, readable, and safe on every file system."""
 
 import unicodedata
 
 MAX_BYTES = 60
-"""Of the words; file systems allow 255 for the whole name."""
+"""Maximum length of the prompt's part; file systems allow 255 for the whole name."""
 
 
 def picture_name(prompt: str, seed: int) -> str:
-    """`a-red-apple-1234`: letters, digits and single hyphens of any script, so no path, option or reserved name."""
+    """Return e.g. `a-red-apple-1234`: letters and digits of any script and single hyphens, never a path or option."""
     folded = unicodedata.normalize("NFKC", prompt[:1000]).lower()
     words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in folded).split()
     name = ""

@@ -1,7 +1,7 @@
-"""What a picture says of how it was made, in whichever dialect it says it.
+"""Read an image's generation metadata, in the dialect of any known program.
 
-Each format's carriers are first brought to the names a PNG would use (`texts_of`), then each dialect is asked in turn.
-All of it is untrusted: what is malformed is passed over, and only a file that is no picture is an error.
+The texts of each file format are first renamed to those of PNG chunks (`texts_of`); then each dialect is tried in
+turn. All input is untrusted: malformed metadata is ignored, and only a file that is not an image is an error.
 """
 
 import json
@@ -20,12 +20,12 @@ from safelight.assets import comfyui, sampler_names, xmp
 from safelight.assets.encode import RECORD
 from safelight.assets.infotext import from_pairs, parse_infotext
 from safelight.errors import InvalidRequest
-from safelight.imaging.open_image import opened
+from safelight.imaging.open_image import open_checked
 from safelight.spec import Denoised, Upscale, parse_spec
 
 Producer = Literal["safelight", "automatic1111", "invokeai", "comfyui", "stable-diffusion.cpp", "unknown"]
 MAX_CHARACTERS = 4_000_000
-"""Of one text. A ComfyUI graph is rarely a tenth of it, and JSON takes thirty times its size once read."""
+"""Maximum length of one text. A ComfyUI graph rarely has a tenth of it, and parsed JSON takes thirty times its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +34,15 @@ class Metadata:
     prompt: str = ""
     negative_prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """In the words of `spec.Draft`, whatever the producer calls them; not yet checked against its limits."""
+    """Fields of `spec.Draft`, for every producer; not validated against its limits."""
     raw: Mapping[str, str]
     """Every text in the file, under the name that PNG files give it."""
     spec: Denoised | Upscale | None = None
-    """Only of our own pictures, and only where it matches its digest."""
+    """Only for our own images, and only if it matches its digest."""
 
 
 def read_metadata(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) -> Metadata:
-    with opened(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
+    with open_checked(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
         raw = texts_of(image)
     for dialect in (from_safelight, from_infotext, from_invokeai, from_comfyui):
         metadata = dialect(raw)
@@ -86,7 +86,7 @@ def from_safelight(raw: Mapping[str, str]) -> Metadata | None:
 def from_infotext(raw: Mapping[str, str]) -> Metadata | None:
     text = raw.get("parameters", "")
     infotext = parse_infotext(text)
-    # SwarmUI and others keep JSON of their own under the same name.
+    # SwarmUI and others store their own JSON under the same name.
     if not text or (not infotext.pairs and text.lstrip().startswith("{")):
         return None
     settings = from_pairs(infotext.pairs)
@@ -103,8 +103,8 @@ def from_infotext(raw: Mapping[str, str]) -> Metadata | None:
 
 
 def from_invokeai(raw: Mapping[str, str]) -> Metadata | None:
-    said = read_object(raw.get("invokeai_metadata", ""))
-    if not said:
+    record = read_object(raw.get("invokeai_metadata", ""))
+    if not record:
         return None
     names = {
         "seed": "seed",
@@ -115,18 +115,18 @@ def from_invokeai(raw: Mapping[str, str]) -> Metadata | None:
         "cfg_rescale_multiplier": "guidance_rescale",
         "strength": "strength",
     }
-    settings = {ours: said[theirs] for theirs, ours in names.items() if is_number(said.get(theirs))}
-    # Theirs counts the layers left out.
-    if type(skipped := said.get("clip_skip")) is int:
+    settings = {ours: record[theirs] for theirs, ours in names.items() if is_number(record.get(theirs))}
+    # InvokeAI counts the skipped layers.
+    if type(skipped := record.get("clip_skip")) is int:
         settings["clip_skip"] = skipped + 1
-    if isinstance(said.get("scheduler"), str):
-        settings["sampler"] = sampler_names.from_identifier(said["scheduler"])
-    match said.get("model"):
+    if isinstance(record.get("scheduler"), str):
+        settings["sampler"] = sampler_names.from_identifier(record["scheduler"])
+    match record.get("model"):
         case {"name": str(name)} | {"model_name": str(name)}:
             settings["model"] = name
         case _:
             pass
-    prompts = (said.get("positive_prompt"), said.get("negative_prompt"))
+    prompts = (record.get("positive_prompt"), record.get("negative_prompt"))
     prompt, negative = (text if isinstance(text, str) else "" for text in prompts)
     return Metadata(producer="invokeai", prompt=prompt, negative_prompt=negative, settings=settings, raw=raw)
 
@@ -146,9 +146,9 @@ def from_comfyui(raw: Mapping[str, str]) -> Metadata | None:
 
 
 def texts_of(image: ImageFile) -> dict[str, str]:
-    """Every text in the file by the name a PNG gives it, such as `parameters` for EXIF's UserComment."""
+    """Return every text in the file by its PNG name, such as `parameters` for EXIF's UserComment."""
     if image.format == "PNG":
-        # Text may follow the pixels, and a damaged file may still say something in front of them.
+        # Text may follow the pixels, and a damaged file may still have text before them.
         with suppress(Exception):
             image.load()
     info = cast(dict[str, Any], image.info)
@@ -159,7 +159,7 @@ def texts_of(image: ImageFile) -> dict[str, str]:
             found = xmp.element(packet.decode(errors="replace"), element)
             if found is not None:
                 texts.setdefault(name, found)
-    with suppress(Exception):  # Pillow's EXIF reader raises whatever it trips over
+    with suppress(Exception):  # Pillow's EXIF reader can raise any exception
         for name, text in exif_texts(image).items():
             texts.setdefault(name, text)
     return {name: text for name, text in texts.items() if len(text) <= MAX_CHARACTERS}
@@ -181,7 +181,7 @@ def exif_texts(image: ImageFile) -> dict[str, str]:
 
 
 def read_comment(comment: bytes) -> str:
-    """UserComment: eight bytes name the encoding; UTF-16 comes in either byte order, with no mark to tell."""
+    """Decode a UserComment: eight bytes name the encoding; UTF-16 may have either byte order, without a BOM."""
     name, text = comment[:8], comment[8:]
     match name:
         case b"UNICODE\0":
@@ -195,7 +195,7 @@ def read_comment(comment: bytes) -> str:
 
 
 def read_latin(text: str) -> str:
-    """PNG says a tEXt chunk is Latin-1; stable-diffusion.cpp and others write UTF-8 into it."""
+    """Decode a tEXt chunk: by the PNG standard it is Latin-1, but stable-diffusion.cpp and others write UTF-8."""
     if isinstance(text, iTXt):
         return str(text)
     with suppress(UnicodeError):
@@ -204,7 +204,7 @@ def read_latin(text: str) -> str:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """The JSON object, or an empty one."""
+    """Parse a JSON object; return an empty one if the text is not valid."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

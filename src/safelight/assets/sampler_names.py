@@ -1,7 +1,7 @@
 """Sampler names as other programs write them, to and from the community names that specs use.
 
 AUTOMATIC1111 splits "DPM++ 2M Karras" into Sampler and Schedule type; ComfyUI, InvokeAI and stable-diffusion.cpp have
-identifiers. A name that is not known here passes unchanged: whoever looks it up says what would be right.
+identifiers. An unknown name is returned unchanged; looking it up later gives an error with suggestions.
 """
 
 SCHEDULE_TYPES = (
@@ -16,7 +16,7 @@ SCHEDULE_TYPES = (
     "Beta",
     "Turbo",
 )
-"""AUTOMATIC1111's labels that can end a community name."""
+"""AUTOMATIC1111's schedule types that can be the last words of a community name."""
 AUTOMATIC = {
     "DPM2": "Karras",
     "DPM2 a": "Karras",
@@ -28,7 +28,7 @@ AUTOMATIC = {
     "DPM++ 3M SDE": "Exponential",
     "Restart": "Karras",
 }
-"""What "Automatic" means there, where it is not the plain spacing."""
+"""The meaning of "Automatic" in AUTOMATIC1111, where it is not the plain spacing."""
 IDENTIFIERS = {
     "ddim": "DDIM",
     "ddpm": "DDPM",
@@ -68,11 +68,11 @@ SPACING_IDENTIFIERS = {
     "sgm_uniform": "SGM Uniform",
     "beta": "Beta",
 }
-"""The others ("normal", "discrete", ...) are close to the plain spacing."""
+"""Other spacings ("normal", "discrete", ...) are close to the plain one."""
 
 
 def split(name: str) -> tuple[str, str]:
-    """`DPM++ 2M Karras` as AUTOMATIC1111's (Sampler, Schedule type)."""
+    """Split `DPM++ 2M Karras` into AUTOMATIC1111's (Sampler, Schedule type)."""
     for schedule in SCHEDULE_TYPES:
         if name.endswith(f" {schedule}"):
             return name.removesuffix(f" {schedule}"), schedule
@@ -80,14 +80,14 @@ def split(name: str) -> tuple[str, str]:
 
 
 def join(sampler: str, schedule: str | None) -> str:
-    """The inverse; old files have no schedule type, as it was part of the name."""
+    """Join what `split` splits; old files have no schedule type, as it was part of the name."""
     if schedule == "Automatic":
         schedule = AUTOMATIC.get(sampler)
     return sampler if schedule in (None, "", "Uniform") else f"{sampler} {schedule}"
 
 
 def from_identifier(sampler: str, schedule: str = "") -> str:
-    """`dpmpp_2m` and `karras` (ComfyUI), `dpmpp_2m_k` (InvokeAI), `dpm++2m karras` (stable-diffusion.cpp)."""
+    """Convert `dpmpp_2m` and `karras` (ComfyUI), `dpmpp_2m_k` (InvokeAI), `dpm++2m karras` (stable-diffusion.cpp)."""
     if not schedule:
         sampler, _, schedule = sampler.partition(" ")
     if sampler not in IDENTIFIERS and sampler.endswith("_k"):

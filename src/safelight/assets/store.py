@@ -1,6 +1,6 @@
-"""Pictures as files named by the sha256 of their bytes: `ab/abcdef....png`.
+"""Images stored as files named by the sha256 of their bytes: `ab/abcdef....png`.
 
-A name never changes its meaning, the same picture twice is one file, and a file is whole or not there at all. Calls
+A name always means the same bytes, the same image stored twice is one file, and files are written atomically. Calls
 block: on an event loop, run them in a thread.
 """
 
@@ -34,19 +34,19 @@ class AssetStore:
         self.folder = folder
 
     def put(self, data: bytes, suffix: str) -> Asset:
-        """Store the bytes once, however often they come; `suffix` as in `.png`."""
+        """Store the bytes, once if called repeatedly; `suffix` as in `.png`."""
         assert re.fullmatch(r"\.[a-z0-9]{1,8}", suffix), suffix
         digest = hashlib.sha256(data).hexdigest()
         path = self._find(digest) or self.folder / digest[:2] / (digest + suffix)
         with storage_errors(path):
-            # A file that was damaged since is written anew.
+            # A file that was damaged since is written again.
             if not (is_regular(path) and read_regular(path) == data):
-                with written_beside(path, data) as part:
+                with written_temporarily(path, data) as part:
                     part.replace(path)
         return Asset(id=digest, path=path, size_bytes=len(data))
 
     def put_image(self, image: Image.Image) -> str:
-        """Store a picture that a job starts from; returns what its spec calls it."""
+        """Store an input image of a job and return its id, as used in the spec."""
         return self.put(encode_plain(image), ".png").id
 
     def path_of(self, digest: str) -> Path:
@@ -56,7 +56,7 @@ class AssetStore:
         return path
 
     def read(self, digest: str) -> bytes:
-        """The bytes that were put, or an error: never others."""
+        """Return the stored bytes, verified by their sha256."""
         path = self.path_of(digest)
         try:
             data = read_regular(path)
@@ -67,9 +67,9 @@ class AssetStore:
         return data
 
     def copy_to(self, asset: Asset, destination: Path) -> Path:
-        """Copy under a name of the caller's; a name taken by another file becomes `name-2.png`, and so on."""
+        """Copy to a path; if another file has that name, `name-2.png` is used, and so on."""
         data = self.read(asset.id)
-        with storage_errors(destination), written_beside(destination, data) as part:
+        with storage_errors(destination), written_temporarily(destination, data) as part:
             for path in numbered(destination):
                 try:
                     path.open("xb").close()
@@ -77,21 +77,21 @@ class AssetStore:
                     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
                         return path
                 else:
-                    # The name is ours: nobody else's file is replaced.
+                    # This call created the file, so no other file is replaced.
                     part.replace(path)
                     return path
         raise AssertionError("numbers do not end")
 
     def _find(self, digest: str) -> Path | None:
-        """The digest may come from a URL: only what looks like one reaches the file system."""
+        """Find the file of a digest. It may come from a URL, so it is validated before any file access."""
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             return None
         return next((self.folder / digest[:2]).glob(f"{digest}.*"), None)
 
 
 @contextmanager
-def written_beside(path: Path, data: bytes) -> Generator[Path, None, None]:
-    """The bytes under a temporary name in the folder of `path`, safe on disk; gone afterwards unless renamed."""
+def written_temporarily(path: Path, data: bytes) -> Generator[Path, None, None]:
+    """Write the bytes to a temporary file in the folder of `path`, synced; it is removed afterwards unless renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{secrets.token_hex(8)}.part"
     try:
@@ -107,7 +107,7 @@ def written_beside(path: Path, data: bytes) -> Generator[Path, None, None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """A renamed file survives a power cut once its folder is on disk; Windows needs and has no such call."""
+    """Sync a folder, so that a renamed file survives a power cut; Windows neither needs nor has such a call."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -128,7 +128,7 @@ def storage_errors(path: Path) -> Generator[None, None, None]:
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """`apple.png`, `apple-2.png`, `apple-3.png`, ..."""
+    """Yield `apple.png`, `apple-2.png`, `apple-3.png`, ..."""
     yield path
     for number in count(2):
         yield path.with_stem(f"{path.stem}-{number}")

@@ -1,6 +1,6 @@
-"""XMP packets: the little of them that is written here, and single elements of anyone's.
+"""XMP packets: writing our own elements, and reading single elements of any packet.
 
-Read by pattern and not by an XML parser: one element is wanted from an untrusted file, and a pattern expands no
+Reading uses a pattern, not an XML parser: only one element of an untrusted file is needed, and a pattern expands no
 entities.
 """
 
@@ -15,7 +15,7 @@ NAMESPACES = {
 
 
 def packet(elements: Mapping[str, str]) -> str:
-    """`{"safelight:record": "..."}` as a packet."""
+    """Make a packet with elements such as `{"safelight:record": "..."}`."""
     names = "".join(f' xmlns:{prefix}="{uri}"' for prefix, uri in NAMESPACES.items())
     body = "".join(f"<{name}>{escape(text, quote=False)}</{name}>" for name, text in elements.items())
     return (

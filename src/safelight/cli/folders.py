@@ -35,7 +35,7 @@ def link(
 ) -> None:
     """Use another program's models where they lie: nothing is copied, and what is put there later is known at once."""
     from safelight.errors import InvalidRequest
-    from safelight.models.checkpoints.linked import link, look_through, read_links, unlink
+    from safelight.models.checkpoints.linked import link, read_links, scan_folder, unlink
     from safelight.settings import Settings
 
     home = Settings.from_environment().home
@@ -43,7 +43,7 @@ def link(
         raise InvalidRequest("--remove: which folder? `safelight models link` lists them")
     if folder is None:
         for known in read_links(home):
-            report(look_through(known), as_json=as_json)
+            report(scan_folder(known), as_json=as_json)
     elif remove:
         unlink(home, folder)
         typer.echo(f"{folder} is forgotten.")
@@ -84,11 +84,11 @@ def verify(
     broken = 0
     with open_registry(Settings.from_environment()) as registry:
         for checked in verifying.verify(registry, names or ()):
-            broken += bool(checked.faults)
+            broken += bool(checked.problems)
             if as_json:
-                typer.echo(json.dumps({"version": checked.version.reference, "faults": dict(checked.faults)}))
-            elif checked.faults:
-                for name, fault in checked.faults.items():
+                typer.echo(json.dumps({"version": checked.version.reference, "faults": dict(checked.problems)}))
+            elif checked.problems:
+                for name, fault in checked.problems.items():
                     typer.echo(f"{checked.version.reference}  {fault}: {checked.version.folder / name}")
             else:
                 typer.echo(f"{checked.version.reference}  as it was added")

@@ -327,7 +327,7 @@ def generate(
     """
     from safelight.assets.encode import Encoding
     from safelight.models.registry.registered_models import open_catalogue
-    from safelight.prompts.expand import expanded
+    from safelight.prompts.expand import expand_draft
     from safelight.resolve.check import check
     from safelight.settings import Settings
     from safelight.spec import parse_draft
@@ -378,7 +378,7 @@ def generate(
     model_known = check(draft, open_catalogue(settings))
     if model_known and not quiet:
         say_of_size(draft, model_known)
-    drafts = expanded(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
+    drafts = expand_draft(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)
     require_writable((settings.blobs, out))
 
     encoding = Encoding(format=format, quality=quality, metadata=metadata)
@@ -445,9 +445,9 @@ def second_pass(scale: float | None, **fields: Any) -> dict[str, Any] | None:
 
 
 def say_of_size(draft: "Draft", model: "Description") -> None:
-    from safelight.models.checkpoints.sizes import not_well
+    from safelight.models.checkpoints.sizes import size_warning
 
-    if note := not_well(draft, model):
+    if note := size_warning(draft, model):
         typer.echo(f"note: {note}", err=True)
 
 

@@ -96,7 +96,7 @@ def summary(path: Path) -> dict[str, Any]:
         "algorithm": ", ".join(sorted({algorithm_of(tensors) for tensors in file.layers.values()})),
         "rank": ", ".join(map(str, ranks)) or None,
         "layers": ", ".join(f"{part} {parts.count(part)}" for part in sorted(set(parts))),
-        "unknown_keys": list(file.strange),
+        "unknown_keys": list(file.unknown_keys),
     }
 
 

@@ -108,7 +108,7 @@ def list_files(kind: str, *, as_json: bool) -> None:
     """Of the other kinds: names, bases as their headers show them, and where they are."""
 
     from safelight.errors import InvalidRequest, SafelightError, nearest
-    from safelight.models.registry.describe_files import look_into
+    from safelight.models.registry.describe_files import describe_files
     from safelight.models.registry.registered_models import open_catalogue
     from safelight.models.weights.identify import KINDS, TITLES
     from safelight.settings import Settings
@@ -120,7 +120,7 @@ def list_files(kind: str, *, as_json: bool) -> None:
     for name, path in files.items():
         about: dict[str, Any] = {"name": name, "path": str(path)}
         try:
-            found = look_into(path, kind)
+            found = describe_files(path, kind)
             about |= {"base": found.base, "size_bytes": found.size_bytes}
             words = (f"for {TITLES.get(found.base, found.base)}", megabytes(found.size_bytes), str(path))
         except SafelightError as error:
@@ -244,12 +244,12 @@ def registered(name: str, settings: "Settings") -> "tuple[Version | None, list[P
     from safelight.models.registry.registry import open_registry
     from safelight.models.registry.version import Reference
 
-    if not Reference.says(name) or not has_any(settings.database):
+    if not Reference.is_valid(name) or not has_any(settings.database):
         return None, []
     with open_registry(settings) as registry:
         try:
             version = registry.resolve(name)
-            return version, registry.turns_of(version.name)
+            return version, registry.moves_of(version.name)
         except UnknownVersion:
             if "@" in name and registry.versions(name.partition("@")[0], removed=True):
                 raise

@@ -46,7 +46,7 @@ def list_samplers(as_json: options.Json = False) -> None:
     for sampler in SAMPLERS.values():
         if sampler.base:
             continue
-        about = Text(sampler.about)
+        about = Text(sampler.description)
         if sampler.spacings:
             about.append(f"\n+ {', '.join(sampler.spacings)}", style="dim")
         noise = "yes" if sampler.stochastic else ""
@@ -104,5 +104,5 @@ def to_dict(sampler: "Sampler") -> dict[str, object]:
         "calls_per_step": sampler.calls_per_step,
         "stochastic": sampler.stochastic,
         "kind": sampler.kind,
-        "about": sampler.about,
+        "about": sampler.description,
     }

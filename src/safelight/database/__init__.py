@@ -1,1 +1,1 @@
-"""One database for all that outlives a process: jobs, keys, model versions."""
+"""The database for everything that outlives a process: jobs, keys, model versions."""

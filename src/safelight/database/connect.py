@@ -1,4 +1,4 @@
-"""Opens the database, SQLite or PostgreSQL, and brings its tables up to date."""
+"""Open the database, SQLite or PostgreSQL, and migrate its tables."""
 
 import asyncio
 import contextvars
@@ -21,41 +21,40 @@ from safelight.errors import InvalidRequest, StorageFailed, needing
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS = 10
-"""Of each database; as many connections as a pool of PostgreSQL's holds."""
-BUSY_S = 20.0
-"""How long a write waits for another process's write."""
-TRY_S = 0.25
-"""How long SQLite itself waits, before it is asked whether there is still time."""
+"""Threads per database, equal to the connections of the PostgreSQL pool."""
+LOCK_TIMEOUT_S = 20.0
+"""Longest wait of a write for another process's write."""
+SQLITE_TIMEOUT_S = 0.25
+"""SQLite's own lock timeout; `write` tries again until its patience ends."""
 CONNECT_S = 10
-"""How long PostgreSQL may take to answer at all."""
+"""Connection timeout of PostgreSQL."""
 MIGRATION_LOCK = 5_081_957
-"""Any number, the same in every process: PostgreSQL's name for "somebody is migrating"."""
-PASSING = ("locked", "busy", "deadlock", "serialize")
+"""The id of PostgreSQL's advisory lock for migrations: any number, the same in every process."""
+TRANSIENT_ERRORS = ("locked", "busy", "deadlock", "serialize")
 
 
 class Database:
-    """One engine for both databases; `write` and `read` run a function in a transaction of its own."""
+    """The engine of either database; `write` and `read` each run a function in its own transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
 
-    async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What asks the database, off the event loop and in threads of its own: leases and probes wait for no picture,
-        no model and no slow disk."""
-        call = partial(contextvars.copy_context().run, partial(work, *args, **named))
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run database work in dedicated threads, so that leases and probes never wait for images, models or disks."""
+        call = partial(contextvars.copy_context().run, partial(work, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
-    async def ask(self, look: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """`read` in a thread, with these arguments."""
-        return await self.run(self.read, lambda session: look(session, *args, **named))
+    async def ask(self, query: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `read` in a thread, with these arguments."""
+        return await self.run(self.read, lambda session: query(session, *args, **kwargs))
 
-    def write(self, work: Callable[[Session], T], *, patience_s: float = BUSY_S) -> T:
-        """In a transaction, tried again while another process holds the database, for `patience_s` in all.
+    def write(self, work: Callable[[Session], T], *, patience_s: float = LOCK_TIMEOUT_S) -> T:
+        """Run `work` in a transaction, retried for up to `patience_s` while another process locks the database.
 
         Raises:
-            StorageFailed: it stayed locked, the disk is full, it takes no writes, or the server is away.
-            IntegrityError: the work broke a constraint.
+            StorageFailed: it stayed locked, the disk is full, it is read-only, or the server is unreachable.
+            IntegrityError: the work violated a constraint.
         """
         deadline = time.monotonic() + patience_s
         while True:
@@ -63,7 +62,7 @@ class Database:
                 with Session(self.engine, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except OperationalError as error:
-                if not is_passing(error) or time.monotonic() > deadline:
+                if not is_transient(error) or time.monotonic() > deadline:
                     raise StorageFailed(f"the database cannot be written: {error.orig}") from error
                 time.sleep(0.05)
             except IntegrityError:
@@ -72,7 +71,7 @@ class Database:
                 raise StorageFailed(f"the database cannot be written: {reason(error)}") from error
 
     def read(self, work: Callable[[Session], T]) -> T:
-        """In a transaction that writes nothing.
+        """Run `work` in a read-only transaction.
 
         Raises:
             StorageFailed: the file or the server cannot be read.
@@ -88,9 +87,9 @@ class Database:
         self.engine.dispose()
 
 
-def is_passing(error: DBAPIError) -> bool:
-    """Another process is at work; the same may succeed in a moment."""
-    return any(words in str(error.orig).lower() for words in PASSING)
+def is_transient(error: DBAPIError) -> bool:
+    """Return whether another process caused the error, so that a retry may succeed."""
+    return any(phrase in str(error.orig).lower() for phrase in TRANSIENT_ERRORS)
 
 
 def reason(error: DBAPIError | PoolExhausted) -> str:
@@ -101,17 +100,17 @@ def open_database(url: str) -> Database:
     """Connect and migrate.
 
     Raises:
-        InvalidRequest: the URL is not one of ours.
-        StorageFailed: nobody answers there, it is no database, or a newer safelight's.
+        InvalidRequest: the URL is invalid or of an unsupported database.
+        StorageFailed: the server is unreachable, the file is no database, or a newer safelight made it.
     """
     engine = connect(url)
-    where = engine.url.render_as_string()
+    masked_url = engine.url.render_as_string()
     try:
         with engine.connect() as connection, migrating(connection):
-            migrate(connection, where)
+            migrate(connection, masked_url)
     except DBAPIError as error:
         engine.dispose()
-        raise StorageFailed(f"cannot open the database {where}: {reason(error)}{remedy(error)}") from error
+        raise StorageFailed(f"cannot open the database {masked_url}: {reason(error)}{remedy(error)}") from error
     except StorageFailed:
         engine.dispose()
         raise
@@ -119,88 +118,90 @@ def open_database(url: str) -> Database:
 
 
 def remedy(error: DBAPIError) -> str:
-    """What an operator can do about it."""
-    said = str(error.orig).lower()
-    for words, advice in (
+    """Return advice for the operator, or an empty string."""
+    message = str(error.orig).lower()
+    for phrase, advice in (
         ("not a database", "; the file is damaged or something else: move it away, or restore it from a backup"),
         ("malformed", "; the file is damaged: restore it from a backup"),
         ("readonly", "; let this user write the file and its folder, or set SAFELIGHT_HOME"),
         ("unable to open", "; its folder must exist and be writable: set SAFELIGHT_HOME or SAFELIGHT_DATABASE_URL"),
         ("does not exist", "; create it, or set SAFELIGHT_DATABASE_URL"),
         ("refused", "; is the server running, and is SAFELIGHT_DATABASE_URL right?"),
-        ("password", "; SAFELIGHT_DATABASE_URL says user and password"),
+        ("password", "; check user and password in SAFELIGHT_DATABASE_URL"),
     ):
-        if words in said:
+        if phrase in message:
             return advice
     return ""
 
 
 def connect(url: str, *, pooled: bool = True) -> Engine:
-    """Not `pooled`, each use connects anew and leaves nothing open: for a look now and then."""
+    """Create the engine. If not `pooled`, each use opens and closes a connection: for occasional reads."""
     pool: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise InvalidRequest(f"database_url: {url!r} is not a URL; say sqlite:///FILE or postgresql://...") from None
+        raise InvalidRequest(f"database_url: {url!r} is not a URL; use sqlite:///FILE or postgresql://...") from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":
-        # A connection whose other end is gone without a word is given up after as long as a lock.
-        given_up = {"connect_timeout": CONNECT_S, "tcp_user_timeout": int(BUSY_S * 1000)}
-        unsaid = {name: value for name, value in given_up.items() if name not in parsed.query}
+        # A connection whose peer vanished is closed after the lock timeout.
+        timeouts = {"connect_timeout": CONNECT_S, "tcp_user_timeout": int(LOCK_TIMEOUT_S * 1000)}
+        defaults = {name: value for name, value in timeouts.items() if name not in parsed.query}
         with needing("postgres"):
-            engine = create_engine(parsed, connect_args=unsaid, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
-        event.listen(engine, "begin", limit_waiting)
+            engine = create_engine(parsed, connect_args=defaults, **(pool or {"pool_pre_ping": True, "pool_size": 10}))
+        event.listen(engine, "begin", limit_lock_wait)
         return engine
     if parsed.drivername != "sqlite":
-        raise InvalidRequest(f"database_url: {parsed.drivername!r} is not supported; say sqlite or postgresql")
-    engine = create_engine(parsed, connect_args={"timeout": TRY_S}, **pool)
+        raise InvalidRequest(f"database_url: {parsed.drivername!r} is not supported; use sqlite or postgresql")
+    engine = create_engine(parsed, connect_args={"timeout": SQLITE_TIMEOUT_S}, **pool)
     event.listen(engine, "connect", prepare_sqlite)
-    event.listen(engine, "begin", begin_at_once)
+    event.listen(engine, "begin", begin_transaction)
     return engine
 
 
 def prepare_sqlite(connection: object, _record: object) -> None:
-    connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]  BEGIN is said below
+    connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]  `begin_transaction` sends BEGIN
     cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
-    # Readers do not wait for the writer; a commit is on disk before it is reported.
+    # Readers do not wait for the writer; a commit is synced to disk before it returns.
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        patiently(lambda pragma=pragma: cursor.execute(f"PRAGMA {pragma}"))
+        retry_while_locked(lambda pragma=pragma: cursor.execute(f"PRAGMA {pragma}"))
     cursor.close()
 
 
-def begin_at_once(connection: Connection) -> None:
-    """A writer takes the lock at the start: one that reads first and writes later cannot wait for it in between."""
+def begin_transaction(connection: Connection) -> None:
+    """Take SQLite's write lock at the start: a transaction that reads first cannot wait for the lock later."""
     connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
 
-def limit_waiting(connection: Connection) -> None:
-    """Who waits for a lock in PostgreSQL waits no longer than in SQLite."""
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY_S * 1000)}")
+def limit_lock_wait(connection: Connection) -> None:
+    """Limit waiting for a lock in PostgreSQL to the same time as in SQLite."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
 
 
-def patiently(work: Callable[[], object]) -> None:
-    """SQLite waits for nobody where a file changes its kind of journal, as when several processes open a new one."""
-    deadline = time.monotonic() + BUSY_S
+def retry_while_locked(work: Callable[[], object]) -> None:
+    """Retry: SQLite does not wait for locks when the journal mode changes, as if processes open a new file at once."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             work()
             return
         except Exception as error:
-            if not any(words in str(error) for words in PASSING) or time.monotonic() > deadline:
+            if not any(phrase in str(error) for phrase in TRANSIENT_ERRORS) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
 
 @contextmanager
 def migrating(connection: Connection) -> Generator[None, None, None]:
-    """One process at a time; the others find the work done."""
+    """Hold a lock, so that one process migrates and the others find the tables up to date."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration takes as long as it takes
+        connection.execute(text("SET LOCAL lock_timeout = 0"))  # no limit for a migration
         connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
         connection.commit()
     else:
-        patiently(lambda: connection.execute(text("SELECT 1")))  # the first statement takes the lock for writers
+        retry_while_locked(
+            lambda: connection.execute(text("SELECT 1"))
+        )  # the first statement takes the lock for writers
     try:
         yield
     finally:
@@ -210,8 +211,8 @@ def migrating(connection: Connection) -> Generator[None, None, None]:
             connection.commit()
 
 
-def migrate(connection: Connection, where: str) -> None:
-    # Only who opens a database anew has need of it, and it takes as long to import as the rest.
+def migrate(connection: Connection, url: str) -> None:
+    # Imported here, since it is needed only to open a database and takes as long to import as the rest.
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -223,6 +224,6 @@ def migrate(connection: Connection, where: str) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise StorageFailed(
-            f"the database {where} was made by a newer safelight ({error}): upgrade, or choose another database"
+            f"the database {url} was made by a newer safelight ({error}): upgrade, or choose another database"
         ) from error
     connection.commit()

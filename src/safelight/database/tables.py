@@ -1,7 +1,7 @@
-"""What all tables have in common. Each part keeps its own beside the code that reads them: `serving/jobs/tables.py` and
+"""The base class of all tables. The tables are defined beside the code that uses them: `serving/jobs/tables.py` and
 `models/registry/tables.py`.
 
-Times are seconds since the epoch, in UTC, so that SQLite and PostgreSQL agree on them.
+Times are seconds since the epoch, in UTC, so that they are the same in SQLite and PostgreSQL.
 """
 
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""One update for a whole batch, in which every picture may be at another step of another sampler."""
+"""One sampler update for a whole batch, in which every image may be at a different step of a different sampler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from safelight.diffusion.shapes import History, Latents, PerRow, PerRowHistory
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One table row per picture of a batch, as one small float32 tensor; `Schedule.packed` names its columns."""
+    """One table row per image of a batch, as one small float32 tensor; `Schedule.packed` names its columns."""
 
     packed: Tensor
+    """(b, 2 K + 5)"""
     depth: int
-    """How many history entries some picture of the batch needs, 1 to 4; older ones are not read."""
+    """History entries read for the batch, 1 to 4: the largest number that any of its images needs."""
 
     @classmethod
-    def gather(cls, places: Sequence[tuple[Schedule, int]]) -> "Rows":
-        """The row each picture has reached."""
-        packed = np.stack([schedule.packed[i] for schedule, i in places])
-        return cls(torch.from_numpy(packed), max(int(schedule.depth[i]) for schedule, i in places))
+    def gather(cls, positions: Sequence[tuple[Schedule, int]]) -> "Rows":
+        """Collect each image's current row; a position is a schedule and a row index."""
+        packed = np.stack([schedule.packed[i] for schedule, i in positions])
+        return cls(torch.from_numpy(packed), max(int(schedule.depth[i]) for schedule, i in positions))
 
     def of(self, pictures: Sequence[int]) -> "Rows":
-        """Those of some pictures of the batch."""
+        """Select the rows of some images of the batch."""
         return Rows(self.packed[list(pictures)], self.depth)
 
     def to(self, device: torch.device | str) -> "Rows":
@@ -64,11 +65,11 @@ class Rows:
 def advance(latents: History, outputs: History, rows: Rows, noise: Latents | None = None) -> Latents:
     """One linear multistep update per picture: x' = X.x + M.m + S.noise (docs/decisions/0002).
 
-    Histories hold the newest entry at index 0, and must be finite where a picture has no past yet (zeros, say).
-    `noise` may be None when no picture of the batch wants any.
+    Histories have the newest entry at index 0, and must be finite (e.g. zeros) where an image has no past yet.
+    `noise` may be None if no image of the batch needs any.
     """
-    # Products and sums one by one, not a batched matrix product: that picks its kernel by batch size, and a
-    # picture must have the same bits alone and in company. A neighbour's deeper history adds only exact zeros.
+    # Products and sums one by one, not a batched matrix product: its kernel depends on the batch size, and an image
+    # must have the same bits alone and in any batch. A neighbour's deeper history adds only exact zeros.
     result = latents[:, 0] * _column(rows.x, 0)
     result += outputs[:, 0] * _column(rows.m, 0)
     for k in range(1, rows.depth):
@@ -80,7 +81,7 @@ def advance(latents: History, outputs: History, rows: Rows, noise: Latents | Non
 
 
 def denoised(latents: Latents, outputs: Latents, rows: Rows) -> Latents:
-    """The clean estimate (x0) that the newest network output stands for; what previews show."""
+    """Return the clean estimate (x0) of the newest network output, as shown in previews."""
     return latents * rows.denoised_x.view(-1, 1, 1, 1) + outputs * rows.denoised_m.view(-1, 1, 1, 1)
 
 

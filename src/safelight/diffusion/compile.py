@@ -1,12 +1,12 @@
-"""Makes a `Schedule` by stepping the real diffusers scheduler; no sampler is written again here.
+"""Compile a `Schedule` by stepping the real diffusers scheduler; no sampler is reimplemented here.
 
-A scheduler's step is linear in the latent, the network's outputs and the noise. So it is walked once with a batch
-of unit impulses, one for the first latent, one for each network output and one for each noise tensor: what comes out
-of row i holds, in each batch entry, the share of one impulse. The row's coefficients are those that build it from the
-last few latents and outputs (`_fit`).
+A scheduler's step is linear in the latent, the network's outputs and the noise. So it is run once with a batch of
+unit impulses, one for the first latent, one for each network output and one for each noise tensor: each batch entry of
+row i's result is the response to one impulse. The row's coefficients are fitted to express it by the last few latents
+and outputs (`_fit`).
 
-Impulses never reach a clamp, so further batch entries (`PROBES`) carry large random latents, outputs and noise through
-the same walk; where the coefficients do not predict them, the scheduler is not linear and is refused.
+Impulses are too small for clamping, so further batch entries (`PROBES`) have large random latents, outputs and noise
+in the same run; if the coefficients do not predict their results, the scheduler is not linear and is refused.
 """
 
 import importlib
@@ -29,24 +29,24 @@ from safelight.diffusion.schedule import HISTORY, Schedule
 from safelight.errors import SafelightError, UnsupportedOption
 
 EXACT = 1e-12
-"""Relative error allowed in a row of a scheduler that computes in the latent's float64: the worst is off by 1e-14."""
+"""Relative error allowed in a row if the scheduler computes in the latent's float64: the largest seen is 1e-14."""
 
 CAST = 1e-6
-"""And of one that casts to float32 (6e-8) now and then: the worst is off by 2e-7, a clamp by 1e-3 or more."""
+"""And if it sometimes casts to float32 (6e-8): the largest seen is 2e-7; a clamp gives 1e-3 or more."""
 
 PROBES = 16
-LOUD = 10.0
-"""Standard deviation of the probes; what clips, clips at about 1."""
+PROBE_STD = 10.0
+"""Standard deviation of the probes; clipping happens at about 1."""
 
 NOT_LINEAR = ("thresholding", "clip_sample")
-"""Options that bend the clean estimate; they are meant for models of pixels."""
+"""Options that make the clean estimate non-linear; they are meant for pixel-space models."""
 
-OWN_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
+CORRELATED_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 """Their noise is a Brownian path through the sigmas, correlated from step to step."""
 
 Vector = npt.NDArray[np.float64]
 
-_one_walk = threading.Lock()
+_trace_lock = threading.Lock()
 
 
 def compile_schedule(
@@ -60,44 +60,44 @@ def compile_schedule(
     mu: float | None = None,
     evenly: bool = False,
 ) -> Schedule:
-    """The table of a diffusers scheduler from step `start` of `steps`; `model` may say more than the class asks.
+    """Return the table of a diffusers scheduler from step `start` of `steps`; unknown keys in `model` are ignored.
 
-    `mu` is how far dynamic shifting goes; `evenly` has noise levels fall evenly from 1 before they are shifted.
+    `mu` is the amount of dynamic shifting; with `evenly`, noise levels fall evenly from 1 before they are shifted.
     """
     try:
-        # What diffusers does that numpy will not like one day is not the caller's to hear.
-        with _one_walk, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            walk = partial(_walk, steps=steps, start=start, step_options=step_options, mu=mu, evenly=evenly)
+        # Hide deprecation warnings that diffusers causes in numpy.
+        with _trace_lock, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+            trace = partial(_trace, steps=steps, start=start, step_options=step_options, mu=mu, evenly=evenly)
             try:
-                return walk(_open(class_name, model, options, mu), tolerance=EXACT)
+                return trace(_open(class_name, model, options, mu), tolerance=EXACT)
             except UnsupportedOption:
-                return walk(_open(class_name, model, options, mu), tolerance=CAST)
+                return trace(_open(class_name, model, options, mu), tolerance=CAST)
     except SafelightError:
         raise
     except Exception as error:
-        # diffusers refuses what it cannot do with a dozen kinds of exception; all mean that this config cannot run.
+        # diffusers raises a dozen kinds of exception; all mean that this configuration cannot run.
         raise UnsupportedOption(class_name, f"diffusers cannot run it with these options: {error}") from error
 
 
 def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any], mu: float | None) -> Any:
-    if class_name in OWN_NOISE:
-        raise UnsupportedOption(class_name, "its noise is correlated from step to step, which a table cannot say")
+    if class_name in CORRELATED_NOISE:
+        raise UnsupportedOption(class_name, "its noise is correlated from step to step, which no table can express")
     schedulers = importlib.import_module("diffusers.schedulers")
     scheduler_class = getattr(schedulers, class_name, None)
     if scheduler_class is None:
         raise UnsupportedOption(class_name, "this version of diffusers has no such scheduler")
     accepted = set(inspect.signature(scheduler_class.__init__).parameters)
     if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
-        # diffusers would drop the key and sample a noise range that the network was not trained on.
+        # diffusers would ignore the key and sample a noise range that the network was not trained on.
         model = {**model, "trained_betas": _zero_snr_betas(model)}
     if mu is not None and "use_dynamic_shifting" not in accepted:
-        # What the others do with mu is to shift by it.
+        # Schedulers with dynamic shifting shift by mu.
         model = {**model, "shift": mu if model.get("time_shift_type") == "linear" else math.exp(mu)}
     return scheduler_class(**{key: value for key, value in model.items() if key in accepted} | dict(options))
 
 
 def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
-    """Betas with (nearly) no signal at the end, as the diffusers schedulers that know them have (arXiv:2305.08891)."""
+    """Return betas with (nearly) zero terminal SNR, as diffusers' schedulers rescale them (arXiv:2305.08891)."""
     from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
     accepted = set(inspect.signature(EulerDiscreteScheduler.__init__).parameters)
@@ -106,7 +106,7 @@ def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
     return [1 - after / before for before, after in pairwise(alphas)]
 
 
-def _walk(
+def _trace(
     scheduler: Any,
     *,
     steps: int,
@@ -119,19 +119,19 @@ def _walk(
     _set_timesteps(scheduler, steps, mu=mu, evenly=evenly)
     timesteps = scheduler.timesteps[start * scheduler.order :]
     if not hasattr(scheduler, "sigmas") and (timesteps < 0).any():
-        # "trailing" spacing rounds some counts (61, 103, ...) to one step more, which reads the level at index -1.
+        # "trailing" spacing rounds some counts (61, 103, ...) to one more step, which reads the level at index -1.
         raise UnsupportedOption("steps", f"diffusers gives this sampler a step at -1 for {steps} steps; take one fewer")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start * scheduler.order)
     if "eta" in inspect.signature(scheduler.step).parameters:
-        step_options = {"eta": 0.0, **step_options}  # what the pipelines pass
+        step_options = {"eta": 0.0, **step_options}  # as the pipelines pass
 
     n = len(timesteps)
     inputs = 1 + 2 * n  # entry 0 is the first latent, 1 + i the output of row i, 1 + n + i its noise
     values = np.zeros((inputs, inputs + PROBES))
     values[:, :inputs] = np.eye(inputs)
-    # Drawn in float32, so that a scheduler that casts its noise does not change it.
-    values[:, inputs:] = np.random.default_rng(0).standard_normal((inputs, PROBES), dtype=np.float32) * LOUD
+    # In float32, so that schedulers that cast their noise do not change it.
+    values[:, inputs:] = np.random.default_rng(0).standard_normal((inputs, PROBES), dtype=np.float32) * PROBE_STD
 
     def entry(index: int) -> torch.Tensor:
         return torch.from_numpy(values[index].copy()).view(-1, 1, 1, 1)
@@ -165,7 +165,7 @@ def _walk(
             assert draws[row] <= 1, "two noise tensors in one row cannot be told apart"
             x[row], m[row], noise[row] = used
 
-            # The newest output is not in the latent yet, so its entry tells the two shares apart.
+            # The newest output is not in the latent yet, so its entry separates the two coefficients.
             denoised_m[row] = clean[1 + row]
             denoised_x[row] = clean[:inputs] @ past[0][:inputs] / (past[0][:inputs] @ past[0][:inputs])
 
@@ -187,33 +187,33 @@ def _walk(
 
 
 def _set_timesteps(scheduler: Any, steps: int, *, mu: float | None, evenly: bool) -> None:
-    """With what the pipelines say, where the class can hear it."""
-    heard = inspect.signature(scheduler.set_timesteps).parameters
-    more: dict[str, Any] = {}
-    if mu is not None and "mu" in heard:
-        more["mu"] = mu
-    if evenly and "sigmas" in heard and not scheduler.config.get("use_flow_sigmas"):
-        more["sigmas"] = np.linspace(1.0, 1 / steps, steps)
-    scheduler.set_timesteps(steps, **more)
+    """Call `set_timesteps` with the arguments of the pipelines that the class accepts."""
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    arguments: dict[str, Any] = {}
+    if mu is not None and "mu" in accepted:
+        arguments["mu"] = mu
+    if evenly and "sigmas" in accepted and not scheduler.config.get("use_flow_sigmas"):
+        arguments["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    scheduler.set_timesteps(steps, **arguments)
 
 
 def _fit(
     after: Vector, past: list[Vector], outputs: Vector, noise: Vector, *, inputs: int, tolerance: float
 ) -> tuple[Vector, Vector, float] | None:
-    """The shortest history that `after` is built from, as (X, M, S), or None if none up to HISTORY does.
+    """Return (X, M, S) for the shortest history that `after` is a combination of, or None if none up to HISTORY is.
 
-    X has to explain the shares of everything but the newest outputs and the noise: a least squares of at most
-    HISTORY unknowns. What it leaves in those is M and S.
+    X must explain all entries but those of the newest outputs and the noise: a least squares with at most HISTORY
+    unknowns. The remainder in those entries is M and S.
     """
     scale = np.abs(after[:inputs]).max()
     for depth in range(1, len(past) + 1):
-        for latents in sorted({1, depth}):  # most rows look back at outputs only
+        for latents in sorted({1, depth}):  # most rows use older outputs only
             window = np.stack([*past[:latents]])
             known = [*np.nonzero(outputs[:depth, :inputs])[1], *np.nonzero(noise[:inputs])[0]]
             unexplained, basis = after[:inputs].copy(), window[:, :inputs].copy()
             unexplained[known] = basis[:, known] = 0
-            # To one scale: with no signal at the start, sigma falls from 4096 and the latents with it. Latents of
-            # neighbouring steps are nearly alike, and what differs by less than the tolerance is rounding (rcond).
+            # Normalised: with zero terminal SNR, sigma and the latents fall from 4096. Latents of neighbouring steps
+            # are nearly equal, and differences below the tolerance are rounding (rcond).
             norm = np.linalg.norm(basis, axis=1)
             x = np.linalg.lstsq(basis.T / norm, unexplained, rcond=tolerance)[0] / norm
             if np.abs(unexplained - x @ basis).max() > tolerance * scale:
@@ -241,11 +241,11 @@ def _input_scale(scheduler: Any, timestep: torch.Tensor) -> float:
 
 
 def _level(scheduler: Any, timestep: torch.Tensor, index: int) -> tuple[float, float]:
-    """(signal, sigma) of a clean latent noised for this row: `add_noise` of a one without noise, of noise alone."""
+    """Return (signal, sigma) of this row's noise level, from `add_noise` of a one without noise and of noise alone."""
     clean, noise = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
     if hasattr(scheduler, "add_noise"):
         signal, sigma = scheduler.add_noise(clean, noise, timestep.repeat(2)).flatten().tolist()
-    elif hasattr(scheduler, "scale_noise"):  # flow matching calls it so
+    elif hasattr(scheduler, "scale_noise"):  # its name in flow matching
         signal, sigma = scheduler.scale_noise(clean, timestep.repeat(2), noise).flatten().tolist()
     else:  # IPNDM has no such method; its levels are these
         signal, sigma = scheduler.alphas[index].item(), scheduler.betas[index].item()
@@ -255,14 +255,14 @@ def _level(scheduler: Any, timestep: torch.Tensor, index: int) -> tuple[float, f
 def _clean(
     scheduler: Any, stepped: Any, output: torch.Tensor, latent: torch.Tensor, level: npt.NDArray[np.float64]
 ) -> torch.Tensor:
-    """The clean estimate: the scheduler's own where it tells, else from what the network predicts at this level."""
+    """Return the clean estimate: the scheduler's own if it has one, else computed from the prediction type."""
     if getattr(stepped, "pred_original_sample", None) is not None:
         return stepped.pred_original_sample
     signal, sigma = level
     if hasattr(scheduler, "precondition_outputs"):
         return scheduler.precondition_outputs(latent, output, sigma)
     prediction = scheduler.config.get("prediction_type")
-    if prediction is None:  # flow matching and IPNDM can do one thing only, and do not name it
+    if prediction is None:  # flow matching and IPNDM have a single, unnamed prediction type
         prediction = "flow_prediction" if hasattr(scheduler, "scale_noise") else "v_prediction"
     norm = float(np.hypot(signal, sigma))
     match prediction:
@@ -279,13 +279,13 @@ def _clean(
 
 
 def _step_of(rows: int, calls_per_step: int, steps: int) -> npt.NDArray[np.int64]:
-    """PLMS makes its extra calls inside the first step; the others make theirs evenly."""
+    """Return the step of each row: PLMS makes its extra calls in the first step, others evenly."""
     row = np.arange(rows)
     return row // calls_per_step if calls_per_step > 1 else np.maximum(0, row - (rows - steps))
 
 
 def _refusal(scheduler: Any, why: str) -> UnsupportedOption:
-    """Blames the option that bends the latent, if one is on."""
+    """Return the error; it names the non-linear option, if one is on."""
     for option in NOT_LINEAR:
         if scheduler.config.get(option):
             return UnsupportedOption(option, "is not linear in the latent, so no table can hold it; set it to false")
@@ -294,16 +294,16 @@ def _refusal(scheduler: Any, why: str) -> UnsupportedOption:
 
 @contextmanager
 def _noise_from(draw: Callable[..., torch.Tensor], scheduler: Any) -> Iterator[None]:
-    """The scheduler draws from `draw` in this thread; another thread that happens to sample draws as ever."""
+    """Make the scheduler take its noise from `draw`, in this thread only."""
     module: Any = sys.modules[type(scheduler).__module__]
     original = getattr(module, "randn_tensor", None)
     if original is None:
         yield
         return
-    walker = threading.get_ident()
+    thread = threading.get_ident()
 
     def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return (draw if threading.get_ident() == walker else original)(*args, **kwargs)
+        return (draw if threading.get_ident() == thread else original)(*args, **kwargs)
 
     module.randn_tensor = randn_tensor
     try:

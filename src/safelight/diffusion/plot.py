@@ -1,4 +1,4 @@
-"""A schedule as a picture: how fast the noise falls, and what each row takes from the past."""
+"""Plot a schedule: the noise level, and the coefficients of the history, by row."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +9,14 @@ from safelight.diffusion.schedule import HISTORY, Schedule
 WIDTH, HEIGHT, MARGIN = 900, 290, 56
 INK, FAINT, PAPER = "#27272a", "#e4e4e7", "#ffffff"
 SHADES = ("#b91c1c", "#ea580c", "#f59e0b", "#facc15")
-"""The newest entry of the history first: a safelight's red, fading."""
+"""From the newest history entry to the oldest: a safelight's red, fading."""
 
 SCALE = 2
-"""Drawn larger and shrunk, since Pillow's lines are not smooth."""
+"""Supersampling factor, since Pillow's lines are not anti-aliased."""
 
 
 def plot(schedule: Schedule, title: str = "") -> Image.Image:
-    """Noise per signal in each row, then the coefficients X of the latents and M of the outputs, one colour per k."""
+    """Plot the noise-to-signal ratio by row, then the coefficients X of latents and M of outputs, one colour per k."""
     ratio = schedule.sigma[:-1] / schedule.signal[:-1].clip(1e-4)
     latents = {f"X x[i-{k}]" if k else "X x[i]": schedule.x[:, k] for k in range(HISTORY) if schedule.x[:, k].any()}
     outputs = {f"M m[i-{k}]" if k else "M m[i]": schedule.m[:, k] for k in range(HISTORY) if schedule.m[:, k].any()}
@@ -33,7 +33,7 @@ def plot(schedule: Schedule, title: str = "") -> Image.Image:
 def _panel(
     pen: ImageDraw.ImageDraw, curves: dict[str, npt.NDArray[np.float64]], *, top: int, logarithmic: bool
 ) -> None:
-    """One frame with its ticks, a line with dots per curve, and the names of the curves above it."""
+    """Draw one panel: ticks, a line with dots for each curve, and a legend above."""
     font = ImageFont.load_default(13 * SCALE)
     left, right = MARGIN, WIDTH - 24
     ceiling, floor = top + 26, top + HEIGHT - 34

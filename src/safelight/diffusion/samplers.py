@@ -1,10 +1,10 @@
-"""The samplers people know by name, and what each is in diffusers' terms.
+"""The samplers by their community names, and their diffusers schedulers.
 
-Names are AUTOMATIC1111's. A sampler with another spacing of its noise levels is the same sampler, so "DPM++ 2M
-Karras" is made by rule from "DPM++ 2M" and "Karras". A plugin adds to `SAMPLERS` like the table below does.
+Names are AUTOMATIC1111's. Variants with another spacing of the noise levels are derived: "DPM++ 2M Karras" from
+"DPM++ 2M" and "Karras". A plugin adds to `SAMPLERS` as the table below does.
 
-What AUTOMATIC1111 has and a table cannot be: DPM adaptive (chooses its steps as it goes). What diffusers does not
-have: DPM fast, DPM++ 2S a, Restart, CFG++, "Euler a Karras", polyexponential and Align Your Steps spacing.
+Not possible as a table: AUTOMATIC1111's DPM adaptive, which chooses its steps while it runs. Not in diffusers: DPM
+fast, DPM++ 2S a, Restart, CFG++, "Euler a Karras", polyexponential and Align Your Steps spacing.
 """
 
 from collections.abc import Mapping
@@ -28,25 +28,25 @@ SPACINGS: dict[str, dict[str, Any]] = {
 class Sampler:
     name: str
     diffusers_class: str
-    """Empty: the class that the checkpoint itself names."""
-    about: str
+    """If empty, the class in the checkpoint's own configuration."""
+    description: str
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """For the diffusers class, over what the checkpoint says of itself."""
+    """Options for the diffusers class, which override the checkpoint's configuration."""
     step_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """For each of its steps."""
+    """Options for each call of the scheduler's `step`."""
     order: int = 1
     """Error falls as 1 / steps^order (in the weak sense for stochastic samplers)."""
     calls_per_step: int = 1
     stochastic: bool = False
-    """Draws fresh noise on the way; more steps then change the picture rather than refine it."""
+    """Adds noise during sampling; more steps then change the image rather than refine it."""
     kind: Kind = "diffusion"
     aliases: tuple[str, ...] = ()
     spacings: tuple[str, ...] = ()
-    """Names in SPACINGS that the class can do."""
+    """Names in SPACINGS that the class supports."""
     automatic: str = ""
-    """The spacing AUTOMATIC1111 gives it under "Automatic", where that is not the plain one."""
+    """AUTOMATIC1111's "Automatic" spacing for it, if that is not the plain one."""
     base: str = ""
-    """For a variant: the name of the plain sampler."""
+    """For a variant, the name of the plain sampler."""
 
     @property
     def plain(self) -> str:
@@ -63,21 +63,21 @@ _TABLE = (
     Sampler(
         name="Default",
         diffusers_class="",
-        about="the checkpoint's own scheduler, as its config says",
+        description="the checkpoint's own scheduler, from its configuration",
         kind="any",
         aliases=("auto",),
     ),
     Sampler(
         name="Euler",
         diffusers_class="EulerDiscreteScheduler",
-        about="the plainest ODE step",
+        description="the plainest ODE step",
         aliases=("k_euler",),
         spacings=_ALL,
     ),
     Sampler(
         name="Euler a",
         diffusers_class="EulerAncestralDiscreteScheduler",
-        about="Euler that adds fresh noise after each step",
+        description="Euler that adds fresh noise after each step",
         stochastic=True,
         aliases=("k_euler_a", "k_euler_ancestral"),
         spacings=("SGM Uniform",),
@@ -85,7 +85,7 @@ _TABLE = (
     Sampler(
         name="Heun",
         diffusers_class="HeunDiscreteScheduler",
-        about="Euler, corrected by a second call at the end of the step",
+        description="Euler, corrected by a second call at the end of the step",
         order=2,
         calls_per_step=2,
         aliases=("k_heun",),
@@ -94,7 +94,7 @@ _TABLE = (
     Sampler(
         name="DPM2",
         diffusers_class="KDPM2DiscreteScheduler",
-        about="midpoint rule, the second call half-way in log sigma",
+        description="midpoint rule, the second call half-way in log sigma",
         order=2,
         calls_per_step=2,
         aliases=("k_dpm_2",),
@@ -104,7 +104,7 @@ _TABLE = (
     Sampler(
         name="DPM2 a",
         diffusers_class="KDPM2AncestralDiscreteScheduler",
-        about="DPM2 that adds fresh noise after each step",
+        description="DPM2 that adds fresh noise after each step",
         order=2,
         calls_per_step=2,
         stochastic=True,
@@ -115,7 +115,7 @@ _TABLE = (
     Sampler(
         name="LMS",
         diffusers_class="LMSDiscreteScheduler",
-        about="linear multistep over the last four slopes",
+        description="linear multistep over the last four slopes",
         order=4,
         aliases=("k_lms",),
         spacings=_ALL,
@@ -123,7 +123,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 2M",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="second order from the last two calls; a good first choice",
+        description="second order from the last two calls; a good first choice",
         order=2,
         aliases=("k_dpmpp_2m",),
         spacings=_ALL,
@@ -132,7 +132,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 3M",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="third order from the last three calls",
+        description="third order from the last three calls",
         options={"solver_order": 3},
         order=3,
         aliases=("k_dpmpp_3m",),
@@ -141,7 +141,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 2M SDE",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="DPM++ 2M on the stochastic equation",
+        description="DPM++ 2M on the stochastic equation",
         options=_SDE,
         order=2,
         stochastic=True,
@@ -152,7 +152,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 2M SDE Heun",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="DPM++ 2M SDE with Heun's form of the correction",
+        description="DPM++ 2M SDE with Heun's form of the correction",
         options=_SDE | {"solver_type": "heun"},
         order=2,
         stochastic=True,
@@ -163,7 +163,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 3M SDE",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="DPM++ 3M on the stochastic equation",
+        description="DPM++ 3M on the stochastic equation",
         options=_SDE | {"solver_order": 3},
         order=3,
         stochastic=True,
@@ -174,7 +174,7 @@ _TABLE = (
     Sampler(
         name="DPM++ 2S",
         diffusers_class="DPMSolverSinglestepScheduler",
-        about="second order over pairs of steps, restarted at each pair",
+        description="second order over pairs of steps, restarted at each pair",
         options=_PAIRS,
         order=2,
         aliases=("k_dpmpp_2s",),
@@ -183,7 +183,7 @@ _TABLE = (
     Sampler(
         name="DPM++ SDE",
         diffusers_class="DPMSolverSinglestepScheduler",
-        about="DPM++ 2S on the stochastic equation",
+        description="DPM++ 2S on the stochastic equation",
         options=_SDE | _PAIRS,
         order=2,
         stochastic=True,
@@ -194,7 +194,7 @@ _TABLE = (
     Sampler(
         name="UniPC",
         diffusers_class="UniPCMultistepScheduler",
-        about="predictor and corrector share their calls; strong at few steps",
+        description="predictor and corrector share their calls; strong at few steps",
         order=3,
         aliases=("unipc", "uni_pc"),
         spacings=_ALL,
@@ -202,14 +202,14 @@ _TABLE = (
     Sampler(
         name="DEIS",
         diffusers_class="DEISMultistepScheduler",
-        about="exponential integrator, second order multistep",
+        description="exponential integrator, second order multistep",
         order=2,
         spacings=_ALL,
     ),
     Sampler(
         name="SA-Solver",
         diffusers_class="SASolverScheduler",
-        about="stochastic Adams predictor and corrector, noisy in the middle of the way",
+        description="stochastic Adams predictor and corrector, noisy in the middle of the way",
         order=2,
         stochastic=True,
         spacings=_ALL,
@@ -217,20 +217,20 @@ _TABLE = (
     Sampler(
         name="DDIM",
         diffusers_class="DDIMScheduler",
-        about="the first fast deterministic sampler",
+        description="the first fast deterministic sampler",
         spacings=("SGM Uniform",),
     ),
     Sampler(
         name="DDPM",
         diffusers_class="DDPMScheduler",
-        about="the original random walk; wants many steps",
+        description="the original random walk; wants many steps",
         stochastic=True,
         spacings=("SGM Uniform",),
     ),
     Sampler(
         name="PLMS",
         diffusers_class="PNDMScheduler",
-        about="pseudo linear multistep; one call more than steps",
+        description="pseudo linear multistep; one call more than steps",
         options={"skip_prk_steps": True},
         order=4,
         aliases=("PNDM",),
@@ -239,28 +239,28 @@ _TABLE = (
     Sampler(
         name="LCM",
         diffusers_class="LCMScheduler",
-        about="for latent consistency models and LCM-LoRA: 2 to 8 steps, guidance near 1",
+        description="for latent consistency models and LCM-LoRA: 2 to 8 steps, guidance near 1",
         stochastic=True,
     ),
     Sampler(
         name="TCD",
         diffusers_class="TCDScheduler",
-        about="for trajectory consistency models and TCD-LoRA: 2 to 8 steps, guidance near 1",
-        # The pipelines pass eta 0 unless told; 0.3 is the class's default and its authors' advice.
+        description="for trajectory consistency models and TCD-LoRA: 2 to 8 steps, guidance near 1",
+        # The pipelines pass eta 0 by default; 0.3 is the class's default and its authors' advice.
         step_options={"eta": 0.3},
         stochastic=True,
     ),
     Sampler(
         name="Flow Euler",
         diffusers_class="FlowMatchEulerDiscreteScheduler",
-        about="Euler along a straightened flow (SD 3, Flux, ...)",
+        description="Euler along a straightened flow (SD 3, Flux, ...)",
         kind="flow",
         spacings=_SIGMAS,
     ),
     Sampler(
         name="Flow Heun",
         diffusers_class="FlowMatchHeunDiscreteScheduler",
-        about="Flow Euler, corrected by a second call",
+        description="Flow Euler, corrected by a second call",
         order=2,
         calls_per_step=2,
         kind="flow",
@@ -268,7 +268,7 @@ _TABLE = (
     Sampler(
         name="Flow DPM++ 2M",
         diffusers_class="DPMSolverMultistepScheduler",
-        about="DPM++ 2M for flow models",
+        description="DPM++ 2M for flow models",
         options=_FLOW,
         order=2,
         kind="flow",
@@ -276,7 +276,7 @@ _TABLE = (
     Sampler(
         name="Flow UniPC",
         diffusers_class="UniPCMultistepScheduler",
-        about="UniPC for flow models",
+        description="UniPC for flow models",
         options=_FLOW,
         order=3,
         kind="flow",
@@ -284,20 +284,20 @@ _TABLE = (
     Sampler(
         name="Flow LCM",
         diffusers_class="FlowMatchLCMScheduler",
-        about="for consistency-distilled flow models: few steps, guidance near 1",
+        description="for consistency-distilled flow models: few steps, guidance near 1",
         stochastic=True,
         kind="flow",
     ),
     Sampler(
         name="EDM Euler",
         diffusers_class="EDMEulerScheduler",
-        about="Euler for networks with EDM preconditioning (arXiv:2206.00364)",
+        description="Euler for networks with EDM preconditioning (arXiv:2206.00364)",
         kind="edm",
     ),
     Sampler(
         name="EDM DPM++ 2M",
         diffusers_class="EDMDPMSolverMultistepScheduler",
-        about="DPM++ 2M for networks with EDM preconditioning",
+        description="DPM++ 2M for networks with EDM preconditioning",
         order=2,
         kind="edm",
     ),
@@ -305,14 +305,14 @@ _TABLE = (
 
 
 def variants(sampler: Sampler) -> list[Sampler]:
-    """The sampler itself, then one more for each spacing its class can do."""
+    """Return the sampler itself, and a variant for each spacing its class supports."""
     return [
         sampler,
         *(
             replace(
                 sampler,
                 name=f"{sampler.name} {spacing}",
-                about=f"{sampler.about}; {spacing} spacing",
+                description=f"{sampler.description}; {spacing} spacing",
                 options={**sampler.options, **SPACINGS[spacing]},
                 # AUTOMATIC1111 wrote `k_euler_ka` for "Euler Karras".
                 aliases=tuple(f"{alias}_ka" for alias in sampler.aliases) if spacing == "Karras" else (),
@@ -327,9 +327,9 @@ SAMPLERS: dict[str, Sampler] = {variant.name: variant for sampler in _TABLE for 
 
 
 def find_sampler(name: str, schedule: str | None = None) -> Sampler:
-    """By name or alias, in any case and punctuation, with the spacing in the name or apart ("Karras").
+    """Find a sampler by name or alias, ignoring case and punctuation, with the spacing in the name or in `schedule`.
 
-    "Automatic" is AUTOMATIC1111's choice for the sampler; "Uniform" and nothing are the plain one.
+    "Automatic" is AUTOMATIC1111's choice for the sampler; "Uniform" or none is the plain spacing.
     """
     if schedule is None and name in SAMPLERS:
         return SAMPLERS[name]
@@ -352,7 +352,7 @@ def find_sampler(name: str, schedule: str | None = None) -> Sampler:
 
 
 def _fold(name: str) -> str:
-    """`k_dpmpp_2m`, `DPM++ 2M` and `dpm++ 2m` are one name."""
+    """Normalise a name: `k_dpmpp_2m`, `DPM++ 2M` and `dpm++ 2m` become equal."""
     letters = "".join(
         letter for letter in name.casefold().replace("dpmpp", "dpm++") if letter.isalnum() or letter == "+"
     )

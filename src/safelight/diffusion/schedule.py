@@ -21,9 +21,9 @@ class Schedule:
     """
 
     timesteps: Column
-    """(n,) what the network is told."""
+    """(n,) the network's timestep input."""
     input_scale: Column
-    """(n,) the network is given input_scale * x."""
+    """(n,) the network's input is input_scale * x."""
     x: Column
     """(n, K) X above."""
     m: Column
@@ -37,7 +37,7 @@ class Schedule:
     """(n,) the clean estimate is denoised_x * x + denoised_m * m."""
     signal: Column
     sigma: Column
-    """(n + 1,) a clean latent at the start of row i is signal * x0 + sigma * noise; the last entry is the picture."""
+    """(n + 1,) the latent at the start of row i is signal * x0 + sigma * noise; the last entry is the final latent."""
     initial_scale: float
     """Text to image starts from initial_scale * unit noise."""
     step_of: Count
@@ -63,7 +63,7 @@ class Schedule:
         return len(self.timesteps)
 
     def first(self, steps: int) -> "Schedule":
-        """The walk's beginning: it ends where the step of that number would have begun."""
+        """Return the schedule's first `steps` steps."""
         rows = int((self.step_of < steps).sum())
         columns = ("timesteps", "input_scale", "x", "m", "noise", "draws", "denoised_x", "denoised_m", "step_of")
         ends: dict[str, Any] = {name: getattr(self, name)[:rows] for name in columns}

@@ -1,12 +1,12 @@
-"""The table of a sampler for a checkpoint: found in memory or on disk, or compiled (docs/decisions/0002).
+"""The table of a sampler for a checkpoint: from memory, from disk, or compiled (docs/decisions/0002).
 
     schedule_for(sampler, model_config, steps=..., strength=...)
-      -> recipe     what the table depends on, as text: diffusers version, class, its options, steps, first step
+      -> recipe     everything the table depends on, as text: diffusers version, class, its options, steps, first step
       -> memory     the last few hundred tables of this process
       -> disk       one small .npz per recipe, if a cache folder is given
       -> compile    step the real diffusers scheduler (compile.py)
 
-diffusers is imported only for that last stage: it costs seconds, and a cached table does not need it.
+diffusers is imported only for the last stage: it takes seconds, and a cached table does not need it.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from safelight.diffusion.schedule import Schedule
 from safelight.errors import UnsupportedOption
 
 FORMAT = 1
-"""Raised when the meaning of a table changes, so that old cache files are not read."""
+"""Version of the table's format; incremented on changes, so that old cache files are not read."""
 
 MODEL_KEYS = frozenset(
-    # How the network was trained, or must be asked. Everything else in a checkpoint's scheduler_config.json (its
-    # algorithm, solver order, Karras sigmas, clipping, ...) is a choice of sampler, and the caller has made another.
+    # How the network was trained, or must be called. Everything else in a checkpoint's scheduler_config.json (its
+    # algorithm, solver order, Karras sigmas, clipping, ...) is a choice of sampler, which the caller has replaced.
     """
     num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr prediction_type
     timestep_spacing timestep_type steps_offset set_alpha_to_one original_inference_steps timestep_scaling
@@ -42,19 +42,19 @@ MODEL_KEYS = frozenset(
 )
 
 MAX_SHIFT = 1.15
-"""`max_shift` where a configuration leaves it out; with `base_shift` and the two lengths below, diffusers' defaults."""
+"""diffusers' default of `max_shift`; those of `base_shift` and the two lengths are in `_mu`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpacing:
-    """How diffusers' pipelines of one family lay their steps, beside what the scheduler's configuration says."""
+    """How diffusers' pipelines of one family space their steps, in addition to the scheduler's configuration."""
 
     evenly: bool = False
-    """Noise levels fall evenly from 1, whatever the scheduler would choose (Flux)."""
+    """Noise levels fall evenly from 1, in place of the scheduler's spacing (Flux)."""
     rounds_up: bool = False
-    """A step that `strength` cuts through is taken, not left out (Stable Diffusion 3, Flux)."""
+    """A step that `strength` includes only in part is run, not skipped (Stable Diffusion 3, Flux)."""
     patches: int | None = None
-    """How many the picture has; with dynamic shifting, larger pictures are noised more (arXiv:2403.03206)."""
+    """Number of patches of the image; with dynamic shifting, larger images get more noise (arXiv:2403.03206)."""
 
 
 def schedule_for(
@@ -63,18 +63,18 @@ def schedule_for(
     *,
     steps: int,
     strength: float = 1.0,
-    pace: StepSpacing = StepSpacing(),
+    spacing: StepSpacing = StepSpacing(),
     cache: Path | None = None,
 ) -> Schedule:
-    """The table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
+    """Return the table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
 
-    `strength` below 1 starts part of the way down, as diffusers' image-to-image pipelines do. The history starts
-    afresh there, so each start has a table of its own. `cache` is a folder to keep tables in.
+    `strength` below 1 skips the first steps, as diffusers' image-to-image pipelines do. The history is empty at that
+    start, so each start has its own table. `cache` is a folder for tables.
     """
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    start = _first_step(steps, strength, rounds_up=pace.rounds_up)
-    recipe = _recipe(sampler, model_config, pace) | {"steps": steps, "start": start}
-    return _remembered(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
+    start = _first_step(steps, strength, rounds_up=spacing.rounds_up)
+    recipe = _recipe(sampler, model_config, spacing) | {"steps": steps, "start": start}
+    return _cached(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
 
 
 def count_steps(
@@ -83,36 +83,36 @@ def count_steps(
     *,
     steps: int,
     strength: float = 1.0,
-    pace: StepSpacing = StepSpacing(),
+    spacing: StepSpacing = StepSpacing(),
 ) -> int:
-    """How many steps `schedule_for` makes of the same arguments; raises as it does, and compiles nothing."""
+    """Return the number of steps of `schedule_for` with the same arguments; raises as it does, without compiling."""
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
-    _recipe(sampler, model_config, pace)
-    return steps - _first_step(steps, strength, rounds_up=pace.rounds_up)
+    _recipe(sampler, model_config, spacing)
+    return steps - _first_step(steps, strength, rounds_up=spacing.rounds_up)
 
 
 def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
-    """How many steps are left out; the arithmetic of diffusers' `get_timesteps`, rounding included."""
+    """Return the number of skipped steps, by the arithmetic and rounding of diffusers' `get_timesteps`."""
     if steps < 1:
         raise UnsupportedOption("steps", f"must be at least 1, not {steps}")
     if not 0 < strength <= 1:
         raise UnsupportedOption("strength", f"must be above 0 and at most 1, not {strength}")
-    kept = steps - int(steps - steps * strength) if rounds_up else min(int(steps * strength), steps)
-    if kept < 1:
+    remaining = steps - int(steps - steps * strength) if rounds_up else min(int(steps * strength), steps)
+    if remaining < 1:
         least = math.ceil(1000 / steps) / 1000
         raise UnsupportedOption("strength", f"{strength} of {steps} steps leaves none; use {least} or more")
-    return steps - kept
+    return steps - remaining
 
 
-def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing) -> dict[str, Any]:
-    """Everything but steps and start that a table depends on."""
-    # A config saved by diffusers lists the keys that nobody chose; another class may have a better default.
+def _recipe(sampler: Sampler, model_config: Mapping[str, Any], spacing: StepSpacing) -> dict[str, Any]:
+    """Return everything that a table depends on, except steps and start."""
+    # A config saved by diffusers lists the keys that have default values; another class may have other defaults.
     unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
     config = {key: value for key, value in model_config.items() if key not in unchosen}
     class_name = sampler.diffusers_class or config.get("_class_name")
     if not class_name:
         raise UnsupportedOption(
-            f"sampler {sampler.name!r}", "this checkpoint's config names no _class_name; choose one"
+            f"sampler {sampler.name!r}", "this checkpoint's config has no _class_name; choose a sampler"
         )
     kind = _kind_of(config)
     if sampler.kind not in (kind, "any"):
@@ -121,10 +121,10 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing
         )
     model = {key: value for key, value in config.items() if key in MODEL_KEYS or not sampler.diffusers_class}
     model = {key: value for key, value in model.items() if not key.startswith("_")}
-    # DDIM and DDPM clip unless told not to; diffusers' Stable Diffusion pipelines tell them not to.
+    # DDIM and DDPM clip by default; diffusers' Stable Diffusion pipelines turn it off.
     model.setdefault("clip_sample", False)
     if "shift" in model:
-        # FlowMatch schedulers say `shift`, the multistep ones `flow_shift`.
+        # The option is `shift` in FlowMatch schedulers, `flow_shift` in multistep ones.
         model.setdefault("flow_shift", model["shift"])
     return {
         "format": FORMAT,
@@ -133,17 +133,15 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], pace: StepSpacing
         "model": model,
         "options": dict(sampler.options),
         "step_options": dict(sampler.step_options),
-        "mu": _mu(config, pace.patches) if config.get("use_dynamic_shifting") else None,
-        "evenly": pace.evenly,
+        "mu": _mu(config, spacing.patches) if config.get("use_dynamic_shifting") else None,
+        "evenly": spacing.evenly,
     }
 
 
 def _mu(config: Mapping[str, Any], patches: int | None) -> float:
-    """How far dynamic shifting moves the noise levels: linear in the number of patches, as diffusers' pipelines do."""
+    """Return mu of dynamic shifting: linear in the number of patches, as in diffusers' pipelines."""
     if patches is None:
-        raise UnsupportedOption(
-            "use_dynamic_shifting", "its schedule depends on the picture's size, which is not known"
-        )
+        raise UnsupportedOption("use_dynamic_shifting", "its schedule depends on the image size, which is not known")
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", MAX_SHIFT)
     slope = (most - least) / (many - few)
@@ -163,7 +161,7 @@ def _kind_of(config: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _remembered(recipe: str, cache: Path | None) -> Schedule:
+def _cached(recipe: str, cache: Path | None) -> Schedule:
     path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()}.npz" if cache else None
     if path and (schedule := _read(path)):
         return schedule
@@ -190,7 +188,7 @@ def _stored() -> list[str]:
 
 
 def _read(path: Path) -> Schedule | None:
-    """The stored table, or None if there is none or the file is damaged (it is then written anew)."""
+    """Return the stored table, or None if there is none or the file is damaged (it is then rewritten)."""
     try:
         with np.load(path, allow_pickle=False) as file:
             columns: dict[str, Any] = {name: file[name] for name in _stored()}
@@ -202,7 +200,7 @@ def _read(path: Path) -> Schedule | None:
 
 
 def _write(path: Path, schedule: Schedule) -> None:
-    """All or nothing: another process may be reading, or this one may be killed."""
+    """Write atomically: another process may be reading, or this one may be killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         np.savez(file, allow_pickle=False, **{name: np.asarray(getattr(schedule, name)) for name in _stored()})

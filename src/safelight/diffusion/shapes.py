@@ -1,6 +1,6 @@
 """Tensor shapes by name; the slow test lane checks them at run time.
 
-b pictures in a batch, k steps of history (newest first), c channels, h and w latent height and width.
+b images in a batch, k steps of history (newest first), c channels, h and w latent height and width.
 """
 
 from jaxtyping import Float
@@ -10,7 +10,7 @@ Latents = Float[Tensor, "b c h w"]
 Latent = Float[Tensor, "c h w"]
 History = Float[Tensor, "b k c h w"]
 Tiles = Float[Tensor, "n c y x"]
-"""Cut from latents, those of one row after those of another."""
+"""Tiles of latents; the tiles of each batch row follow each other."""
 Masks = Float[Tensor, "b 1 h w"]
 PerRow = Float[Tensor, " b"]
 PerRowHistory = Float[Tensor, "b k"]

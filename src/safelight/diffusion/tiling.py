@@ -1,8 +1,7 @@
-"""A canvas larger than a network was trained for, drawn in tiles that overlap (MultiDiffusion, arXiv:2302.08113).
+"""Draw a canvas larger than the network was trained for, in overlapping tiles (MultiDiffusion, arXiv:2302.08113).
 
-In every call each tile is a row of its own; where tiles overlap, what the network says of them is averaged, with
-weights that fall off towards a tile's edge. The canvas itself is never cut: one table update moves all of it, and so
-there is nothing that a seam could be between.
+In every call each tile is a batch row; where tiles overlap, their outputs are averaged, with weights that fall off
+towards a tile's edge. The canvas itself is never split: the sampler updates all of it at once, so there are no seams.
 """
 
 from dataclasses import dataclass
@@ -14,21 +13,21 @@ from torch import Tensor
 from safelight.diffusion.shapes import Latents, Tiles
 
 Corner = tuple[int, int]
-"""Top and left."""
+"""(top, left), in latent pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiling:
     side: int
-    """Of a tile, in latent pixels; shorter where the canvas is."""
+    """Of a tile, in latent pixels; shorter if the canvas is."""
     overlap: int
-    """What neighbours share at least."""
+    """Minimum overlap of neighbouring tiles, in latent pixels."""
 
     def corners(self, height: int, width: int) -> list[Corner]:
         return list(product(self.starts(height), self.starts(width)))
 
     def starts(self, length: int) -> list[int]:
-        """Evenly spread, so that no tile is a sliver."""
+        """Return evenly spread positions, so that no tile is a sliver."""
         if length <= self.side:
             return [0]
         step = max(self.side - self.overlap, 1)
@@ -39,19 +38,19 @@ class Tiling:
         return min(self.side, height), min(self.side, width)
 
     def area(self, height: int, width: int) -> int:
-        """Of all tiles together, in latent pixels."""
+        """Return the area of all tiles together, in latent pixels."""
         tile_height, tile_width = self.size(height, width)
         return len(self.corners(height, width)) * tile_height * tile_width
 
     def cut(self, canvas: Latents) -> Tiles:
-        """(b, c, H, W) as (b n, c, h, w): the n tiles of each row follow each other."""
+        """Split (b, c, H, W) into (b n, c, h, w): the n tiles of each row follow each other."""
         height, width = canvas.shape[-2:]
         h, w = self.size(height, width)
         tiles = [canvas[..., y : y + h, x : x + w] for y, x in self.corners(height, width)]
         return torch.stack(tiles, dim=1).flatten(0, 1)
 
     def join(self, tiles: Tiles, height: int, width: int) -> Latents:
-        """What `cut` took apart; of equal tiles, exactly the canvas that they were cut from but for rounding."""
+        """Blend tiles from `cut` into a canvas; unchanged tiles give the same canvas up to rounding."""
         corners, (h, w) = self.corners(height, width), self.size(height, width)
         by_row = tiles.unflatten(0, (-1, len(corners)))
         mask = ramp(h, self.overlap, tiles)[:, None] * ramp(w, self.overlap, tiles)[None, :]
@@ -64,6 +63,6 @@ class Tiling:
 
 
 def ramp(length: int, fade: int, like: Tensor) -> Tensor:
-    """Up over `fade` pixels, flat, and down again; never 0, so that a lone edge keeps its pixels."""
+    """Return weights (length,) that rise over `fade` pixels, stay 1 and fall; never 0, so that edge pixels count."""
     rising = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / max(fade, 1)
     return torch.minimum(rising, rising.flip(0)).clamp(max=1)

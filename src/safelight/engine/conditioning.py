@@ -11,8 +11,8 @@ from safelight.models.hooks.adapters import Row
 from safelight.models.networks.encode import Conditioning, ConditioningCache, Prompt, chunks_of, encode, zeros_like
 from safelight.models.networks.image_encoder import ImageEncoder
 from safelight.models.networks.load import Model
-from safelight.models.networks.t5 import alone, joined
-from safelight.models.networks.textual_inversion import Embedding, named_in
+from safelight.models.networks.t5 import append_t5, t5_only
+from safelight.models.networks.textual_inversion import Embedding, names_in
 from safelight.models.networks.tokenize import Tokenizer
 from safelight.prompts.prompt_schedule import parts_of, unroll
 from safelight.spec import Denoised, Variation
@@ -99,7 +99,7 @@ def prompts_of(
         InvalidRequest: too many parts or changes.
         UnsupportedOption: AND, where the network has no second row.
     """
-    words = [part.words for part in parts_of(spec.prompt)]
+    words = [part.text for part in parts_of(spec.prompt)]
     joined = len(words) > 1
     if not about.supports_cfg and joined:
         raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
@@ -111,14 +111,15 @@ def prompts_of(
 def rows_of(job: Job) -> tuple[Row, ...]:
     """What is applied to each text encoder; T5 is the last."""
     by_effect = [rows for active in job.effects.values() if (rows := active.on_text())]
-    return tuple(tuple(applied for rows in by_effect for applied in rows[i]) for i in range(len(job.model.readers)))
+    encoders = range(len(job.model.prompt_encoders))
+    return tuple(tuple(applied for rows in by_effect for applied in rows[i]) for i in encoders)
 
 
 def prompt_of(spec: Denoised, embeddings: Sequence[Embedding], words: str) -> Prompt:
     """With those embeddings that these words name, and no others: fewer keys, more hits."""
     if not embeddings:
         return Prompt(words, spec.clip_skip)
-    named = named_in(words, [embedding.name for embedding in embeddings])
+    named = names_in(words, [embedding.name for embedding in embeddings])
     return Prompt(words, spec.clip_skip, tuple(embedding for embedding in embeddings if embedding.name in named))
 
 
@@ -144,7 +145,7 @@ def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Enc
 def encode_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
     """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
     assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
-    seen = Conditioning(eye.look(job.pictures[job.spec.init])[None], None)
+    seen = Conditioning(eye.embed(job.pictures[job.spec.init])[None], None)
     return EncodedPrompts(
         positive=((seen,) * job.total_steps,),
         weights=(1.0,),
@@ -180,10 +181,10 @@ def with_t5(
 ) -> list[Conditioning]:
     """What T5 says of the prompts, beside CLIP; zeros where the checkpoint came without it."""
     about, device = model.description, model.placement.device
-    length, put = about.family.t5_tokens, alone if about.family.t5_alone else joined
+    length, put = about.family.t5_tokens, t5_only if about.family.t5_alone else append_t5
     if model.t5 is None:
         silence = torch.zeros(length, int(about.unet["joint_attention_dim"]), device=device)
         return [put(one, silence) for one in clip]
     rows = None if adapted is None else [of_readers[-1] for of_readers in adapted]
-    states = model.t5.states([prompt.words for prompt in prompts], length, rows)
+    states = model.t5.states([prompt.text for prompt in prompts], length, rows)
     return [put(one, state) for one, state in zip(clip, states, strict=True)]

@@ -73,7 +73,7 @@ class LocalLoader:
 
     async def load(self, spec: Denoised, pictures: Mapping[str, Image.Image]) -> Loaded:
         """As `Loader.load`."""
-        lease = await self.memory.take(await asyncio.to_thread(self.allocations, spec))
+        lease = await self.memory.acquire(await asyncio.to_thread(self.allocations, spec))
         try:
             return await self.load_with(lease, spec, pictures)
         except BaseException as error:
@@ -121,7 +121,7 @@ class LocalLoader:
 
     def model(self, spec: Denoised) -> Model:
         """The model, with the autoencoder and text encoders that the spec replaces."""
-        return self.parts.dress(self.models.get(spec.model, spec.model_digest), spec)
+        return self.parts.with_parts(self.models.get(spec.model, spec.model_digest), spec)
 
     def refiner(self, spec: Denoised) -> Model | None:
         return next((self.models.get(refiner.model, refiner.digest) for refiner in refiners_of(spec)), None)

@@ -22,7 +22,7 @@ from safelight.engine.job import Blend, Job, Overlay, Trajectory
 from safelight.errors import UnsupportedOption
 from safelight.imaging.canvas import binary_mask, black_and_white, box_around, fit_to
 from safelight.models.checkpoints.families import Description
-from safelight.models.networks.latents import decode, encode, encode_plainly, from_pil, to_pil
+from safelight.models.networks.latents import decode, encode, encode_unscaled, from_pil, to_pil
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
 from safelight.spec.fields import Fit
 
@@ -101,7 +101,7 @@ def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Trajectory:
     image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
     device = job.model.placement.device
     with job.model.vae_lock:
-        seen = encode_plainly(job.model.vae, from_pil(image)[None].to(device))[0]
+        seen = encode_unscaled(job.model.vae, from_pil(image)[None].to(device))[0]
     if spec.strength == 1:
         trajectory = trajectory_from(schedule, fresh(job) * schedule.initial_scale)
     else:
@@ -286,13 +286,13 @@ def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedu
 def plan(job: Job, cache: Path | None, *, steps: int, strength: float = 1.0) -> Schedule:
     about = job.model.description
     pace = pace_for(about, job.size)
-    return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace, cache=cache)
+    return schedule_for(job.spec.sampler, about.scheduler, steps=steps, strength=strength, spacing=pace, cache=cache)
 
 
 def pace_for(about: Description, size: tuple[int, int]) -> StepSpacing:
     """`size` is the picture's width and height in pixels."""
     width, height = (side // about.vae_scale // about.patch for side in size)
-    return replace(about.family.pace, patches=height * width)
+    return replace(about.family.step_spacing, patches=height * width)
 
 
 def trajectory_from(schedule: Schedule, start: Latent) -> Trajectory:

@@ -46,7 +46,7 @@ def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
 
     def count(steps: int, strength: float, size: tuple[int, int]) -> int:
         pace = pace_for(about, size)
-        return count_steps(spec.sampler, about.scheduler, steps=steps, strength=strength, pace=pace)
+        return count_steps(spec.sampler, about.scheduler, steps=steps, strength=strength, spacing=pace)
 
     size = spec.width, spec.height
     match spec:

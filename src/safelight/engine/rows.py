@@ -61,9 +61,9 @@ def conditions_for(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> 
     context, mask, pooled = stack([entry.conditioning for entry in network_rows])
     description = batch[0].model.description
     time_ids = guidance = None
-    if description.family.told_size:
+    if description.family.size_conditioned:
         assert pooled is not None
-        scored = description.family.told_score
+        scored = description.family.score_conditioned
         ids = [
             [h, w, 0, 0, *((LOW_SCORE if entry.negative else HIGH_SCORE,) if scored else (h, w))]
             for (w, h), entry in zip((job.size for job in jobs), network_rows, strict=True)

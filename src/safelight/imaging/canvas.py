@@ -1,4 +1,4 @@
-"""Geometry of pictures and masks: fitting, cropping, growing and pasting back. Pillow in, Pillow out."""
+"""Geometry of images and masks: fitting, cropping, extending and pasting back. Pillow in, Pillow out."""
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -8,11 +8,11 @@ from safelight.spec import Sides
 from safelight.spec.fields import Fit
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom, in pixels; right and bottom are outside."""
+"""left, top, right, bottom, in pixels; right and bottom are exclusive."""
 
 
 def fit_to(image: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
-    """Bring a picture to width x height: cut what is over, stretch it, or fill what is missing from its edges."""
+    """Resize an image to width x height: stretch it, crop it, or pad it with the colours of its edges."""
     if image.size == (width, height):
         return image
     if fit == "stretch":
@@ -20,7 +20,7 @@ def fit_to(image: Image.Image, width: int, height: int, fit: Fit) -> Image.Image
     if fit == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     scale = min(width / image.width, height / image.height)
-    # A very long picture still has a pixel of its short side.
+    # The short side of a very long image stays at least 1 pixel.
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     inner = image.resize(size, Image.Resampling.LANCZOS)
     left, top = (width - inner.width) // 2, (height - inner.height) // 2
@@ -34,9 +34,9 @@ def grow(image: Image.Image, *, left: int, top: int, right: int, bottom: int) ->
 
 
 def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tuple[Image.Image, Image.Image]:
-    """The grown picture and the mask of what is new; the mask reaches a little into the old, to hide the seam.
+    """Return the extended image and the mask of the new area, which overlaps the old image to hide the seam.
 
-    Right and bottom grow by up to 7 pixels more, to sides that can be drawn: resizing would blur what is kept.
+    Right and bottom grow by up to 7 more pixels, to multiples of 8: resizing would blur the old image.
     """
     if not any(sides.model_dump().values()):
         raise InvalidRequest("extend: every side is 0; name at least one side to grow")
@@ -56,7 +56,7 @@ def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tu
 
 
 def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.Image, Image.Image]:
-    """The mask as black and white, and its soft version for pasting the result back."""
+    """Return the mask in black and white, and a blurred version for pasting the result back."""
     hard = black_and_white(mask)
     if invert:
         hard = ImageOps.invert(hard)
@@ -70,10 +70,10 @@ def black_and_white(mask: Image.Image) -> Image.Image:
 
 
 def box_around(mask: Image.Image, *, padding: int, width: int, height: int) -> Box:
-    """The smallest box that holds the mask and its padding in the proportions of width x height, inside the picture.
+    """Return the smallest box in the image with the mask and its padding, in the aspect ratio of width x height.
 
-    Where the picture is too small for those proportions the box is its whole side. The arithmetic is that of
-    diffusers' `get_crop_region`, rounding included.
+    If the image is too small for that ratio, the box spans its whole side. The arithmetic, including rounding, is that
+    of diffusers' `get_crop_region`.
     """
     bounds = mask.getbbox()
     assert bounds is not None, "binary_mask refuses empty masks"
@@ -94,14 +94,14 @@ def widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
 
 
 def paste_back(original: Image.Image, drawn: Image.Image, soft_mask: Image.Image, box: Box | None) -> Image.Image:
-    """What the mask left alone keeps its very pixels; `box` says which part of the original was drawn."""
+    """Composite: pixels outside the mask stay exactly the original's; `box` is the drawn part of the original."""
     if box is None:
         return Image.composite(drawn, original, soft_mask)
     left, top, right, bottom = box
-    whole = original.copy()
-    # "crop" undoes the "pad" that a box of other proportions was fitted with.
-    whole.paste(fit_to(drawn, right - left, bottom - top, "crop"), (left, top))
-    return Image.composite(whole, original, soft_mask)
+    result = original.copy()
+    # "crop" undoes the "pad" that was used for a box of another aspect ratio.
+    result.paste(fit_to(drawn, right - left, bottom - top, "crop"), (left, top))
+    return Image.composite(result, original, soft_mask)
 
 
 def upscale(image: Image.Image, scale: float) -> Image.Image:

@@ -1,10 +1,10 @@
-"""Pictures side by side."""
+"""Images side by side."""
 
 from PIL import Image
 
 
 def paste(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size, side by side and row under row."""
+    """Paste images of equal size into a grid of rows."""
     width, height = rows[0][0].size
     sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)), "white")
     for y, row in enumerate(rows):

@@ -1,11 +1,11 @@
-"""Threads of their own for one kind of work, a budget of memory for all of it, and turns that are fair.
+"""A thread pool for image work, with a memory budget and fair scheduling between tenants.
 
-    made = await room.work(Turn(tenant="joe", size_bytes=4 * pixels), function, argument, ...)
+    result = await pool.work(MemoryClaim(tenant="joe", size_bytes=4 * pixels), function, argument, ...)
 
-Each tenant has a line, and another for what its accepted jobs need; the lines are served in turn, one piece of work at
-a time. A line has at most half of the threads and of the memory; a piece that takes more begins when nothing else of
-its line runs. Whoever is next and finds too little memory is waited for, so that small work cannot keep large work out.
-A line that is full refuses; what an accepted job needs is never refused.
+Each tenant has a queue, and a second one for its accepted jobs; the queues are served round-robin, one task at a time.
+A queue gets at most half of the threads and of the memory; a larger task starts when nothing else of its queue runs.
+If the next task needs more memory than is free, the others wait for it, so that small tasks cannot starve large ones.
+A full queue refuses tasks, except those of accepted jobs.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ T = TypeVar("T")
 
 MAX_WAITING = 128
 MAX_WAITING_PER_TENANT = 32
-PACE = 0.2
-"""How much of the expected time a piece of work takes is the last one's."""
+SMOOTHING = 0.2
+"""Weight of the last task in the moving average of the duration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryClaim:
-    """Whom a piece of work is for, and how much memory it takes."""
+    """The tenant of a task, and the memory it needs."""
 
     size_bytes: int
     tenant: str = ""
     accepted: bool = False
-    """For a job that was accepted."""
+    """Whether it belongs to an accepted job."""
 
 
 @dataclass(slots=True, eq=False)
 class ImageTask:
-    turn: MemoryClaim
+    claim: MemoryClaim
     call: Callable[[], Any]
     done: "Future[Any]" = field(default_factory=Future[Any])
 
@@ -53,98 +53,99 @@ class TenantQueue:
     waiting: deque[ImageTask] = field(default_factory=deque[ImageTask])
     running: int = 0
     size_bytes: int = 0
-    """Of what runs."""
+    """Memory of the running tasks."""
 
 
 class ImagePool:
-    """May be used from any thread and event loop."""
+    """The pool; usable from any thread and event loop."""
 
     def __init__(self, name: str, *, threads: int, budget_bytes: int) -> None:
         self.name = name
-        self.most_threads = threads
+        self.max_threads = threads
         self.budget_bytes = budget_bytes
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self.lock = threading.Lock()
-        self.lines: OrderedDict[tuple[str, bool], TenantQueue] = OrderedDict()
-        """By tenant, and whether for accepted jobs; whose turn is next comes first."""
-        self.pace_s = 1.0
+        self.queues: OrderedDict[tuple[str, bool], TenantQueue] = OrderedDict()
+        """By tenant and whether for accepted jobs; the next to be served comes first."""
+        self.mean_duration_s = 1.0
 
-    async def work(self, turn: MemoryClaim, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What `function` returns, once it had its turn.
+    async def work(self, claim: MemoryClaim, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in a thread when its turn comes, and return its result.
 
         Raises:
-            TooManyRequests: the line is full.
+            TooManyRequests: the queue is full.
         """
-        work = ImageTask(turn, partial(contextvars.copy_context().run, partial(function, *args, **named)))
+        task = ImageTask(claim, partial(contextvars.copy_context().run, partial(function, *args, **kwargs)))
         with self.lock:
-            if not turn.accepted:
-                self.require_place(turn.tenant)
-            self.lines.setdefault((turn.tenant, turn.accepted), TenantQueue()).waiting.append(work)
-            self.serve()
-        return await asyncio.wrap_future(work.done)
+            if not claim.accepted:
+                self.require_free_slot(claim.tenant)
+            self.queues.setdefault((claim.tenant, claim.accepted), TenantQueue()).waiting.append(task)
+            self.start_waiting()
+        return await asyncio.wrap_future(task.done)
 
-    def require_place(self, tenant: str) -> None:
-        asked = {tenant: len(line.waiting) for (tenant, accepted), line in self.lines.items() if not accepted}
-        if asked.get(tenant, 0) >= MAX_WAITING_PER_TENANT or sum(asked.values()) >= MAX_WAITING:
+    def require_free_slot(self, tenant: str) -> None:
+        num_waiting = {tenant: len(queue.waiting) for (tenant, accepted), queue in self.queues.items() if not accepted}
+        if num_waiting.get(tenant, 0) >= MAX_WAITING_PER_TENANT or sum(num_waiting.values()) >= MAX_WAITING:
             raise TooManyRequests(
-                f"{self.name}: {sum(asked.values())} wait for their turn, {asked.get(tenant, 0)} of them yours",
-                retry_after_s=math.ceil(sum(asked.values()) * self.pace_s / self.most_threads),
+                f"{self.name}: {sum(num_waiting.values())} wait for their turn, "
+                f"{num_waiting.get(tenant, 0)} of them yours",
+                retry_after_s=math.ceil(sum(num_waiting.values()) * self.mean_duration_s / self.max_threads),
                 code="pictures_busy",
             )
 
-    def serve(self) -> None:
-        """Begin all that may begin; called with the lock held."""
-        while work := self.next():
-            line = self.lines[work.turn.tenant, work.turn.accepted]
-            line.running += 1
-            line.size_bytes += work.turn.size_bytes
-            self.threads.submit(self.do, work)
+    def start_waiting(self) -> None:
+        """Start every task that can start; call with the lock held."""
+        while task := self.next_task():
+            queue = self.queues[task.claim.tenant, task.claim.accepted]
+            queue.running += 1
+            queue.size_bytes += task.claim.size_bytes
+            self.threads.submit(self.execute, task)
 
-    def next(self) -> ImageTask | None:
-        """The one whose turn it is, out of its line, which goes to the end."""
-        running = sum(line.running for line in self.lines.values())
-        free_bytes = self.budget_bytes - sum(line.size_bytes for line in self.lines.values())
-        if running == self.most_threads:
+    def next_task(self) -> ImageTask | None:
+        """Remove and return the next task, and move its queue to the end."""
+        running = sum(queue.running for queue in self.queues.values())
+        free_bytes = self.budget_bytes - sum(queue.size_bytes for queue in self.queues.values())
+        if running == self.max_threads:
             return None
-        for whose, line in list(self.lines.items()):
-            while line.waiting and line.waiting[0].done.cancelled():
-                line.waiting.popleft()
-            if not line.waiting:
-                if not line.running:
-                    del self.lines[whose]
+        for key, queue in list(self.queues.items()):
+            while queue.waiting and queue.waiting[0].done.cancelled():
+                queue.waiting.popleft()
+            if not queue.waiting:
+                if not queue.running:
+                    del self.queues[key]
                 continue
-            size_bytes = line.waiting[0].turn.size_bytes
-            within_share = (line.running + 1) * 2 <= self.most_threads and (
-                (line.size_bytes + size_bytes) * 2 <= self.budget_bytes
+            size_bytes = queue.waiting[0].claim.size_bytes
+            within_share = (queue.running + 1) * 2 <= self.max_threads and (
+                (queue.size_bytes + size_bytes) * 2 <= self.budget_bytes
             )
-            if line.running and not within_share:
+            if queue.running and not within_share:
                 continue
             if running and size_bytes > free_bytes:
                 return None
-            self.lines.move_to_end(whose)
-            return line.waiting.popleft()
+            self.queues.move_to_end(key)
+            return queue.waiting.popleft()
         return None
 
-    def do(self, work: ImageTask) -> None:
-        began = time.monotonic()
-        if work.done.set_running_or_notify_cancel():
+    def execute(self, task: ImageTask) -> None:
+        started = time.monotonic()
+        if task.done.set_running_or_notify_cancel():
             try:
-                made = work.call()
-            except BaseException as error:  # noqa: BLE001  it is the caller's, whatever it is
-                work.done.set_exception(error)
+                result = task.call()
+            except BaseException as error:  # noqa: BLE001  raised again in the caller
+                task.done.set_exception(error)
             else:
-                work.done.set_result(made)
+                task.done.set_result(result)
         with self.lock:
-            line = self.lines[work.turn.tenant, work.turn.accepted]
-            line.running -= 1
-            line.size_bytes -= work.turn.size_bytes
-            self.pace_s += PACE * (time.monotonic() - began - self.pace_s)
-            self.serve()
+            queue = self.queues[task.claim.tenant, task.claim.accepted]
+            queue.running -= 1
+            queue.size_bytes -= task.claim.size_bytes
+            self.mean_duration_s += SMOOTHING * (time.monotonic() - started - self.mean_duration_s)
+            self.start_waiting()
 
     def close(self) -> None:
-        """What has begun is done; who waits is told that nothing will come."""
+        """Cancel waiting tasks, and wait for running ones."""
         with self.lock:
-            for line in self.lines.values():
-                for work in line.waiting:
-                    work.done.cancel()
+            for queue in self.queues.values():
+                for task in queue.waiting:
+                    task.done.cancel()
         self.threads.shutdown()

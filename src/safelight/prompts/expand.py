@@ -1,4 +1,4 @@
-"""One draft becomes several: consecutive seeds, and prompts with choices in them (`templates.py`)."""
+"""Expand one draft to several: consecutive seeds, and prompts with choices in them (`templates.py`)."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,37 +11,37 @@ from safelight.spec.complete import choose_seed, seeds_from
 
 MAX_PICTURES = 1000
 Expand = Literal["wildcards", "combinatorial"]
-"""wildcards: each picture's choices are drawn by its seed. combinatorial: every combination, with the same seeds."""
+"""wildcards: each image's seed selects its choices. combinatorial: every combination, with the same seeds."""
 
 
-def number(draft: Draft, n: int) -> list[Draft]:
-    """`n` drafts with consecutive seeds."""
+def with_consecutive_seeds(draft: Draft, n: int) -> list[Draft]:
+    """Return `n` drafts with consecutive seeds."""
     if not 1 <= n <= MAX_PICTURES:
         raise InvalidRequest(f"n must be 1 to {MAX_PICTURES}, not {n}")
     seed = choose_seed() if draft.seed is None else draft.seed
-    return [parse_draft(draft.model_dump() | {"seed": one}) for one in seeds_from(seed, n)]
+    return [parse_draft(draft.model_dump() | {"seed": each}) for each in seeds_from(seed, n)]
 
 
-def expanded(draft: Draft, n: int, *, expand: Expand | None, folder: Path) -> list[Draft]:
-    """`n` drafts, with the choices in their prompts made; or `n` for each combination of choices.
+def expand_draft(draft: Draft, n: int, *, expand: Expand | None, folder: Path) -> list[Draft]:
+    """Return `n` drafts with random choices in their prompts, or `n` drafts for each combination of choices.
 
     Raises:
-        InvalidRequest: a template or a wildcard that cannot be, or more than `MAX_PICTURES` pictures.
+        InvalidRequest: an invalid template or wildcard, or more than `MAX_PICTURES` images.
     """
-    drafts = number(draft, n)
+    drafts = with_consecutive_seeds(draft, n)
     wildcards = Wildcards(folder)
     templates = (draft.prompt, draft.negative_prompt)
     match expand:
         case None:
             return drafts
         case "wildcards":
-            return [with_prompts(one, draw(templates, wildcards, seed=seed_of(one))) for one in drafts]
+            return [with_prompts(each, draw(templates, wildcards, seed=required_seed(each))) for each in drafts]
         case "combinatorial":
-            every = combinations(templates, wildcards, most=MAX_PICTURES // n)
-            return [with_prompts(one, prompts) for prompts in every for one in drafts]
+            prompt_pairs = combinations(templates, wildcards, max_count=MAX_PICTURES // n)
+            return [with_prompts(each, prompts) for prompts in prompt_pairs for each in drafts]
 
 
-def seed_of(draft: Draft) -> int:
+def required_seed(draft: Draft) -> int:
     assert draft.seed is not None
     return draft.seed
 

@@ -1,18 +1,18 @@
-"""Prompts that change while they are drawn, and prompts that are joined: AUTOMATIC1111's grammar of time.
+"""Prompts that change during sampling, and prompts combined by AND: AUTOMATIC1111's prompt editing.
 
 | written | means |
 |---|---|
 | `[from:to:when]` | `from` up to step `when`, then `to` |
 | `[to:when]` `[from::when]` | nothing, then `to`; `from`, then nothing |
 | `[a\\|b\\|c]` | `a` in the first step, `b` in the second, `c` in the third, `a` in the fourth |
-| `one AND two :0.5` | two prompts, each with a say in every step; the second with half the weight |
+| `one AND two :0.5` | two prompts that both act in every step; the second with half the weight |
 
-`when` with a point in it is a fraction of the steps, without one it counts steps. The second pass of highres goes on
-counting: its steps come after those of the first pass, its fractions lie between 1.0 and 2.0. What is in brackets may
-hold brackets of any kind, as long as they are in pairs. What does not fit is text, as there: a `[` that has no partner,
-brackets with too many colons. A `|` outside of `[a|b]` makes all of the prompt text.
+`when` with a decimal point is a fraction of the steps, without one a step number. In the second pass of highres,
+steps are counted on from the first pass, and fractions lie between 1.0 and 2.0. Brackets may contain balanced brackets
+of any kind. As in AUTOMATIC1111, anything else is text: a `[` without a partner, brackets with too many colons. A `|`
+outside of `[a|b]` makes the whole prompt text.
 
-Weights such as `(word:1.2)` and `BREAK` pass through untouched; `prompts.parse` reads them afterwards, step by step.
+Weights such as `(word:1.2)` and `BREAK` are left as they are; `weights.parse` reads them afterwards, for each step.
 """
 
 import re
@@ -23,12 +23,12 @@ from typing import TypeAlias
 from safelight.errors import InvalidRequest
 
 MAX_CHANGES = 100
-"""Places in a prompt where it changes, and prompts it may become: a bound on work and memory."""
+"""Maximum number of changes in a prompt, and of different prompts that result: bounds work and memory."""
 MAX_PARTS = 16
-"""Prompts joined by AND; each is a row in every network call."""
+"""Maximum number of prompts combined by AND; each is a row in every network call."""
 MAX_AND_WEIGHT = 100.0
 
-# Possessive quantifiers, as in `prompts`: a hostile prompt must not make a pattern try again and again.
+# Possessive quantifiers, as in `weights.py`: a hostile prompt must not cause backtracking.
 TOKEN = re.compile(r"(?:[^\\\[\]():|]|\\.)++|[\[\]():|]")
 NUMBER = re.compile(r"\s*+([+-]?(?:\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d++)?)\s*+")
 CLOSERS = {"(": ")", "[": "]"}
@@ -44,11 +44,11 @@ class Switch:
     after: "Node"
     when: str
 
-    def last_step(self, walk: int, walks: Sequence[int]) -> int:
-        """The last step of that walk, counted from 1, in which `before` is told."""
-        steps, number = walks[walk], float(self.when)
-        within = (number - walk) * steps if "." in self.when else number - sum(walks[:walk])
-        return int(max(0.0, min(within, steps)))
+    def last_step(self, pass_index: int, passes: Sequence[int]) -> int:
+        """Return the last step of that pass, counted from 1, in which `before` applies."""
+        steps, number = passes[pass_index], float(self.when)
+        step_in_pass = (number - pass_index) * steps if "." in self.when else number - sum(passes[:pass_index])
+        return int(max(0.0, min(step_in_pass, steps)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,124 +61,126 @@ Node: TypeAlias = "str | Switch | Alternate | tuple[Node, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the prompts that AND joins, and how much it counts."""
+    """One of the prompts combined by AND, and its weight."""
 
-    words: str
+    text: str
     weight: float
 
 
 def parts_of(prompt: str) -> tuple[Part, ...]:
-    """The prompts that AND joins; a prompt without the word is one part, as it is.
+    """Return the prompts combined by AND; a prompt without AND is returned unchanged as one part.
 
     Raises:
-        InvalidRequest: too many parts, or a weight beyond reason.
+        InvalidRequest: more than `MAX_PARTS` parts, or a weight beyond `MAX_AND_WEIGHT`.
     """
     first, *others = AND.split(prompt)
     if not others:
         return (Part(prompt, 1.0),)
     if len(others) >= MAX_PARTS:
         raise InvalidRequest(f"prompt: AND joins {len(others) + 1} prompts; at most {MAX_PARTS}")
-    return tuple(weighted(words) for words in (first, *others))
+    return tuple(parse_part(text) for text in (first, *others))
 
 
-def weighted(words: str) -> Part:
-    found = AND_WEIGHT.search(words)
+def parse_part(text: str) -> Part:
+    found = AND_WEIGHT.search(text)
     if not found:
-        return Part(words.rstrip(), 1.0)
+        return Part(text.rstrip(), 1.0)
     weight = float(found[1])
     if not abs(weight) <= MAX_AND_WEIGHT:
         raise InvalidRequest(f"prompt: a weight of AND is {weight:.3g}; at most {MAX_AND_WEIGHT:g}")
-    return Part(words[: found.start()].rstrip(), weight)
+    return Part(text[: found.start()].rstrip(), weight)
 
 
-def unroll(prompt: str, walks: Sequence[int]) -> tuple[str, ...]:
-    """What the prompt says in each step, one walk after the other; `walks` are their numbers of steps.
+def unroll(prompt: str, passes: Sequence[int]) -> tuple[str, ...]:
+    """Return the prompt of each step, one pass after the other; `passes` are their numbers of steps.
 
     Raises:
-        InvalidRequest: it changes more often than there is room for.
+        InvalidRequest: more than `MAX_CHANGES` changes or different prompts.
     """
     tree = read(prompt) if "[" in prompt else None
-    if tree is None or not (changes := changes_in(tree)):
-        return (prompt,) * sum(walks)
+    if tree is None or not (changes := find_changes(tree)):
+        return (prompt,) * sum(passes)
     if len(changes) > MAX_CHANGES:
         raise InvalidRequest(f"prompt: it changes in {len(changes)} places; at most {MAX_CHANGES}")
-    told = tuple(
-        words_in(tree, step, walk=walk, walks=walks) for walk, steps in enumerate(walks) for step in range(1, steps + 1)
+    prompts = tuple(
+        prompt_at(tree, step, pass_index=pass_index, passes=passes)
+        for pass_index, steps in enumerate(passes)
+        for step in range(1, steps + 1)
     )
-    if len(set(told)) > MAX_CHANGES:
-        raise InvalidRequest(f"prompt: it becomes {len(set(told))} different prompts; at most {MAX_CHANGES}")
-    return told
+    if len(set(prompts)) > MAX_CHANGES:
+        raise InvalidRequest(f"prompt: it becomes {len(set(prompts))} different prompts; at most {MAX_CHANGES}")
+    return prompts
 
 
-def words_in(tree: Node, step: int, *, walk: int, walks: Sequence[int]) -> str:
-    """The words of one step, counted from 1. Without recursion: brackets may nest ten thousand deep."""
-    words: list[str] = []
-    ahead = [tree]
-    while ahead:
-        match ahead.pop():
+def prompt_at(tree: Node, step: int, *, pass_index: int, passes: Sequence[int]) -> str:
+    """Return the prompt of one step, counted from 1. Not recursive, as brackets may nest ten thousand deep."""
+    pieces: list[str] = []
+    stack = [tree]
+    while stack:
+        match stack.pop():
             case str() as text:
-                words.append(text)
+                pieces.append(text)
             case Switch() as switch:
-                ahead.append(switch.before if step <= switch.last_step(walk, walks) else switch.after)
+                stack.append(switch.before if step <= switch.last_step(pass_index, passes) else switch.after)
             case Alternate(options):
-                ahead.append(options[(step - 1) % len(options)])
+                stack.append(options[(step - 1) % len(options)])
             case nodes:
-                ahead.extend(reversed(nodes))
-    return "".join(words)
+                stack.extend(reversed(nodes))
+    return "".join(pieces)
 
 
-def changes_in(tree: Node) -> list[Switch | Alternate]:
+def find_changes(tree: Node) -> list[Switch | Alternate]:
     found: list[Switch | Alternate] = []
-    ahead = [tree]
-    while ahead:
-        match ahead.pop():
+    stack = [tree]
+    while stack:
+        match stack.pop():
             case str():
                 pass
             case Switch() as switch:
                 found.append(switch)
-                ahead += [switch.before, switch.after]
+                stack += [switch.before, switch.after]
             case Alternate(options) as alternate:
                 found.append(alternate)
-                ahead += options
+                stack += options
             case nodes:
-                ahead += nodes
+                stack += nodes
     return found
 
 
 def read(prompt: str) -> "Node | None":
-    """The prompt as a tree; None where it has no such reading, and is text from end to end."""
+    """Parse the prompt as a tree; None if it is not valid in this grammar, and so is text only."""
     tokens = [token[0] for token in TOKEN.finditer(prompt)]
-    if sum(map(len, tokens)) < len(prompt):  # a backslash with nothing behind it
+    if sum(map(len, tokens)) < len(prompt):  # a backslash at the end
         return None
     pairs: dict[int, tuple[Node, int]] = {}
-    """By the place of an opening bracket: what it and all up to its partner mean, and where the text goes on."""
-    # From the right, so that what is inside has been read before what is around it: linear time, no recursion.
-    for place in reversed(range(len(tokens))):
-        if tokens[place] in CLOSERS and (pair := read_pair(tokens, place, pairs)):
-            pairs[place] = pair
+    """By the index of an opening bracket: the node up to its partner, and the index after it."""
+    # From the right, so that inner brackets are parsed before outer ones: linear time, no recursion.
+    for index in reversed(range(len(tokens))):
+        if tokens[index] in CLOSERS and (pair := read_pair(tokens, index, pairs)):
+            pairs[index] = pair
 
     nodes: list[Node] = []
-    place = 0
-    while place < len(tokens):
-        if tokens[place] == "|":
+    index = 0
+    while index < len(tokens):
+        if tokens[index] == "|":
             return None
-        node, place = pairs.get(place, (tokens[place], place + 1))
+        node, index = pairs.get(index, (tokens[index], index + 1))
         nodes.append(node)
-    return joined(nodes)
+    return merge_nodes(nodes)
 
 
 def read_pair(tokens: Sequence[str], start: int, pairs: dict[int, tuple[Node, int]]) -> tuple[Node, int] | None:
-    """The brackets that open at `start`, or None where they have no meaning together."""
+    """Parse the brackets that open at `start`; None if they have no meaning."""
     opener = tokens[start]
     fields: list[list[Node]] = [[]]
     separators: set[str] = set()
-    place = start + 1
-    while place < len(tokens) and tokens[place] not in CLOSERS.values():
-        token = tokens[place]
+    index = start + 1
+    while index < len(tokens) and tokens[index] not in CLOSERS.values():
+        token = tokens[index]
         if token in CLOSERS:
-            if place not in pairs:
+            if index not in pairs:
                 return None
-            node, place = pairs[place]
+            node, index = pairs[index]
             fields[-1].append(node)
             continue
         if token in ":|":
@@ -186,19 +188,19 @@ def read_pair(tokens: Sequence[str], start: int, pairs: dict[int, tuple[Node, in
             fields.append([])
         else:
             fields[-1].append(token)
-        place += 1
-    if place == len(tokens) or tokens[place] != CLOSERS[opener]:
+        index += 1
+    if index == len(tokens) or tokens[index] != CLOSERS[opener]:
         return None
-    node = meaning_of(opener, [joined(field) for field in fields], separators)
-    return None if node is None else (node, place + 1)
+    node = node_for_brackets(opener, [merge_nodes(field) for field in fields], separators)
+    return None if node is None else (node, index + 1)
 
 
-def meaning_of(opener: str, fields: Sequence[Node], separators: set[str]) -> "Node | None":
-    """What brackets with these fields between their colons or bars stand for."""
+def node_for_brackets(opener: str, fields: Sequence[Node], separators: set[str]) -> "Node | None":
+    """Return the node for brackets with these fields between colons or bars; None if they have no meaning."""
     if not separators:
-        return joined([opener, fields[0], CLOSERS[opener]])
+        return merge_nodes([opener, fields[0], CLOSERS[opener]])
     if opener == "(":
-        return joined(["(", fields[0], ":", fields[1], ")"]) if separators == {":"} and len(fields) == 2 else None
+        return merge_nodes(["(", fields[0], ":", fields[1], ")"]) if separators == {":"} and len(fields) == 2 else None
     if separators == {"|"}:
         return Alternate(tuple(fields))
     when = fields[-1]
@@ -208,7 +210,7 @@ def meaning_of(opener: str, fields: Sequence[Node], separators: set[str]) -> "No
     return Switch(before, fields[-2], number[1])
 
 
-def joined(nodes: Sequence[Node]) -> Node:
-    """Nodes in a row, as one; texts become one text, so that weights alone make no tree."""
+def merge_nodes(nodes: Sequence[Node]) -> Node:
+    """Merge consecutive nodes; texts become one string, so that weights alone make no tree."""
     texts = [node for node in nodes if isinstance(node, str)]
     return "".join(texts) if len(texts) == len(nodes) else tuple(nodes)

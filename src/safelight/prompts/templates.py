@@ -8,8 +8,8 @@
 | `{2$$ and $$a\\|b\\|c}` | with " and " between |
 | `__colour__` | a line of the file colour.txt (`wildcards.py`) |
 
-`draw` chooses by lot, `combinations` takes every choice. Square brackets keep their bars: `{[a|b]|c}` is one of
-`[a|b]` and `c`. A backslash keeps the next character from having a meaning here.
+`draw` chooses at random, `combinations` makes every combination. Bars inside square brackets do not separate options:
+`{[a|b]|c}` is one of `[a|b]` and `c`. A backslash escapes the next character.
 """
 
 import math
@@ -25,13 +25,13 @@ from safelight.errors import InvalidRequest
 from safelight.prompts.wildcards import Wildcards
 
 MAX_LENGTH = 20_000
-"""Of the prompt that comes out, as long as a prompt may be."""
+"""Maximum length of the resulting prompt, equal to that of a spec's prompt."""
 MAX_DEPTH = 10
-"""Variants in variants, and wildcards in wildcards."""
-MAX_TAKEN = 20
-"""Options that one pair of braces may ask for."""
+"""Maximum nesting of variants, and of wildcards."""
+MAX_OPTIONS = 20
+"""Maximum number of options taken by one pair of braces."""
 MAX_CHOICES = 1000
-"""In one prompt: a bound on work."""
+"""Maximum number of choices in one prompt: bounds the work."""
 
 PIECE = re.compile(r"\\.?|__(?P<name>[\w\-./]+?)__|[{}|\[\]]|[^\\{}|\[\]_]++|_", re.DOTALL)
 BOUNDS = re.compile(r"(?P<least>\d{1,4})?(?P<to>-)?(?P<most>\d{1,4})?\$\$(?:(?P<joiner>[^{}|$]*+)\$\$)?")
@@ -51,11 +51,11 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """`least` to `most` of the options, each at most once."""
+    """`min_count` to `max_count` of the options, each at most once."""
 
     options: tuple[Option, ...]
-    least: int = 1
-    most: int = 1
+    min_count: int = 1
+    max_count: int = 1
     joiner: str = ", "
 
 
@@ -66,24 +66,24 @@ Node: TypeAlias = "str | Wildcard | Variants"
 
 
 @dataclass(slots=True)
-class TemplateReader:
-    """Walks over a template; `at` is where it stands."""
+class TemplateParser:
+    """A recursive-descent parser; `position` is the index of the next character."""
 
     template: str
-    at: int = 0
+    position: int = 0
 
     def sequence(self, depth: int) -> tuple[Node, ...]:
-        """Up to the `|` or `}` that ends an option, or to the end."""
+        """Parse up to the `|` or `}` that ends an option, or to the end."""
         if depth > MAX_DEPTH:
             raise InvalidRequest(f"prompt: variants nest deeper than {MAX_DEPTH}")
         nodes: list[Node] = []
-        square = 0
-        while piece := PIECE.match(self.template, self.at):
+        bracket_depth = 0
+        while piece := PIECE.match(self.template, self.position):
             text = piece[0]
-            if depth and (text == "}" or (text == "|" and square <= 0)):
+            if depth and (text == "}" or (text == "|" and bracket_depth <= 0)):
                 break
-            self.at = piece.end()
-            square += (text == "[") - (text == "]")
+            self.position = piece.end()
+            bracket_depth += (text == "[") - (text == "]")
             if text == "{":
                 nodes.append(self.variants(depth + 1))
             else:
@@ -91,42 +91,42 @@ class TemplateReader:
         return tuple(nodes)
 
     def variants(self, depth: int) -> Variants:
-        """What follows an opening brace, its partner included."""
-        start = self.at
-        if bounds := BOUNDS.match(self.template, self.at):
-            self.at = bounds.end()
+        """Parse what follows an opening brace, including the closing one."""
+        start = self.position
+        if bounds := BOUNDS.match(self.template, self.position):
+            self.position = bounds.end()
         options: list[Option] = []
         while True:
-            weight = WEIGHT.match(self.template, self.at)
-            self.at = weight.end() if weight else self.at
+            weight = WEIGHT.match(self.template, self.position)
+            self.position = weight.end() if weight else self.position
             options.append(Option(self.sequence(depth), float(weight[1]) if weight else 1.0))
-            if self.at == len(self.template):
+            if self.position == len(self.template):
                 raise InvalidRequest(f"prompt: the brace before {self.template[start : start + 20]!r} is never closed")
-            self.at += 1
-            if self.template[self.at - 1] == "}":
+            self.position += 1
+            if self.template[self.position - 1] == "}":
                 return bounded(tuple(options), bounds)
 
 
 def bounded(options: tuple[Option, ...], bounds: re.Match[str] | None) -> Variants:
     if bounds is None:
         return Variants(options)
-    least = int(bounds["least"] or 0)
-    most = int(bounds["most"] or len(options)) if bounds["to"] else least
-    if not least <= most <= len(options):
-        raise InvalidRequest(f"prompt: {bounds[0]} asks for {most} of {len(options)} options")
-    if most > MAX_TAKEN:
-        raise InvalidRequest(f"prompt: {bounds[0]} asks for {most} options; at most {MAX_TAKEN}")
+    min_count = int(bounds["least"] or 0)
+    max_count = int(bounds["most"] or len(options)) if bounds["to"] else min_count
+    if not min_count <= max_count <= len(options):
+        raise InvalidRequest(f"prompt: {bounds[0]} asks for {max_count} of {len(options)} options")
+    if max_count > MAX_OPTIONS:
+        raise InvalidRequest(f"prompt: {bounds[0]} asks for {max_count} options; at most {MAX_OPTIONS}")
     joiner = bounds["joiner"]
-    return Variants(options, least, most, ", " if joiner is None else joiner)
+    return Variants(options, min_count, max_count, ", " if joiner is None else joiner)
 
 
 def read_template(template: str) -> tuple[Node, ...]:
-    """Raises InvalidRequest: a brace that is never closed, or bounds that cannot be met."""
-    return TemplateReader(template).sequence(0)
+    """Parse a template; raises InvalidRequest for an unclosed brace or impossible bounds."""
+    return TemplateParser(template).sequence(0)
 
 
 def read_option(text: str) -> Option:
-    """A line of a wildcard file."""
+    """Parse a line of a wildcard file."""
     weight = WEIGHT.match(text)
     return Option(read_template(text[weight.end() :] if weight else text), weight_of(text))
 
@@ -136,26 +136,26 @@ def weight_of(text: str) -> float:
     return float(weight[1]) if weight else 1.0
 
 
-# Choosing by lot ------------------------------------------------------------------------------------------------
+# Random choices -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class RandomTemplate:
-    """Draws from a template. Only `Random.random` is asked: its numbers are the same in every version of Python."""
+    """Draws random prompts. It uses only `Random.random`, whose numbers are the same in every version of Python."""
 
     wildcards: Wildcards
     random: Random
     choices: int = 0
     length: int = 0
-    within: tuple[str, ...] = ()
-    """The wildcards that led here."""
-    sums: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-    """Running sums of the weights of each wildcard's options."""
+    parents: tuple[str, ...] = ()
+    """The wildcards that are being expanded, outermost first."""
+    cumulative_weights: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Cumulative weights of the options, by wildcard."""
 
     def draw(self, nodes: Sequence[Node]) -> str:
-        return "".join(map(self.draw_one, nodes))
+        return "".join(map(self.draw_node, nodes))
 
-    def draw_one(self, node: Node) -> str:
+    def draw_node(self, node: Node) -> str:
         match node:
             case str():
                 self.length += len(node)
@@ -163,116 +163,118 @@ class RandomTemplate:
                     raise InvalidRequest(f"prompt: it grows beyond {MAX_LENGTH} characters")
                 return node
             case Wildcard(name):
-                enter(self.within, name)
-                words = self.draw_within(name)
-                self.within = self.within[:-1]
-                return words
-            case Variants(options, least, most, joiner):
-                number = least + int(self.random.random() * (most - least + 1))
-                left = list(options)
-                picked = [left.pop(self.pick([option.weight for option in left])) for _ in range(number)]
+                require_no_cycle(self.parents, name)
+                text = self.draw_wildcard(name)
+                self.parents = self.parents[:-1]
+                return text
+            case Variants(options, min_count, max_count, joiner):
+                number = min_count + int(self.random.random() * (max_count - min_count + 1))
+                remaining = list(options)
+                picked = [remaining.pop(self.choose([option.weight for option in remaining])) for _ in range(number)]
                 return joiner.join([self.draw(option.nodes) for option in picked])
 
-    def draw_within(self, name: str) -> str:
+    def draw_wildcard(self, name: str) -> str:
         texts = self.wildcards.options(name)
-        if name not in self.sums:
-            self.sums[name] = list(accumulate(weight_of(text) for text in texts))
-        self.within = (*self.within, name)
-        return self.draw(read_option(texts[self.pick_by(self.sums[name])]).nodes)
+        if name not in self.cumulative_weights:
+            self.cumulative_weights[name] = list(accumulate(weight_of(text) for text in texts))
+        self.parents = (*self.parents, name)
+        return self.draw(read_option(texts[self.choose_by_sums(self.cumulative_weights[name])]).nodes)
 
-    def pick(self, weights: Sequence[float]) -> int:
-        return self.pick_by(list(accumulate(weights)))
+    def choose(self, weights: Sequence[float]) -> int:
+        return self.choose_by_sums(list(accumulate(weights)))
 
-    def pick_by(self, sums: Sequence[float]) -> int:
-        """The place of one option, by the running sums of their weights; where all are 0, the last."""
+    def choose_by_sums(self, cumulative_weights: Sequence[float]) -> int:
+        """Return the index of a random option, given cumulative weights; the last one if all weights are 0."""
         self.choices += 1
         if self.choices > MAX_CHOICES:
             raise InvalidRequest(f"prompt: more than {MAX_CHOICES} choices in one prompt")
-        return min(bisect(sums, self.random.random() * sums[-1]), len(sums) - 1)
+        return min(
+            bisect(cumulative_weights, self.random.random() * cumulative_weights[-1]), len(cumulative_weights) - 1
+        )
 
 
 def draw(templates: Sequence[str], wildcards: Wildcards, *, seed: int) -> list[str]:
-    """One prompt from each template, the same for the same seed and files.
+    """Draw one prompt from each template, the same for the same seed and files.
 
     Raises:
-        InvalidRequest: a template or a wildcard that cannot be, or a prompt that grows without bound.
+        InvalidRequest: an invalid template or wildcard, or a prompt longer than `MAX_LENGTH`.
     """
-    lot = RandomTemplate(wildcards, Random(seed))
+    template_drawer = RandomTemplate(wildcards, Random(seed))
     prompts: list[str] = []
     for template in templates:
-        lot.length = 0
-        prompts.append(lot.draw(read_template(template)))
+        template_drawer.length = 0
+        prompts.append(template_drawer.draw(read_template(template)))
     return prompts
 
 
-# Taking every choice --------------------------------------------------------------------------------------------
+# Every combination ----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class AllTemplates:
-    """All that a template can become; counted before anything is made, for there may be more than atoms."""
+    """All prompts of a template. They are counted before any is made, because there may be astronomically many."""
 
     wildcards: Wildcards
     counted: dict[str, int] = field(default_factory=dict[str, int])
 
-    def count(self, nodes: Sequence[Node], within: tuple[str, ...] = ()) -> int:
-        return math.prod(self.count_one(node, within) for node in nodes)
+    def count(self, nodes: Sequence[Node], parents: tuple[str, ...] = ()) -> int:
+        return math.prod(self.count_node(node, parents) for node in nodes)
 
-    def count_one(self, node: Node, within: tuple[str, ...]) -> int:
+    def count_node(self, node: Node, parents: tuple[str, ...]) -> int:
         match node:
             case str():
                 return 1
             case Wildcard(name):
-                enter(within, name)
+                require_no_cycle(parents, name)
                 if name not in self.counted:
                     options = [read_option(text) for text in self.wildcards.options(name)]
-                    self.counted[name] = sum(self.count(option.nodes, (*within, name)) for option in options)
+                    self.counted[name] = sum(self.count(option.nodes, (*parents, name)) for option in options)
                 return self.counted[name]
-            case Variants(options, least, most, _):
-                # of_size[k]: ways to take k of the options seen so far, in one order.
-                of_size = [1] + [0] * most
+            case Variants(options, min_count, max_count, _):
+                # ways_by_size[k]: ways to choose k of the options so far, disregarding order.
+                ways_by_size = [1] + [0] * max_count
                 for option in options:
-                    ways = self.count(option.nodes, within)
-                    for size in range(most, 0, -1):
-                        of_size[size] += of_size[size - 1] * ways
-                return sum(of_size[size] * math.factorial(size) for size in range(least, most + 1))
+                    ways = self.count(option.nodes, parents)
+                    for size in range(max_count, 0, -1):
+                        ways_by_size[size] += ways_by_size[size - 1] * ways
+                return sum(ways_by_size[size] * math.factorial(size) for size in range(min_count, max_count + 1))
 
-    def all(self, nodes: Sequence[Node]) -> Iterator[str]:
-        for words in product(*[list(self.all_of(node)) for node in nodes]):
-            yield "".join(words)
+    def expand_all(self, nodes: Sequence[Node]) -> Iterator[str]:
+        for parts in product(*[list(self.expand_node(node)) for node in nodes]):
+            yield "".join(parts)
 
-    def all_of(self, node: Node) -> Iterator[str]:
+    def expand_node(self, node: Node) -> Iterator[str]:
         match node:
             case str():
                 yield node
             case Wildcard(name):
                 for text in self.wildcards.options(name):
-                    yield from self.all(read_option(text).nodes)
-            case Variants(options, least, most, joiner):
-                each = [list(self.all(option.nodes)) for option in options]
-                for size in range(least, most + 1):
-                    for chosen in permutations(each, size):
-                        for words in product(*chosen):
-                            yield joiner.join(words)
+                    yield from self.expand_all(read_option(text).nodes)
+            case Variants(options, min_count, max_count, joiner):
+                per_option = [list(self.expand_all(option.nodes)) for option in options]
+                for size in range(min_count, max_count + 1):
+                    for chosen in permutations(per_option, size):
+                        for parts in product(*chosen):
+                            yield joiner.join(parts)
 
 
-def combinations(templates: Sequence[str], wildcards: Wildcards, *, most: int) -> list[tuple[str, ...]]:
-    """Every prompt of every template with every one of the others; orders count where several are taken.
+def combinations(templates: Sequence[str], wildcards: Wildcards, *, max_count: int) -> list[tuple[str, ...]]:
+    """Return every combination of the templates' prompts; different orders of several options count as different.
 
     Raises:
-        InvalidRequest: as `draw`, or they are more than `most`.
+        InvalidRequest: as `draw`, or more than `max_count` combinations.
     """
-    every = AllTemplates(wildcards)
+    all_templates = AllTemplates(wildcards)
     trees = [read_template(template) for template in templates]
-    count = math.prod(every.count(tree) for tree in trees)
-    if count > most:
+    count = math.prod(all_templates.count(tree) for tree in trees)
+    if count > max_count:
         shown = str(count) if count < 10**12 else "more than a million million"
-        raise InvalidRequest(f"prompt: {shown} combinations; at most {most}")
-    return list(dict.fromkeys(product(*[list(every.all(tree)) for tree in trees])))
+        raise InvalidRequest(f"prompt: {shown} combinations; at most {max_count}")
+    return list(dict.fromkeys(product(*[list(all_templates.expand_all(tree)) for tree in trees])))
 
 
-def enter(within: tuple[str, ...], name: str) -> None:
-    if name in within:
-        raise InvalidRequest(f"wildcard {name!r} leads back to itself: {' > '.join((*within, name))}")
-    if len(within) >= MAX_DEPTH:
-        raise InvalidRequest(f"wildcards nest deeper than {MAX_DEPTH}: {' > '.join(within[:4])} ...")
+def require_no_cycle(parents: tuple[str, ...], name: str) -> None:
+    if name in parents:
+        raise InvalidRequest(f"wildcard {name!r} refers to itself: {' > '.join((*parents, name))}")
+    if len(parents) >= MAX_DEPTH:
+        raise InvalidRequest(f"wildcards nest deeper than {MAX_DEPTH}: {' > '.join(parents[:4])} ...")

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's attention grammar: which words count for how much.
+"""AUTOMATIC1111's attention syntax: weights of parts of a prompt.
 
 | written | means |
 |---|---|
@@ -7,10 +7,9 @@
 | `\\(` `\\)` `\\[` `\\]` `\\\\` | the character itself; any other backslash is dropped |
 | `BREAK` | what follows starts a new chunk of tokens |
 
-As there, a bracket that is never closed reaches to the end, one that was never opened is text, and round and
-square brackets may cross. Unlike there, `BREAK` keeps its meaning inside brackets, and `(word:nan)` is an error.
-What changes by step (`[a:b:0.5]`, `[a|b]`) and `AND` have been taken out before (`prompt_schedule.py`); what is left of
-them here is text.
+As in AUTOMATIC1111, an unclosed bracket extends to the end, an unopened one is text, and round and square brackets may
+cross. Unlike there, `BREAK` also works inside brackets, and `(word:nan)` is an error. Changes by step (`[a:b:0.5]`,
+`[a|b]`) and `AND` are resolved before (`prompt_schedule.py`); any that remain here are text.
 """
 
 import math
@@ -23,9 +22,9 @@ from safelight.errors import InvalidRequest
 FACTORS = {"(": 1.1, "[": 1 / 1.1}
 OPENERS = {")": "(", "]": "["}
 MAX_WEIGHT = 100.0
-"""Far above what any model bears (2 is already strong), far below what overflows float16."""
+"""Far above any useful weight (2 is already strong), far below a float16 overflow."""
 
-# Possessive quantifiers: a hostile prompt must not make the pattern try again and again.
+# Possessive quantifiers: a hostile prompt must not cause backtracking.
 TOKEN = re.compile(
     r"""
       \\(?P<escaped>[\\()\[\]]?)
@@ -47,44 +46,44 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """The chunk ends here."""
+    """The end of a chunk."""
 
 
 def parse(prompt: str) -> tuple[Weighted | Break, ...]:
-    """The prompt's texts in order, neighbours of equal weight merged; a prompt without brackets comes back whole.
+    """Return the prompt's texts in order, with neighbours of equal weight merged.
 
     Raises:
-        InvalidRequest: a weight that is no number, or beyond `MAX_WEIGHT`.
+        InvalidRequest: a weight that is not a number, or beyond `MAX_WEIGHT`.
     """
     tokens = list(TOKEN.finditer(prompt))
     factors, closing = match_brackets(tokens)
-    inside = {"(": [1.0], "[": [1.0]}
-    """The product of the brackets open at this point; two stacks, since round and square may cross."""
+    stacks = {"(": [1.0], "[": [1.0]}
+    """The products of the factors of open brackets; two stacks, since round and square brackets may cross."""
     pieces: list[Weighted | Break] = []
     for token in tokens:
         start = token.start()
         if start in factors:
-            stack = inside[token[0]]
+            stack = stacks[token[0]]
             stack.append(stack[-1] * factors[start])
         elif start in closing:
-            inside[OPENERS[token[0][-1]]].pop()
+            stacks[OPENERS[token[0][-1]]].pop()
         else:
-            weight = inside["("][-1] * inside["["][-1]
+            weight = stacks["("][-1] * stacks["["][-1]
             text = token["escaped"] if token.lastgroup == "escaped" else token[0]
-            pieces += break_up(text, weight) if token.lastgroup == "text" else [Weighted(text, weight)]
+            pieces += split_breaks(text, weight) if token.lastgroup == "text" else [Weighted(text, weight)]
     return merge(pieces)
 
 
 def match_brackets(tokens: Iterable[re.Match[str]]) -> tuple[dict[int, float], set[int]]:
-    """The factor of each opening bracket, and the closing ones that have a partner, by position."""
-    waiting: dict[str, list[int]] = {"(": [], "[": []}
+    """Return the factor of each opening bracket, and the closing brackets with a partner, by position."""
+    open_brackets: dict[str, list[int]] = {"(": [], "[": []}
     factors: dict[int, float] = {}
     closing: set[int] = set()
     for token in tokens:
         if token.lastgroup == "open":
-            waiting[token[0]].append(token.start())
+            open_brackets[token[0]].append(token.start())
             factors[token.start()] = FACTORS[token[0]]
-        elif token.lastgroup in ("close", "weighted") and (partners := waiting[OPENERS[token[0][-1]]]):
+        elif token.lastgroup in ("close", "weighted") and (partners := open_brackets[OPENERS[token[0][-1]]]):
             closing.add(token.start())
             partner = partners.pop()
             if token.lastgroup == "weighted":
@@ -102,8 +101,8 @@ def read_weight(number: str) -> float:
     return weight
 
 
-def break_up(text: str, weight: float) -> list[Weighted | Break]:
-    """`a BREAK b` is `a`, a break, and `b`, without the spaces around the word."""
+def split_breaks(text: str, weight: float) -> list[Weighted | Break]:
+    """Split `a BREAK b` into `a`, a break, and `b`, without the spaces around BREAK."""
     first, *others = BREAK_WORD.split(text)
     pieces: list[Weighted | Break] = [Weighted(first.rstrip() if others else first, weight)]
     for position, part in enumerate(others, 1):
@@ -114,25 +113,25 @@ def break_up(text: str, weight: float) -> list[Weighted | Break]:
 
 def merge(pieces: Iterable[Weighted | Break]) -> tuple[Weighted | Break, ...]:
     merged: list[Weighted | Break] = []
-    run: list[str] = []
+    texts: list[str] = []
     weight = 1.0
 
-    def close_run() -> None:
-        if run:
-            merged.append(Weighted("".join(run), weight))
-            run.clear()
+    def flush() -> None:
+        if texts:
+            merged.append(Weighted("".join(texts), weight))
+            texts.clear()
 
     for piece in pieces:
         if isinstance(piece, Break):
-            close_run()
+            flush()
             merged.append(piece)
         elif piece.text:
-            if not abs(piece.weight) <= MAX_WEIGHT:  # so written, it also catches nan
+            if not abs(piece.weight) <= MAX_WEIGHT:  # in this form, nan is refused too
                 excerpt = piece.text.strip()[:40]
                 raise InvalidRequest(f"prompt: the weight of {excerpt!r} is {piece.weight:.3g}; at most {MAX_WEIGHT:g}")
             if piece.weight != weight:
-                close_run()
+                flush()
                 weight = piece.weight
-            run.append(piece.text)
-    close_run()
+            texts.append(piece.text)
+    flush()
     return tuple(merged)

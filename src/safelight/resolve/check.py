@@ -11,7 +11,7 @@ from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.hub import HUB_ID
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.vision.preprocessors import require_preprocessor
-from safelight.prompts.lora_tags import take_loras
+from safelight.prompts.lora_tags import extract_loras
 from safelight.spec import Draft
 from safelight.spec.parts import PartName
 
@@ -22,7 +22,7 @@ def check(draft: Draft, catalogue: Catalogue) -> Description | None:
     Raises:
         SafelightError: a name stands for nothing, or what it stands for does not fit the model.
     """
-    for lora in (*draft.loras, *take_loras(draft.prompt)[1]):
+    for lora in (*draft.loras, *extract_loras(draft.prompt)[1]):
         catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
         find_sampler(draft.sampler)

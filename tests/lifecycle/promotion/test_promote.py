@@ -64,7 +64,7 @@ def test_the_history_of_a_name_is_newest_first_and_only_promotions_have_a_gate(
     promote(registry, registry.resolve("ink@2"), "production", GOOD, POLICY)
     registry.add(write_lora(registry.storage.folder.parent / "other.safetensors", seed=4), name="other")
     registry.point("other", "production", 1)
-    told = [(turn.alias, turn.gate is not None) for turn in registry.turns_of("ink")]
+    told = [(turn.alias, turn.gate is not None) for turn in registry.moves_of("ink")]
     assert told == [("ink@production", True), ("ink@candidate", False)]
 
 

@@ -16,12 +16,12 @@ def catalogue(checkpoint: Callable[[str], Path], tmp_path: Path) -> Catalogue:
     return Catalogue(tmp_path)
 
 
-def test_the_embedded_model_and_ones_own_are_listed(catalogue: Catalogue) -> None:
+def test_the_embedded_model_and_local_models_are_listed(catalogue: Catalogue) -> None:
     assert catalogue.names() == ["mini", "mine"]
     assert Catalogue(catalogue.home / "nowhere").names() == ["mini"]
 
 
-def test_a_name_leads_to_its_folder(catalogue: Catalogue) -> None:
+def test_a_name_is_resolved_to_its_folder(catalogue: Catalogue) -> None:
     assert catalogue.find("mini") == MINI
     assert catalogue.find("mine") == catalogue.folder() / "mine"
     assert catalogue.find(str(catalogue.folder() / "mine")) == (catalogue.folder() / "mine").resolve()
@@ -32,7 +32,9 @@ def test_a_relative_folder_is_found_from_here(catalogue: Catalogue, monkeypatch:
     assert catalogue.find("./mine") == (catalogue.folder() / "mine").resolve()
 
 
-def test_the_hub_is_asked_only_for_what_is_not_here(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_queried_only_for_models_that_are_not_local(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     monkeypatch.setattr(module, "fetch", lambda name, *, half: asked.append(name) or Path("hub"))
     monkeypatch.chdir(catalogue.folder().parent)
@@ -42,7 +44,7 @@ def test_the_hub_is_asked_only_for_what_is_not_here(catalogue: Catalogue, monkey
     assert asked == ["org/name@v1"]
 
 
-def test_a_folder_that_is_no_model_says_so(catalogue: Catalogue) -> None:
+def test_a_folder_that_is_no_model_is_refused_with_the_reason(catalogue: Catalogue) -> None:
     with pytest.raises(UnknownModel, match=r"a folder without model_index\.json"):
         catalogue.find(str(catalogue.folder() / "not-a-model"))
 
@@ -75,7 +77,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(catalogue: Catalo
         catalogue.find(str(catalogue.folder() / "old.ckpt"))
 
 
-def test_other_files_of_the_machine_are_not_looked_at(catalogue: Catalogue) -> None:
+def test_files_with_other_suffixes_are_not_read(catalogue: Catalogue) -> None:
     (catalogue.folder() / "secret.txt").touch()
     with pytest.raises(UnknownModel):
         catalogue.find(str(catalogue.folder() / "secret.txt"))

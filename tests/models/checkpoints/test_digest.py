@@ -31,7 +31,7 @@ def test_one_byte_of_any_file_changes_the_digest(folder: Path, name: str) -> Non
     "name",
     ["README.md", "safety_checker/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "x.safetensors"],
 )
-def test_what_is_never_read_does_not_change_the_digest(folder: Path, name: str) -> None:
+def test_files_that_are_never_read_do_not_change_the_digest(folder: Path, name: str) -> None:
     """A second variant, downloaded for another machine, must not make old specs foreign."""
     before = digest_model(describe(folder))
     (folder / name).parent.mkdir(exist_ok=True)
@@ -39,13 +39,13 @@ def test_what_is_never_read_does_not_change_the_digest(folder: Path, name: str) 
     assert digest_model(describe(folder)) == before
 
 
-def test_defaults_of_ours_are_part_of_the_digest(folder: Path) -> None:
+def test_safelights_settings_are_part_of_the_digest(folder: Path) -> None:
     before = digest_model(describe(folder))
     (folder / "safelight.json").write_text('{"defaults": {"steps": 7}}')
     assert digest_model(describe(folder)) != before
 
 
-def test_sums_are_remembered_by_size_and_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_are_cached_by_size_and_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache" / "sums.json"
     hashed: list[Path] = []
     plain = module.file_sum

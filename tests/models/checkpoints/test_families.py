@@ -59,7 +59,7 @@ def test_a_transformer_is_recognised_too(
     assert (about.t5, about.latent_channels, about.supports_cfg) == (t5, 16, family == "sd3")
 
 
-def test_flux_defaults_follow_from_whether_it_is_told_the_guidance(checkpoint: Checkpoints) -> None:
+def test_flux_defaults_depend_on_its_guidance_input(checkpoint: Checkpoints) -> None:
     dev, schnell = (describe(checkpoint(kind)).defaults for kind in ("flux", "schnell"))
     assert (dev.sampler, dev.steps, dev.guidance) == ("Default", 28, 3.5)
     assert (schnell.sampler, schnell.steps, schnell.guidance) == ("Default", 4, 1.0)
@@ -73,7 +73,7 @@ def test_sides_that_a_network_cannot_draw_are_refused(checkpoint: Checkpoints, w
         require_sides(describe(checkpoint("sd3")), width, 64)
 
 
-def test_flux_cannot_do_without_its_t5(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_flux_without_t5_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(checkpoint("flux"), tmp_path / "flux"))
     edit(copy / "model_index.json", text_encoder_2=[None, None])
     with pytest.raises(CorruptModel, match="has no text_encoder_2"):
@@ -83,9 +83,9 @@ def test_flux_cannot_do_without_its_t5(checkpoint: Checkpoints, tmp_path: Path) 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_defaults_of_every_kind_can_be_drawn_with(checkpoint: Checkpoints, kind: str) -> None:
     about = describe(checkpoint(kind))
-    pace = replace(about.family.pace, patches=16)
+    spacing = replace(about.family.step_spacing, patches=16)
     schedule = schedule_for(
-        find_sampler(about.defaults.sampler), about.scheduler, steps=about.defaults.steps, pace=pace
+        find_sampler(about.defaults.sampler), about.scheduler, steps=about.defaults.steps, spacing=spacing
     )
     assert schedule.steps == about.defaults.steps
 
@@ -107,14 +107,14 @@ def test_a_turbo_model_draws_in_two_steps_without_guidance(folder: Path) -> None
     assert int(defaults.steps * defaults.strength) >= 1, "or image-to-image would have no step left"
 
 
-def test_what_the_folder_says_of_itself_goes_before(folder: Path) -> None:
+def test_settings_in_the_folder_come_before_the_defaults(folder: Path) -> None:
     (folder / "safelight.json").write_text(json.dumps({"defaults": {"steps": 9, "sampler": "DDIM", "width": 128}}))
     defaults = describe(folder).defaults
     assert (defaults.steps, defaults.sampler, defaults.width, defaults.height) == (9, "DDIM", 128, 64)
 
 
 @pytest.mark.parametrize("defaults", [{"stepz": 9}, {"steps": 0}, {"width": 99}])
-def test_defaults_that_cannot_be_are_named(folder: Path, defaults: dict[str, int]) -> None:
+def test_invalid_defaults_are_named(folder: Path, defaults: dict[str, int]) -> None:
     (folder / "safelight.json").write_text(json.dumps({"defaults": defaults}))
     with pytest.raises(CorruptModel, match=rf"safelight\.json.*{next(iter(defaults))}"):
         describe(folder)
@@ -123,13 +123,13 @@ def test_defaults_that_cannot_be_are_named(folder: Path, defaults: dict[str, int
 @pytest.mark.parametrize("pipeline", ["FluxFillPipeline", "SanaPipeline", None])
 def test_other_pipelines_are_refused_by_name(folder: Path, pipeline: str | None) -> None:
     edit(folder / "model_index.json", _class_name=pipeline)
-    with pytest.raises(UnsupportedOption, match=f"is a {pipeline}; known are StableDiffusionPipeline"):
+    with pytest.raises(UnsupportedOption, match=f"is a {pipeline}; supported: StableDiffusionPipeline"):
         describe(folder)
 
 
 def test_other_channels_are_refused_by_number(folder: Path) -> None:
     edit(folder / "unet" / "config.json", in_channels=7)
-    with pytest.raises(UnsupportedOption, match="7 input channels; known are 4, 8 and 9"):
+    with pytest.raises(UnsupportedOption, match="7 input channels; supported: 4, 8 and 9"):
         describe(folder)
 
 
@@ -144,7 +144,7 @@ def test_other_channels_are_refused_by_number(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("value", [None, "garbage", {}])
-def test_a_garbled_value_is_a_corrupt_model(folder: Path, name: str, key: str, value: object) -> None:
+def test_an_invalid_value_is_a_corrupt_model(folder: Path, name: str, key: str, value: object) -> None:
     edit(folder / name, **{key: value})
     with pytest.raises(CorruptModel):
         load(folder)

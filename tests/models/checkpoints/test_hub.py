@@ -72,7 +72,7 @@ def files_in(folder: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_only_what_is_read_is_downloaded_and_only_once(hub: Hub, tmp_path: Path) -> None:
+def test_only_files_that_are_read_are_downloaded_and_only_once(hub: Hub, tmp_path: Path) -> None:
     first, again = fetch(hub, tmp_path, hub.name, f"{hub.name}@{COMMIT}")
     assert Path(first["folder"]).name == COMMIT, "pinned"
     assert again == first
@@ -94,13 +94,13 @@ def test_only_what_is_read_is_downloaded_and_only_once(hub: Hub, tmp_path: Path)
         assert "team/other" in offline[2]["why"]
 
 
-def test_half_precision_is_downloaded_where_it_is_wanted(hub: Hub, tmp_path: Path) -> None:
+def test_half_precision_is_downloaded_if_requested(hub: Hub, tmp_path: Path) -> None:
     [found] = fetch(hub, tmp_path, half=True)
     weights = {name for name in files_in(found["folder"]) if name.endswith(".safetensors")}
     assert weights == {f"{stem}.fp16.safetensors" for stem in WEIGHTS}
 
 
-def test_a_download_that_broke_off_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(hub: Hub, tmp_path: Path) -> None:
     broken = "unet/diffusion_pytorch_model.safetensors"
     (hub.folder / broken).write_bytes(os.urandom(30_000_000))  # huggingface_hub saves 10 MB at a time
     hub.cut_off.add(broken)
@@ -113,14 +113,14 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(hub: Hub, tmp_path: 
     assert not ranges[-1].startswith("bytes=0-")
 
 
-def test_half_a_download_is_no_copy(hub: Hub, tmp_path: Path) -> None:
+def test_an_incomplete_download_is_not_used(hub: Hub, tmp_path: Path) -> None:
     [found] = fetch(hub, tmp_path)
     (Path(found["folder"]) / "vae/diffusion_pytorch_model.safetensors").unlink()
     results = fetch(hub, tmp_path, hub.name, f"{hub.name}@{COMMIT}", HF_HUB_OFFLINE="1")
     assert [result["error"] for result in results] == ["HubUnreachable"] * 2
 
 
-def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
+def test_a_missing_repository_is_reported(hub: Hub, tmp_path: Path) -> None:
     names = ["team/nothing", f"{hub.name}@nowhere", "-bad-/--name"]
     assert [result["error"] for result in fetch(hub, tmp_path, *names)] == ["UnknownModel"] * 3
     assert not hub.sent
@@ -135,7 +135,7 @@ def test_pickles_alone_are_refused_before_a_byte_is_downloaded(hub: Hub, tmp_pat
     assert not hub.sent
 
 
-def test_shards_and_their_index_are_wanted_together() -> None:
+def test_shards_are_downloaded_with_their_index() -> None:
     shards = [f"unet/diffusion_pytorch_model{v}-0000{i}-of-00002.safetensors" for v in ("", ".fp16") for i in (1, 2)]
     indices = [f"unet/diffusion_pytorch_model.safetensors.index{variant}.json" for variant in ("", ".fp16")]
     names = ["model_index.json", *shards, *indices]
@@ -153,5 +153,5 @@ def test_pickles_beside_safetensors_of_another_component_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "is_id"), [("a/b", True), ("a/b@v1/x", True), ("a", False), ("/a/b", False), ("a/b/c", False)]
 )
-def test_hub_ids_are_told_from_paths(name: str, is_id: bool) -> None:
+def test_hub_ids_are_distinguished_from_paths(name: str, is_id: bool) -> None:
     assert bool(HUB_ID.match(name)) == is_id

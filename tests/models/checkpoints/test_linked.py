@@ -8,7 +8,7 @@ from tests.models.registry.files import write_ip_adapter, write_lora, write_vae
 from safelight.errors import InvalidRequest, UnknownLora, UnsafeFile
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
-from safelight.models.checkpoints.linked import LinkedFolders, link, look_through, read_links, unlink
+from safelight.models.checkpoints.linked import LinkedFolders, link, read_links, scan_folder, unlink
 
 
 def touch(path: Path) -> Path:
@@ -36,7 +36,7 @@ def webui(tmp_path: Path) -> Path:
 
 
 def named(root: Path) -> dict[str, list[str]]:
-    return {kind: sorted(files) for kind, files in look_through(root).files.items() if files}
+    return {kind: sorted(files) for kind, files in scan_folder(root).files.items() if files}
 
 
 def test_automatic1111s_folders_are_known(webui: Path) -> None:
@@ -73,10 +73,10 @@ def test_comfyuis_folders_are_known_and_diffusers_folders_in_them(tmp_path: Path
         "ip-adapter": ["plus"],
         "upscaler": ["4x"],
     }
-    assert look_through(tmp_path).files["controlnet"]["depth"] == tmp_path / "controlnet" / "depth"
+    assert scan_folder(tmp_path).files["controlnet"]["depth"] == tmp_path / "controlnet" / "depth"
 
 
-def test_an_ip_adapter_is_known_where_each_program_keeps_it(tmp_path: Path) -> None:
+def test_ip_adapters_are_found_in_each_programs_folders(tmp_path: Path) -> None:
     comfyui, webui, invokeai = (tmp_path / name for name in ("comfyui", "webui", "invokeai"))
     write_ip_adapter(comfyui / "models" / "ipadapter" / "plus.safetensors")
     write_ip_adapter(webui / "models" / "ControlNet" / "beside-nets.safetensors")
@@ -97,26 +97,26 @@ def test_an_ip_adapter_is_known_where_each_program_keeps_it(tmp_path: Path) -> N
     assert folder.path("ip-adapter", "two") == own / "two" / "ip_adapter.safetensors"
 
 
-def test_invokeais_pickled_ip_adapters_go_by_their_folders_too(tmp_path: Path) -> None:
+def test_invokeais_pickled_ip_adapters_are_named_by_their_folders_too(tmp_path: Path) -> None:
     for name in ("one", "two"):
         touch(tmp_path / "ip_adapter" / name / "ip_adapter.bin")
         touch(tmp_path / "ip_adapter" / name / "image_encoder.txt")
-    assert sorted(look_through(tmp_path).pickles["ip-adapter"]) == ["one", "two"]
+    assert sorted(scan_folder(tmp_path).pickles["ip-adapter"]) == ["one", "two"]
 
 
-def test_invokeais_numbered_folders_are_known_by_what_is_in_their_files(tmp_path: Path) -> None:
+def test_files_in_invokeais_numbered_folders_are_identified_by_their_headers(tmp_path: Path) -> None:
     write_lora(tmp_path / "3f2a" / "ink.safetensors")
     write_vae(tmp_path / "77b1" / "sharp.safetensors")
     touch(tmp_path / "901c" / "strange.safetensors")
     assert named(tmp_path) == {"lora": ["ink"], "vae": ["sharp"]}
-    assert list(look_through(tmp_path).refused) == [tmp_path / "901c" / "strange.safetensors"]
+    assert list(scan_folder(tmp_path).refused) == [tmp_path / "901c" / "strange.safetensors"]
 
 
 def test_a_folder_of_one_kind_may_be_linked_by_itself(webui: Path) -> None:
     assert named(webui / "models" / "Lora") == {"lora": ["ink"]}
 
 
-def test_what_is_linked_is_found_by_name_and_known_at_once(webui: Path, home: Path) -> None:
+def test_linked_models_are_found_by_name_at_once(webui: Path, home: Path) -> None:
     link(home, webui)
     link(home, webui)
     assert read_links(home) == [webui]
@@ -132,7 +132,7 @@ def test_what_is_linked_is_found_by_name_and_known_at_once(webui: Path, home: Pa
         catalogue.find("later", "lora")
 
 
-def test_pickles_are_told_with_the_command_that_converts_them(webui: Path, home: Path) -> None:
+def test_pickles_are_reported_with_the_command_that_converts_them(webui: Path, home: Path) -> None:
     touch(webui / "embeddings" / "old.pt")
     tree = link(home, webui)
     assert "safelight models convert" in tree.refused[webui / "embeddings" / "old.pt"]
@@ -140,7 +140,9 @@ def test_pickles_are_told_with_the_command_that_converts_them(webui: Path, home:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_links_that_lead_out_are_refused_with_what_to_do(webui: Path, home: Path, tmp_path: Path, folder: bool) -> None:
+def test_links_out_of_a_linked_folder_are_refused_with_the_command_to_use(
+    webui: Path, home: Path, tmp_path: Path, folder: bool
+) -> None:
     outside = touch(tmp_path / "elsewhere" / "secret.safetensors")
     if folder:
         (webui / "models" / "Lora" / "secret").symlink_to(outside.parent, target_is_directory=True)
@@ -148,7 +150,7 @@ def test_links_that_lead_out_are_refused_with_what_to_do(webui: Path, home: Path
         (webui / "models" / "Lora" / "secret.safetensors").symlink_to(outside)
     tree = link(home, webui)
     assert "secret" not in tree.files["lora"]
-    assert ["leads out of" in why for why in tree.refused.values()] == [True]
+    assert ["a link out of" in why for why in tree.refused.values()] == [True]
     with pytest.raises(UnsafeFile, match=f"safelight models link {outside.parent}"):
         Catalogue(home, (LinkedFolders(home),)).find("secret", "lora")
 
@@ -161,11 +163,11 @@ def test_a_link_within_the_folder_is_used(webui: Path) -> None:
 def test_a_link_out_of_a_folder_of_ours_is_refused(home: Path, tmp_path: Path) -> None:
     (home / "loras").mkdir()
     (home / "loras" / "ink.safetensors").symlink_to(touch(tmp_path / "ink.safetensors"))
-    with pytest.raises(UnsafeFile, match="leads out of"):
+    with pytest.raises(UnsafeFile, match="a link out of"):
         Catalogue(home).find("ink", "lora")
 
 
-def test_a_disk_that_is_away_hides_nothing_else(webui: Path, home: Path, tmp_path: Path) -> None:
+def test_an_unmounted_disk_does_not_hide_other_models(webui: Path, home: Path, tmp_path: Path) -> None:
     away = tmp_path / "away"
     away.mkdir()
     link(home, away)
@@ -174,13 +176,13 @@ def test_a_disk_that_is_away_hides_nothing_else(webui: Path, home: Path, tmp_pat
     assert Catalogue(home, (LinkedFolders(home),)).find("ink", "lora")
 
 
-def test_what_cannot_be_linked_says_why(home: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_linked_are_refused_with_the_reason(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="is not a folder"):
         link(home, tmp_path / "nowhere")
-    with pytest.raises(InvalidRequest, match="lie in one another"):
+    with pytest.raises(InvalidRequest, match="contain one another"):
         link(home, home.parent)
     with pytest.raises(InvalidRequest, match="is not linked; linked are: none"):
         unlink(home, tmp_path)
     (home / "links.json").write_text("[1")
-    with pytest.raises(InvalidRequest, match=r"links\.json is garbled"):
+    with pytest.raises(InvalidRequest, match=r"links\.json is invalid"):
         Catalogue(home, (LinkedFolders(home),)).find("ink", "lora")

@@ -8,7 +8,7 @@ from safelight.models.networks.tokenize import chunk
 PROMPTS = ["a photo of a cat", "", "café, 猫! don't 100% (really)", "naïve\t\nspaces  ...", "🙂 emoji" * 3]
 
 
-def test_a_prompt_known_from_clips_own_documentation_has_its_ids() -> None:
+def test_the_example_prompt_of_clips_documentation_has_the_published_ids() -> None:
     assert chunk("a photo of a cat", clip_tokenizer())[0].ids[:8] == (49406, 320, 1125, 539, 320, 2368, 49407, 49407)
     assert chunk("a photo of a cat", clip_tokenizer(pad="!"))[0].ids[6:9] == (49407, 0, 0)
     assert clip_tokenizer().vocabulary_size == NUM_WORDS

@@ -89,7 +89,7 @@ def diffusers_states(encoder: TextEncoder, folder: Path, layout: Any, prompt: st
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
 @pytest.mark.parametrize("layout", [sd1, sd2])
-def test_stable_diffusion_reads_the_states_diffusers_reads(tmp_path: Path, layout: Any, clip_skip: int) -> None:
+def test_stable_diffusions_states_match_those_of_diffusers(tmp_path: Path, layout: Any, clip_skip: int) -> None:
     encoder = text_encoder(tmp_path, layout, width=32, layers=4)
     found = encode([encoder], [(prompt, clip_skip) for prompt in PROMPTS], penultimate=False)
     for prompt, conditioning in zip(PROMPTS, found, strict=True):
@@ -99,7 +99,7 @@ def test_stable_diffusion_reads_the_states_diffusers_reads(tmp_path: Path, layou
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
-def test_sdxl_reads_the_states_diffusers_reads(
+def test_sdxls_states_match_those_of_diffusers(
     tmp_path: Path, two: tuple[TextEncoder, TextEncoder], clip_skip: int
 ) -> None:
     from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
@@ -129,7 +129,7 @@ def test_sdxl_reads_the_states_diffusers_reads(
         assert torch.equal(zeros.pooled, negative_pooled[0])
 
 
-def test_every_text_encoder_is_called_once_whatever_is_asked(two: tuple[TextEncoder, TextEncoder]) -> None:
+def test_every_text_encoder_is_called_once_for_any_number_of_prompts(two: tuple[TextEncoder, TextEncoder]) -> None:
     calls: list[tuple[int, ...]] = []
     hooks = [
         encoder.network.register_forward_hook(
@@ -144,22 +144,22 @@ def test_every_text_encoder_is_called_once_whatever_is_asked(two: tuple[TextEnco
     assert calls == [(7, 77), (7, 77)]
 
 
-def test_prompts_of_one_call_do_not_matter_to_one_another(one: TextEncoder) -> None:
+def test_prompts_of_one_call_do_not_affect_each_other(one: TextEncoder) -> None:
     prompts = [("a (red:1.4) apple", 1), (LONG, 1), ("a (red:1.4) apple", 2), ("", 3), ("(cat:0.5) [dog]", 1)]
     together = encode([one], prompts, penultimate=False)
     for prompt, conditioning in zip(prompts, together, strict=True):
-        (alone,) = encode([one], [prompt], penultimate=False)
-        assert (alone.context - conditioning.context).abs().max() <= TOLERANCE
+        (t5_only,) = encode([one], [prompt], penultimate=False)
+        assert (t5_only.context - conditioning.context).abs().max() <= TOLERANCE
 
 
 def test_a_long_prompt_is_its_chunks_in_a_row(two: tuple[TextEncoder, TextEncoder]) -> None:
     """And its pooled vector that of the first chunk."""
-    joined, first, second = encode(two, [("a cat BREAK a dog", 1), ("a cat", 1), ("a dog", 1)], penultimate=True)
-    assert joined.context.shape == (154, 72)
-    assert torch.equal(joined.context, torch.cat([first.context, second.context]))
-    assert joined.pooled is not None
+    append_t5, first, second = encode(two, [("a cat BREAK a dog", 1), ("a cat", 1), ("a dog", 1)], penultimate=True)
+    assert append_t5.context.shape == (154, 72)
+    assert torch.equal(append_t5.context, torch.cat([first.context, second.context]))
+    assert append_t5.pooled is not None
     assert first.pooled is not None
-    assert torch.equal(joined.pooled, first.pooled)
+    assert torch.equal(append_t5.pooled, first.pooled)
 
 
 def test_weights_of_one_change_no_bit(one: TextEncoder) -> None:
@@ -219,12 +219,12 @@ def test_a_depth_the_encoder_does_not_have_is_refused(one: TextEncoder) -> None:
         encode([one], [("a cat", 5)], penultimate=False)
 
 
-def test_a_weight_that_cannot_be_is_refused(one: TextEncoder) -> None:
+def test_an_invalid_weight_is_refused(one: TextEncoder) -> None:
     with pytest.raises(InvalidRequest, match="not a weight"):
         encode([one], [("(cat:nan)", 1)], penultimate=False)
 
 
-def test_nothing_to_encode_is_nothing(one: TextEncoder) -> None:
+def test_no_prompts_give_no_conditionings(one: TextEncoder) -> None:
     assert encode([one], [], penultimate=False) == []
 
 
@@ -239,7 +239,7 @@ class Counted:
         return [Conditioning(torch.full((5, 5), float(len(words))), None) for words, _ in prompts]
 
 
-def test_only_what_is_missing_is_encoded_and_once() -> None:
+def test_only_missing_prompts_are_encoded_and_each_once() -> None:
     counted = Counted()
     cache = ConditioningCache(counted, limit_bytes=1000)
     first = cache.encode_missing([("a", 1), ("bb", 1), ("a", 1), ("a", 2)])
@@ -250,7 +250,7 @@ def test_only_what_is_missing_is_encoded_and_once() -> None:
     assert first[0] is first[2]
 
 
-def test_what_was_used_longest_ago_is_dropped_first() -> None:
+def test_the_least_recently_used_conditioning_is_evicted_first() -> None:
     counted = Counted()
     cache = ConditioningCache(counted, limit_bytes=250)  # two prompts
     cache.encode_missing([("a", 1), ("b", 1)])
@@ -263,7 +263,7 @@ def test_what_was_used_longest_ago_is_dropped_first() -> None:
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 50, 100])
-def test_a_call_larger_than_the_cache_is_still_answered(limit_bytes: int) -> None:
+def test_a_call_larger_than_the_cache_returns_all_conditionings(limit_bytes: int) -> None:
     cache = ConditioningCache(Counted(), limit_bytes=limit_bytes)
     found = cache.encode_missing([("a", 1), ("bb", 1), ("a", 1)])
     assert [c.context[0, 0].item() for c in found] == [1, 2, 1]
@@ -279,7 +279,7 @@ def test_a_cleared_cache_encodes_anew() -> None:
     assert (len(counted.calls), cache.size_bytes) == (2, 100)
 
 
-def test_a_kept_conditioning_keeps_no_batch_alive(two: tuple[TextEncoder, TextEncoder]) -> None:
+def test_a_cached_conditioning_does_not_hold_its_batch_in_memory(two: tuple[TextEncoder, TextEncoder]) -> None:
     for conditioning in encode(two, [("a", 1), (LONG, 1), ("(b)", 2)], penultimate=True):
         for tensor in (conditioning.context, conditioning.pooled):
             assert tensor is not None

@@ -30,7 +30,7 @@ def test_a_file_written_again_has_the_same_tensors(tmp_path: Path, kind: str) ->
     assert describe(again).prediction == about.prediction
 
 
-def test_half_precision_is_what_is_written_unless_told(tmp_path: Path) -> None:
+def test_half_precision_is_written_by_default(tmp_path: Path) -> None:
     about = describe(write(tmp_path / "given.safetensors", "sd1"))
     out = export_single_file(about, tmp_path / "half.safetensors", dtype=torch.float16, title="x")
     header = read_header(out)
@@ -49,7 +49,7 @@ def test_a_file_written_again_draws_the_same_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "named"), [("sd1", "norm_num_groups|attention_head_dim"), ("lcm", "cond_proj|time_cond")]
 )
-def test_what_the_layout_cannot_say_is_refused(
+def test_settings_the_layout_cannot_express_are_refused(
     checkpoint: Callable[[str], Path], tmp_path: Path, kind: str, named: str
 ) -> None:
     with pytest.raises(UnsupportedOption, match=named):

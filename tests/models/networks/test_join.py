@@ -70,7 +70,7 @@ def test_a_flux_file_is_drawn_with_the_rest_of_a_folder(prefix: str, checkpoint:
     assert (tmp_path / "brand/vae/config.json").samefile(base / "vae/config.json"), "linked, not copied"
 
 
-def test_a_network_as_diffusers_writes_it_gives_the_base_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_joining_the_bases_own_network_gives_the_base_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
     base = checkpoint("flux")
     save_file(network_of(base), tmp_path / "same.safetensors")
     join(tmp_path / "same.safetensors", describe(base), tmp_path / "same")
@@ -80,7 +80,7 @@ def test_a_network_as_diffusers_writes_it_gives_the_base_back(checkpoint: Checkp
     assert pictures[0] == pictures[1]
 
 
-def test_stable_diffusion_3_and_its_file_give_each_other_back(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_stable_diffusion_3_survives_a_round_trip_through_a_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
     whole = write_sd3(tmp_path / "sd3.safetensors")
     base = shutil.copytree(checkpoint("sd3"), tmp_path / "base")
     load(whole).unet.save_pretrained(base / "transformer")
@@ -102,7 +102,9 @@ def test_a_unet_alone_is_joined_too(prefix: str, checkpoint: Checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
-def test_a_network_alone_is_told_from_its_header_and_what_to_do(kind: str, checkpoint: Checkpoint) -> None:
+def test_a_file_with_only_a_network_is_refused_with_the_command_that_joins_it(
+    kind: str, checkpoint: Checkpoint
+) -> None:
     about = describe(checkpoint(kind))
     path = about.path / about.family.network / "diffusion_pytorch_model.safetensors"
     with pytest.raises(UnsupportedOption, match=r"holds the network alone.*safelight models join .* FOLDER"):
@@ -146,9 +148,9 @@ def test_a_scale_that_fits_nothing_is_refused(checkpoint: Checkpoint, tmp_path: 
 @pytest.mark.parametrize(
     ("kind", "wishes", "error", "words"),
     [
-        ("schnell", {}, CorruptModel, "has 4 tensors more.*guidance_embedder"),
-        ("flux", {"guidance": False}, CorruptModel, "lacks 4 tensors of it.*guidance_embedder"),
-        ("flux", {"joint": 48}, CorruptModel, r"context_embedder.weight of \(32, 48\), not \(32, 32\)"),
+        ("schnell", {}, CorruptModel, "has 4 more tensors.*guidance_embedder"),
+        ("flux", {"guidance": False}, CorruptModel, "lacks 4 of its tensors.*guidance_embedder"),
+        ("flux", {"joint": 48}, CorruptModel, r"context_embedder.weight of shape \(32, 48\), not \(32, 32\)"),
         ("flux", {"blocks": 3}, CorruptModel, "that Flux's does not have, the first is double_blocks.2"),
         ("sd3", {}, UnsupportedOption, "checkpoint of Flux, and .* is Stable Diffusion 3"),
     ],
@@ -164,11 +166,11 @@ def test_another_network_than_the_bases_is_refused_and_leaves_nothing(
 
 def test_a_file_is_no_base(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.safetensors", "sd1")
-    with pytest.raises(UnsupportedOption, match="taken from a diffusers folder"):
+    with pytest.raises(UnsupportedOption, match="must come from a diffusers folder"):
         join(whole, describe(whole), tmp_path / "out")
 
 
-def test_a_full_disk_leaves_nothing_and_what_is_there_stays(
+def test_a_full_disk_leaves_no_files_and_an_existing_folder_is_not_overwritten(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, base = write_flux(tmp_path / "brand.safetensors"), describe(checkpoint("flux"))
@@ -187,7 +189,7 @@ def test_a_full_disk_leaves_nothing_and_what_is_there_stays(
     join(given, base, tmp_path / "out")
     assert not stale.exists()
     assert not (tmp_path / "out" / "junk").exists()
-    with pytest.raises(InvalidRequest, match="is there already"):
+    with pytest.raises(InvalidRequest, match="exists already"):
         join(given, base, tmp_path / "out")
 
 

@@ -77,7 +77,7 @@ def test_pictures_are_those_diffusers_decodes(name: str) -> None:
     assert torch.equal(decode(vae, latents), expected)
 
 
-def test_a_picture_does_not_depend_on_its_batch_nor_on_how_the_batch_is_parted() -> None:
+def test_an_image_does_not_depend_on_its_batch_or_on_how_the_batch_is_split() -> None:
     vae = tiny()
     latents = torch.randn(5, 4, 8, 8)
     alone = torch.cat([decode(vae, latent[None]) for latent in latents])
@@ -86,7 +86,7 @@ def test_a_picture_does_not_depend_on_its_batch_nor_on_how_the_batch_is_parted()
         assert (together - alone).abs().max() <= 1e-5  # batch size changes float32 sums in their last bits
 
 
-def test_no_call_is_larger_than_asked() -> None:
+def test_no_call_exceeds_the_pixel_limit() -> None:
     vae = tiny()
     rows: list[int] = []
     vae.network.decoder.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
@@ -149,7 +149,7 @@ class Centred(Local):
 
 
 @pytest.mark.parametrize("overlap", [2, 5, 8])
-def test_where_tiles_disagree_they_fade_into_one_another(overlap: int) -> None:
+def test_tiles_that_differ_are_blended_over_their_overlap(overlap: int) -> None:
     latents = torch.linspace(-1, 1, 40).expand(1, 4, 40, 40) * 1e-2  # small, where the sine is a line
     error = decode(VAE(Centred(), tile=24, overlap=overlap), latents) - decode(VAE(Centred()), latents)
     starts = tile_starts(VAE(None, tile=24, overlap=overlap), 40)
@@ -162,7 +162,7 @@ def test_where_tiles_disagree_they_fade_into_one_another(overlap: int) -> None:
 # Half precision ------------------------------------------------------------------------------------------------
 
 
-def test_what_float16_breaks_is_decoded_again_in_float32_and_nothing_else() -> None:
+def test_only_images_that_fail_in_float16_are_decoded_again_in_float32() -> None:
     vae = tiny(mid_block_add_attention=False)
     latents = torch.randn(4, 4, 4, 4)
     latents[2] *= 1e5  # beyond float16's 65504 once unscaled
@@ -196,7 +196,7 @@ def test_a_network_is_put_back_even_when_the_second_try_crashes() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_picture_that_cannot_be_decoded_is_named_and_the_others_are_kept(dtype: torch.dtype) -> None:
+def test_an_image_that_cannot_be_decoded_is_named_and_the_others_are_returned(dtype: torch.dtype) -> None:
     vae = tiny(mid_block_add_attention=False)
     vae.network.to(dtype)
     latents = torch.randn(3, 4, 4, 4)

@@ -32,7 +32,7 @@ def same_picture(one: Model, other: Model) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "inpaint", "lcm"])
-def test_what_is_loaded_is_what_diffusers_loads(
+def test_loaded_weights_equal_those_that_diffusers_loads(
     checkpoint: Checkpoints, model: Callable[[str], Model], kind: str
 ) -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -70,7 +70,7 @@ def test_a_placement_in_half_precision_is_kept(folder: Path) -> None:
         assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
-def test_a_variant_is_read_where_there_is_nothing_else(folder: Path, model: Callable[[str], Model]) -> None:
+def test_an_fp16_variant_is_read_if_it_is_the_only_one(folder: Path, model: Callable[[str], Model]) -> None:
     for name in (UNET, VAE, TEXT):
         path = folder / name
         path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
@@ -109,7 +109,7 @@ def test_names_of_older_libraries_are_known(folder: Path, model: Callable[[str],
     assert same_picture(model("sd1"), load(folder))
 
 
-def test_a_bare_encoder_without_prefix_is_known_too(folder: Path, model: Callable[[str], Model]) -> None:
+def test_names_of_a_text_encoder_without_prefix_are_known_too(folder: Path, model: Callable[[str], Model]) -> None:
     rename(folder / TEXT, lambda name: name.removeprefix("text_model."))
     assert same_picture(model("sd1"), load(folder))
 
@@ -136,7 +136,7 @@ def test_pickles_alone_are_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_weights_that_are_not_there_are_missed(folder: Path) -> None:
+def test_missing_weights_are_reported(folder: Path) -> None:
     (folder / TEXT).unlink()
     with pytest.raises(CorruptModel, match=r"text_encoder has no model\.safetensors"):
         load(folder)
@@ -152,7 +152,7 @@ def test_a_damaged_configuration_is_named(folder: Path, name: str, content: str 
         load(folder)
 
 
-def test_every_error_of_a_checkpoint_is_ours(folder: Path) -> None:
+def test_every_error_of_a_damaged_checkpoint_is_a_safelight_error(folder: Path) -> None:
     """Whatever single file is gone or cut in half, loading says which in our words, or works without it."""
     said: dict[Path, str] = {}
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):

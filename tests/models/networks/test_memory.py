@@ -57,7 +57,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def held(memory: Memory) -> set[str]:
-    return {one.name for one in memory.held()}
+    return {one.name for one in memory.loaded()}
 
 
 async def soon_done(task: "asyncio.Task[Lease]") -> bool:
@@ -71,7 +71,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
     async def work() -> None:
         for name in ("a", "b", "a", "c"):
-            (await memory.take([shelf[name]])).end()
+            (await memory.acquire([shelf[name]])).end()
 
     run(work())
     assert shelf.dropped == ["b"]
@@ -79,23 +79,23 @@ def test_the_least_recently_used_goes_first() -> None:
     assert (memory.num_loaded, memory.num_dropped) == (3, 1)
 
 
-def test_no_more_is_dropped_than_must_be() -> None:
+def test_no_more_is_evicted_than_necessary() -> None:
     memory, shelf = Memory(10), Shelf(a=2, b=2, c=2, d=5)
 
     async def work() -> None:
         for name in ("a", "b", "c", "d"):
-            (await memory.take([shelf[name]])).end()
+            (await memory.acquire([shelf[name]])).end()
 
     run(work())
     assert shelf.dropped == ["a"]
 
 
-def test_what_a_job_uses_is_never_dropped_and_others_wait_for_it() -> None:
+def test_weights_in_use_are_never_evicted_and_others_wait() -> None:
     memory, shelf = Memory(10), Shelf(a=6, b=6)
 
     async def work() -> None:
-        first, second = await memory.take([shelf["a"]]), await memory.take([shelf["a"]])
-        waiting = asyncio.create_task(memory.take([shelf["b"]]))
+        first, second = await memory.acquire([shelf["a"]]), await memory.acquire([shelf["a"]])
+        waiting = asyncio.create_task(memory.acquire([shelf["b"]]))
         assert not await soon_done(waiting)
         first.end()
         first.end()  # once is enough
@@ -113,13 +113,13 @@ def test_jobs_of_a_loaded_model_pass_one_that_waits_until_its_patience_ends() ->
     memory = Memory(10, patience_s=OF_THE_LINE_S, clock=clock)
 
     async def work() -> None:
-        lease = await memory.take([shelf["a"]])
-        waiting = asyncio.create_task(memory.take([shelf["b"]]))
+        lease = await memory.acquire([shelf["a"]])
+        waiting = asyncio.create_task(memory.acquire([shelf["b"]]))
         assert not await soon_done(waiting)
         clock.now_s = OF_THE_LINE_S - 1
-        passing = await memory.take([shelf["a"]])
+        passing = await memory.acquire([shelf["a"]])
         clock.now_s = OF_THE_LINE_S
-        behind = asyncio.create_task(memory.take([shelf["a"]]))
+        behind = asyncio.create_task(memory.acquire([shelf["a"]]))
         assert not await soon_done(behind)
         lease.end()
         passing.end()
@@ -132,17 +132,17 @@ def test_jobs_of_a_loaded_model_pass_one_that_waits_until_its_patience_ends() ->
 
 
 def test_a_model_larger_than_the_budget_is_loaded_alone_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    memory, shelf = Memory(10, most_bytes=20), Shelf(a=4, large=15, larger=21)
+    memory, shelf = Memory(10, max_bytes=20), Shelf(a=4, large=15, larger=21)
 
     async def work() -> None:
-        lease = await memory.take([shelf["a"]])
-        waiting = asyncio.create_task(memory.take([shelf["large"]]))
+        lease = await memory.acquire([shelf["a"]])
+        waiting = asyncio.create_task(memory.acquire([shelf["large"]]))
         assert not await soon_done(waiting)
         lease.end()
         await waiting
         waiting.result().end()
         with pytest.raises(OutOfMemory, match="model larger takes"):
-            await memory.take([shelf["larger"]])
+            await memory.acquire([shelf["larger"]])
 
     with caplog.at_level(logging.WARNING):
         run(work())
@@ -150,13 +150,13 @@ def test_a_model_larger_than_the_budget_is_loaded_alone_with_a_warning(caplog: p
     assert held(memory) == {"large"}
 
 
-def test_all_that_a_job_needs_is_taken_at_once() -> None:
+def test_a_job_acquires_all_its_weights_at_once() -> None:
     """One after the other, two jobs could each hold what the other waits for."""
     memory, shelf = Memory(10), Shelf(a=4, b=4, x=2, y=2)
 
     async def work() -> None:
-        first = await memory.take([shelf["a"], shelf["x"]])
-        waiting = asyncio.create_task(memory.take([shelf["b"], shelf["y"]]))
+        first = await memory.acquire([shelf["a"], shelf["x"]])
+        waiting = asyncio.create_task(memory.acquire([shelf["b"], shelf["y"]]))
         assert not await soon_done(waiting)
         assert held(memory) == {"a", "x"}
         first.end()
@@ -165,12 +165,12 @@ def test_all_that_a_job_needs_is_taken_at_once() -> None:
     run(work())
 
 
-def test_who_waits_no_longer_leaves_nothing_behind() -> None:
+def test_a_cancelled_wait_leaves_no_request_behind() -> None:
     memory, shelf = Memory(10), Shelf(a=6, b=6, c=6)
 
     async def work() -> None:
-        lease = await memory.take([shelf["a"]])
-        waiting, next_one = (asyncio.create_task(memory.take([shelf[name]])) for name in ("b", "c"))
+        lease = await memory.acquire([shelf["a"]])
+        waiting, next_one = (asyncio.create_task(memory.acquire([shelf[name]])) for name in ("b", "c"))
         assert not await soon_done(next_one)
         waiting.cancel()
         lease.end()
@@ -178,14 +178,14 @@ def test_who_waits_no_longer_leaves_nothing_behind() -> None:
 
     run(work())
     assert held(memory) == {"c"}
-    assert not memory.line
+    assert not memory.waiting
 
 
-def test_what_could_not_be_loaded_holds_no_room() -> None:
+def test_weights_that_failed_to_load_take_no_memory() -> None:
     memory, shelf = Memory(10), Shelf(a=6)
 
     async def work() -> None:
-        one, other = await memory.take([shelf["a"]]), await memory.take([shelf["a"]])
+        one, other = await memory.acquire([shelf["a"]]), await memory.acquire([shelf["a"]])
         one.end(forget=True)
         assert held(memory) == {"a"}
         other.end(forget=True)
@@ -194,12 +194,12 @@ def test_what_could_not_be_loaded_holds_no_room() -> None:
     assert held(memory) == set()
 
 
-def test_what_nobody_uses_can_be_dropped_at_once() -> None:
+def test_all_unused_weights_can_be_evicted_at_once() -> None:
     memory, shelf = Memory(10), Shelf(a=4, b=4)
 
     async def work() -> None:
-        (await memory.take([shelf["a"]])).end()
-        await memory.take([shelf["b"]])
+        (await memory.acquire([shelf["a"]])).end()
+        await memory.acquire([shelf["b"]])
         memory.drop_idle()
 
     run(work())
@@ -207,18 +207,18 @@ def test_what_nobody_uses_can_be_dropped_at_once() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=30))
-def test_the_budget_is_kept_and_nobody_is_dropped_in_use(steps: list[tuple[str, bool]]) -> None:
+def test_the_budget_holds_and_no_weights_in_use_are_evicted(steps: list[tuple[str, bool]]) -> None:
     """Whatever is taken and ended, in any order."""
     memory, shelf = Memory(10), Shelf(a=1, b=3, c=4, d=6, e=10)
 
     async def work() -> None:
         tasks: list[asyncio.Task[Lease]] = []
         for name, ends in steps:
-            tasks.append(asyncio.create_task(memory.take([shelf[name]])))
+            tasks.append(asyncio.create_task(memory.acquire([shelf[name]])))
             await asyncio.sleep(0)
             if ends and tasks[0].done():
                 tasks.pop(0).result().end()
-            assert memory.held_bytes <= 10
+            assert memory.used_bytes <= 10
         while tasks:
             ready, _ = await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
             for task in ready:
@@ -228,5 +228,5 @@ def test_the_budget_is_kept_and_nobody_is_dropped_in_use(steps: list[tuple[str, 
                 tasks.remove(task)
 
     run(work())
-    assert not memory.line
-    assert memory.held_bytes <= 10
+    assert not memory.waiting
+    assert memory.used_bytes <= 10

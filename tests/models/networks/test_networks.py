@@ -50,7 +50,7 @@ found = {"size": image.size, "loaded": [name for name in heavy if name in sys.mo
     assert found == {"size": [64, 64], "loaded": [], "transformers": transformers, "meta": True}
 
 
-def test_what_was_held_off_works_afterwards() -> None:
+def test_blocked_imports_work_afterwards() -> None:
     """Pipelines, LoRA, schedulers that need scipy, and the compiler."""
     code = """
 import torch

@@ -58,7 +58,7 @@ def with_parts(shelf: PartCache, model: Model, **wishes: Any) -> tuple[Denoised,
     parts = {part: wishes.pop(part) for part in ("vae", "text_encoder") if part in wishes}
     spec = spec_for(model, **wishes)
     spec = spec.model_copy(update={part: shelf.folder.pin(part, name) for part, name in parts.items()})
-    return spec, shelf.dress(model, spec)
+    return spec, shelf.with_parts(model, spec)
 
 
 def reference(folder: Path, tmp_path: Path, **parts: Path) -> Model:
@@ -71,7 +71,7 @@ def reference(folder: Path, tmp_path: Path, **parts: Path) -> Model:
 
 
 @pytest.mark.parametrize("name", ["other", "original", "bare", "PATH/vaes/other", "PATH/vaes/original.safetensors"])
-def test_a_picture_is_that_of_a_checkpoint_with_this_autoencoder(
+def test_a_replaced_autoencoder_draws_as_a_checkpoint_that_contains_it(
     name: str, shelf: PartCache, model: Models, checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
     """Also where it starts from a picture, which is encoded by it."""
@@ -84,7 +84,7 @@ def test_a_picture_is_that_of_a_checkpoint_with_this_autoencoder(
         assert psnr(found, draw(spec_for(model("sd1"), **wishes), model("sd1"), pictures)) < 30
 
 
-def test_a_picture_is_that_of_a_checkpoint_with_this_text_encoder(
+def test_a_replaced_text_encoder_draws_as_a_checkpoint_that_contains_it(
     shelf: PartCache, model: Models, checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
     expected = reference(checkpoint("sd1"), tmp_path, text_encoder=tmp_path / "text_encoders" / "reader")
@@ -102,7 +102,7 @@ def test_a_lone_encoder_replaces_the_one_of_its_width(shelf: PartCache, model: M
 
 @pytest.mark.parametrize("alone", ["folder", "file", "scaled file"])
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
-def test_a_t5_alone_replaces_the_models(
+def test_a_single_t5_replaces_the_models_own(
     kind: str, alone: str, shelf: PartCache, model: Models, checkpoint: Checkpoints, tmp_path: Path
 ) -> None:
     ours, place = model(kind), tmp_path / "text_encoders" / ("mine" if alone == "folder" else "mine.safetensors")
@@ -125,26 +125,26 @@ def test_a_t5_alone_replaces_the_models(
     # A scaled layer is rounded to bfloat16 on its way.
     assert psnr(found, draw(spec_for(expected, sampler="Default"), expected)) >= (40 if alone == "scaled file" else 60)
     assert psnr(found, plain) < 35
-    assert draw(spec_for(ours, sampler="Default"), shelf.dress(ours, spec_for(ours))).tobytes() == plain.tobytes()
+    assert draw(spec_for(ours, sampler="Default"), shelf.with_parts(ours, spec_for(ours))).tobytes() == plain.tobytes()
 
 
 def test_a_model_without_t5_is_given_one_by_name(shelf: PartCache, model: Models, checkpoint: Checkpoints) -> None:
     shutil.copytree(checkpoint("sd3"), shelf.folder.catalogue.home / "models" / "whole")
     bare, whole = model("sd3_without_t5"), model("sd3")
     spec, dressed = with_parts(shelf, bare, text_encoder="whole", sampler="Default")
-    assert (bare.t5, [*dressed.readers]) == (None, [*whole.readers])
+    assert (bare.t5, [*dressed.prompt_encoders]) == (None, [*whole.prompt_encoders])
     expected = draw(spec_for(whole, sampler="Default"), whole)
     assert psnr(draw(spec, dressed), expected) >= 60
     assert psnr(draw(spec_for(bare, sampler="Default"), bare), expected) < 35
 
 
-def test_what_is_taken_of_a_single_file_is_counted(shelf: PartCache, model: Models) -> None:
+def test_memory_counts_only_the_tensors_used_from_a_single_file(shelf: PartCache, model: Models) -> None:
     write_sd3(shelf.folder.catalogue.home / "models" / "file.safetensors", Mmdit(t5=True))
     spec = spec_for(model("sd3")).model_copy(update={"text_encoder": shelf.folder.pin("text_encoder", "file")})
     spec = spec.model_copy(update={"vae": shelf.folder.pin("vae", "file")})
     file = load(shelf.folder.catalogue.home / "models" / "file.safetensors")
     sizes = {allocation.kind: allocation.size_bytes for allocation in shelf.allocations(spec, CPU)}
-    readers = [tensor for reader in file.readers.values() for tensor in reader.network.state_dict().values()]
+    readers = [tensor for reader in file.prompt_encoders.values() for tensor in reader.network.state_dict().values()]
     assert sizes == {
         "vae": sum(tensor.nbytes for tensor in file.vae.network.state_dict().values()),
         "text_encoder": sum({tensor.data_ptr(): tensor.nbytes for tensor in readers}.values()),
@@ -175,24 +175,24 @@ def test_pictures_that_differ_in_these_parts_share_calls(shelf: PartCache, model
 @pytest.mark.parametrize(
     ("kind", "part", "name", "why"),
     [
-        ("sdxl", "vae", "other", "scaling factor of its latents is 0.18215, and sdxl's 0.13025"),
-        ("sd3", "vae", "other", "channels of its latents is 4, and sd3's 16"),
-        ("sd1", "text_encoder", "wide", "is 48 wide; sd1 .sd1. reads text encoders of 32"),
+        ("sdxl", "vae", "other", "scaling factor of its latents is 0.18215, of sdxl's 0.13025"),
+        ("sd3", "vae", "other", "channels of its latents is 4, of sd3's 16"),
+        ("sd1", "text_encoder", "wide", "has width 48; sd1 .sd1. uses text encoders of width 32"),
         ("sd1", "text_encoder", "PATH/vaes/original.safetensors", "holds no CLIP text encoder, and no T5"),
-        ("sd1", "text_encoder", "PATH/text_encoders/t5", "has a T5, and sd1 .sd1. reads none"),
-        ("sd3", "text_encoder", "PATH/text_encoders/t5", "has a T5 that is 48 wide; sd3 reads one of 64"),
-        ("flux", "text_encoder", "PATH/text_encoders/wordy", "knows 99 words, and its tokenizer is for 57"),
-        ("sd2", "text_encoder", "sd1", "is 32 wide; sd2 .sd2. reads text encoders of 1024"),
+        ("sd1", "text_encoder", "PATH/text_encoders/t5", "has a T5, and sd1 .sd1. uses none"),
+        ("sd3", "text_encoder", "PATH/text_encoders/t5", "has a T5 of width 48; sd3 needs width 64"),
+        ("flux", "text_encoder", "PATH/text_encoders/wordy", "has a vocabulary of 99, and its tokenizer one of 57"),
+        ("sd2", "text_encoder", "sd1", "has width 32; sd2 .sd2. uses text encoders of width 1024"),
     ],
 )
-def test_what_does_not_fit_says_why(
+def test_a_part_that_does_not_fit_is_refused_with_the_reason(
     kind: str, part: str, name: str, why: str, shelf: PartCache, model: Models, tmp_path: Path
 ) -> None:
     with pytest.raises(UnsupportedOption, match=why):
         with_parts(shelf, model(kind), **{part: name.replace("PATH", str(tmp_path))})
 
 
-def test_an_unknown_name_is_told_the_nearest(shelf: PartCache) -> None:
+def test_an_unknown_part_name_suggests_the_nearest(shelf: PartCache) -> None:
     with pytest.raises(UnknownPart, match=r"did you mean 'other'.*SAFELIGHT_HOME/vaes"):
         shelf.folder.find("vae", "othr")
 
@@ -210,7 +210,7 @@ def test_another_file_of_that_name_is_refused(shelf: PartCache, model: Models) -
     config = shelf.folder.catalogue.home / "vaes" / "other" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": False}))
     with pytest.raises(InvalidRequest, match="the picture would differ"):
-        shelf.dress(model("sd1"), spec)
+        shelf.with_parts(model("sd1"), spec)
 
 
 def test_specs_without_these_parts_keep_their_digests(model: Models) -> None:

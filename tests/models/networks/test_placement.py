@@ -23,20 +23,20 @@ def test_a_plain_cpu_computes_in_float32() -> None:
 
 @pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_refused_where_it_is_a_trap(dtype: str) -> None:
+def test_half_precision_is_refused_where_it_is_slow(dtype: str) -> None:
     with pytest.raises(UnsupportedOption, match=f"{dtype} is many times slower than float32 on this cpu"):
         choose_placement("cpu", dtype)
 
 
 @pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_said(device: str) -> None:
+def test_a_missing_device_is_reported(device: str) -> None:
     with pytest.raises(UnsupportedOption, match="device: "):
         choose_placement(device)
 
 
 @pytest.mark.usefixtures("plain_cpu")
-def test_a_cpu_with_the_instructions_may_use_them_and_is_not_made_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_with_half_precision_instructions_uses_them_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert choose_placement("cpu", "bfloat16").dtype == torch.bfloat16
     assert choose_placement("cpu").dtype == torch.float32
@@ -47,6 +47,6 @@ def test_accelerators_compute_in_half_precision() -> None:
     assert torch.float32 in fast_dtypes("cuda")
 
 
-def test_the_best_device_there_is_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_available_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_placement() == Placement(torch.device("cuda"), torch.float16)

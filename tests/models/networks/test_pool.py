@@ -32,7 +32,7 @@ def test_other_weights_under_the_same_name_are_refused(pool: ModelPool) -> None:
         pool.get("sd1", "0" * 64)
 
 
-def test_a_model_is_loaded_once_whoever_asks(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_requested_by_many_threads_is_loaded_once(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     plain = module.load_model
     monkeypatch.setattr(module, "load_model", lambda *a, **k: loads.append(k["name"]) or plain(*a, **k))
@@ -47,7 +47,7 @@ def test_a_model_is_loaded_once_whoever_asks(pool: ModelPool, monkeypatch: pytes
     assert len({id(model) for model in models}) == 1
 
 
-def test_a_slow_model_does_not_keep_others_waiting(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_model_does_not_block_other_models(pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     plain = Catalogue.listed
 

@@ -37,7 +37,7 @@ class Linear:
         return SimpleNamespace(sample=torch.nn.functional.interpolate(colours, scale_factor=8.0))
 
 
-def test_the_fit_finds_a_matrix_that_is_there() -> None:
+def test_the_fit_recovers_a_known_matrix() -> None:
     factors = fit_factors(VAE(Linear()))
     assert torch.allclose(torch.tensor(factors.weights), WEIGHTS, atol=1e-5)  # float32 least squares
     assert torch.allclose(torch.tensor(factors.bias), BIAS, atol=1e-5)
@@ -85,7 +85,7 @@ def test_a_preview_is_as_small_as_its_latents_and_of_the_right_colours() -> None
     assert white.getpixel((6, 4)) == (255, 255, 255)
 
 
-def test_a_preview_of_nan_is_a_picture_still() -> None:
+def test_a_preview_of_nan_is_still_an_image() -> None:
     """A broken estimate fails the job when it is decoded; a look at it must not."""
     (image,) = preview(torch.full((1, 4, 2, 2), torch.nan), SD)
     assert image.size == (2, 2)

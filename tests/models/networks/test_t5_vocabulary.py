@@ -27,7 +27,7 @@ def test_the_words_are_those_that_were_published() -> None:
     ],
 )
 def test_words_known_from_t5s_documentation_have_their_ids(words: str, ids: list[int]) -> None:
-    chunk = t5_tokenizer().read(words, 16)
+    chunk = t5_tokenizer().tokenize(words, 16)
     assert chunk.ids == (*ids, 1, *[0] * (15 - len(ids)))
 
 
@@ -45,4 +45,4 @@ def theirs() -> T5Tokenizer:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="()[]\\", exclude_categories=["C"]), max_size=40))
 @settings(max_examples=300)
 def test_transformers_reads_the_same_words_the_same_way(theirs: T5Tokenizer, words: str) -> None:
-    assert t5_tokenizer().read(words, 64).ids == theirs.read(words, 64).ids
+    assert t5_tokenizer().tokenize(words, 64).ids == theirs.tokenize(words, 64).ids

@@ -14,11 +14,11 @@ from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.digest import file_sum
 from safelight.models.networks.textual_inversion import (
     load_embedding,
-    named_in,
+    names_in,
     pin_embeddings,
     split_at_names,
 )
-from safelight.models.networks.tokenize import PLACE, Tokenizer, Vector, chunk
+from safelight.models.networks.tokenize import PLACEHOLDER_ID, Tokenizer, Vector, chunk
 from safelight.spec.parts import PinnedEmbedding
 
 NAMES = ["bad-hands", "bad-hands-5", "cat", "By bad artist -neg", "<my-dog>", "neg(v1)", "v1.3"]
@@ -39,7 +39,7 @@ def pin(folder: Path, *prompts: str, widths: tuple[int, ...] = (32,)) -> list[st
 # Files
 
 
-def test_files_are_called_by_their_names_wherever_they_lie(folder: Path) -> None:
+def test_embeddings_are_named_by_their_files_in_any_subfolder(folder: Path) -> None:
     one, two = write_a1111(folder / "one.safetensors"), write_a1111(folder / "deep" / "er" / "two.v2.safetensors")
     (folder / "notes.txt").write_text("not an embedding")
     catalogue = Catalogue(folder.parent)
@@ -68,7 +68,7 @@ def test_every_layout_is_read(write_file: Any, shapes: list[tuple[int, int]], fo
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"a": vectors(1, 2, 32), "b": vectors(1, 2, 32)}, "holds a, b, not emb_params"),
         ({"emb_params": vectors(1, 2, 3, 32)}, r"its tensors are \(2, 3, 32\)"),
@@ -77,9 +77,9 @@ def test_every_layout_is_read(write_file: Any, shapes: list[tuple[int, int]], fo
         ({"emb_params": torch.full((1, 32), torch.nan)}, "not finite"),
     ],
 )
-def test_what_is_no_embedding_is_refused(tensors: Any, said: str, folder: Path) -> None:
+def test_a_file_that_is_no_embedding_is_refused(tensors: Any, message: str, folder: Path) -> None:
     file = write(folder / "x.safetensors", tensors)
-    with pytest.raises(CorruptModel, match=said):
+    with pytest.raises(CorruptModel, match=message):
         load_embedding(Catalogue(folder.parent), "x", file_sum(file))
 
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_among_the_embeddings_is_not_read(folder: Path) -> None:
     assert pin(folder, "a small apple") == []
 
 
-def test_a_file_that_is_another_now_is_not_what_the_spec_means(folder: Path) -> None:
+def test_a_file_that_changed_since_the_spec_is_refused(folder: Path) -> None:
     digest = file_sum(write_a1111(folder / "x.safetensors"))
     write_a1111(folder / "x.safetensors", seed=9, num=3)
     with pytest.raises(InvalidRequest, match="in the spec: the picture would differ"):
@@ -122,8 +122,8 @@ def test_a_file_that_is_another_now_is_not_what_the_spec_means(folder: Path) -> 
         ("", []),
     ],
 )
-def test_a_name_counts_where_it_stands_as_a_word(prompt: str, found: list[str]) -> None:
-    assert named_in(prompt, NAMES) == tuple(sorted(found))
+def test_a_name_counts_only_as_a_whole_word(prompt: str, found: list[str]) -> None:
+    assert names_in(prompt, NAMES) == tuple(sorted(found))
 
 
 @given(st.lists(st.sampled_from([*NAMES, "a", " ", ", ", "(", "CAT"]), max_size=12))
@@ -131,11 +131,11 @@ def test_splitting_at_names_loses_nothing(fragments: list[str]) -> None:
     text = "".join(fragments)
     pieces = split_at_names(text, dict.fromkeys(NAMES, 1))
     assert "".join(pieces).casefold() == text.casefold()
-    assert tuple(sorted(set(pieces[1::2]))) == named_in(text, NAMES)
-    assert all(named_in(piece, NAMES) == () for piece in pieces[::2])
+    assert tuple(sorted(set(pieces[1::2]))) == names_in(text, NAMES)
+    assert all(names_in(piece, NAMES) == () for piece in pieces[::2])
 
 
-def test_what_a_prompt_names_is_pinned(folder: Path) -> None:
+def test_embeddings_named_in_a_prompt_are_pinned(folder: Path) -> None:
     for name in ("one", "two", "three"):
         write_a1111(folder / f"{name}.safetensors")
     assert pin(folder, "one apple", "two worms, one pear") == ["one", "two"]
@@ -144,7 +144,7 @@ def test_what_a_prompt_names_is_pinned(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file_widths", "model_widths", "said"),
+    ("file_widths", "model_widths", "message"),
     [
         ((768,), (1024,), r"is for Stable Diffusion 1 \(vectors of 768\); tiny reads 1024"),
         ((1024,), (768,), "is for Stable Diffusion 2"),
@@ -154,18 +154,18 @@ def test_what_a_prompt_names_is_pinned(folder: Path) -> None:
     ],
 )
 def test_an_embedding_of_another_family_is_refused_with_its_name(
-    file_widths: tuple[int, ...], model_widths: tuple[int, ...], said: str, folder: Path
+    file_widths: tuple[int, ...], model_widths: tuple[int, ...], message: str, folder: Path
 ) -> None:
     if len(file_widths) == 2:
         write_sdxl(folder / "x.safetensors", widths=file_widths)
     else:
         write_a1111(folder / "x.safetensors", width=file_widths[0])
-    with pytest.raises(UnsupportedOption, match=f"embedding 'x' {said}"):
+    with pytest.raises(UnsupportedOption, match=f"embedding 'x' {message}"):
         pin(folder, "an x", widths=model_widths)
     assert pin(folder, "a y", widths=model_widths) == []
 
 
-def test_a_pickle_is_not_silently_a_word(folder: Path) -> None:
+def test_a_pickled_embedding_is_refused_and_not_read_as_words(folder: Path) -> None:
     (folder / "evil.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(UnsafeFile, match=r"embedding 'evil' is .*evil\.pt, which can run code"):
         pin(folder, "an evil apple")
@@ -185,19 +185,19 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_vectors_count_as_tokens_and_carry_the_weight(tokenizer: Tokenizer) -> None:
     [row] = chunk("a (my-cat:1.5) apple", tokenizer, {"my-cat": 3})
     a, apple = tokenizer.ids("a"), tokenizer.ids("apple")
-    assert row.ids[: 2 + 3 + len(apple)] == (tokenizer.bos, *a, *[PLACE] * 3, *apple)
+    assert row.ids[: 2 + 3 + len(apple)] == (tokenizer.bos, *a, *[PLACEHOLDER_ID] * 3, *apple)
     assert row.vectors == tuple((2 + number, Vector("my-cat", number)) for number in range(3))
     assert row.weights[: 2 + 3 + 1] == (1.0, 1.0, 1.5, 1.5, 1.5, 1.0)
     assert len(row.ids) == len(row.weights) == 77
 
 
-def test_without_embeddings_a_name_is_words(tokenizer: Tokenizer) -> None:
+def test_without_embeddings_a_name_is_tokenized_as_text(tokenizer: Tokenizer) -> None:
     assert chunk("a my-cat", tokenizer) == chunk("a my-cat", tokenizer, {"other": 2})
     assert chunk("a my-cat", tokenizer)[0].vectors == ()
 
 
 @pytest.mark.parametrize("before", range(70, 78))
-def test_the_vectors_of_an_embedding_are_never_torn_apart(before: int, tokenizer: Tokenizer) -> None:
+def test_the_vectors_of_an_embedding_stay_in_one_chunk(before: int, tokenizer: Tokenizer) -> None:
     rows = chunk("a " * before + "my-cat, a", tokenizer, {"my-cat": 4})
     [place] = [number for number, row in enumerate(rows) if row.vectors]
     assert [vector.number for _, vector in rows[place].vectors] == [0, 1, 2, 3]
@@ -207,5 +207,5 @@ def test_the_vectors_of_an_embedding_are_never_torn_apart(before: int, tokenizer
 
 def test_an_embedding_longer_than_a_chunk_is_refused(tokenizer: Tokenizer) -> None:
     assert len(chunk("x", tokenizer, {"x": 75})) == 1
-    with pytest.raises(InvalidRequest, match="an embedding of 76 vectors; a chunk has room for 75"):
+    with pytest.raises(InvalidRequest, match="an embedding of 76 vectors; a chunk holds at most 75"):
         chunk("x", tokenizer, {"x": 76})

@@ -203,13 +203,13 @@ def spoil(folder: Path, name: str, text: str | None) -> None:
         ("tokenizer.json", "{}", "lacks"),
         ("tokenizer.json", '{"model": {"vocab": {}, "merges": [["a"]]}}', "lacks a readable tokenizer"),
         ("tokenizer_config.json", '{"model_max_length": 2}', "at least 3"),
-        ("tokenizer_config.json", '{"model_max_length": "long"}', "garbles"),
-        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": "y"}}', "garbles"),
+        ("tokenizer_config.json", '{"model_max_length": "long"}', "missing or invalid"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": "y"}}', "missing or invalid"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {}}}', "content"),
-        ("special_tokens_map.json", '{"pad_token": 3}', "garbles"),
+        ("special_tokens_map.json", '{"pad_token": 3}', "missing or invalid"),
     ],
 )
-def test_a_damaged_folder_is_named_with_its_fault(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+def test_a_damaged_folder_is_named_with_its_problem(tmp_path: Path, name: str, text: str | None, said: str) -> None:
     sd1(tmp_path)
     spoil(tmp_path, name, text)
     with pytest.raises(CorruptModel, match=said):

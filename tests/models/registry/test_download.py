@@ -37,30 +37,28 @@ def remains(registry: Registry) -> list[str]:
     return sorted(path.name.partition("-")[0] for path in registry.storage.folder.iterdir() if "lock" not in path.name)
 
 
-def test_a_url_becomes_a_version_and_its_secrets_stay_off_the_record(
-    registry: Registry, site: Site, file: Path
-) -> None:
+def test_a_url_becomes_a_version_and_its_secrets_are_not_recorded(registry: Registry, site: Site, file: Path) -> None:
     version = registry.add(f"{site.url}?token=secret", private=True, sha256=file_sum(file))
     assert (version.reference, version.digest, version.source) == ("ink-v2@1", file_sum(file), site.url)
     assert remains(registry) == [version.digest]
 
 
-def test_what_is_cut_off_goes_on_where_it_ended(registry: Registry, site: Site, file: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_ended(registry: Registry, site: Site, file: Path) -> None:
     site.cut_after = [1000, 500]
     assert registry.add(site.url, private=True).digest == file_sum(file)
     assert site.ranges == [None, "bytes=1000-", "bytes=1500-"]
 
 
-def test_the_next_command_goes_on_as_well(registry: Registry, site: Site, file: Path) -> None:
+def test_the_next_command_resumes_an_interrupted_download(registry: Registry, site: Site, file: Path) -> None:
     site.cut_after = [1000, 100, 100]
-    with pytest.raises(DownloadFailed, match=r"cut off after 1,200 bytes .* the same command goes on"):
+    with pytest.raises(DownloadFailed, match=r"interrupted after 1,200 bytes .* run the same command again"):
         registry.add(site.url, private=True)
     assert registry.versions() == []
     assert registry.add(site.url, private=True).digest == file_sum(file)
     assert site.ranges[-1] == "bytes=1200-"
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(
+def test_a_file_that_changed_on_the_server_is_downloaded_from_the_start(
     registry: Registry, site: Site, tmp_path: Path
 ) -> None:
     site.cut_after = [1000, 0, 0]
@@ -71,27 +69,27 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(
     assert registry.add(site.url, private=True).digest == file_sum(other)
 
 
-def test_a_file_that_is_shorter_than_its_server_says_is_not_taken(registry: Registry, site: Site) -> None:
+def test_a_file_shorter_than_its_content_length_is_refused(registry: Registry, site: Site) -> None:
     site.declared = len(site.data) + 100
     with pytest.raises(DownloadFailed):
         registry.add(site.url, private=True)
     assert registry.versions() == []
 
 
-def test_a_file_that_is_shorter_than_its_header_says_is_not_taken(registry: Registry, site: Site) -> None:
+def test_a_file_shorter_than_its_safetensors_header_is_refused(registry: Registry, site: Site) -> None:
     site.data = site.data[:-10]
     with pytest.raises(CorruptModel, match="is cut off"):
         registry.add(site.url, private=True)
     assert (registry.versions(), remains(registry)) == ([], [])
 
 
-def test_another_sha256_is_refused_and_nothing_stays(registry: Registry, site: Site) -> None:
+def test_a_wrong_sha256_is_refused_and_no_file_stays(registry: Registry, site: Site) -> None:
     with pytest.raises(InvalidRequest, match="this is not the file you mean"):
         registry.add(site.url, private=True, sha256="0" * 64)
     assert (registry.versions(), remains(registry)) == ([], [])
 
 
-def test_a_busy_server_is_asked_again_and_a_refusal_is_taken(registry: Registry, site: Site, file: Path) -> None:
+def test_a_busy_server_is_tried_again_and_a_refusal_is_final(registry: Registry, site: Site, file: Path) -> None:
     site.status = [503, 429]
     assert registry.add(site.url, private=True).digest == file_sum(file)
     site.status = [404]
@@ -99,7 +97,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_taken(registry: Registry,
         registry.add(site.url, private=True)
 
 
-def test_a_length_beyond_the_limit_is_refused_before_it_comes(registry: Registry, site: Site) -> None:
+def test_a_length_beyond_the_limit_is_refused_before_the_download(registry: Registry, site: Site) -> None:
     with pytest.raises(TooLarge, match="the limit is 1,000"):
         registry.add(site.url, private=True, max_bytes=1000)
     assert remains(registry) == []
@@ -114,7 +112,7 @@ def test_a_length_beyond_the_limit_is_refused_before_it_comes(registry: Registry
         ((2**45).to_bytes(8, "little") + b"{}" * 99, CorruptModel),
     ],
 )
-def test_what_is_no_model_is_told_by_its_first_bytes(
+def test_a_file_that_is_no_model_is_refused_at_its_first_bytes(
     registry: Registry, site: Site, data: bytes, error: type[SafelightError]
 ) -> None:
     site.data = data
@@ -131,19 +129,19 @@ def test_addresses_inside_a_private_network_are_not_reached(registry: Registry, 
 
 
 @pytest.mark.parametrize("target", ["ftp://example.org/x", "file:///etc/passwd"])
-def test_a_redirect_leads_nowhere_else_than_the_web(registry: Registry, site: Site, target: str) -> None:
+def test_redirects_to_other_schemes_are_refused(registry: Registry, site: Site, target: str) -> None:
     site.redirect = target
-    with pytest.raises(InvalidRequest, match="only http and https are fetched"):
+    with pytest.raises(InvalidRequest, match="only http and https are allowed"):
         registry.add(site.url, private=True)
 
 
-def test_a_circle_of_redirects_ends(registry: Registry, site: Site) -> None:
+def test_a_redirect_loop_ends(registry: Registry, site: Site) -> None:
     site.redirect = site.url
     with pytest.raises(InvalidRequest, match="more than 5 redirects"):
         registry.add(site.url, private=True)
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/x.safetensors", "file:///etc/passwd", "gopher://x"])
-def test_other_schemes_are_not_fetched_from(registry: Registry, url: str) -> None:
-    with pytest.raises(InvalidRequest, match="is not fetched from"):
+def test_other_schemes_are_refused(registry: Registry, url: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not supported"):
         registry.add(url)

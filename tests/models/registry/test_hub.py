@@ -12,7 +12,7 @@ import pytest
 from tests.models.hub_server import COMMIT, Hub, serve
 from tests.models.registry.files import write_lora, write_vae
 
-from safelight.models.checkpoints.hub_file import HUB_FILE, is_hub
+from safelight.models.checkpoints.hub_file import HUB_FILE, is_hub_id
 
 ADD = """
 import json, sys
@@ -51,7 +51,7 @@ def test_a_repository_of_one_file_is_added_with_its_commit_and_licence(tmp_path:
     assert named["version"] == version["version"]
 
 
-def test_a_checkpoint_comes_whole_and_pinned(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_checkpoint_is_added_complete_with_its_commit(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     with serve(Hub(checkpoint("sd1"), card={"license": "creativeml-openrail-m"})) as hub:
         [version] = added(hub, tmp_path / "cache", "team/model@main")
     assert (version["version"], version["kind"], version["revision"]) == ("model@1", "checkpoint", COMMIT)
@@ -71,7 +71,7 @@ def test_where_there_are_several_files_one_must_be_named(tmp_path: Path) -> None
             "team/model/deep/vae.safetensors",
             "team/other",
         )
-    assert several["why"] == "team/model has deep/vae.safetensors, ink.safetensors; say team/model/FILE for one of them"
+    assert several["why"] == "team/model has deep/vae.safetensors, ink.safetensors; use team/model/FILE for one of them"
     assert "did you mean 'ink.safetensors'" in wrong["why"]
     assert (right["version"], right["kind"]) == ("vae@1", "vae")
     assert nobody["error"] == "UnknownModel"
@@ -96,13 +96,13 @@ def test_a_repository_of_pickles_is_refused(tmp_path: Path) -> None:
         ("org/name/a.ckpt", None),
     ],
 )
-def test_a_file_on_the_hub_is_written_so(text: str, parts: tuple[str, ...] | None) -> None:
+def test_the_syntax_of_a_file_on_the_hub(text: str, parts: tuple[str, ...] | None) -> None:
     found = HUB_FILE.match(text)
     assert (found and found.groups()) == parts
 
 
 def test_a_path_is_no_hub_id() -> None:
-    assert [is_hub(text) for text in ("org/name", "../a.safetensors", "./a", "loras/a.safetensors")] == [
+    assert [is_hub_id(text) for text in ("org/name", "../a.safetensors", "./a", "loras/a.safetensors")] == [
         True,
         False,
         False,

@@ -24,7 +24,7 @@ def go_back(url: str, revision: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0003"])
-def test_versions_and_aliases_of_before_are_there_and_can_be_moved(
+def test_versions_and_aliases_from_before_a_migration_still_work(
     revision: str, database_url: str, home: Path, tmp_path: Path
 ) -> None:
     database = open_database(database_url)

@@ -72,7 +72,7 @@ def test_a_running_studio_knows_a_new_version_and_a_moved_alias_at_once(
     assert completed(studio, model="brand@1").model_digest == first.model_digest
 
 
-def test_what_was_accepted_before_an_alias_moved_is_drawn_with_what_it_was_accepted_with(
+def test_a_job_accepted_before_an_alias_moved_uses_the_old_version(
     studio: Studio, registry: Registry, brand: Path
 ) -> None:
     registry.point("brand", "production", 1)
@@ -115,7 +115,7 @@ def test_embeddings_are_named_by_version_in_prompts(
     assert completed(studio, "my-catalogue").embeddings == ()
 
 
-def test_a_misspelt_version_is_told_the_nearest(settings: Settings, registry: Registry, brand: Path) -> None:
+def test_a_misspelt_version_suggests_the_nearest(settings: Settings, registry: Registry, brand: Path) -> None:
     registry.point("brand", "production", 1)
     with pytest.raises(UnknownModel, match="did you mean 'brand@production'"):
         open_catalogue(settings).find("brand@prodction")
@@ -128,16 +128,16 @@ def test_a_version_whose_files_changed_is_not_drawn_with(settings: Settings, reg
     config = version.path / "unet" / "config.json"
     before = config.read_bytes()
     config.write_bytes(before + b" ")
-    with pytest.raises(CorruptModel, match="brand@1 is not what was added"):
+    with pytest.raises(CorruptModel, match="brand@1 was changed since it was added"):
         open_catalogue(settings).find("brand")
     config.unlink()
-    with pytest.raises(CorruptModel, match="its files are not all in"):
+    with pytest.raises(CorruptModel, match="files are missing in"):
         open_catalogue(settings).pinned("brand", version.digest, "checkpoint")
     config.write_bytes(before)
     assert open_catalogue(settings).find("brand@1") == version.path
 
 
-def test_an_alias_that_follows_what_is_no_more_hides_nothing_else(
+def test_an_alias_that_follows_a_removed_one_does_not_hide_others(
     settings: Settings, registry: Registry, brand: Path
 ) -> None:
     registry.point("brand", "production", 1)
@@ -148,7 +148,7 @@ def test_an_alias_that_follows_what_is_no_more_hides_nothing_else(
         open_catalogue(settings).find("house")
 
 
-def test_ones_own_folder_goes_first_and_a_version_is_still_had_by_its_number(
+def test_local_folders_come_first_and_a_version_is_still_found_by_number(
     settings: Settings, registry: Registry, brand: Path
 ) -> None:
     own = shutil.copytree(brand, settings.models / "brand")
@@ -157,7 +157,7 @@ def test_ones_own_folder_goes_first_and_a_version_is_still_had_by_its_number(
     assert catalogue.find("brand@1") == registry.resolve("brand@1").path
 
 
-def test_a_database_from_before_there_was_a_registry_is_no_trouble(settings: Settings) -> None:
+def test_a_database_older_than_the_registry_works(settings: Settings) -> None:
     import sqlite3
 
     with sqlite3.connect(settings.home / "safelight.db") as connection:
@@ -167,7 +167,7 @@ def test_a_database_from_before_there_was_a_registry_is_no_trouble(settings: Set
 
 
 @pytest.mark.parametrize("database", [False, True])
-def test_without_versions_a_name_costs_no_database(settings: Settings, database: bool) -> None:
+def test_without_versions_a_lookup_imports_no_sqlalchemy(settings: Settings, database: bool) -> None:
     if database:
         with open_registry(settings):
             pass

@@ -37,7 +37,7 @@ def test_the_same_content_is_the_same_version_and_other_content_the_next(registr
     assert (twin.reference, twin.path) == ("quill@1", first.path), "one copy on the disk serves both names"
 
 
-def test_a_folder_has_the_digest_that_specs_pin_and_nothing_else_comes_along(
+def test_a_folder_has_the_digest_that_specs_pin_and_other_files_are_not_copied(
     registry: Registry, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "My model (v2)"
@@ -56,7 +56,7 @@ def test_a_version_need_not_be_hashed_again_when_it_is_used(registry: Registry, 
     assert version.digest in read_sums(registry.home / "cache" / "sums.json").values()
 
 
-def test_files_may_stay_where_they_are(registry: Registry, tmp_path: Path) -> None:
+def test_files_can_be_registered_in_place(registry: Registry, tmp_path: Path) -> None:
     file = write_lora(tmp_path / "ink.safetensors")
     version = registry.add(file, in_place=True)
     assert (version.path, version.in_place, version.digest) == (file, True, file_sum(file))
@@ -64,7 +64,7 @@ def test_files_may_stay_where_they_are(registry: Registry, tmp_path: Path) -> No
     assert file.is_file()
 
 
-def test_where_a_version_came_from_is_kept(registry: Registry, tmp_path: Path) -> None:
+def test_the_source_of_a_version_is_recorded(registry: Registry, tmp_path: Path) -> None:
     parent = registry.add(write_lora(tmp_path / "ink.safetensors"))
     lineage = Lineage(
         parents=(parent.parent(), Parent(name="mini", digest="0" * 64)),
@@ -96,7 +96,7 @@ def test_a_name_is_a_plain_word(registry: Registry, tmp_path: Path, name: str) -
     assert registry.versions() == []
 
 
-def test_a_name_is_of_one_kind_and_of_one_thing(registry: Registry, tmp_path: Path) -> None:
+def test_a_name_has_one_kind_and_is_either_versions_or_an_alias(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
     with pytest.raises(InvalidRequest, match="ink is the name of a lora, and this is a vae"):
         registry.add(write_vae(tmp_path / "vae.safetensors"), name="ink")
@@ -107,7 +107,7 @@ def test_a_name_is_of_one_kind_and_of_one_thing(registry: Registry, tmp_path: Pa
         registry.add(write_lora(tmp_path / "quill.safetensors"))
 
 
-def test_another_kind_than_was_said_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_than_given_is_refused(registry: Registry, tmp_path: Path) -> None:
     file = write_lora(tmp_path / "ink.safetensors")
     with pytest.raises(InvalidRequest, match="is a lora for Stable Diffusion 1, not a vae"):
         registry.add(file, kind="vae")
@@ -115,7 +115,7 @@ def test_another_kind_than_was_said_is_refused(registry: Registry, tmp_path: Pat
         registry.add(file, kind="loar")  # pyright: ignore[reportArgumentType]
 
 
-def test_another_sha256_than_was_said_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_file_with_another_sha256_than_given_is_refused(registry: Registry, tmp_path: Path) -> None:
     file = write_lora(tmp_path / "ink.safetensors")
     with pytest.raises(InvalidRequest, match="not the file you mean"):
         registry.add(file, sha256="0" * 64)
@@ -125,7 +125,7 @@ def test_another_sha256_than_was_said_is_refused(registry: Registry, tmp_path: P
 # Removing
 
 
-def test_what_is_removed_is_gone_from_the_disk_and_stays_on_record(registry: Registry, tmp_path: Path) -> None:
+def test_a_removed_versions_files_are_deleted_and_its_row_stays(registry: Registry, tmp_path: Path) -> None:
     version = registry.add(write_lora(tmp_path / "ink.safetensors"))
     registry.remove("ink@1")
     assert not version.path.exists()
@@ -136,7 +136,7 @@ def test_what_is_removed_is_gone_from_the_disk_and_stays_on_record(registry: Reg
     assert registry.add(tmp_path / "ink.safetensors").reference == "ink@2", "a number is never given twice"
 
 
-def test_one_copy_stays_for_as_long_as_a_name_needs_it(registry: Registry, tmp_path: Path) -> None:
+def test_files_stay_as_long_as_any_name_refers_to_them(registry: Registry, tmp_path: Path) -> None:
     version = registry.add(write_lora(tmp_path / "ink.safetensors"))
     registry.add(tmp_path / "ink.safetensors", name="quill")
     registry.remove("ink")
@@ -145,10 +145,10 @@ def test_one_copy_stays_for_as_long_as_a_name_needs_it(registry: Registry, tmp_p
     assert not version.path.exists()
 
 
-def test_what_an_alias_points_to_is_removed_only_by_force(registry: Registry, tmp_path: Path) -> None:
+def test_a_version_with_an_alias_is_removed_only_by_force(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
     registry.point("ink", "production", 1)
-    with pytest.raises(InvalidRequest, match="ink@1 is what ink@production points to"):
+    with pytest.raises(InvalidRequest, match="ink@production points to ink@1"):
         registry.remove("ink@1")
     registry.remove("ink@1", force=True, by="joe")
     with pytest.raises(UnknownVersion):
@@ -159,7 +159,7 @@ def test_what_an_alias_points_to_is_removed_only_by_force(registry: Registry, tm
 # Aliases
 
 
-def test_an_alias_moves_and_remembers_every_turn(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_records_every_move(registry: Registry, tmp_path: Path) -> None:
     for seed in (1, 2):
         registry.add(write_lora(tmp_path / "ink.safetensors", seed))
     registry.point("ink", "production", 1, reason="first", by="joe")
@@ -176,7 +176,7 @@ def test_an_alias_moves_and_remembers_every_turn(registry: Registry, tmp_path: P
     assert len(registry.history("ink", "production")) == 4
 
 
-def test_an_alias_of_an_alias_is_a_version_unless_it_follows(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_of_an_alias_points_to_its_version_unless_it_follows(registry: Registry, tmp_path: Path) -> None:
     for seed in (1, 2):
         registry.add(write_lora(tmp_path / "ink.safetensors", seed))
     registry.point("ink", "candidate", 1)
@@ -188,7 +188,7 @@ def test_an_alias_of_an_alias_is_a_version_unless_it_follows(registry: Registry,
     assert registry.aliases() == {"house": "ink@candidate", "ink@candidate": "ink@2", "ink@production": "ink@1"}
 
 
-def test_aliases_cannot_lead_in_a_circle(registry: Registry, tmp_path: Path) -> None:
+def test_aliases_cannot_form_a_cycle(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
     registry.point("ink", "a", 1)
     registry.point("ink", "b", "ink@a", follow=True)
@@ -201,12 +201,12 @@ def test_aliases_cannot_lead_in_a_circle(registry: Registry, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["ink@", "ink@0", "ink@-1", "ink@a b", "@a", "a/b@1", "ink@production@2", "ink@1.5"])
-def test_what_is_no_reference_says_what_one_looks_like(registry: Registry, text: str) -> None:
-    with pytest.raises(InvalidRequest, match="say NAME, NAME@3 or NAME@production"):
+def test_an_invalid_reference_is_refused_with_the_valid_forms(registry: Registry, text: str) -> None:
+    with pytest.raises(InvalidRequest, match="use NAME, NAME@3 or NAME@production"):
         registry.resolve(text)
 
 
-def test_an_unknown_reference_is_told_the_nearest(registry: Registry, tmp_path: Path) -> None:
+def test_an_unknown_reference_suggests_the_nearest(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
     registry.point("ink", "production", 1)
     with pytest.raises(UnknownVersion, match="did you mean 'ink@production'"):
@@ -215,7 +215,7 @@ def test_an_unknown_reference_is_told_the_nearest(registry: Registry, tmp_path: 
         registry.point("ink", "production", 7)
 
 
-def test_an_alias_is_no_number_and_hides_no_model(registry: Registry, tmp_path: Path) -> None:
+def test_an_alias_cannot_be_a_number_or_hide_a_model(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
     with pytest.raises(InvalidRequest, match="never moves"):
         registry.point("ink", "2", 1)

@@ -49,22 +49,22 @@ def tensor(begin: int, end: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "message"),
     [
         (safetensors(b"{}", length=2**62), CorruptModel, "not a safetensors file"),
         (safetensors(b" " * (33 * 2**20)), CorruptModel, "header of 33 MiB"),
         (safetensors({"a": tensor(0, 8), "b": tensor(4, 12)}, b"x" * 12), CorruptModel, "overlaps another"),
         (safetensors({"a": tensor(0, 8)}, b"x" * 4), CorruptModel, "is cut off"),
         (b"PK\x03\x04" + b"x" * 100, UnsafeFile, "is a pickle"),
-        (safetensors({"a": tensor(0, 8)}, b"x" * 8), InvalidRequest, "nothing that is known of Stable Diffusion"),
+        (safetensors({"a": tensor(0, 8)}, b"x" * 8), InvalidRequest, "no known kind of Stable Diffusion file"),
     ],
 )
-def test_hostile_files_leave_nothing(
-    registry: Registry, tmp_path: Path, content: bytes, error: type[Exception], said: str
+def test_a_refused_file_leaves_nothing_behind(
+    registry: Registry, tmp_path: Path, content: bytes, error: type[Exception], message: str
 ) -> None:
     file = tmp_path / "evil.safetensors"
     file.write_bytes(content)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         registry.add(file)
     assert empty(registry)
 
@@ -75,20 +75,20 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(registry: Registr
         registry.add(tmp_path / "old.ckpt")
 
 
-def test_a_folder_with_a_link_that_leads_out_is_refused(
+def test_a_folder_with_a_link_out_of_it_is_refused(
     registry: Registry, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(checkpoint("sd1"), tmp_path / "model")
     secret = tmp_path / "secret.txt"
     secret.write_text("mine")
     (folder / "README.md").symlink_to(secret)
-    with pytest.raises(UnsafeFile, match=r"README\.md is a link that leads out"):
+    with pytest.raises(UnsafeFile, match=r"README\.md is a link out of"):
         registry.add(folder)
     assert empty(registry)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "../nowhere.safetensors", "a\0b", "x" * 5000, "~nobody-here/x"])
-def test_what_is_not_there_is_said(registry: Registry, source: str) -> None:
+def test_a_missing_source_is_reported(registry: Registry, source: str) -> None:
     with pytest.raises(InvalidRequest, match="no such file or folder"):
         registry.add(source)
 
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_said(registry: Registry, source: str) -> None:
 # The disk
 
 
-def test_a_disk_that_cannot_hold_it_is_told_before_copying(
+def test_too_little_disk_space_is_reported_before_copying(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil._ntuple_diskusage(10**12, 10**12, 100)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -119,19 +119,19 @@ def test_a_disk_that_fills_up_while_copying_leaves_nothing(
     assert not list(registry.storage.folder.glob(".incoming-*"))
 
 
-def test_what_changed_or_went_is_found_and_adding_again_heals_it(registry: Registry, tmp_path: Path) -> None:
+def test_changed_and_missing_files_are_found_and_adding_again_repairs_them(registry: Registry, tmp_path: Path) -> None:
     file = write_lora(tmp_path / "ink.safetensors")
     version = registry.add(file)
     quill = registry.add(write_lora(tmp_path / "quill.safetensors", seed=2))
-    assert [dict(checked.faults) for checked in verify(registry)] == [{}, {}]
+    assert [dict(checked.problems) for checked in verify(registry)] == [{}, {}]
     content = bytearray(version.path.read_bytes())
     content[-1] ^= 1
     version.path.write_bytes(content)
     quill.path.unlink()
-    found = {checked.version.reference: dict(checked.faults) for checked in verify(registry)}
+    found = {checked.version.reference: dict(checked.problems) for checked in verify(registry)}
     assert found == {"ink@1": {"weights.safetensors": "changed"}, "quill@1": {"weights.safetensors": "missing"}}
     assert registry.add(file) == version
-    assert [dict(checked.faults) for checked in verify(registry, ["ink"])] == [{}]
+    assert [dict(checked.problems) for checked in verify(registry, ["ink"])] == [{}]
 
 
 # Processes
@@ -162,7 +162,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
-def test_processes_that_add_at_once_do_not_get_in_each_others_way(registry: Registry, tmp_path: Path) -> None:
+def test_processes_can_add_versions_at_the_same_time(registry: Registry, tmp_path: Path) -> None:
     files = [write_lora(tmp_path / f"{seed}.safetensors", seed) for seed in range(4)]
     orders = (files, files[::-1], files)
     adding = [start(ADD, *order) for order in orders]
@@ -172,11 +172,11 @@ def test_processes_that_add_at_once_do_not_get_in_each_others_way(registry: Regi
     versions = registry.versions("ink")
     assert [version.number for version in versions] == [1, 2, 3, 4]
     assert {version.digest for version in versions} == {file_sum(file) for file in files}
-    assert all(checked.faults == {} for checked in verify(registry))
+    assert all(checked.problems == {} for checked in verify(registry))
     assert (leftovers(registry), list(registry.storage.folder.glob(".incoming-*"))) == ([], [])
 
 
-def test_a_process_that_is_killed_while_it_downloads_leaves_nothing_but_what_the_next_goes_on_from(
+def test_a_process_killed_during_a_download_leaves_only_what_the_next_resumes(
     registry: Registry, tmp_path: Path
 ) -> None:
     file = write_lora(tmp_path / "there.safetensors", width=200_000)  # half of it is beyond every buffer on the way
@@ -209,7 +209,7 @@ def test_a_process_that_is_killed_before_it_registers_leaves_no_version(registry
     assert leftovers(registry) == []
 
 
-def test_what_was_never_registered_can_be_cleaned_away(registry: Registry, tmp_path: Path) -> None:
+def test_files_that_were_never_registered_can_be_removed(registry: Registry, tmp_path: Path) -> None:
     version = registry.add(write_lora(tmp_path / "ink.safetensors"))
     (registry.storage.folder / ("0" * 64)).mkdir()
     assert clean(registry) == ["0" * 64]

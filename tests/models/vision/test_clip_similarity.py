@@ -45,7 +45,7 @@ def test_pictures_and_prompts_are_embedded_as_transformers_embeds_them(folder: P
     torch.testing.assert_close(found, theirs.text_embeds, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_no_clip_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_clip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="is no CLIP model of transformers"):
         open_clip(tmp_path)
     with pytest.raises(CorruptModel, match="is no CLIP model of transformers"):

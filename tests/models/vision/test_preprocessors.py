@@ -79,7 +79,7 @@ def test_every_name_makes_a_hint_as_large_as_the_picture(tmp_path: Path) -> None
     assert make("canny", picture, thresholds=(60, 20)).tobytes() == outlines.canny(picture, (20, 60)).tobytes()
 
 
-def test_names_and_thresholds_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+def test_invalid_names_and_thresholds_are_refused(tmp_path: Path) -> None:
     make = preprocessors(tmp_path).make_hint
     with pytest.raises(InvalidRequest, match="did you mean 'soft-edge'"):
         make("softedge", colours_picture())
@@ -90,7 +90,7 @@ def test_names_and_thresholds_that_make_no_sense_are_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("write", [write_dpt, write_depth_anything])
-def test_depth_is_what_transformers_network_says_of_the_picture(write: Any, tmp_path: Path) -> None:
+def test_depth_equals_the_output_of_transformers(write: Any, tmp_path: Path) -> None:
     folder = write(tmp_path / "depth-models" / "net")
     picture = colours_picture(1, 40, 24)
     hint = np.asarray(preprocessors(tmp_path).make_hint("depth", picture).convert("L"), dtype=float)
@@ -108,7 +108,7 @@ def test_depth_is_what_transformers_network_says_of_the_picture(write: Any, tmp_
     assert np.abs(hint - expected).max() <= 1
 
 
-def test_depth_is_shown_what_its_own_settings_say(tmp_path: Path) -> None:
+def test_depth_uses_its_own_preprocessing_settings(tmp_path: Path) -> None:
     write_dpt(
         tmp_path / "depth-models" / "a", size={"width": 64, "height": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3
     )

@@ -15,7 +15,7 @@ from safelight.errors import CorruptModel, InvalidRequest, UnsafeFile, Unsupport
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.vision import upscalers as module
 from safelight.models.vision.esrgan import NCNN_HALF, Compact, Esrgan, Network, from_ncnn, from_tensors, ncnn_order
-from safelight.models.vision.upscalers import BUNDLED, Pinned, Upscalers, through
+from safelight.models.vision.upscalers import BUNDLED, Pinned, Upscalers, enlarge_tiled
 
 
 def small_esrgan() -> Esrgan:
@@ -43,22 +43,22 @@ def old_names(name: str) -> str:
 @pytest.mark.parametrize("names", [str, old_names, lambda name: f"params_ema.{name}"])
 def test_either_generation_of_names_is_read(names: Callable[[str], str]) -> None:
     ours = small_esrgan()
-    read = from_tensors({names(name): tensor for name, tensor in ours.state_dict().items()}, where=Path("x"))
+    read = from_tensors({names(name): tensor for name, tensor in ours.state_dict().items()}, path=Path("x"))
     x = torch.rand(1, 3, 9, 7)
     assert torch.equal(read(x), ours(x))
     assert ours(x).shape == (1, 3, 36, 28)
 
 
-def test_a_compact_network_is_told_by_its_names() -> None:
+def test_a_compact_network_is_identified_by_its_names() -> None:
     torch.manual_seed(2)
     ours = Compact(layers=3, width=8).requires_grad_(False)
-    read = from_tensors(ours.state_dict(), where=Path("x"))
+    read = from_tensors(ours.state_dict(), path=Path("x"))
     x = torch.rand(1, 3, 8, 6)
     assert isinstance(read, Compact)
     assert torch.equal(read(x), ours(x))
 
 
-def test_what_is_no_such_network_is_said() -> None:
+def test_files_of_other_networks_are_refused() -> None:
     state = small_esrgan().state_dict()
     for broken in (
         {"weight": torch.zeros(3)},
@@ -66,7 +66,7 @@ def test_what_is_no_such_network_is_said() -> None:
         state | {"conv_last.weight": torch.zeros(3, 8, 1, 1)},
     ):
         with pytest.raises(CorruptModel, match="holds no ESRGAN"):
-            from_tensors(broken, where=Path("x"))
+            from_tensors(broken, path=Path("x"))
 
 
 def write_ncnn(network: Network, path: Path, *, half: bool) -> None:
@@ -100,19 +100,19 @@ def test_ncnns_files_are_numbers_in_the_order_of_the_layers(half: bool, tmp_path
 def test_a_picture_in_tiles_is_the_picture_in_one(upscalers: Upscalers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile sees 24 pixels beyond its edge, which is about as far as this network looks."""
     network, image = upscalers.network(upscalers.pin("sharp")), start_picture(70, 45)
-    whole = through(network, image, CPU)
+    whole = enlarge_tiled(network, image, CPU)
     monkeypatch.setattr(module, "TILE", 32)
-    assert psnr(through(network, image, CPU), whole) > 60
+    assert psnr(enlarge_tiled(network, image, CPU), whole) > 60
     assert whole.size == (280, 180)
 
 
 @pytest.mark.parametrize("scale", [1.5, 4, 6.25])
-def test_any_scale_is_met_exactly(upscalers: Upscalers, scale: float) -> None:
+def test_any_scale_gives_the_exact_size(upscalers: Upscalers, scale: float) -> None:
     image = start_picture(12, 8)
     assert upscalers.enlarge(image, scale, upscalers.pin("sharp")).size == (round(12 * scale), round(8 * scale))
 
 
-def test_ones_own_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
+def test_a_users_network_is_pinned_to_its_file(upscalers: Upscalers) -> None:
     pinned = upscalers.pin("sharp")
     assert pinned.digest is not None
     assert upscalers.require("sharp", pinned.digest) == pinned
@@ -155,7 +155,9 @@ def test_a_pickle_by_that_name_is_refused(upscalers: Upscalers) -> None:
         upscalers.enlarge(start_picture(), 2, upscalers.pin("bad"))
 
 
-def test_without_the_extra_its_names_say_what_to_install(upscalers: Upscalers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(
+    upscalers: Upscalers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "bundled_folder", lambda: None)
     assert upscalers.names() == ["lanczos", "sharp"]
     with pytest.raises(UnsupportedOption, match=r"pip install 'safelight\[upscale\]'"):
@@ -169,7 +171,7 @@ def test_the_bundled_networks_sharpen(name: str, tmp_path: Path) -> None:
     """Near to what was shrunk, with steeper edges than resampling has: the weights are where they belong."""
     upscalers = Upscalers(Catalogue(tmp_path), CPU)
     x, y = np.meshgrid(np.arange(128), np.arange(128))
-    disc = np.where((x - 64) ** 2 + (y - 60) ** 2 < 40**2, 230, 30).astype(np.uint8)
+    disc = np.path((x - 64) ** 2 + (y - 60) ** 2 < 40**2, 230, 30).astype(np.uint8)
     large = Image.fromarray(np.stack([disc, disc // 2, 255 - disc], axis=-1))
     small = large.resize((32, 32), Image.Resampling.BOX)
     by_network = upscalers.enlarge(small, 4, upscalers.pin(name))

@@ -21,17 +21,17 @@ from safelight.models.weights.single_file import derive
 NETWORK, T5 = "model.diffusion_model.", "text_encoders.t5xxl.transformer."
 
 
-def test_it_is_drawn_of_its_own_parts(tmp_path: Path) -> None:
+def test_a_file_is_drawn_with_its_own_parts(tmp_path: Path) -> None:
     path = write_flux(tmp_path / "flux.safetensors")
     ours = load(path)
     about = ours.description
     assert (about.family.name, about.t5, about.defaults.sampler) == ("flux", "text_encoder_2", "Default")
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (0.3611, 0.1159, 16)
     assert ours.digest == file_sum(path)
-    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers.values())]
+    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.prompt_encoders.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
     # CLIP's projection and scale are in the file, and of no use to Flux.
-    assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values()) + 4 * (64 * 64 + 1)
+    assert model_size(about, CPU).total == sum(tensor.nbytes for tensor in tensors.values()) + 4 * (64 * 64 + 1)
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
     images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()
@@ -93,7 +93,11 @@ def without(*prefixes: str) -> Any:
 @pytest.mark.parametrize(
     ("prefixes", "error", "words"),
     [
-        ((T5,), CorruptModel, "lacks T5 .*Flux reads nothing else: get the file that has its text encoders baked in"),
+        (
+            (T5,),
+            CorruptModel,
+            "lacks T5 .*the only encoder Flux attends to: get the file that has its text encoders baked in",
+        ),
         (("vae.",), CorruptModel, "lacks an autoencoder"),
         (("text_encoders.clip_l.",), CorruptModel, "lacks a text encoder"),
         (("vae.", "text_encoders."), UnsupportedOption, "holds the network alone.*safelight models join .* FOLDER"),

@@ -78,6 +78,6 @@ def header_of(about: Ldm) -> Header:
 
 
 @pytest.mark.parametrize("name", ["weight", "model.embed_tokens.weight"])
-def test_what_is_none_of_ours_is_not_named(name: str) -> None:
+def test_unknown_files_are_not_identified(name: str) -> None:
     assert identify(Header({name: Entry("F16", (32_000, 4096), 0, 0)}, {})) is None
     assert identify(Header({}, {})) is None

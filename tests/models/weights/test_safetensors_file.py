@@ -45,7 +45,7 @@ def test_a_pickle_by_another_name_is_refused_unopened(good: Path, protocol: int)
         load_weights(good.parent, STEM)
 
 
-def test_what_torch_saves_is_refused_unopened(good: Path) -> None:
+def test_files_of_torch_save_are_refused_unopened(good: Path) -> None:
     torch.save({"a": torch.ones(2)}, good)
     assert zipfile.is_zipfile(good)
     with pytest.raises(UnsafeFile, match="can run code"):
@@ -160,7 +160,9 @@ def entry(begin: int, end: int, *, dtype: str = "F32", shape: list[int] | None =
         ({"__metadata__": {"a": 1}, "a": entry(0, 16)}, "not a safetensors header"),
     ],
 )
-def test_what_lies_about_its_tensors_is_refused(tmp_path: Path, tensors: dict[str, object], message: str) -> None:
+def test_a_header_with_wrong_tensor_positions_is_refused(
+    tmp_path: Path, tensors: dict[str, object], message: str
+) -> None:
     path = raw(tmp_path / "x.safetensors", json.dumps(tensors).encode(), bytes(16))
     with pytest.raises(CorruptModel, match=message):
         read_header(path)

@@ -40,9 +40,9 @@ def test_a_picture_is_drawn_of_its_own_text_encoders(t5: bool, tmp_path: Path) -
     about = ours.description
     assert (about.family.name, about.t5, about.defaults.sampler) == ("sd3", "text_encoder_3" if t5 else "", "Default")
     assert (about.vae["scaling_factor"], about.vae["shift_factor"], about.latent_channels) == (1.5305, 0.0609, 16)
-    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.readers.values())]
+    networks = [ours.unet, ours.vae.network, *(reader.network for reader in ours.prompt_encoders.values())]
     tensors = {tensor.data_ptr(): tensor for network in networks for tensor in network.state_dict().values()}
-    assert model_size(about, CPU).whole == sum(tensor.nbytes for tensor in tensors.values())
+    assert model_size(about, CPU).total == sum(tensor.nbytes for tensor in tensors.values())
     wishes = {"sampler": "Default", "width": 64, "height": 64, "steps": 2}
     images = [draw(spec_for(ours, prompt=words, **wishes), ours) for words in ("a cat", "a dog")]
     assert images[0].tobytes() != images[1].tobytes()
@@ -53,7 +53,7 @@ def test_a_t5_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         name = "text_encoders.t5xxl.transformer.shared.weight"
         tensors[name] = tensors[name][:1000].clone()
 
-    with pytest.raises(CorruptModel, match="its T5 has 1000 words; T5's vocabulary has 32128"):
+    with pytest.raises(CorruptModel, match="its T5 has a vocabulary of 1000; T5's has 32128 words"):
         load(write_sd3(tmp_path / "sd3.safetensors", Mmdit(t5=True), change=cut))
 
 

@@ -232,7 +232,7 @@ def test_a_file_that_edits_follows_instructions(single: Files) -> None:
     assert psnr(*images) < 40
 
 
-def test_stale_averages_are_left_alone(single: Files, tmp_path: Path) -> None:
+def test_moving_averages_are_ignored(single: Files, tmp_path: Path) -> None:
     def add_averages(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if name.startswith("model.diffusion_model.")]:
             flat = "model_ema." + name.removeprefix("model.").replace(".", "")
@@ -243,7 +243,7 @@ def test_stale_averages_are_left_alone(single: Files, tmp_path: Path) -> None:
     assert_same(both.unet.state_dict(), load(single("sd1")).unet.state_dict())
 
 
-def test_what_training_left_behind_is_no_matter(tmp_path: Path) -> None:
+def test_tensors_of_training_are_ignored(tmp_path: Path) -> None:
     def add(tensors: dict[str, Tensor]) -> None:
         tensors["first_stage_model.loss.logvar"] = torch.zeros(1)
         tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
@@ -267,7 +267,7 @@ def test_a_file_is_named_by_its_sha256_whatever_it_is_called(single: Files, tmp_
     assert digest_model(describe(copy)) == digest_model(describe(single("sd1"))) == file_sum(copy)
 
 
-def test_ones_own_word_on_a_file_is_heeded_and_part_of_its_name(tmp_path: Path) -> None:
+def test_safelights_settings_beside_a_file_are_used_and_part_of_its_digest(tmp_path: Path) -> None:
     path = write(tmp_path / "base.safetensors", "sd2")
     assert describe(path).prediction == "v_prediction"
     before = digest_model(describe(path))
@@ -325,15 +325,15 @@ def put(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
         (drop("model.diffusion_model.middle_block.0."), r"lacks \d+ tensors.*mid_block"),
         (drop("model.diffusion_model.input_blocks.0."), r"lacks model\.diffusion_model\.input_blocks"),
         (drop("first_stage_model.decoder.up."), r"lacks \d+ tensors"),
-        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; known are 4, 8 and 9"),
+        (put("model.diffusion_model.input_blocks.0.0.weight", 64, 5, 3, 3), r"5 input channels; supported: 4, 8 and 9"),
         (put("model.diffusion_model.out.2.weight", 4, 64, 1, 1), r"conv_out.weight is \(4, 64, 1, 1\) in the file"),
         (put("model.diffusion_model.input_blocks.0.0.weight", 64), r"of 4 dimensions: it is \(64,\)"),
         (put("model.diffusion_model.new_idea.weight", 3), r"1 tensors that Stable Diffusion's does not have.*new_idea"),
-        (put("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", 100, 64), r"knows 100 words"),
+        (put("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", 100, 64), "CLIP's has 49408"),
         (put("edm_mean", 4), r"Playground 2\.5"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_said(
+def test_problems_of_a_file_are_reported(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
     path = write(tmp_path / "broken.safetensors", "sd1", change=change)
@@ -345,7 +345,7 @@ def test_what_is_wrong_with_a_file_is_said(
 
 def test_a_refiner_in_one_file_takes_over_from_a_base_in_one_file(single: Files) -> None:
     base, refiner = load(single("sdxl")), load(single("sdxl-refiner"))
-    assert refiner.description.family.told_score
+    assert refiner.description.family.score_conditioned
     spec = spec_for(base, width=64, height=64, steps=5)
     use = PinnedRefiner(model="refiner", digest=refiner.digest, switch=0.3)
     with SteppedEngine() as job_service:

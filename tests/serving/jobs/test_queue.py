@@ -58,7 +58,7 @@ def test_jobs_survive_reopening_the_database(database_url: str) -> None:
 
 
 def test_an_unavailable_database_gives_a_clear_error() -> None:
-    with pytest.raises(InvalidRequest, match="not supported; say sqlite or postgresql"):
+    with pytest.raises(InvalidRequest, match="not supported; use sqlite or postgresql"):
         open_database("mysql://localhost/x")
     with pytest.raises(StorageFailed, match="cannot open the database"):
         open_database("sqlite:////no/such/folder/x.db")

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from safelight.errors import InvalidRequest
-from safelight.models.vision.similarity import FOLDER, PAIR, TEXT_HEAD, WEIGHTS, TextHead, goes_with, read
+from safelight.models.vision.similarity import FOLDER, PAIR, TEXT_HEAD, WEIGHTS, TextHead, is_paired_with, read_json
 
 PREPROCESSING = {
     "image_processor_type": "CLIPImageProcessor",
@@ -61,7 +61,7 @@ def write_pair(
 def is_paired(model: Path) -> bool:
     """Whether the folder has an image encoder, and it goes with the folder's text encoder."""
     pair = model / FOLDER / PAIR
-    return pair.exists() and goes_with(read(pair), model)
+    return pair.exists() and is_paired_with(read_json(pair), model)
 
 
 def name_image_encoder(model: Path) -> None:

@@ -85,7 +85,7 @@ def open_compared_model(name: str, registry: Registry, studio: Studio) -> Compar
 
 
 def find_version(name: str, registry: Registry) -> Version | None:
-    if name in RESERVED or not Reference.says(name):
+    if name in RESERVED or not Reference.is_valid(name):
         return None
     with suppress(UnknownVersion):
         return registry.resolve(name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safelight.models.networks.encode import Replacement, final_norm, replaced
 from safelight.models.networks.load import Model
-from safelight.models.networks.tokenize import Chunk, Tokenizer, frame, units
+from safelight.models.networks.tokenize import Chunk, Tokenizer, frame, split_units
 from safelight.prompts.weights import Weighted
 
 EncodedCaptions = tuple[Tensor, Tensor | None]
@@ -83,5 +83,5 @@ class CaptionEncoder(nn.Module):
 
 
 def first_chunk(caption: str, tokenizer: Tokenizer, num_vectors: Mapping[str, int]) -> Chunk:
-    tokens = [token for unit in units(Weighted(caption, 1.0), tokenizer, num_vectors) for token in unit]
+    tokens = [token for unit in split_units(Weighted(caption, 1.0), tokenizer, num_vectors) for token in unit]
     return frame(tokens[: tokenizer.max_length - 2], tokenizer)

@@ -24,7 +24,7 @@ from safelight.lifecycle.training.recipe import EmbeddingRecipe
 from safelight.lifecycle.training.results import finish, header, lineage
 from safelight.lifecycle.training.run import Run, check_data, open_base, prepare, result_of
 from safelight.models.networks.load import Model
-from safelight.models.networks.textual_inversion import Embedding, named_in
+from safelight.models.networks.textual_inversion import Embedding, names_in
 
 
 def train_embedding(run: Run, recipe: EmbeddingRecipe) -> Iterator[TrainingEvent]:
@@ -86,7 +86,7 @@ def as_file(vectors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def require_name_in_captions(report: DataReport, name: str) -> None:
     """Raises InvalidRequest if captions lack the word."""
-    without = [checked.example.key for checked in report.good if not named_in(checked.example.caption or "", [name])]
+    without = [checked.example.key for checked in report.good if not names_in(checked.example.caption or "", [name])]
     if without:
         raise InvalidRequest(
             f"{len(without)} captions do not contain the word {name!r}, {without[0]} is the first; "

@@ -27,7 +27,7 @@ from safelight.models.networks.components import Weights
 from safelight.models.networks.load import build, outlined, require_shapes
 from safelight.models.networks.networks import control_classes
 from safelight.models.networks.placement import Placement
-from safelight.models.weights.control_lora import restored
+from safelight.models.weights.control_lora import restore_weight
 from safelight.models.weights.safetensors_file import read_header
 from safelight.models.weights.tensor_file import TensorFile
 from safelight.spec.effects import HintKind
@@ -204,7 +204,7 @@ def restored_weights(about: ControlFile, file: TensorFile, unet: nn.Module) -> d
     theirs = unet.state_dict()
     try:
         return {
-            name: restored(theirs[name], file[f"{module}.up"], file[f"{module}.down"])
+            name: restore_weight(theirs[name], file[f"{module}.up"], file[f"{module}.down"])
             for module, name in about.changes.items()
         }
     except (KeyError, RuntimeError) as error:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
 from safelight.models.checkpoints.families import Description, read_config
-from safelight.models.vision.preprocessors import SHOWS
-from safelight.models.weights.control_lora import products, whole_shapes
+from safelight.models.vision.preprocessors import PREPROCESSOR_KINDS
+from safelight.models.weights.control_lora import full_shapes, low_rank_factors
 from safelight.models.weights.control_names import DEEPER, LDM_PREFIX, from_ldm_control, from_original_t2i, number_in
 from safelight.models.weights.safetensors_file import NETWORK, read_header, weight_files
 from safelight.spec import ControlRequest
@@ -106,7 +106,7 @@ def describe_folder(folder: Path) -> ControlFile:
 
 def describe_file(path: Path, model: Description) -> ControlFile:
     stored = {name: entry.shape for name, entry in read_header(path).tensors.items()}
-    shapes = whole_shapes(stored)
+    shapes = full_shapes(stored)
     bare = {name: name.removeprefix(LDM_PREFIX) for name in shapes}
     for start, what in OTHERS.items():
         if any(name.startswith(start) for name in bare.values()):
@@ -128,7 +128,7 @@ def describe_file(path: Path, model: Description) -> ControlFile:
     ours = {known[name]: shapes[name] for name in known}
     config = controlnet_config(ours, model, path)
     if "task_embedding" not in ours:
-        changes = {module: known[f"{module}.weight"] for module in products(stored)}
+        changes = {module: known[f"{module}.weight"] for module in low_rank_factors(stored)}
         whole = {name: here for name, here in known.items() if name in stored}
         return ControlFile(path=path, kind="controlnet", config=config, files=[path], names=whole, changes=changes)
     config |= union_config(ours, path)
@@ -290,7 +290,7 @@ def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
         if named:
             raise InvalidRequest(f"{request.model} takes hints of one kind only; it has no hint kind {named!r}")
         return None
-    kind = named or SHOWS.get(request.preprocessor.partition("/")[0])
+    kind = named or PREPROCESSOR_KINDS.get(request.preprocessor.partition("/")[0])
     if kind is None:
         raise InvalidRequest(
             f"{request.model} must be told what its hint shows, with hint_kind (as-... on the command line): "

@@ -60,7 +60,7 @@ def load_lora(path: Path, model: Model, *, name: str, digest: str) -> Lora:
     """
     file = read_lora(path)
     networks: dict[Part, nn.Module] = {"unet": model.unet}
-    networks |= {part: reader.network for part, reader in model.readers.items()}
+    networks |= {part: reader.network for part, reader in model.prompt_encoders.items()}
     fitted, unmatched = fit(file, networks, name=name, model=f"{model.name} ({model.description.family.name})")
     if unmatched:
         log.warning(
@@ -82,7 +82,7 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
     names = {part: (denoiser_names if part == "unet" else text_names)(network) for part, network in networks.items()}
     layers = {part: layers_of(network) for part, network in networks.items()}
     fitted: Fitted = {part: {} for part in networks}
-    unmatched = list(file.strange)
+    unmatched = list(file.unknown_keys)
     for target, tensors in file.layers.items():
         part, paths = find_layers(target, names)
         if not paths:
@@ -119,7 +119,7 @@ def family_of(file: LoraFile) -> str | None:
     """The family the file seems made for; None where nothing gives it away."""
     named = {flat(target.name): tensors for target, tensors in file.layers.items()}
     for words, family in OTHER_NETWORKS.items():
-        if any(words in name for name in (*named, *file.strange)):
+        if any(words in name for name in (*named, *file.unknown_keys)):
             return family
     widths: Counter[int] = Counter()
     for name, tensors in named.items():

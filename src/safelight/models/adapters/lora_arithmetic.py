@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from safelight.errors import CorruptModel
 from safelight.models.hooks.lora_terms import Dense, Gain, Kronecker, Layer, LowRank, Term
-from safelight.models.weights.lora_file import number
+from safelight.models.weights.lora_file import scalar_value
 
 Tensors = Mapping[str, Tensor]
 NUMBERS = ("alpha", "scalar")
@@ -46,7 +46,7 @@ def terms_of(tensors: Tensors, layer: Layer, *, scale: float | None) -> tuple[Te
         check_fit(term, layer)
         term = shaped(term, layer)
         if "scalar" in tensors:
-            term = times(term, number(tensors["scalar"]))
+            term = times(term, scalar_value(tensors["scalar"]))
         if "magnitude" in tensors:
             # peft's are along the output, whatever their shape: (out,), or (1, out, 1, 1) for convolutions.
             return decomposed(term, tensors["magnitude"].flatten(), layer)
@@ -149,7 +149,7 @@ def tucker(core: Tensor, out: Tensor, into: Tensor) -> Tensor:
 
 
 def alpha_over(rank: int, tensors: Tensors) -> float:
-    return number(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
+    return scalar_value(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
 
 
 def check_fit(term: Term, layer: Layer) -> None:

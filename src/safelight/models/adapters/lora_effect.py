@@ -19,7 +19,7 @@ from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
 from safelight.models.networks.size_estimate import lora_bytes
 from safelight.models.weights.lora_file import LoraFile, read_lora
-from safelight.prompts.lora_tags import TAG, take_loras
+from safelight.prompts.lora_tags import TAG, extract_loras
 from safelight.spec import Denoised, Draft, LoraRequest
 from safelight.spec.effects import MAX_LORAS, PinnedLora
 
@@ -98,8 +98,8 @@ class LoraEffect(Effect):
     def pin(self, draft: Draft, model: Description) -> Draft:
         """The LoRAs of the field and those of the prompt's tags; the tags leave the prompt."""
         del model
-        prompt, tagged = take_loras(draft.prompt)
-        if take_loras(draft.negative_prompt)[1]:
+        prompt, tagged = extract_loras(draft.prompt)
+        if extract_loras(draft.negative_prompt)[1]:
             raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
         requests = (*draft.loras, *tagged)
         if not requests:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safelight.errors import SafelightError
 from safelight.models.checkpoints.catalogue import Catalogue
-from safelight.models.checkpoints.digest import key_of, read_sums, remember_sums
+from safelight.models.checkpoints.digest import key_of, read_sums, write_sums
 from safelight.models.weights.safetensors_file import read_header
 from safelight.regular_file import open_regular
 from safelight.spec.effects import PinnedLora
@@ -46,5 +46,5 @@ def lora_hash(path: Path, *, cache: Path) -> str:
         with open_regular(path) as file:
             file.seek(first)
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        remember_sums(cache, known)
+        write_sums(cache, known)
     return known[key][:LENGTH]

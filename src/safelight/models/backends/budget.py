@@ -74,13 +74,15 @@ def nothing_said(model: Model, rows: int) -> Conditions:
         width, pooled_width = int(unet["joint_attention_dim"]), int(unet["pooled_projection_dim"])
     else:
         width, whole = int(unet["cross_attention_dim"]), int(unet.get("projection_class_embeddings_input_dim") or 0)
-        pooled_width = whole - (5 if about.family.told_score else 6) * int(unet.get("addition_time_embed_dim") or 0)
+        pooled_width = whole - (5 if about.family.score_conditioned else 6) * int(
+            unet.get("addition_time_embed_dim") or 0
+        )
     empty = partial(torch.zeros, device=model.placement.device)
     return Conditions(
         context=empty(rows, tokens, width),
         mask=None,
         pooled=empty(rows, pooled_width) if pooled_width else None,
-        time_ids=empty(rows, 5 if about.family.told_score else 6) if about.family.told_size else None,
+        time_ids=empty(rows, 5 if about.family.score_conditioned else 6) if about.family.size_conditioned else None,
         guidance=empty(rows) + 1 if about.takes_guidance else None,
     )
 

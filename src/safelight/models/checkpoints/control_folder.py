@@ -1,12 +1,12 @@
-"""Which file or folder the name of a ControlNet, a T2I-Adapter, an IP-Adapter or an image encoder stands for.
+"""The file or folder that the name of a ControlNet, a T2I-Adapter, an IP-Adapter or an image encoder refers to.
 
     controlnets/canny.safetensors              a single file: its name is `canny`
     controlnets/depth/config.json              a diffusers folder: its name is `depth`
-    canny@2, canny@production                  a version in the registry, as of every kind the catalogue knows
+    canny@2, canny@production                  a version in the registry, as for every kind of the catalogue
     ip-adapters/image_encoder/config.json      the image encoder beside an adapter
-    depth-models/dpt/config.json               what the preprocessor `depth` runs
+    depth-models/dpt/config.json               the network of the preprocessor `depth`
 
-The last two are no kinds of the catalogue, and found here. All folders are under SAFELIGHT_HOME. Imports no torch.
+The last two are not kinds of the catalogue and are found here. All folders are under SAFELIGHT_HOME. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,8 @@ class ControlFolder:
     catalogue: Catalogue
 
     def paths(self, kind: Kind) -> dict[str, Path]:
-        """By name; of two encoders of one name, the second goes by its place too, as `sdxl_models/image_encoder`."""
+        """Return paths by name; if two encoders share a name, the second is named by its relative path, such as
+        `sdxl_models/image_encoder`."""
         found: dict[str, Path] = {}
         for listed in reversed(LISTED.get(kind, ())):
             found |= self.catalogue.files(listed)
@@ -61,7 +62,7 @@ class ControlFolder:
         """
         Raises:
             UnknownControl: nothing has that name.
-            UnsafeFile: it is in a format that can carry code, or a link that leaves its folder.
+            UnsafeFile: the file's format can carry code, or it is a link out of its folder.
         """
         for listed in LISTED.get(kind, ()):
             with suppress(UnknownModel):
@@ -76,11 +77,11 @@ class ControlFolder:
         raise UnknownControl(TITLES[kind], name[:200], list(self.paths(kind)), folder=where)
 
     def find(self, kind: Kind, name: str, *, digest: str | None = None) -> tuple[Path, str]:
-        """Where it is, and what names it for good: a file's sha256, or that of a folder's configuration and weights.
+        """Return path and digest: a file's sha256, or that of a folder's configuration and weights.
 
         Raises:
             UnknownControl: nothing has that name.
-            InvalidRequest: it is another one by now than `digest` says, and no version is that one.
+            InvalidRequest: its digest now differs from `digest`, and no version has that digest.
         """
         path = self.path(kind, name)
         found = self.digest(kind, path)
@@ -94,7 +95,7 @@ class ControlFolder:
         )
 
     def files(self, kind: Kind, path: Path) -> list[Path]:
-        """What is read of it."""
+        """Return the files that are read."""
         if path.is_file():
             return [path]
         return [path / "config.json", *weight_files(path, NETWORK if kind in LISTED else TEXT_ENCODER)]
@@ -105,7 +106,7 @@ class ControlFolder:
         return digest_of_sums(sums, entry=path.name if path.is_file() else "")
 
     def encoder_for(self, adapter: Path, named: str | None) -> str:
-        """The image encoder that was asked for, else the one beside the adapter, else the only one there is."""
+        """Return the requested image encoder, else the one beside the adapter, else the only one that exists."""
         if named is not None:
             return named
         known = self.paths("image-encoder")

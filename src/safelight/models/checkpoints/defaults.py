@@ -1,4 +1,4 @@
-"""What a checkpoint draws best with, where nobody chooses: its own word, else what suits its kind."""
+"""The default sampling settings of a checkpoint: from its own settings file, else those that suit its kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ def read_defaults(
     vae: Mapping[str, Any],
     scheduler: Mapping[str, Any],
 ) -> Defaults:
-    """What safelight's own file, `where`, says; else what suits checkpoints of this kind."""
+    """Return the defaults in safelight's own settings file `where`, else those for this kind of checkpoint."""
     sample_size = unet.get("sample_size")
     side = (
         sample_size * 2 ** (len(vae["block_out_channels"]) - 1) if isinstance(sample_size, int) else family.default_side
@@ -32,11 +32,15 @@ def read_defaults(
     elif is_turbo(scheduler):
         values |= {"sampler": "Default", "steps": 2, "guidance": 0.0, "width": 512, "height": 512, "strength": 0.5}
     elif family.name == "flux":
-        # The networks that are told no guidance were distilled to draw in few steps.
-        told = bool(unet.get("guidance_embeds"))
-        values |= {"sampler": "Default", "steps": 28 if told else 4, "guidance": 3.5 if told else 1.0}
+        # Networks without a guidance input were distilled for few steps.
+        takes_guidance = bool(unet.get("guidance_embeds"))
+        values |= {
+            "sampler": "Default",
+            "steps": 28 if takes_guidance else 4,
+            "guidance": 3.5 if takes_guidance else 1.0,
+        }
     elif str(scheduler.get("_class_name")).startswith(("EDM", "FlowMatch")):
-        values |= {"sampler": "Default"}  # only few others walk their noise levels
+        values |= {"sampler": "Default"}  # few other samplers support their noise levels
     elif scheduler.get("rescale_betas_zero_snr"):
         values |= {"sampler": "DDIM", "guidance_rescale": 0.7}
     values |= own.get("defaults", {})
@@ -47,7 +51,7 @@ def read_defaults(
 
 
 def is_turbo(scheduler: Mapping[str, Any]) -> bool:
-    """SD-turbo and SDXL-turbo are told apart by nothing but their scheduler."""
+    """Whether it is SD-turbo or SDXL-turbo, which only their scheduler's configuration shows."""
     return (
         scheduler.get("timestep_spacing") == "trailing"
         and scheduler.get("_class_name") in ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")

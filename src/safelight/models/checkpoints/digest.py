@@ -1,4 +1,4 @@
-"""What names a checkpoint for good: the sha256 of all that is read of it."""
+"""A checkpoint's permanent identifier: the sha256 of every file that is read."""
 
 import hashlib
 import json
@@ -11,20 +11,20 @@ from pathlib import Path
 from safelight.errors import CorruptModel
 from safelight.models.checkpoints.families import IMAGE_ENCODER, PREPROCESSOR, Description, own_settings, tokenizer_of
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
-from safelight.regular_file import open_regular, read_regular, where_it_leads
+from safelight.regular_file import open_regular, read_regular, real_path
 
 
 def files_of(description: Description) -> Iterator[Path]:
-    """Every file that `load_model` and `describe` read; a folder may hold other variants and other things besides."""
+    """Yield every file that `load_model` and `describe` read; a folder may hold other variants and unrelated files."""
     if description.is_file:
         yield from (path for path in (description.path, own_settings(description.path)) if path.is_file())
         return
-    folder, encoders = description.path, description.readers
+    folder, encoders = description.path, description.prompt_encoders
     settings = [folder / "model_index.json", folder / "safelight.json", folder / "scheduler" / "scheduler_config.json"]
     yield from (path for path in settings if path.is_file())
     for part in map(tokenizer_of, encoders):
         yield from (path for path in (folder / part).glob("*") if path.suffix in (".json", ".txt"))
-    if description.family.reads_picture:
+    if description.family.image_conditioned:
         encoders = (IMAGE_ENCODER,)
         yield from (path for path in [folder / PREPROCESSOR] if path.is_file())
     for part in (description.family.network, "vae", *encoders):
@@ -33,9 +33,9 @@ def files_of(description: Description) -> Iterator[Path]:
 
 
 def digest_model(description: Description, *, cache: Path | None = None) -> str:
-    """sha256 over the sha256 of every file the loader reads, by relative path; a single file's is its own sha256.
+    """Return sha256 over the sha256 of every file the loader reads, by relative path; a single file's own sha256.
 
-    Hashing gigabytes takes seconds, so a file's sum is kept in `cache` under its path, size and time.
+    Hashing gigabytes takes seconds, so each file's sum is cached under its path, size and modification time.
 
     Raises:
         UnsafeFile, CorruptModel: as `load_model`.
@@ -47,13 +47,13 @@ def digest_model(description: Description, *, cache: Path | None = None) -> str:
 
 
 def digest_files(files: Mapping[str, Path], *, cache: Path | None = None) -> str:
-    """sha256 over the sha256 of each file by name; of one alone, its own."""
+    """Return sha256 over the sha256 of each file by name; for a single file, its own sha256."""
     sums = dict(zip(files, sums_of(list(files.values()), cache=cache), strict=True))
     return digest_of_sums(sums, entry=next(iter(sums)) if len(sums) == 1 else "")
 
 
 def known_digest(description: Description, *, cache: Path) -> str | None:
-    """The digest, if every file's sum is remembered; nothing is hashed."""
+    """Return the digest if every file's sum is cached, else None; nothing is hashed."""
     known = read_sums(cache)
     if any(key_of(path) not in known for path in files_of(description)):
         return None
@@ -61,7 +61,7 @@ def known_digest(description: Description, *, cache: Path) -> str | None:
 
 
 def digest_of_sums(sums: Mapping[str, str], *, entry: str) -> str:
-    """From the sum of each file by its path; `entry` is the file among them that is the model, if not the folder is."""
+    """Compute a digest from each file's sum by path; `entry` is the model's file, empty if the folder is the model."""
     if [*sums] == [entry]:
         return sums[entry]
     total = hashlib.sha256()
@@ -72,7 +72,7 @@ def digest_of_sums(sums: Mapping[str, str], *, entry: str) -> str:
 
 
 def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
-    """The sha256 of each file, remembered in `cache` for as long as its size and time stay."""
+    """Return the sha256 of each file; cached sums are valid while size and modification time are unchanged."""
     known = read_sums(cache)
     sums: dict[str, str] = {}
     found: list[str] = []
@@ -84,20 +84,20 @@ def sums_of(files: Sequence[Path], *, cache: Path | None = None) -> list[str]:
             raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
         found.append(sums[key])
     if cache is not None and not sums.keys() <= known.keys():
-        remember_sums(cache, known | sums)
+        write_sums(cache, known | sums)
     return found
 
 
-def remember(sums: Mapping[Path, str], *, cache: Path) -> None:
-    """Sums that were worked out while the files were written."""
+def cache_sums(sums: Mapping[Path, str], *, cache: Path) -> None:
+    """Add sums that were computed while the files were written."""
     known = read_sums(cache)
     with suppress(OSError):
-        remember_sums(cache, known | {key_of(path): digest for path, digest in sums.items()})
+        write_sums(cache, known | {key_of(path): digest for path, digest in sums.items()})
 
 
 def key_of(path: Path) -> str:
     status = path.stat()
-    return f"{where_it_leads(path)}|{status.st_size}|{status.st_mtime_ns}"
+    return f"{real_path(path)}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def file_sum(path: Path) -> str:
@@ -113,8 +113,8 @@ def read_sums(cache: Path | None) -> dict[str, str]:
     return sums if isinstance(sums, dict) else {}
 
 
-def remember_sums(cache: Path, sums: dict[str, str]) -> None:
-    """All or nothing; without it, the next start only hashes again."""
+def write_sums(cache: Path, sums: dict[str, str]) -> None:
+    """Write the cache atomically; if that fails, the next start hashes again."""
     part = cache.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

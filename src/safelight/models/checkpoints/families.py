@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read from its configuration files alone (or a single file's header)."""
+"""A checkpoint's description, read from its configuration files alone (or a single file's header)."""
 
 import json
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from safelight.spec.complete import Defaults
 from safelight.spec.fields import Reads
 
 SIDE_STEP = 8
-"""Sides are multiples of it, at least."""
+"""Image sides are multiples of at least this many pixels."""
 FLUX_PATCH = 2
-"""Flux's network reads latents two by two; the other transformers say in their configuration what they do."""
+"""Flux packs latents in patches of 2x2; the other transformers have `patch_size` in their configuration."""
 
 NOISE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -29,26 +29,26 @@ NOISE: Mapping[str, Any] = {
 }
 
 IMAGE_ENCODER, PREPROCESSOR = "image_encoder", "feature_extractor/preprocessor_config.json"
-"""Of variations: the folder of what reads the picture, and how the picture is made ready for it."""
+"""Of variations: the folder of the image encoder, and its preprocessing settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a checkpoint says of itself; no weights are read."""
+    """What a checkpoint is, from its configuration; no weights are read."""
 
     path: Path
     """A diffusers folder, or a single file."""
     family: Family
     unet: Mapping[str, Any]
-    """Of what denoises, which in some families is a transformer."""
+    """Configuration of the denoising network, which in some families is a transformer."""
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
     defaults: Defaults
     text_encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    """Their configurations by part, where they are known before loading: those of a single file."""
+    """Their configurations by part, for a single file only; a folder's are read when loading."""
     t5: str = ""
-    """The folder of its T5; some checkpoints of Stable Diffusion 3 come without, and are told zeros instead."""
+    """The folder of its T5; some checkpoints of Stable Diffusion 3 have none, and get zeros in its place."""
 
     @property
     def is_file(self) -> bool:
@@ -57,7 +57,7 @@ class Description:
     def configuration(self, part: str) -> Mapping[str, Any]:
         """
         Raises:
-            CorruptModel: it is missing from the folder, or garbled.
+            CorruptModel: the configuration is missing from the folder, or invalid.
         """
         match part:
             case "unet" | "transformer":
@@ -79,50 +79,50 @@ class Description:
         return int(self.vae["latent_channels"])
 
     @property
-    def readers(self) -> tuple[str, ...]:
-        """The folders of all that reads the prompt."""
+    def prompt_encoders(self) -> tuple[str, ...]:
+        """The folders of all text encoders; T5 is the last."""
         return (*self.family.text_encoders, *([self.t5] if self.t5 else []))
 
     @property
     def patch(self) -> int:
-        """Latent pixels that the network takes together, along one side."""
+        """Latent pixels per patch of the network, along one side."""
         return FLUX_PATCH if self.family.name == "flux" else int(self.unet.get("patch_size") or 1)
 
     @property
     def side_step(self) -> int:
-        """Image pixels that a side must be a multiple of."""
+        """A side must be a multiple of this many image pixels."""
         return max(SIDE_STEP, self.vae_scale * self.patch)
 
     @property
-    def most_side(self) -> int:
-        """Image pixels of the longest side that the network has positions for; 0 where there is no such bound."""
+    def max_side(self) -> int:
+        """The longest side in image pixels that the network has position embeddings for; 0 if there is no limit."""
         return int(self.unet.get("pos_embed_max_size") or 0) * self.patch * self.vae_scale
 
     @property
     def in_channels(self) -> int:
-        """Of a latent, as the network is given it."""
+        """Input channels of the network per latent pixel, before Flux's packing."""
         return int(self.unet["in_channels"]) // (FLUX_PATCH**2 if self.family.name == "flux" else 1)
 
     @property
     def inpaints_natively(self) -> bool:
-        """The network also takes a mask and the masked picture (9 channels for Stable Diffusion)."""
+        """Whether the network also takes a mask and the masked image (9 channels for Stable Diffusion)."""
         return self.in_channels == 2 * self.latent_channels + 1
 
     @property
     def reads(self) -> Reads:
-        """A network that sees a picture beside the latent (8 channels for Stable Diffusion) follows instructions."""
-        if self.family.reads_picture:
+        """What conditions it. A network with an image beside the latent (8 channels in SD) follows instructions."""
+        if self.family.image_conditioned:
             return "picture"
         return "instructions" if self.in_channels == 2 * self.latent_channels else "words"
 
     @property
     def takes_guidance(self) -> bool:
-        """Distilled networks (LCM, Flux) are told the guidance scale."""
+        """Whether the guidance scale is an input of the network, as in distilled ones (LCM, Flux)."""
         return self.unet.get("time_cond_proj_dim") is not None or bool(self.unet.get("guidance_embeds"))
 
     @property
     def supports_cfg(self) -> bool:
-        """Guidance is by a second row, of the negative prompt. Distilled networks know no such thing."""
+        """Whether classifier-free guidance, with a second row for the negative prompt, applies; not if distilled."""
         return not self.takes_guidance and self.family.name != "flux"
 
     @property
@@ -134,8 +134,8 @@ def describe(path: Path) -> Description:
     """Read a diffusers folder's configuration, or derive a single file's from its header.
 
     Raises:
-        CorruptModel: files are missing or are not what their names say.
-        UnsupportedOption: a pipeline or network we cannot run, by name.
+        CorruptModel: files are missing or invalid.
+        UnsupportedOption: a pipeline or network that is not supported.
     """
     parts = read_configurations(path) if path.is_file() else read_folder(path)
     own = read_own_settings(path)
@@ -146,7 +146,7 @@ def describe(path: Path) -> Description:
     try:
         if path.is_file():
             scheduler |= own.get("scheduler", {})
-        about = Description(
+        description = Description(
             path=path,
             family=family,
             unet=unet,
@@ -157,41 +157,45 @@ def describe(path: Path) -> Description:
             text_encoders={name: parts[name] for name in (*family.text_encoders, family.t5) if name in parts},
             t5=family.t5 if family.t5 and (index.get(family.t5) or [None])[0] else "",
         )
-        require_known_channels(about)
-        return about
+        require_known_channels(description)
+        return description
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptModel(f"{path}: configuration lacks or garbles {error}") from None
+        raise CorruptModel(f"{path}: missing or invalid in the configuration: {error}") from None
 
 
-def require_known_channels(about: Description) -> None:
-    channels, latent_channels = about.in_channels, about.latent_channels
+def require_known_channels(description: Description) -> None:
+    channels, latent_channels = description.in_channels, description.latent_channels
     known = [latent_channels, 2 * latent_channels, 2 * latent_channels + 1]
-    # Of the transformers, none follows instructions, and Flux has no mask.
-    allowed = known if about.family.network == "unet" else known[::2] if about.family.name == "sd3" else known[:1]
+    # No transformer follows instructions, and Flux has no mask input.
+    allowed = (
+        known if description.family.network == "unet" else known[::2] if description.family.name == "sd3" else known[:1]
+    )
     if channels not in allowed:
         raise UnsupportedOption(
             "model",
-            f"{about.path} has a network of {channels} input channels; known are "
+            f"{description.path} has a network with {channels} input channels; supported: "
             + " and ".join(", ".join(map(str, allowed)).rsplit(", ", 1)),
         )
-    if about.family.t5_alone and not about.t5:
-        raise CorruptModel(f"{about.path} has no {about.family.t5}: its network reads nothing else")
+    if description.family.t5_alone and not description.t5:
+        raise CorruptModel(
+            f"{description.path} has no {description.family.t5}, the only text encoder its network reads"
+        )
 
 
 def network_of(index: Mapping[str, Any], path: Path) -> str:
-    """The part that denoises.
+    """Return the name of the denoising network's part.
 
     Raises:
-        UnsupportedOption: a pipeline that we cannot run.
+        UnsupportedOption: the pipeline is not supported.
     """
     pipeline = str(index.get("_class_name"))
     if pipeline not in PIPELINES:
-        raise UnsupportedOption("model", f"{path} is a {pipeline}; known are {', '.join(PIPELINES)}")
+        raise UnsupportedOption("model", f"{path} is a {pipeline}; supported: {', '.join(PIPELINES)}")
     return FAMILIES[PIPELINES[pipeline][0]].network
 
 
 def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """The text encoders' are read when they are loaded."""
+    """Read the configurations by part; those of text encoders are read when these are loaded."""
     index = read_config(folder / "model_index.json")
     network = network_of(index, folder)
     names = {
@@ -202,50 +206,51 @@ def read_folder(folder: Path) -> dict[str, dict[str, Any]]:
     return {"model_index": index} | {part: read_config(folder / name) for part, name in names.items()}
 
 
-def require_sides(about: Description, width: int, height: int) -> None:
+def require_sides(description: Description, width: int, height: int) -> None:
     """
     Raises:
-        InvalidField: the network cannot draw a picture of this size.
+        InvalidField: the network cannot draw an image of this size.
     """
-    step = about.side_step
+    step = description.side_step
     for name, side in (("width", width), ("height", height)):
         if side % step:
             raise InvalidField(name, f"this model draws multiples of {step} pixels; {side // step * step} is one")
-        if about.most_side and side > about.most_side:
-            raise InvalidField(name, f"this model draws sides of at most {about.most_side} pixels, not {side}")
+        if description.max_side and side > description.max_side:
+            raise InvalidField(name, f"this model draws sides of at most {description.max_side} pixels, not {side}")
 
 
 def require_successor(first: Description, second: Description, *, names: tuple[str, str], masked: bool) -> None:
     """
     Raises:
-        UnsupportedOption: the second model reads other latents than the first one makes, or one of them is no plain
-            UNet; with a mask, a UNet made for inpainting is one too.
+        UnsupportedOption: the second model cannot continue the first one's latents, or one of them is no plain UNet;
+            with a mask, a UNet made for inpainting counts as one.
     """
-    for about, name in zip((first, second), names, strict=True):
-        if about.family.network != "unet" or about.reads != "words":
-            raise UnsupportedOption("refiner", f"{name} neither hands over nor takes over: it is no plain UNet")
-        if about.inpaints_natively and not masked:
+    for description, name in zip((first, second), names, strict=True):
+        if description.family.network != "unet" or description.reads != "words":
+            raise UnsupportedOption("refiner", f"{name} is no plain UNet: it cannot be combined with a refiner")
+        if description.inpaints_natively and not masked:
             raise UnsupportedOption("refiner", f"{name} is made for inpainting: give it an init picture and a mask")
     if noise_of(first) != noise_of(second):
         raise UnsupportedOption("refiner", f"{names[1]} was trained on other noise levels than {names[0]}")
-    told = [
-        (about.latent_channels, about.vae_scale, about.vae.get("scaling_factor", 0.18215)) for about in (first, second)
+    latents = [
+        (description.latent_channels, description.vae_scale, description.vae.get("scaling_factor", 0.18215))
+        for description in (first, second)
     ]
-    if told[0] != told[1]:
+    if latents[0] != latents[1]:
         raise UnsupportedOption(
             "refiner",
-            f"{names[1]} reads other latents than {names[0]} makes: {told[1][0]} channels scaled by {told[1][2]:g}, "
-            f"not {told[0][0]} by {told[0][2]:g}",
+            f"{names[1]} needs other latents than {names[0]} makes: {latents[1][0]} channels scaled by "
+            f"{latents[1][2]:g}, not {latents[0][0]} by {latents[0][2]:g}",
         )
 
 
-def noise_of(about: Description) -> tuple[Any, ...]:
-    """Which timestep is how noisy; where a configuration is silent, as diffusers' schedulers have it."""
-    return tuple(about.scheduler.get(name, silent) for name, silent in NOISE.items())
+def noise_of(description: Description) -> tuple[Any, ...]:
+    """Return the settings of the noise schedule, with diffusers' defaults for those that are not set."""
+    return tuple(description.scheduler.get(name, default) for name, default in NOISE.items())
 
 
 def own_settings(path: Path) -> Path:
-    """Where safelight's own word on a checkpoint is: inside a folder, or beside a single file."""
+    """Return the path of safelight's settings for a checkpoint: inside a folder, or beside a single file."""
     return path.with_suffix(".safelight.json") if path.is_file() else path / "safelight.json"
 
 
@@ -254,7 +259,7 @@ def read_own_settings(path: Path) -> dict[str, Any]:
 
 
 def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str, Any]:
-    """diffusers' SD 1 and 2 pipelines correct two settings that early checkpoints were published with."""
+    """Correct two settings of early SD 1 and 2 checkpoints, as diffusers' pipelines do."""
     corrections = {"steps_offset": 1, "clip_sample": False}
     if family.name not in ("sd1", "sd2"):
         return scheduler
@@ -262,19 +267,19 @@ def as_pipelines_read_it(scheduler: dict[str, Any], family: Family) -> dict[str,
 
 
 def text_widths(description: Description) -> tuple[int, ...]:
-    """How wide the token embeddings of each text encoder are."""
+    """Return the token embedding width of each CLIP text encoder."""
     configs = [description.configuration(part) for part in description.family.text_encoders]
     return tuple(int(config.get("hidden_size", 512)) for config in configs)
 
 
 def tokenizer_of(text_encoder: str) -> str:
-    """The folder beside a text encoder's."""
+    """Return the name of the tokenizer folder of a text encoder."""
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
 def identify(index: Mapping[str, Any], unet: Mapping[str, Any]) -> FamilyName:
-    """SD 2 differs from SD 1 by its text encoder, which shows in the width of the cross-attention; SDXL's refiner says
-    that it is told a score."""
+    """Return the family. SD 2 differs from SD 1 in the cross-attention width; SDXL's refiner sets
+    `requires_aesthetics_score`."""
     candidates = PIPELINES[str(index["_class_name"])]
     if len(candidates) == 1:
         return candidates[0]

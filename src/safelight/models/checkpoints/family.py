@@ -1,18 +1,18 @@
-"""The kinds of Stable Diffusion there are, and what sets them apart.
+"""The families of Stable Diffusion, and how they differ.
 
 | family | text encoders | prediction | made for |
 |---|---|---|---|
 | sd1  | CLIP ViT-L              | epsilon        | 512 |
 | sd2  | OpenCLIP ViT-H          | epsilon or v   | 512, 768 |
 | sdxl | CLIP ViT-L + OpenCLIP G | epsilon        | 1024 |
-| sdxl-refiner | OpenCLIP G      | epsilon        | 1024, from pictures or from where SDXL left off |
+| sdxl-refiner | OpenCLIP G      | epsilon        | 1024, from images or from SDXL's partly denoised latents |
 | sd3  | both of SDXL's, and T5  | flow           | 1024 |
 | flux | CLIP ViT-L and T5       | flow           | 1024 |
 
-The first three are UNets, and so are variations (`variation`): Stable Diffusion 1 told by CLIP's image encoder in place
-of a text encoder. The others are transformers (MMDiT, arXiv:2403.03206) that read T5's states.
+The first four are UNets, and so are variations (`variation`): Stable Diffusion 1 conditioned by CLIP's image encoder
+in place of a text encoder. The others are transformers (MMDiT, arXiv:2403.03206) that read T5's states.
 
-A family decides how prompts are encoded and what else the network is told; sizes, channels and the schedule's
+A family decides how prompts are encoded and the network's other conditioning; sizes, channels and the schedule's
 constants are read from the checkpoint (`families.py`).
 """
 
@@ -28,25 +28,25 @@ FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "variation", "sd3", "
 class Family:
     name: FamilyName
     text_encoders: tuple[str, ...]
-    """Folder names of its CLIPs, in the order their states are joined."""
+    """Folder names of its CLIP text encoders, in the order their states are concatenated."""
     penultimate: bool = False
-    """Prompts are read from the layer before the last, without the final norm."""
-    told_size: bool = False
-    """The network is told the picture's size."""
-    told_score: bool = False
-    """In place of a part of that, how beautiful the picture is."""
+    """Prompt states are taken from the layer before the last, without the final norm."""
+    size_conditioned: bool = False
+    """The network is conditioned on the image size."""
+    score_conditioned: bool = False
+    """It is conditioned on an aesthetic score in place of the target size."""
     default_side: int
     network: Literal["unet", "transformer"] = "unet"
-    """The folder of what denoises."""
+    """The folder of the denoising network."""
     t5: str = ""
-    """The folder of the T5 that reads the prompt too."""
+    """The folder of its T5 text encoder."""
     t5_tokens: int = 0
-    """How many tokens of a prompt it reads; shorter ones are padded, for the network reads the padding as well."""
+    """T5's sequence length; shorter prompts are padded, and the network attends to the padding."""
     t5_alone: bool = False
-    """The network reads T5's states; of CLIP it takes the summary of the prompt and no more."""
-    reads_picture: bool = False
-    """Told what CLIP sees in a picture, and no words."""
-    pace: StepSpacing = field(default_factory=StepSpacing)
+    """Cross-attention reads T5's states only; from CLIP the network takes the pooled output alone."""
+    image_conditioned: bool = False
+    """Conditioned on CLIP's embedding of an image, with no prompt."""
+    step_spacing: StepSpacing = field(default_factory=StepSpacing)
 
 
 FAMILIES: dict[FamilyName, Family] = {
@@ -56,18 +56,18 @@ FAMILIES: dict[FamilyName, Family] = {
         name="sdxl",
         text_encoders=("text_encoder", "text_encoder_2"),
         penultimate=True,
-        told_size=True,
+        size_conditioned=True,
         default_side=1024,
     ),
     "sdxl-refiner": Family(
         name="sdxl-refiner",
         text_encoders=("text_encoder_2",),
         penultimate=True,
-        told_size=True,
-        told_score=True,
+        size_conditioned=True,
+        score_conditioned=True,
         default_side=1024,
     ),
-    "variation": Family(name="variation", text_encoders=(), default_side=512, reads_picture=True),
+    "variation": Family(name="variation", text_encoders=(), default_side=512, image_conditioned=True),
     "sd3": Family(
         name="sd3",
         text_encoders=("text_encoder", "text_encoder_2"),
@@ -76,7 +76,7 @@ FAMILIES: dict[FamilyName, Family] = {
         network="transformer",
         t5="text_encoder_3",
         t5_tokens=256,
-        pace=StepSpacing(rounds_up=True),
+        step_spacing=StepSpacing(rounds_up=True),
     ),
     "flux": Family(
         name="flux",
@@ -86,7 +86,7 @@ FAMILIES: dict[FamilyName, Family] = {
         t5="text_encoder_2",
         t5_tokens=512,
         t5_alone=True,
-        pace=StepSpacing(rounds_up=True, evenly=True),
+        step_spacing=StepSpacing(rounds_up=True, evenly=True),
     ),
 }
 

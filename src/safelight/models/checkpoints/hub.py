@@ -1,7 +1,7 @@
 """Checkpoints from the Hugging Face hub: pinned to a commit, resumable, safetensors only.
 
-`org/name` or `org/name@revision`. What is downloaded is decided from the repository's file list, so that neither
-pickles nor a second copy in another format costs bandwidth; huggingface_hub keeps the files in its own cache.
+`org/name` or `org/name@revision`. The files to download are chosen from the repository's file list, so that no
+bandwidth is spent on pickles or a second copy in another format; huggingface_hub stores the files in its own cache.
 """
 
 import re
@@ -25,24 +25,24 @@ class HubUnreachable(SafelightError):
 
 
 def fetch(hub_id: str, *, half: bool) -> Path:
-    """The checkpoint's folder, downloaded if it is not there yet; `half` then prefers fp16 files where both exist.
+    """Return the checkpoint's folder, downloaded if necessary; `half` prefers fp16 files where both exist.
 
     Raises:
         UnknownModel: no such repository or revision, or it is private and no token is set.
         UnsafeFile: the repository has weights only in formats that can carry code.
         HubUnreachable: no network, and no copy from earlier.
     """
-    from httpx2 import HTTPError  # what huggingface_hub speaks to the network with
+    from httpx2 import HTTPError  # the HTTP client that huggingface_hub uses
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionResolutionError
 
     repository, _, revision = hub_id.partition("@")
-    if COMMIT.match(revision) and (folder := downloaded_earlier(repository, revision)):
+    if COMMIT.match(revision) and (folder := cached_download(repository, revision)):
         return folder  # a commit never changes
     try:
-        # The branch's commit now; also noted in the cache, so that the same name works without a network later.
+        # The branch's current commit; huggingface_hub caches it, so that the same name works offline later.
         commit = HfApi().resolve_revision(repository, revision=revision or None)
-        if folder := downloaded_earlier(repository, commit.resolved):
+        if folder := cached_download(repository, commit.resolved):
             return folder
         names = HfApi().list_repo_files(repository, revision=commit.resolved)
         files = wanted_files(names, repository, half=half)
@@ -55,15 +55,15 @@ def fetch(hub_id: str, *, half: bool) -> Path:
         cause: Exception = error
     except (HTTPError, OSError, RevisionResolutionError) as error:
         cause = error
-    if folder := downloaded_earlier(repository, revision):
+    if folder := cached_download(repository, revision):
         return folder
     raise HubUnreachable(
-        f"{hub_id} cannot be downloaded and no whole copy is on this machine ({type(cause).__name__}: {cause})"
+        f"{hub_id} cannot be downloaded and no complete copy is on this machine ({type(cause).__name__}: {cause})"
     ) from cause
 
 
-def downloaded_earlier(repository: str, revision: str) -> Path | None:
-    """The folder of an earlier download, if it was finished."""
+def cached_download(repository: str, revision: str) -> Path | None:
+    """Return the folder of an earlier download, if that was completed."""
     from huggingface_hub import try_to_load_from_cache
 
     index = try_to_load_from_cache(repository, "model_index.json", revision=revision or None)
@@ -78,7 +78,7 @@ def downloaded_earlier(repository: str, revision: str) -> Path | None:
 
 
 def wanted_files(names: Sequence[str], repository: str, *, half: bool) -> list[str]:
-    """Configuration, and one set of safetensors a component."""
+    """Return the configuration files, and one set of safetensors for each component."""
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in CONFIGURATION)]
     wanted = [name for name in wanted if ".safetensors.index." not in name]
     for component in COMPONENTS:

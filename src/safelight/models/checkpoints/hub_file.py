@@ -1,6 +1,6 @@
-"""Anything of Stable Diffusion on the Hugging Face hub, with its commit and licence: a checkpoint, a network, one file.
+"""Stable Diffusion models on the Hugging Face hub, with commit and licence: a checkpoint, a network, one file.
 
-org/name[@revision]                      the checkpoint, or the one network or file that the repository has
+org/name[@revision]                      the checkpoint, or the only network or file in the repository
 org/name/some.safetensors[@revision]     that file
 """
 
@@ -19,28 +19,28 @@ MAX_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HubFind:
+class HubFiles:
     path: Path
     """A file, or a folder."""
     repository: str
     file: str
-    """Of a single file, its path in the repository."""
+    """A single file's path in the repository; else empty."""
     commit: str
     licence: str
-    """As the model card says it; empty where it says nothing."""
+    """From the model card; empty if it names none."""
 
 
-def is_hub(text: str) -> bool:
+def is_hub_id(text: str) -> bool:
     whole = HUB_ID.match(text) and not text.endswith(".safetensors")
     return bool(whole or HUB_FILE.match(text)) and not text.startswith(".")
 
 
-def fetch_any(text: str) -> HubFind:
+def fetch_any(text: str) -> HubFiles:
     """
     Raises:
         UnknownModel: no such repository, revision or file, or it is private and no token is set.
-        InvalidRequest: there are several files to choose from.
-        UnsafeFile: there is nothing but pickles.
+        InvalidRequest: the repository has several files, and none is named.
+        UnsafeFile: the repository has only pickles.
         HubUnreachable: no network.
     """
     from huggingface_hub import HfApi, snapshot_download
@@ -50,22 +50,22 @@ def fetch_any(text: str) -> HubFind:
     else:
         repository, _, revision = text.partition("@")
         wanted = ""
-    with asking(text):
+    with hub_errors(text):
         info = HfApi().model_info(repository, revision=revision or None)
         commit, names = str(info.sha), [str(sibling.rfilename) for sibling in info.siblings or ()]
     if not wanted and "model_index.json" in names:
         path = fetch(f"{repository}@{commit}", half=False)
     else:
         files = choose(names, repository, wanted)
-        with asking(text):
+        with hub_errors(text):
             folder = Path(snapshot_download(repository, revision=commit, allow_patterns=list(files)))
         wanted = files[0] if len(files) == 1 else ""
         path = folder / wanted
-    return HubFind(path=path, repository=repository, file=wanted, commit=commit, licence=licence_in(info.card_data))
+    return HubFiles(path=path, repository=repository, file=wanted, commit=commit, licence=licence_in(info.card_data))
 
 
 def choose(names: Sequence[str], repository: str, wanted: str) -> tuple[str, ...]:
-    """The file that is wanted, the only one there is, or a network with its configuration."""
+    """Return the requested file, or the only one, or a network with its configuration."""
     files = sorted(name for name in names if name.endswith(".safetensors"))
     if wanted:
         if wanted not in files:
@@ -79,22 +79,22 @@ def choose(names: Sequence[str], repository: str, wanted: str) -> tuple[str, ...
     if len(files) != 1:
         listed = ", ".join(files[:MAX_LISTED]) + (", ..." if len(files) > MAX_LISTED else "")
         raise InvalidRequest(
-            f"{repository} has {listed or 'no safetensors file'}; say {repository}/FILE for one of them"
+            f"{repository} has {listed or 'no safetensors file'}; use {repository}/FILE for one of them"
         )
     return (files[0],)
 
 
 def licence_in(card: object) -> str:
-    """Model cards call their own licences `other`, and name them beside."""
-    said = getattr(card, "license", None)
-    if said == "other":
-        said = getattr(card, "license_name", None) or said
-    return said if isinstance(said, str) else ""
+    """Return the card's licence; if that is `other`, its `license_name`."""
+    licence = getattr(card, "license", None)
+    if licence == "other":
+        licence = getattr(card, "license_name", None) or licence
+    return licence if isinstance(licence, str) else ""
 
 
 @contextmanager
-def asking(text: str) -> Generator[None, None, None]:
-    from httpx2 import HTTPError  # what huggingface_hub speaks to the network with
+def hub_errors(text: str) -> Generator[None, None, None]:
+    from httpx2 import HTTPError  # the HTTP client that huggingface_hub uses
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RevisionResolutionError
 
     try:
@@ -104,6 +104,6 @@ def asking(text: str) -> Generator[None, None, None]:
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
             raise UnknownModel(text, []) from error
-        raise HubUnreachable(f"{text} cannot be had: {error}") from error
+        raise HubUnreachable(f"{text} cannot be downloaded: {error}") from error
     except (HTTPError, OSError, RevisionResolutionError) as error:
-        raise HubUnreachable(f"{text} cannot be had ({type(error).__name__}: {error})") from error
+        raise HubUnreachable(f"{text} cannot be downloaded ({type(error).__name__}: {error})") from error

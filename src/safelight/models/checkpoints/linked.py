@@ -1,11 +1,11 @@
-"""Model folders of other programs, used where they lie: AUTOMATIC1111's, ComfyUI's, InvokeAI's. Imports no torch.
+"""Model folders of other programs, used in place: AUTOMATIC1111's, ComfyUI's, InvokeAI's. Imports no torch.
 
     models/Stable-diffusion/dream.safetensors   checkpoint `dream`
     models/Lora/styles/ink.safetensors          lora `ink`
-    models/3f2a.../model.safetensors            in a folder nobody knows: what the file's header shows
+    models/3f2a.../model.safetensors            in a folder of unknown name: the kind is read from the file's header
 
-Which folders are linked is in SAFELIGHT_HOME/links.json, and no database's business: they are this machine's. They are
-looked into whenever a name is asked for, so a file that is put there is known at once.
+The linked folders are listed in SAFELIGHT_HOME/links.json, not in the database, because they belong to this machine.
+They are scanned at every lookup of a name, so a new file is found at once.
 """
 
 import json
@@ -18,11 +18,11 @@ from pathlib import Path
 from safelight.errors import InvalidRequest, SafelightError, StorageFailed, UnsafeFile
 from safelight.models.weights.identify import KINDS, Kind, identify
 from safelight.models.weights.safetensors_file import NETWORK, PICKLE_SUFFIXES, WHY_NOT, conversion_of, read_header
-from safelight.regular_file import read_regular, where_it_leads
+from safelight.regular_file import read_regular, real_path
 
 SINGLE = ".safetensors"
 LINKS = "links.json"
-PLACES: Mapping[str, Kind] = {
+KIND_FOLDERS: Mapping[str, Kind] = {
     "stable-diffusion": "checkpoint",  # AUTOMATIC1111
     "checkpoints": "checkpoint",  # ComfyUI
     "main": "checkpoint",  # InvokeAI
@@ -43,35 +43,35 @@ PLACES: Mapping[str, Kind] = {
     "swinir": "upscaler",
     "dat": "upscaler",
 }
-"""What lies in folders of these names, in any case, and below them."""
-MIXED: Mapping[Kind, tuple[Kind, ...]] = {"controlnet": ("ip-adapter", "t2i-adapter")}
-"""What AUTOMATIC1111 keeps in a kind's folder beside that kind; a file's header tells which it is."""
-ENCODER_NAMED = "image_encoder.txt"
-"""Beside an IP-Adapter of InvokeAI's, whose files all have one name: its own is the folder's."""
+"""The kind of the files in and below folders of these names; case is ignored."""
+MIXED_FOLDERS: Mapping[Kind, tuple[Kind, ...]] = {"controlnet": ("ip-adapter", "t2i-adapter")}
+"""Other kinds that AUTOMATIC1111 stores in a kind's folder; the file's header decides."""
+ENCODER_NAME_FILE = "image_encoder.txt"
+"""Marks an IP-Adapter of InvokeAI, whose weight files all have the same name: the folder's name is used."""
 COMPONENTS: tuple[Kind, ...] = ("vae", "controlnet", "t2i-adapter")
-"""The kinds that may be a folder of configuration and weights."""
+"""Kinds that can be a folder of configuration and weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What is in a linked folder."""
+    """The models in a linked folder."""
 
     root: Path
     files: dict[Kind, dict[str, Path]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
-    """By kind and name; of two of one name, the first in the order of folders."""
+    """By kind and name; if two have one name, the first in the order of folders."""
     pickles: dict[Kind, dict[str, Path]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     refused: dict[Path, str] = field(default_factory=dict[Path, str])
     """Why a file or folder is not used."""
 
     @property
     def escaping(self) -> dict[str, Path]:
-        """Links that lead out, by the name that they would give."""
+        """Links out of the folder, by the model name they would have."""
         return {path.stem: path for path in self.refused if path.is_symlink()}
 
 
 @dataclass(frozen=True, slots=True)
 class LinkedFolders:
-    """All linked folders, as a place of the catalogue."""
+    """All linked folders, as a `ModelSource` of the catalogue."""
 
     home: Path
 
@@ -93,7 +93,7 @@ class LinkedFolders:
         return None
 
     def pinned(self, digest: str, kind: Kind) -> Path | None:
-        """They have no digests until they are read."""
+        """Return None: the files are not hashed until they are used."""
         return None
 
     def pickles(self, kind: Kind) -> Mapping[str, Path]:
@@ -101,19 +101,19 @@ class LinkedFolders:
 
     def trees(self) -> Iterator[Tree]:
         for folder in read_links(self.home):
-            if folder.is_dir():  # else on a disk that is not there now
-                yield look_through(folder)
+            if folder.is_dir():  # else on a disk that is not mounted
+                yield scan_folder(folder)
 
 
-def look_through(root: Path) -> Tree:
-    """Every model file in the folder, in no other, and no folder twice."""
+def scan_folder(root: Path) -> Tree:
+    """Find every model file in the folder; links out of it are not followed."""
     tree = Tree(root)
-    real = where_it_leads(root)
+    real = real_path(root)
     for place, folders, names in os.walk(root):
         folder = Path(place)
         folders.sort()
         for name in list(folders):
-            if leads_out(folder / name, real):
+            if escapes(folder / name, real):
                 refuse_link(tree, folder / name)
         if "model_index.json" in names:
             add(tree.files["checkpoint"], folder.name, folder)
@@ -124,15 +124,15 @@ def look_through(root: Path) -> Tree:
             add(tree.files[kind], folder.name, folder)
             continue
         for name in sorted(names):
-            own = folder.name if kind == "ip-adapter" and ENCODER_NAMED in names else Path(name).stem
-            look_at(tree, folder / name, kind, real, name=own)
+            own = folder.name if kind == "ip-adapter" and ENCODER_NAME_FILE in names else Path(name).stem
+            add_file(tree, folder / name, kind, real, name=own)
     return tree
 
 
-def look_at(tree: Tree, path: Path, kind: Kind | None, real: Path, *, name: str) -> None:
+def add_file(tree: Tree, path: Path, kind: Kind | None, real: Path, *, name: str) -> None:
     if path.suffix not in (SINGLE, *PICKLE_SUFFIXES):
         return
-    if leads_out(path, real):
+    if escapes(path, real):
         refuse_link(tree, path)
     elif path.suffix != SINGLE:
         tree.refused[path] = f"is a pickle, {WHY_NOT}: {conversion_of(path)}"
@@ -141,37 +141,37 @@ def look_at(tree: Tree, path: Path, kind: Kind | None, real: Path, *, name: str)
     elif kind := kind_among(kind, path):
         add(tree.files[kind], name, path)
     else:
-        tree.refused[path] = "is nothing that is known of Stable Diffusion"
+        tree.refused[path] = "is no known kind of Stable Diffusion file"
 
 
 def add(named: dict[str, Path], name: str, path: Path) -> None:
     named.setdefault(name, path)
 
 
-def leads_out(path: Path, real: Path) -> bool:
-    return path.is_symlink() and not where_it_leads(path).is_relative_to(real)
+def escapes(path: Path, real: Path) -> bool:
+    return path.is_symlink() and not real_path(path).is_relative_to(real)
 
 
 def refuse_link(tree: Tree, path: Path) -> None:
-    target = where_it_leads(path)
+    target = real_path(path)
     folder = target if target.is_dir() else target.parent
     tree.refused[path] = (
-        f"is a link that leads out of {tree.root}, to {target}; to use what is there: `safelight models link {folder}`"
+        f"is a link out of {tree.root}, to {target}; to use that folder: `safelight models link {folder}`"
     )
 
 
 def kind_by_place(folder: Path, root: Path) -> Kind | None:
-    """By the nearest folder of a known name; the linked folder's own name counts too."""
+    """Return the kind of the nearest folder with a known name, including the linked folder itself."""
     names = [*folder.relative_to(root).parts[::-1], root.name]
-    return next((PLACES[name.lower()] for name in names if name.lower() in PLACES), None)
+    return next((KIND_FOLDERS[name.lower()] for name in names if name.lower() in KIND_FOLDERS), None)
 
 
 def kind_among(place: Kind | None, path: Path) -> Kind | None:
-    """What its place says it is, but where files of several kinds lie there, or of any."""
-    if place is not None and place not in MIXED:
+    """Return the kind by folder; by header if the folder is unknown or mixes kinds."""
+    if place is not None and place not in MIXED_FOLDERS:
         return place
     found = kind_by_header(path)
-    return found if place is None or found in MIXED[place] else place
+    return found if place is None or found in MIXED_FOLDERS[place] else place
 
 
 def kind_by_header(path: Path) -> Kind | None:
@@ -201,29 +201,31 @@ def read_links(home: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError):
-        raise InvalidRequest(f'{file} is garbled; it should say {{"folders": ["/a/folder", ...]}}') from None
+        raise InvalidRequest(f'{file} is invalid; it should be {{"folders": ["/a/folder", ...]}}') from None
 
 
 def link(home: Path, folder: Path) -> Tree:
-    """Make a folder's models known from now on.
+    """Add a folder to the linked folders, and scan it.
 
     Raises:
-        InvalidRequest: it is no folder, or holds SAFELIGHT_HOME or lies in it.
+        InvalidRequest: it is no folder, or contains SAFELIGHT_HOME or is inside it.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise InvalidRequest(f"{folder} is not a folder; name one that holds models, such as stable-diffusion-webui")
+        raise InvalidRequest(f"{folder} is not a folder; name one with models in it, such as stable-diffusion-webui")
     folder = folder.resolve()
     if home.resolve().is_relative_to(folder) or folder.is_relative_to(home.resolve()):
-        raise InvalidRequest(f"{folder} and SAFELIGHT_HOME ({home}) lie in one another: what is there is known already")
+        raise InvalidRequest(
+            f"{folder} and SAFELIGHT_HOME ({home}) contain one another: their models are known already"
+        )
     links = read_links(home)
     if folder not in links:
         write_links(home, [*links, folder])
-    return look_through(folder)
+    return scan_folder(folder)
 
 
 def unlink(home: Path, folder: Path) -> None:
-    """Forget a folder; nothing in it is touched."""
+    """Remove a folder from the linked folders; its files are not touched."""
     links = read_links(home)
     folder = folder.expanduser()
     gone = [known for known in links if known in (folder, folder.resolve())]
@@ -233,7 +235,7 @@ def unlink(home: Path, folder: Path) -> None:
 
 
 def write_links(home: Path, folders: list[Path]) -> None:
-    """All or nothing."""
+    """Write links.json atomically."""
     file = home / LINKS
     part = file.with_suffix(f".{os.getpid()}.part")
     try:

@@ -1,9 +1,9 @@
-"""Which file or folder a name of an autoencoder or a text encoder stands for. Imports no torch.
+"""The file or folder that the name of an autoencoder or a text encoder refers to. Imports no torch.
 
-my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one of a linked folder (`registered_models.py`)
+my-vae         a file or folder in SAFELIGHT_HOME/vaes, a version, one in a linked folder (`registered_models.py`)
 my-encoder     a CLIP or a T5: a file, or a folder with a config.json, in SAFELIGHT_HOME/text_encoders
 ./some/path    such a file or folder anywhere
-my-model       a checkpoint, of which that part is taken
+my-model       a checkpoint, whose autoencoder or text encoders are used
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ STEMS: Mapping[PartName, str] = {"vae": NETWORK, "text_encoder": TEXT_ENCODER}
 @dataclass(frozen=True, slots=True)
 class PartSource:
     path: Path
-    """Of a checkpoint, or of a file or folder that holds the part and nothing else."""
+    """Path of a checkpoint, or of a file or folder that holds only the part."""
     digest: str
     checkpoint: Description | None = None
 
@@ -32,10 +32,10 @@ class PartSource:
 @dataclass(frozen=True, slots=True)
 class PartFolder:
     catalogue: Catalogue
-    """Where it finds listed ones only, so does this."""
+    """If its `listed_only` is set, paths are not accepted here either."""
 
     def paths(self, part: PartName) -> dict[str, Path]:
-        """Every part of the kind by name; of a folder and a file of one name, the folder."""
+        """Return every part of the kind by name; if a folder and a file have one name, the folder."""
         if part == "vae":
             return self.catalogue.files("vae")
         folder = self.catalogue.home / f"{part}s"
@@ -47,15 +47,15 @@ class PartFolder:
         """
         Raises:
             UnknownPart: nothing has that name.
-            UnsafeFile, CorruptModel, UnsupportedOption: it is no such part.
+            UnsafeFile, CorruptModel, UnsupportedOption: the file is no such part.
         """
-        if path := self.listed(part, name) or self.at(Path(name)):
-            return PartSource(path, self.sum(alone(path, part)))
+        if path := self.listed(part, name) or self.at_path(Path(name)):
+            return PartSource(path, self.sum(standalone_files(path, part)))
         try:
-            about = describe(self.catalogue.find(name))
+            description = describe(self.catalogue.find(name))
         except UnknownModel:
             raise UnknownPart(part, name[:200], [*self.paths(part), *self.catalogue.names()]) from None
-        return PartSource(about.path, self.sum(within(about, part)), about)
+        return PartSource(description.path, self.sum(checkpoint_files(description, part)), description)
 
     def listed(self, part: PartName, name: str) -> Path | None:
         if part == "vae":
@@ -63,8 +63,8 @@ class PartFolder:
         known = self.paths(part)
         return known.get(name) or known.get(name.removesuffix(SINGLE))
 
-    def at(self, path: Path) -> Path | None:
-        """A part on its own at that place, if strangers may look there at all."""
+    def at_path(self, path: Path) -> Path | None:
+        """Return the path if a single part is there and the catalogue accepts paths."""
         try:
             if self.catalogue.listed_only:
                 return None
@@ -74,17 +74,17 @@ class PartFolder:
                 return None
         except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
             return None
-        what = identify(read_header(path))
-        return None if what is not None and what.kind == "checkpoint" else path
+        identity = identify(read_header(path))
+        return None if identity is not None and identity.kind == "checkpoint" else path
 
     def pin(self, part: PartName, name: str) -> PinnedPart:
         return PinnedPart(name=name, digest=self.find(part, name).digest)
 
     def pinned(self, part: PartName, pin: PinnedPart) -> PartSource:
-        """What a spec was made with.
+        """Return the part that a spec pinned.
 
         Raises:
-            InvalidRequest: the name stands for another file by now, and no version is that one.
+            InvalidRequest: the name now refers to another file, and no version has that digest.
         """
         source = self.find(part, pin.name)
         if source.digest != pin.digest:
@@ -97,29 +97,33 @@ class PartFolder:
         return source
 
     def files(self, part: PartName, source: PartSource) -> list[Path]:
-        """What is read of it."""
-        about = source.checkpoint
-        return [*(alone(source.path, part) if about is None else within(about, part)).values()]
+        """Return the files that are read."""
+        description = source.checkpoint
+        return [
+            *(
+                standalone_files(source.path, part) if description is None else checkpoint_files(description, part)
+            ).values()
+        ]
 
     def sum(self, files: Mapping[str, Path]) -> str:
         return digest_files(files, cache=self.catalogue.sums)
 
 
-def alone(path: Path, part: PartName) -> dict[str, Path]:
+def standalone_files(path: Path, part: PartName) -> dict[str, Path]:
     if path.is_file():
         return {path.name: path}
     return {file.name: file for file in (path / "config.json", *weight_files(path, STEMS[part]))}
 
 
-def within(about: Description, part: PartName) -> dict[str, Path]:
-    """The files of a checkpoint that the part is read from; of a text encoder, its tokenizer's too."""
-    if about.is_file:
-        return {about.path.name: about.path}
-    folders = ["vae"] if part == "vae" else list(about.readers)
-    files = [file for name in folders for file in alone(about.path / name, part).values()]
+def checkpoint_files(description: Description, part: PartName) -> dict[str, Path]:
+    """Return the checkpoint's files that the part is read from; for text encoders, also those of the tokenizers."""
+    if description.is_file:
+        return {description.path.name: description.path}
+    folders = ["vae"] if part == "vae" else list(description.prompt_encoders)
+    files = [file for name in folders for file in standalone_files(description.path / name, part).values()]
     if part == "text_encoder":
         for name in map(tokenizer_of, folders):
-            files += [path for path in (about.path / name).glob("*") if path.suffix in (".json", ".txt")]
+            files += [path for path in (description.path / name).glob("*") if path.suffix in (".json", ".txt")]
     if missing := [file for file in files if not file.is_file()]:
         raise CorruptModel(f"{missing[0]} is missing")
-    return {file.relative_to(about.path).as_posix(): file for file in files}
+    return {file.relative_to(description.path).as_posix(): file for file in files}

@@ -1,4 +1,4 @@
-"""CLIP's own tokenizer, which single-file checkpoints rely on without carrying it (clip/LICENSES.md)."""
+"""CLIP's tokenizer, for single-file checkpoints, which do not contain it (clip/LICENSES.md)."""
 
 import gzip
 from functools import cache
@@ -16,7 +16,7 @@ NUM_WORDS = 49_408
 
 @cache
 def clip_tokenizer(*, pad: str = END) -> Tokenizer:
-    """The tokenizer of Stable Diffusion; 2.x and SDXL's second encoder pad with "!"."""
+    """Return the tokenizer of Stable Diffusion; 2.x and SDXL's second encoder pad with "!"."""
     vocabulary, merges = read_merges()
     special = {
         "bos_token": AddedToken(BEGIN, special=True, normalized=True),
@@ -29,7 +29,7 @@ def clip_tokenizer(*, pad: str = END) -> Tokenizer:
 
 @cache
 def read_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Words are numbered: every byte, every byte that ends a word, the merges, begin and end."""
+    """Return the vocabulary and the BPE merges. Order of ids: bytes, bytes that end a word, merges, begin, end."""
     lines = gzip.decompress(MERGES.read_bytes()).decode().splitlines()
     merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
     letters = sorted(ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""Where a checkpoint's weights and tokenizers are, in a folder or in one file; and what it is without its weights."""
+"""The weights and tokenizers of a checkpoint, in a folder or in one file, and its networks without weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One part's tensors by name, in memory only once they are read."""
+    """One component's tensors by name; each is read into memory when it is used."""
 
     where: Path
     tensors: "Mapping[str, Tensor]"
     files: tuple[TensorFile, ...]
 
-    def let_go(self, tensor: "Tensor") -> None:
-        """It has been copied, and will not be read again."""
+    def release(self, tensor: "Tensor") -> None:
+        """Free the memory behind a tensor (any shape) that has been copied and will not be read again."""
         for file in self.files:
-            file.let_go(tensor)
+            file.release(tensor)
 
 
 class Components(Protocol):
@@ -46,69 +46,75 @@ class Components(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderComponents:
-    about: Description
+    description: Description
 
     def weights(self, part: str) -> Weights:
         """
         Raises:
-            UnsafeFile: the weights are there only in a format that can carry code.
-            CorruptModel: they are missing or damaged.
+            UnsafeFile: the weights exist only in a format that can carry code.
+            CorruptModel: the weights are missing or damaged.
         """
-        return load_weights(self.about.path / part, TEXT_ENCODER if part in self.about.readers else NETWORK)
+        return load_weights(
+            self.description.path / part, TEXT_ENCODER if part in self.description.prompt_encoders else NETWORK
+        )
 
     def tokenizer(self, part: str) -> Tokenizer:
-        return Tokenizer.load(self.about.path / tokenizer_of(part))
+        return Tokenizer.load(self.description.path / tokenizer_of(part))
 
     def t5_tokenizer(self) -> T5Tokenizer:
-        return T5Tokenizer.load(self.about.path / tokenizer_of(self.about.t5))
+        return T5Tokenizer.load(self.description.path / tokenizer_of(self.description.t5))
 
 
 @dataclass(frozen=True, slots=True)
 class FileComponents:
-    about: Description
+    description: Description
     file: TensorFile = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "file", TensorFile(self.about.path))
+        object.__setattr__(self, "file", TensorFile(self.description.path))
 
     def weights(self, part: str) -> Weights:
-        about = self.about
+        description = self.description
         try:
             tensors = from_ldm(
-                ScaledWeights(self.file), part, family=about.family.name, config=about.configuration(part)
+                ScaledWeights(self.file), part, family=description.family.name, config=description.configuration(part)
             )
         except CorruptModel as error:
-            raise CorruptModel(f"{about.path}: {error}") from None
-        return Weights(about.path, tensors, (self.file,))
+            raise CorruptModel(f"{description.path}: {error}") from None
+        return Weights(description.path, tensors, (self.file,))
 
     def tokenizer(self, part: str) -> Tokenizer:
-        words = self.about.configuration(part)["vocab_size"]
+        words = self.description.configuration(part)["vocab_size"]
         if words != NUM_WORDS:
-            raise CorruptModel(f"{self.about.path}: {part} knows {words} words; CLIP's vocabulary has {NUM_WORDS}")
-        return clip_tokenizer(pad="!" if TEXT_PARTS[self.about.family.name][part].open_clip else END)
+            raise CorruptModel(
+                f"{self.description.path}: {part} has a vocabulary of {words}; CLIP's has {NUM_WORDS} words"
+            )
+        return clip_tokenizer(pad="!" if TEXT_PARTS[self.description.family.name][part].open_clip else END)
 
     def t5_tokenizer(self) -> T5Tokenizer:
-        words = self.about.configuration(self.about.t5)["vocab_size"]
+        words = self.description.configuration(self.description.t5)["vocab_size"]
         if words != T5_WORDS:
-            raise CorruptModel(f"{self.about.path}: its T5 has {words} words; T5's vocabulary has {T5_WORDS}")
+            raise CorruptModel(
+                f"{self.description.path}: its T5 has a vocabulary of {words}; T5's has {T5_WORDS} words"
+            )
         return t5_tokenizer()
 
 
-def open_parts(about: Description) -> Components:
-    return FileComponents(about) if about.is_file else FolderComponents(about)
+def open_components(description: Description) -> Components:
+    return FileComponents(description) if description.is_file else FolderComponents(description)
 
 
 def load_weights(folder: Path, stem: str) -> Weights:
-    """The tensors of a diffusers component; `stem` is NETWORK or TEXT_ENCODER."""
+    """Open the tensors of a diffusers component; `stem` is NETWORK or TEXT_ENCODER."""
     files = tuple(TensorFile(path) for path in weight_files(folder, stem))
     return Weights(folder, {name: file[name] for file in files for name in file}, files)
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """A checkpoint without its weights: the names and shapes of its networks, and the words that it knows.
+    """A checkpoint without its weights: the names and shapes of its networks, and its vocabulary.
 
-    Enough to say whether something fits it, before anything of it is in memory.
+    Enough to check whether a LoRA or a component fits, before any weights are loaded.
     """
 
     name: str
@@ -116,12 +122,12 @@ class Outline:
 
     @cached_property
     def networks(self) -> "dict[Part, nn.Module]":
-        """What denoises, and all that reads the prompt; on no device."""
-        about, classes = self.description, network_classes()
-        networks: dict[Part, nn.Module] = {"unet": denoiser_class(about.family.name)(about.unet)}
-        for part in about.readers:
-            make = transformer_classes().t5 if part == about.t5 else classes.text_encoder
-            networks[part] = make(about.configuration(part))
+        """The denoising network and all text encoders, on the meta device."""
+        description, classes = self.description, network_classes()
+        networks: dict[Part, nn.Module] = {"unet": denoiser_class(description.family.name)(description.unet)}
+        for part in description.prompt_encoders:
+            make = transformer_classes().t5 if part == description.t5 else classes.text_encoder
+            networks[part] = make(description.configuration(part))
         return networks
 
     @property
@@ -130,11 +136,14 @@ class Outline:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the first text encoder; the others cut a prompt into the same chunks."""
-        return open_parts(self.description).tokenizer(self.description.family.text_encoders[0])
+        """The first text encoder's tokenizer; the others split a prompt into the same chunks."""
+        return open_components(self.description).tokenizer(self.description.family.text_encoders[0])
 
     @property
     def num_layers(self) -> int:
-        """Of the shallowest text encoder that `clip_skip` counts in."""
-        about = self.description
-        return min(int(about.configuration(part).get("num_hidden_layers", 12)) for part in about.family.text_encoders)
+        """Layers of the shallowest text encoder that `clip_skip` applies to."""
+        description = self.description
+        return min(
+            int(description.configuration(part).get("num_hidden_layers", 12))
+            for part in description.family.text_encoders
+        )

@@ -1,4 +1,4 @@
-"""Prompts become `Conditioning`: what the network reads, one row of numbers a token.
+"""Encode prompts as `Conditioning`: the vectors that cross-attention reads, one per token.
 
     prompts -> chunks -> one batch through each text encoder -> layer chosen by clip_skip -> weights -> Conditioning
 
@@ -29,13 +29,13 @@ Replacement = tuple[int, int, Tensor]
 
 
 class Prompt(NamedTuple):
-    """All that a conditioning depends on, besides the model."""
+    """Everything a conditioning depends on, besides the model."""
 
-    words: str
+    text: str
     clip_skip: int = 1
-    """1 reads the last layer (or, for SDXL, the one it was trained to read)."""
+    """1 uses the last layer (or, for SDXL, the layer it was trained on)."""
     embeddings: tuple[Embedding, ...] = ()
-    """Textual inversions that the words name."""
+    """Textual inversions named in the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Conditioning:
     context: Tensor
     """(tokens, dim); tokens is a multiple of the chunk length."""
     pooled: Tensor | None
-    """(dim,) The text encoders' word on the whole prompt, read from the first chunk, where the network is told it."""
+    """(dim,) The text encoders' pooled output for the first chunk; None where the network does not use it."""
 
     @property
     def size_bytes(self) -> int:
@@ -55,14 +55,14 @@ class TextEncoder:
     tokenizer: Tokenizer
     network: "CLIPTextModel | CLIPTextModelWithProjection"
     adapters: Adapters = field(init=False, repr=False, compare=False)
-    """What is applied to the network, row by row, while it is called."""
+    """LoRAs applied to the network, per row of a batch, while it is called."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.network))
 
     @property
     def width(self) -> int:
-        """Of a token's embedding."""
+        """Width of a token embedding."""
         return int(self.network.config.hidden_size)
 
 
@@ -78,13 +78,13 @@ def encode(
     """Encode all prompts, with all their chunks, in one call of each text encoder.
 
     Args:
-        penultimate: SDXL's rule: count from the layer before the last, and leave out the final norm.
-        pooled: which of an encoder's outputs is its word on the whole prompt, where it has that output.
-        adapted: for each prompt, what is applied to each text encoder; None where there are no LoRAs.
+        penultimate: SDXL's rule: count from the layer before the last, without the final norm.
+        pooled: name of the encoder output that is the pooled embedding; encoders without it contribute none.
+        adapted: for each prompt, the LoRAs applied to each text encoder; None where there are no LoRAs.
 
     Raises:
-        InvalidRequest: weights that cannot be, or a prompt of too many chunks.
-        UnsupportedOption: a clip_skip deeper than the text encoder.
+        InvalidRequest: an invalid weight, or a prompt of too many chunks.
+        UnsupportedOption: `clip_skip` is deeper than the text encoder.
     """
     if not prompts:
         return []
@@ -103,7 +103,7 @@ def encode(
 
 
 def zeros_like(conditioning: Conditioning) -> Conditioning:
-    """What SDXL is guided away from when there is no negative prompt (`force_zeros_for_empty_prompt`)."""
+    """Return the unconditional input that SDXL uses without a negative prompt (`force_zeros_for_empty_prompt`)."""
     pooled = conditioning.pooled
     return Conditioning(torch.zeros_like(conditioning.context), None if pooled is None else torch.zeros_like(pooled))
 
@@ -117,40 +117,40 @@ def encode_by(
     number: int = 0,
     adapted: Sequence[Row] | None = None,
 ) -> list[Conditioning]:
-    """One text encoder's part of the conditioning; it is the model's first, or its second."""
+    """Encode all prompts by one text encoder, the model's `number`th (from 0)."""
     network = encoder.network
     check_depth(prompts, num_layers=network.config.num_hidden_layers)
     chunks = [chunks_of(prompt, encoder.tokenizer) for prompt in prompts]
     rows = [row.ids for prompt_chunks in chunks for row in prompt_chunks]
     deep = penultimate or any(prompt.clip_skip > 1 for prompt in prompts)
-    told = None if adapted is None else [row for row, parts in zip(adapted, chunks, strict=True) for _ in parts]
-    with encoder.adapters.on(told), replaced(network, replacements(prompts, chunks, number=number)):
+    adapter_rows = None if adapted is None else [row for row, parts in zip(adapted, chunks, strict=True) for _ in parts]
+    with encoder.adapters.on(adapter_rows), replaced(network, replacements(prompts, chunks, number=number)):
         output = network(torch.tensor(rows, device=network.device), output_hidden_states=deep)
-    summaries = getattr(output, pooled, None)
+    pooled_outputs = getattr(output, pooled, None)
 
     conditionings: list[Conditioning] = []
     first = 0
     for (_, clip_skip, _), prompt_chunks in zip(prompts, chunks, strict=True):
-        here = slice(first, first + len(prompt_chunks))
+        span = slice(first, first + len(prompt_chunks))
         if penultimate:
-            states = output.hidden_states[-(clip_skip + 1)][here]
+            states = output.hidden_states[-(clip_skip + 1)][span]
         elif clip_skip == 1:
-            states = output.last_hidden_state[here]
+            states = output.last_hidden_state[span]
         else:
-            states = final_norm(network)(output.hidden_states[-clip_skip][here])
+            states = final_norm(network)(output.hidden_states[-clip_skip][span])
         context = torch.cat([emphasise(*pair) for pair in zip(states, prompt_chunks, strict=True)])
-        # A copy, or a cached prompt would keep the whole batch in memory.
-        conditionings.append(Conditioning(context, None if summaries is None else summaries[first].clone()))
-        first = here.stop
+        # Copy: a view in the cache would hold the whole batch in memory.
+        conditionings.append(Conditioning(context, None if pooled_outputs is None else pooled_outputs[first].clone()))
+        first = span.stop
     return conditionings
 
 
 def chunks_of(prompt: Prompt, tokenizer: Tokenizer) -> list[Chunk]:
-    return chunk(prompt.words, tokenizer, {embedding.name: embedding.num_vectors for embedding in prompt.embeddings})
+    return chunk(prompt.text, tokenizer, {embedding.name: embedding.num_vectors for embedding in prompt.embeddings})
 
 
 def replacements(prompts: Sequence[Prompt], chunks: Sequence[list[Chunk]], *, number: int) -> list[Replacement]:
-    """Where this text encoder, the `number`th, reads vectors of embeddings instead of words."""
+    """Return the positions at which the `number`th text encoder reads embedding vectors instead of token embeddings."""
     owners = [prompt for prompt, prompt_chunks in zip(prompts, chunks, strict=True) for _ in prompt_chunks]
     rows = [row for prompt_chunks in chunks for row in prompt_chunks]
     return [
@@ -164,17 +164,17 @@ def replacements(prompts: Sequence[Prompt], chunks: Sequence[list[Chunk]], *, nu
 
 @contextmanager
 def replaced(network: Any, replacements: Sequence[Replacement]) -> Iterator[None]:
-    """Within it, the token embeddings of some places are other vectors; the vocabulary stays as it is."""
+    """Replace the token embeddings at some positions, within the context; the vocabulary is not changed."""
     if not replacements:
         yield
         return
     rows, positions, vectors = zip(*replacements, strict=True)
 
-    def put(_layer: nn.Module, _ids: Any, embedded: Tensor) -> Tensor:
+    def replace_embeddings(_layer: nn.Module, _ids: Any, embedded: Tensor) -> Tensor:
         embedded[list(rows), list(positions)] = torch.stack(vectors).to(embedded)
         return embedded
 
-    hook = network.get_input_embeddings().register_forward_hook(put)
+    hook = network.get_input_embeddings().register_forward_hook(replace_embeddings)
     try:
         yield
     finally:
@@ -190,26 +190,27 @@ def check_depth(prompts: Sequence[Prompt], *, num_layers: int) -> None:
 
 
 def final_norm(network: Any) -> nn.Module:
-    """Bare CLIPTextModel lost its inner `text_model` in transformers 5; before a projection it is still there."""
+    """Return the final layer norm. transformers 5 removed `text_model` from CLIPTextModel, but not from the model with
+    a projection."""
     return getattr(network, "text_model", network).final_layer_norm
 
 
 def emphasise(states: Tensor, chunk: Chunk) -> Tensor:
-    """Multiply each token's state by its weight and keep the chunk's mean."""
+    """Multiply each token's state by its weight and keep the chunk's mean; `states` is (tokens, dim)."""
     if all(weight == 1 for weight in chunk.weights):
         return states
     weights = torch.tensor(chunk.weights, device=states.device)
     before = states.float()
     after = before * weights[:, None]
-    return (after / growth(before, after, weights)).to(states.dtype)
+    return (after / mean_ratio(before, after, weights)).to(states.dtype)
 
 
-def growth(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
-    """By how much weighting changed the mean.
+def mean_ratio(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+    """Return the ratio of the means after and before weighting, a scalar; states are (tokens, dim), weights (tokens,).
 
-    A mean can cancel to almost nothing, and dividing by it would then blow the states up; but where tokens agree in
-    sign, the change lies between the smallest weight and the largest, so it is held there. A mean that is rounding
-    error to begin with says nothing and counts as unchanged.
+    A mean can cancel to almost zero, and dividing by it would blow the states up. Where tokens agree in sign, the
+    ratio lies between the smallest and the largest weight, so it is clamped to that range. If the mean before
+    weighting is only rounding error, the ratio is 1.
     """
     mean = before.mean()
     if mean.abs() < 1e-4 * before.abs().mean():
@@ -218,9 +219,9 @@ def growth(before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
-    """Two encoders are read side by side, and so are the pooled words of those that have them (of SDXL's, one)."""
+    """Concatenate the encoders' states, and the pooled outputs of those that have one (of SDXL's, one)."""
     if len({part.context.shape[0] for part in parts}) > 1:
-        raise CorruptModel("the text encoders' vocabularies differ: they cut one prompt into unlike chunks")
+        raise CorruptModel("the text encoders' vocabularies differ: they split one prompt into different chunks")
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(torch.cat([part.context for part in parts], dim=-1), torch.cat(pooled) if pooled else None)
 
@@ -229,33 +230,33 @@ K = TypeVar("K", bound=Hashable)
 
 
 class ConditioningCache(Generic[K]):
-    """The conditionings last used, up to a number of bytes; what is missing is encoded in one call."""
+    """A least-recently-used cache of conditionings, bounded in bytes; missing prompts are encoded in one call."""
 
     def __init__(self, encode: Callable[[Sequence[K]], list[Conditioning]], *, limit_bytes: int) -> None:
         self._encode = encode
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[K, Conditioning] = OrderedDict()
+        self._stored: OrderedDict[K, Conditioning] = OrderedDict()
         self.size_bytes = 0
 
     def encode_missing(self, prompts: Sequence[K]) -> list[Conditioning]:
-        """Conditionings in the order of the prompts; repeated prompts are encoded once."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
+        """Return conditionings in the order of the prompts; repeated prompts are encoded once."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._stored]
         fresh = dict(zip(missing, self._encode(missing), strict=True)) if missing else {}
-        # Taken out before anything is dropped: a call may need more than the cache may keep.
-        wanted = [fresh[prompt] if prompt in fresh else self._kept[prompt] for prompt in prompts]
+        # Read before anything is evicted: a call may need more than the cache can hold.
+        wanted = [fresh[prompt] if prompt in fresh else self._stored[prompt] for prompt in prompts]
         for prompt, conditioning in zip(prompts, wanted, strict=True):
-            self._keep(prompt, conditioning)
+            self._store(prompt, conditioning)
         return wanted
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._stored.clear()
         self.size_bytes = 0
 
-    def _keep(self, prompt: K, conditioning: Conditioning) -> None:
-        if prompt not in self._kept:
+    def _store(self, prompt: K, conditioning: Conditioning) -> None:
+        if prompt not in self._stored:
             self.size_bytes += conditioning.size_bytes
-        self._kept[prompt] = conditioning
-        self._kept.move_to_end(prompt)
+        self._stored[prompt] = conditioning
+        self._stored.move_to_end(prompt)
         while self.size_bytes > self._limit_bytes:
-            _, dropped = self._kept.popitem(last=False)
+            _, dropped = self._stored.popitem(last=False)
             self.size_bytes -= dropped.size_bytes

@@ -1,7 +1,7 @@
-"""A checkpoint written as one file in the original ldm layout, which nearly every other program reads.
+"""Write a checkpoint as one file in the original ldm layout, which nearly every other program reads.
 
-What the layout has no place for is refused and not left out: the file is described again before it is written, and must
-describe the same networks.
+Settings that the layout cannot express are refused, never dropped: before it is written, the file's header is
+described again and must give the same networks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.checkpoints.families import Description
-from safelight.models.networks.components import Weights, open_parts
+from safelight.models.networks.components import Weights, open_components
 from safelight.models.weights.configurations import MissingTensors
 from safelight.models.weights.identify import identify
 from safelight.models.weights.ldm_weights import to_ldm
@@ -44,60 +44,63 @@ ASSUMED: Mapping[str, Mapping[str, Any]] = {
     },
     "scheduler": {"prediction_type": "epsilon", "beta_schedule": "linear", "rescale_betas_zero_snr": False},
 }  # fmt: skip
-"""What every reader of such a file takes for granted or reads from shapes, with the value that diffusers means by
-silence."""
+"""Settings that readers of such a file assume or infer from shapes, with diffusers' default for each."""
 
 
-def export_single_file(about: Description, out: Path, *, dtype: torch.dtype, title: str) -> Path:
+def export_single_file(description: Description, out: Path, *, dtype: torch.dtype, title: str) -> Path:
     """Write the checkpoint to one file.
 
     Raises:
-        UnsupportedOption: the layout cannot say what this checkpoint is.
+        UnsupportedOption: the layout cannot express this checkpoint.
         StorageFailed: the disk is full, or the folder cannot be written to.
     """
-    if about.family.name not in ARCHITECTURES:
+    if description.family.name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UnsupportedOption(
-            "single-file", f"{about.path} is of family {about.family.name}; it is written for {known}"
+            "single-file",
+            f"{description.path} is of family {description.family.name}; single files are written for {known}",
         )
-    opened = open_parts(about)
-    weights = {part: opened.weights(part) for part in ("unet", "vae", *about.family.text_encoders)}
-    stacks = dict(stacked(about, weights))
-    plan = {name: (dtype, shape_of(parts)) for name, parts in stacks.items()}
-    metadata = metadata_for(about, title=title)
-    require_same(about, plan, metadata)
-    write_tensors(out, plan, joined(stacks, weights), metadata=metadata)
+    components = open_components(description)
+    weights = {part: components.weights(part) for part in ("unet", "vae", *description.family.text_encoders)}
+    pieces = dict(ldm_tensors(description, weights))
+    plan = {name: (dtype, shape_of(parts)) for name, parts in pieces.items()}
+    metadata = metadata_for(description, title=title)
+    require_same(description, plan, metadata)
+    write_tensors(out, plan, concatenated(pieces, weights), metadata=metadata)
     return out
 
 
-def stacked(about: Description, weights: Mapping[str, Weights]) -> Iterator[tuple[str, Sequence[Tensor]]]:
+def ldm_tensors(description: Description, weights: Mapping[str, Weights]) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Yield each tensor's name in the ldm layout, and the tensors (any shape) that are concatenated in it."""
     for part, found in weights.items():
-        config = about.configuration(part)
-        tensors = whole_names(found.tensors) if part in about.family.text_encoders else found.tensors
+        config = description.configuration(part)
+        tensors = full_names(found.tensors) if part in description.family.text_encoders else found.tensors
         try:
-            yield from to_ldm(tensors, part, family=about.family.name, config=config)
+            yield from to_ldm(tensors, part, family=description.family.name, config=config)
         except (CorruptModel, KeyError) as error:
-            raise UnsupportedOption("single-file", f"{about.path}: {part}: {error}") from None
-        if part in about.family.text_encoders and (layer := unread_layer(tensors, about, part)):
+            raise UnsupportedOption("single-file", f"{description.path}: {part}: {error}") from None
+        if part in description.family.text_encoders and (layer := unused_last_layer(tensors, description, part)):
             yield from layer
 
 
-def whole_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """transformers 5 writes a bare encoder's names without `text_model.`."""
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+def full_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add `text_model.` to the names: transformers 5 leaves it out for CLIPTextModel. Tensors of any shape."""
+    named = {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
     projection = ("text_projection.", "text_model.")
-    return {name if name.startswith(projection) else f"text_model.{name}": tensor for name, tensor in kept.items()}
+    return {name if name.startswith(projection) else f"text_model.{name}": tensor for name, tensor in named.items()}
 
 
-def unread_layer(tensors: Mapping[str, Tensor], about: Description, part: str) -> list[tuple[str, Sequence[Tensor]]]:
-    """Stable Diffusion 2 never reads its encoder's last layer, and diffusers drops it; others expect it in the file.
+def unused_last_layer(
+    tensors: Mapping[str, Tensor], description: Description, part: str
+) -> list[tuple[str, Sequence[Tensor]]]:
+    """Return a last text encoder layer of zeros, which changes nothing; tensors of any shape.
 
-    Zeros make a layer that changes nothing.
+    Stable Diffusion 2 never uses that layer and diffusers drops it, but other programs expect it in the file.
     """
-    text_part = TEXT_PARTS[about.family.name][part]
-    if not text_part.unread_layers:
+    text_part = TEXT_PARTS[description.family.name][part]
+    if not text_part.unused_layers:
         return []
-    config = dict(about.configuration(part))
+    config = dict(description.configuration(part))
     last = config["num_hidden_layers"] - 1
     before = f"text_model.encoder.layers.{last}."
     zeros = {
@@ -107,73 +110,77 @@ def unread_layer(tensors: Mapping[str, Tensor], about: Description, part: str) -
     }
     copy = dict(tensors) | zeros
     config["num_hidden_layers"] += 1
-    whole = to_ldm(copy, part, family=about.family.name, config=config)
+    whole = to_ldm(copy, part, family=description.family.name, config=config)
     return [(name, parts) for name, parts in whole if f".resblocks.{last + 1}." in name]
 
 
 def shape_of(parts: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the shape of the concatenated parts, which have any shape."""
     return (sum(part.shape[0] for part in parts), *parts[0].shape[1:]) if len(parts) > 1 else tuple(parts[0].shape)
 
 
-def joined(stacks: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Weights]) -> Iterator[tuple[str, Tensor]]:
-    for name, parts in stacks.items():
+def concatenated(
+    pieces: Mapping[str, Sequence[Tensor]], weights: Mapping[str, Weights]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor (any shape) under its ldm name, and release its memory after it has been used."""
+    for name, parts in pieces.items():
         yield name, torch.cat(list(parts)) if len(parts) > 1 else parts[0]
         for found in weights.values():
             for tensor in parts:
-                found.let_go(tensor)
+                found.release(tensor)
 
 
-def metadata_for(about: Description, *, title: str) -> dict[str, str]:
-    kind = ARCHITECTURES[about.family.name]
-    if about.family.name == "sd2":
-        kind += "-768-v" if about.prediction == "v_prediction" else "-512"
+def metadata_for(description: Description, *, title: str) -> dict[str, str]:
+    kind = ARCHITECTURES[description.family.name]
+    if description.family.name == "sd2":
+        kind += "-768-v" if description.prediction == "v_prediction" else "-512"
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": kind + task_of(about),
-        "modelspec.implementation": "sgm" if about.family.told_size else "ldm",
+        "modelspec.architecture": kind + task_of(description),
+        "modelspec.implementation": "sgm" if description.family.size_conditioned else "ldm",
         "modelspec.title": title,
-        "modelspec.resolution": f"{about.defaults.width}x{about.defaults.height}",
-        "modelspec.prediction_type": "v" if about.prediction == "v_prediction" else about.prediction,
+        "modelspec.resolution": f"{description.defaults.width}x{description.defaults.height}",
+        "modelspec.prediction_type": "v" if description.prediction == "v_prediction" else description.prediction,
     }
 
 
-def task_of(about: Description) -> str:
-    """How that standard tells networks that do not draw from words alone."""
-    return "/inpaint" if about.inpaints_natively else "-edit" if about.reads == "instructions" else ""
+def task_of(description: Description) -> str:
+    """Return the standard's suffix for networks that take more than a prompt."""
+    return "/inpaint" if description.inpaints_natively else "-edit" if description.reads == "instructions" else ""
 
 
-def require_same(about: Description, plan: Plan, metadata: Mapping[str, str]) -> None:
-    """The file, read back, must describe the networks it was written from."""
+def require_same(description: Description, plan: Plan, metadata: Mapping[str, str]) -> None:
+    """Raise UnsupportedOption unless the file, read back, describes the networks it was written from."""
     entries = {name: Entry(NAMES[dtype], shape, 0, 0) for name, (dtype, shape) in plan.items()}
     header = Header(entries, metadata)
-    what = identify(header)
+    identity = identify(header)
     try:
-        assert what is not None
-        read = dict(derive(header, what))
-    except (MissingTensors, AssertionError) as fault:
-        raise UnsupportedOption("single-file", f"{about.path}: the layout has no place for {fault}") from None
-    written = {"unet": about.unet, "vae": about.vae, "scheduler": about.scheduler}
+        assert identity is not None
+        read = dict(derive(header, identity))
+    except (MissingTensors, AssertionError) as problem:
+        raise UnsupportedOption("single-file", f"{description.path}: the layout has no place for {problem}") from None
+    written = {"unet": description.unet, "vae": description.vae, "scheduler": description.scheduler}
     for part, config in written.items():
-        usual = ASSUMED[part]
-        names = [name for name in usual.keys() | read[part].keys() if name not in UNTOLD]
+        assumed = ASSUMED[part]
+        names = [name for name in assumed.keys() | read[part].keys() if name not in IGNORED]
         for name in sorted(names):
-            ours, theirs = config.get(name, usual.get(name)), read[part].get(name, usual.get(name))
-            if spelt(name, ours, config) != spelt(name, theirs, config):
+            ours, theirs = config.get(name, assumed.get(name)), read[part].get(name, assumed.get(name))
+            if normalised(name, ours, config) != normalised(name, theirs, config):
                 raise UnsupportedOption(
                     "single-file",
-                    f"{about.path}: readers of such a file take {part} {name} for {theirs!r}, and here it is {ours!r}; "
-                    "keep this checkpoint as a folder",
+                    f"{description.path}: readers of a single file assume {part} {name} is {theirs!r}; "
+                    f"here it is {ours!r}; keep this checkpoint as a folder",
                 )
 
 
-UNTOLD = ("sample_size", "upcast_attention", "_class_name", "steps_offset", "clip_sample", "set_alpha_to_one",
+IGNORED = ("sample_size", "upcast_attention", "_class_name", "steps_offset", "clip_sample", "set_alpha_to_one",
           "skip_prk_steps", "timestep_spacing", "num_train_timesteps")  # fmt: skip
-"""Settings that change no network, or that a pipeline settles for itself."""
+"""Settings that change no network, or that a pipeline sets itself."""
 
 
-def spelt(name: str, value: Any, config: Mapping[str, Any]) -> Any:
-    """One spelling for what diffusers writes as a number or as a list of them."""
+def normalised(name: str, value: Any, config: Mapping[str, Any]) -> Any:
+    """Return the value as a list where diffusers writes either one number or a list of them."""
     per_block = ("attention_head_dim", "transformer_layers_per_block")
     if name in per_block and isinstance(value, int):
         return [value] * len(config["block_out_channels"])

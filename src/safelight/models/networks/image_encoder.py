@@ -1,8 +1,8 @@
-"""What CLIP sees in a picture, as the network of a variation model is told it.
+"""CLIP image embeddings, the conditioning of a variation model.
 
-    picture -> resized, the middle cut out, normalised -> CLIP's image encoder -> one vector
+    image -> resized, centre-cropped, normalised -> CLIP's image encoder -> one vector
 
-The picture is made ready as CLIP's own processor does it, by the numbers that the checkpoint comes with.
+Preprocessing follows CLIP's own processor, with the mean and standard deviation that the checkpoint gives.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from torch import Tensor
 from safelight.errors import CorruptModel
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures that CLIP was trained on."""
+"""Per channel, of the images CLIP was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class ImageEncoder:
     std: tuple[float, ...] = STD
 
     @classmethod
-    def over(cls, network: Any, preprocessor: Mapping[str, Any]) -> "ImageEncoder":
+    def from_config(cls, network: Any, preprocessor: Mapping[str, Any]) -> "ImageEncoder":
         """
         Raises:
-            CorruptModel: the preprocessor's configuration is garbled.
+            CorruptModel: the preprocessor's configuration is invalid.
         """
         try:
             mean, std = (
-                tuple(map(float, preprocessor.get(name, usual)))
-                for name, usual in (("image_mean", MEAN), ("image_std", STD))
+                tuple(map(float, preprocessor.get(name, default)))
+                for name, default in (("image_mean", MEAN), ("image_std", STD))
             )
             if len(mean) != len(std) != 3 or 0 in std:
                 raise ValueError("image_mean and image_std have three numbers each")
@@ -46,17 +46,18 @@ class ImageEncoder:
         return cls(network, int(network.config.image_size), mean, std)
 
     @torch.no_grad()
-    def look(self, image: Image.Image) -> Tensor:
-        """(dim,) in float32, on the network's device."""
-        pixels = self.pixels(image).to(self.network.device, self.network.dtype)
+    def embed(self, image: Image.Image) -> Tensor:
+        """Return the image embedding, (dim,) in float32, on the network's device."""
+        pixels = self.preprocess(image).to(self.network.device, self.network.dtype)
         return self.network(pixels).image_embeds[0].float()
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return the network's input, (1, 3, side, side), normalised."""
         return to_clip(image, self.side, mean=self.mean, std=self.std)
 
 
 def to_clip(image: Image.Image, side: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
-    """(1, 3, side, side), normalised: the shorter side resized, the middle of the longer one kept."""
+    """Return (1, 3, side, side), normalised: the shorter side is resized to `side`, the longer one centre-cropped."""
     shorter = min(image.size)
     width, height = (side if length == shorter else int(side * length / shorter) for length in image.size)
     small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)

@@ -1,9 +1,9 @@
-"""A file that holds a network alone becomes a diffusers folder, with the other parts of a folder that has them.
+"""Make a diffusers folder from a file that holds only the denoising network, and a folder with the other components.
 
     transformer or UNet in a file + a folder of its family -> a folder with that network
 
-The file may name its tensors as the original code does, as ComfyUI does, or as diffusers does; of a file that holds
-more, the network is taken. The folder's other files are linked, not copied, where the disk allows it.
+The file may use the tensor names of the original code, of ComfyUI or of diffusers; from a file that holds more, only
+the network is used. The folder's other files are hard-linked, not copied, where the file system allows it.
 """
 
 import os
@@ -29,26 +29,28 @@ from safelight.models.weights.tensor_file import TensorFile, write_tensors
 Tensors = Mapping[str, Tensor]
 
 
-def join(given: Path, base: Description, out: Path) -> None:
-    """Write the folder `out`: the network in `given`, and all else as `base` has it.
+def join(file_path: Path, base: Description, out: Path) -> None:
+    """Write the folder `out`: the network from `file_path`, everything else from `base`.
 
     Raises:
-        InvalidRequest: `out` is there already.
-        UnsupportedOption: the file is of another family than the base, or the base is no folder.
-        UnsafeFile, CorruptModel: as `read_header`; or the network is not built as the base's.
+        InvalidRequest: `out` exists already.
+        UnsupportedOption: the file is of another family than the base, or the base is not a folder.
+        UnsafeFile, CorruptModel: as `read_header`; or the network differs in structure from the base's.
         StorageFailed: the disk is full, or the folder cannot be written to.
     """
     if out.exists():
-        raise InvalidRequest(f"{out} is there already: choose another name, or remove it")
+        raise InvalidRequest(f"{out} exists already: choose another name, or remove it")
     if base.is_file:
-        raise UnsupportedOption("base", f"{base.path} is one file; the other parts are taken from a diffusers folder")
-    file = TensorFile(given)
-    what = identify(file.header)
-    if what is not None and what.base not in ("", base.family.name):
-        raise UnsupportedOption("base", f"{given} is a {what}, and {base.path} is {TITLES[base.family.name]}")
-    read = reader(given, ScaledWeights(file), base)
+        raise UnsupportedOption(
+            "base", f"{base.path} is one file; the other components must come from a diffusers folder"
+        )
+    file = TensorFile(file_path)
+    identity = identify(file.header)
+    if identity is not None and identity.base not in ("", base.family.name):
+        raise UnsupportedOption("base", f"{file_path} is a {identity}, and {base.path} is {TITLES[base.family.name]}")
+    read = reader(file_path, ScaledWeights(file), base)
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in read()}
-    require_same(given, shapes, base)
+    require_same(file_path, shapes, base)
 
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -65,8 +67,8 @@ def join(given: Path, base: Description, out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def reader(given: Path, tensors: Tensors, base: Description) -> Callable[[], Iterator[tuple[str, Tensor]]]:
-    """What yields the network's tensors under diffusers' names, one at a time."""
+def reader(file_path: Path, tensors: Tensors, base: Description) -> Callable[[], Iterator[tuple[str, Tensor]]]:
+    """Return a function that yields the network's tensors (any shape) under diffusers' names, one at a time."""
     prefix = UNET if any(name.startswith(UNET) for name in tensors) else ""
     names = [name for name in tensors if name.startswith(prefix)]
     convert: Callable[[Tensors], Tensors] = dict
@@ -83,29 +85,29 @@ def reader(given: Path, tensors: Tensors, base: Description) -> Callable[[], Ite
             try:
                 yield from convert({name.removeprefix(prefix): tensors[name]}).items()
             except CorruptModel as error:
-                raise CorruptModel(f"{given}: {error}") from None
+                raise CorruptModel(f"{file_path}: {error}") from None
 
     return read
 
 
-def require_same(given: Path, shapes: Tensors, base: Description) -> None:
+def require_same(file_path: Path, shapes: Tensors, base: Description) -> None:
     wanted = denoiser_class(base.family.name)(base.unet).state_dict()
     missing, beyond = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     wrong = [name for name, tensor in wanted.items() if name in shapes and shapes[name].shape != tensor.shape]
     if missing:
-        fault = f"lacks {len(missing)} tensors of it, the first is {missing[0]}"
+        problem = f"lacks {len(missing)} of its tensors, the first is {missing[0]}"
     elif beyond:
-        fault = f"has {len(beyond)} tensors more, the first is {beyond[0]}"
+        problem = f"has {len(beyond)} more tensors, the first is {beyond[0]}"
     elif wrong:
         theirs, ours = tuple(shapes[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        fault = f"has a {wrong[0]} of {theirs}, not {ours}"
+        problem = f"has {wrong[0]} of shape {theirs}, not {ours}"
     else:
         return
-    raise CorruptModel(f"the network in {given} is not built as that of {base.path}: it {fault}")
+    raise CorruptModel(f"the network in {file_path} differs in structure from that of {base.path}: it {problem}")
 
 
 def other_files(base: Description) -> list[Path]:
-    """What is read of the base beside its network, the index last: without it, nothing takes the folder for a model."""
+    """Return the base's files besides its network, the index last: without it, the folder does not count as a model."""
     network = base.path / base.family.network
     read = [path for path in files_of(base) if path.parent != network]
     indices = [index for folder in {path.parent for path in read} for index in folder.glob("*.index*.json")]
@@ -115,8 +117,8 @@ def other_files(base: Description) -> list[Path]:
 
 def place(path: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    source = path.resolve()  # the hub's folders are links
+    source = path.resolve()  # files in the hub's folders are symbolic links
     try:
         os.link(source, out)
-    except OSError:  # another disk, or one that has no links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, out)

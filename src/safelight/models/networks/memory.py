@@ -1,13 +1,13 @@
-"""Weights in memory within a budget: shared by jobs, kept after their use, dropped when others need the room.
+"""A memory budget for weights: shared by jobs, cached after use, evicted when others need the space.
 
-    lease = await memory.take(needs)    all that a job needs may be in memory now, and stays as long as the job
-    lease.end()                         one user fewer
+    lease = await memory.acquire(allocations)   all weights of a job may be loaded now, and stay while the lease lasts
+    lease.end()                                 one user fewer
 
-What nobody uses goes first, the least recently used before the others; what a job uses never goes. A job whose weights
-do not fit beside those in use waits. Others may pass it for `PATIENCE_S`: jobs of a model that is in memory would
-otherwise wait for a model that is not, and both would be loaded in turn for every job. After that time newcomers wait
-behind it, so that a busy model cannot shut another out. All that a job needs is taken at once, so that no two jobs can
-wait for each other. A model that is larger than the whole budget is loaded when nothing else is in use, with a warning.
+Unused weights are evicted, the least recently used first; weights in use never are. A job whose weights do not fit
+beside those in use waits. For `PATIENCE_S` other jobs may overtake it: otherwise jobs of a loaded model would wait for
+a model that is not loaded, and both would be loaded in turn for every job. After that time newcomers wait behind it,
+so that a busy model cannot starve another. A job acquires all its weights at once, so no two jobs can deadlock. A
+model larger than the whole budget is loaded when nothing else is in use, with a warning.
 """
 
 import asyncio
@@ -38,19 +38,19 @@ class Allocation:
     """Weights that a job uses."""
 
     key: Hashable
-    """What they are; two jobs with one key share them."""
+    """Identity of the weights; jobs with the same key share them."""
     kind: str
     """`model`, `lora`, ...; for messages and metrics."""
     name: str
     size_bytes: int
-    """In the format in which they will be kept; what is made of them for speed included."""
+    """In the dtype in which they are stored, including copies made for speed."""
     drop: Callable[[], None]
-    """Forget them: nobody uses them."""
+    """Called when they are evicted, to drop the references to them."""
 
 
 @dataclass(slots=True)
 class Loaded:
-    """Weights that are in memory, or about to be."""
+    """Weights that are in memory or being loaded."""
 
     allocation: Allocation
     users: int = 0
@@ -58,7 +58,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedWeights:
-    """One holding, to be shown."""
+    """One entry, for display."""
 
     kind: str
     name: str
@@ -71,215 +71,215 @@ class Waiter:
     allocations: Sequence[Allocation]
     since: float
     granted: "Future[bool]" = field(default_factory=Future[bool])
-    """Whether anything was dropped for it."""
+    """The result: whether anything was evicted for it."""
 
     def __post_init__(self) -> None:
-        # From here on only the ledger decides: whoever stops waiting says so with `leave`.
+        # The future cannot be cancelled from outside: a caller that stops waiting calls `Memory.cancel`.
         self.granted.set_running_or_notify_cancel()
 
 
 class Memory:
-    """The ledger. Holds no weights itself; may be used from any thread and event loop."""
+    """The ledger of loaded weights. It holds no weights itself; usable from any thread and event loop."""
 
     def __init__(
         self,
         budget_bytes: int,
         *,
-        most_bytes: int | None = None,
+        max_bytes: int | None = None,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`most_bytes` is all that the device has: more is refused, whatever the budget."""
+        """`max_bytes` is the device's total memory: larger requests are refused, whatever the budget."""
         self.budget_bytes = budget_bytes
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.patience_s = patience_s
         self.clock = clock
         self.lock = threading.Lock()
-        self.holdings: OrderedDict[Hashable, Loaded] = OrderedDict()
-        """The least recently used first."""
-        self.line: list[Waiter] = []
+        self.entries: OrderedDict[Hashable, Loaded] = OrderedDict()
+        """Ordered by use, the least recently used first."""
+        self.waiting: list[Waiter] = []
         self.num_loaded, self.num_dropped = 0, 0
-        """Since the start."""
+        """Counts since the start."""
 
-    async def take(self, allocations: Sequence[Allocation]) -> "Lease":
-        """Wait until there is room, and use them all.
+    async def acquire(self, allocations: Sequence[Allocation]) -> "Lease":
+        """Wait until all of them fit in memory, and return a lease on them.
 
         Raises:
-            OutOfMemory: more than the device has.
+            OutOfMemory: they are larger than the device's memory.
         """
         allocations = list({allocation.key: allocation for allocation in allocations}.values())
         self.require_possible(allocations)
         with self.lock:
             waiter = Waiter(allocations, self.clock())
-            self.line.append(waiter)
-            self.serve()
+            self.waiting.append(waiter)
+            self.admit()
         try:
             dropped = await asyncio.wrap_future(waiter.granted)
             if dropped:
-                # The room is free only once what was dropped is gone.
+                # The space is free only once the evicted weights are collected.
                 await asyncio.to_thread(release)
         except BaseException:
-            self.leave(waiter)
+            self.cancel(waiter)
             raise
         return Lease(self, allocations)
 
     def require_possible(self, allocations: Sequence[Allocation]) -> None:
         wanted = sum(allocation.size_bytes for allocation in allocations)
-        if self.most_bytes is not None and wanted > self.most_bytes:
+        if self.max_bytes is not None and wanted > self.max_bytes:
             raise OutOfMemory(
-                f"{named(allocations)} takes {wanted / GIB:.1f} GiB, and there are {self.most_bytes / GIB:.1f} in all; "
-                "use a smaller model, or half precision (dtype) where the device is fast with it"
+                f"{describe(allocations)} takes {wanted / GIB:.1f} GiB; the device has {self.max_bytes / GIB:.1f} "
+                "in all; use a smaller model, or half precision (dtype) where the device is fast with it"
             )
 
-    def serve(self) -> None:
-        """Let in who may come in; called with the lock held."""
-        for waiter in list(self.line):
-            dropped = self.evict(waiter.allocations)
+    def admit(self) -> None:
+        """Grant every waiting request that fits; call with the lock held."""
+        for waiter in list(self.waiting):
+            dropped = self.make_space(waiter.allocations)
             if dropped is not None:
-                self.line.remove(waiter)
+                self.waiting.remove(waiter)
                 self.use(waiter.allocations)
                 waiter.granted.set_result(dropped)
             elif self.clock() - waiter.since >= self.patience_s:
                 return
 
-    def evict(self, allocations: Sequence[Allocation]) -> bool | None:
-        """Drop what must go, and say whether anything did; None where what is in use leaves too little room."""
+    def make_space(self, allocations: Sequence[Allocation]) -> bool | None:
+        """Evict as much as needed. Returns whether anything was evicted; None if too much memory is in use."""
         keys = {allocation.key for allocation in allocations}
-        wanted = sum(allocation.size_bytes for allocation in allocations if allocation.key not in self.holdings)
-        others = [holding for key, holding in self.holdings.items() if key not in keys]
-        idle = [holding for holding in others if not holding.users]
-        over = self.held_bytes + wanted - self.budget_bytes
+        wanted = sum(allocation.size_bytes for allocation in allocations if allocation.key not in self.entries)
+        others = [entry for key, entry in self.entries.items() if key not in keys]
+        idle = [entry for entry in others if not entry.users]
+        over = self.used_bytes + wanted - self.budget_bytes
         if not wanted or over <= 0:
             return False
-        if over > sum(holding.allocation.size_bytes for holding in idle):
+        if over > sum(entry.allocation.size_bytes for entry in idle):
             if len(idle) < len(others):
                 return None
             total = sum(allocation.size_bytes for allocation in allocations)
             log.warning(
                 "%s takes %.2f GiB, more than the budget of %.2f: it is loaded alone (SAFELIGHT_MODEL_MEMORY_GB)",
-                named(allocations),
+                describe(allocations),
                 total / GIB,
                 self.budget_bytes / GIB,
             )
-        for holding in idle:
+        for entry in idle:
             if over <= 0:
                 break
-            self.drop(holding)
-            over -= holding.allocation.size_bytes
+            self.drop(entry)
+            over -= entry.allocation.size_bytes
         return bool(idle)
 
     def use(self, allocations: Iterable[Allocation]) -> None:
         for allocation in allocations:
-            if allocation.key not in self.holdings:
-                self.holdings[allocation.key] = Loaded(allocation)
+            if allocation.key not in self.entries:
+                self.entries[allocation.key] = Loaded(allocation)
                 self.num_loaded += 1
-            self.holdings[allocation.key].users += 1
-            self.holdings.move_to_end(allocation.key)
+            self.entries[allocation.key].users += 1
+            self.entries.move_to_end(allocation.key)
 
     def end(self, allocations: Iterable[Allocation], *, forget: bool) -> None:
         with self.lock:
             for allocation in allocations:
-                holding = self.holdings[allocation.key]
-                holding.users -= 1
-                if forget and not holding.users:
-                    self.drop(holding)
-            self.serve()
+                entry = self.entries[allocation.key]
+                entry.users -= 1
+                if forget and not entry.users:
+                    self.drop(entry)
+            self.admit()
 
-    def leave(self, waiter: Waiter) -> None:
-        """A caller that waits no longer."""
+    def cancel(self, waiter: Waiter) -> None:
+        """Withdraw a waiting request, or end what was granted to it."""
         with self.lock:
-            if waiter in self.line:
-                self.line.remove(waiter)
-                self.serve()
+            if waiter in self.waiting:
+                self.waiting.remove(waiter)
+                self.admit()
                 return
         self.end(waiter.allocations, forget=True)
 
-    def drop(self, holding: Loaded) -> None:
-        del self.holdings[holding.allocation.key]
-        holding.allocation.drop()
+    def drop(self, entry: Loaded) -> None:
+        del self.entries[entry.allocation.key]
+        entry.allocation.drop()
         self.num_dropped += 1
-        log.info("%s %s was dropped from memory", holding.allocation.kind, holding.allocation.name)
+        log.info("%s %s was dropped from memory", entry.allocation.kind, entry.allocation.name)
 
     def drop_idle(self) -> None:
-        """Drop all that nobody uses."""
+        """Evict everything that is not in use."""
         with self.lock:
-            idle = [holding for holding in self.holdings.values() if not holding.users]
-            for holding in idle:
-                self.drop(holding)
-            self.serve()
+            idle = [entry for entry in self.entries.values() if not entry.users]
+            for entry in idle:
+                self.drop(entry)
+            self.admit()
         if idle:
             release()
 
     @property
-    def held_bytes(self) -> int:
-        return sum(holding.allocation.size_bytes for holding in self.holdings.values())
+    def used_bytes(self) -> int:
+        return sum(entry.allocation.size_bytes for entry in self.entries.values())
 
-    def held(self) -> list[LoadedWeights]:
+    def loaded(self) -> list[LoadedWeights]:
         with self.lock:
             return [
                 LoadedWeights(
                     kind=one.kind,
                     name=one.name,
                     size_bytes=one.size_bytes,
-                    in_use=holding.users > 0,
+                    in_use=entry.users > 0,
                 )
-                for holding in self.holdings.values()
-                for one in [holding.allocation]
+                for entry in self.entries.values()
+                for one in [entry.allocation]
             ]
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """The right to use some weights; ended once, however often it is asked to."""
+    """The right to use some weights. `end` may be called more than once."""
 
     memory: Memory
     allocations: Sequence[Allocation]
     lock: threading.Lock = field(default_factory=threading.Lock)
-    at_work: int = 0
-    """Threads that load these weights, or use them."""
+    threads: int = 0
+    """Number of threads that load or use these weights."""
     ended: bool = False
     forget: bool = False
 
     def during(self, work: Callable[P, T]) -> Callable[P, T]:
-        """This work, for a thread: the lease lasts until it is done, although whoever waits for it may have left."""
+        """Wrap work for a thread: the lease lasts until it is done, even if its caller is cancelled."""
 
-        def lasting(*args: P.args, **named: P.kwargs) -> T:
+        def run_holding(*args: P.args, **kwargs: P.kwargs) -> T:
             with self.lock:
                 if self.ended:
                     raise CancelledError
-                self.at_work += 1
+                self.threads += 1
             try:
-                return work(*args, **named)
+                return work(*args, **kwargs)
             except BaseException:
                 self.forget = True
                 raise
             finally:
                 with self.lock:
-                    self.at_work -= 1
-                    last = self.ended and not self.at_work
+                    self.threads -= 1
+                    last = self.ended and not self.threads
                 if last:
                     self.memory.end(self.allocations, forget=self.forget)
 
-        return lasting
+        return run_holding
 
     def end(self, *, forget: bool = False) -> None:
-        """`forget`: they could not be loaded, so they hold no room."""
+        """End the lease. With `forget`, the weights could not be loaded and take no memory."""
         with self.lock:
             if self.ended:
                 return
             self.ended = True
             self.forget = self.forget or forget
-            last = not self.at_work
+            last = not self.threads
         if last:
             self.memory.end(self.allocations, forget=self.forget)
 
 
-def named(allocations: Sequence[Allocation]) -> str:
+def describe(allocations: Sequence[Allocation]) -> str:
     return " with ".join(f"{allocation.kind} {allocation.name}" for allocation in allocations)
 
 
 def release() -> None:
-    """Networks hold themselves through their hooks, so that only the collector frees them."""
+    """Collect garbage: networks are in reference cycles through their hooks, so only the collector frees them."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

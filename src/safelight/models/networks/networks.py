@@ -1,8 +1,8 @@
-"""The network classes of diffusers and transformers, imported quickly (docs/decisions/0004-cold-start.md).
+"""The network classes of diffusers and transformers, with a fast import (docs/decisions/0004-cold-start.md).
 
-The ordinary import also loads torch's compiler, peft, scipy's optimisers and every other network diffusers has:
-more than half of the time from shell to picture. Those are held off while the few files we need load, and the
-interpreter is left as if they had never been asked for, so that code which wants them later finds them whole.
+The ordinary import also loads torch's compiler, peft, scipy's optimisers and every other network of diffusers: more
+than half of the time from the shell to an image. Those imports are blocked while the few files needed here load.
+Afterwards `sys.modules` is as if they had never been requested, so that later code can import them normally.
 """
 
 import gc
@@ -22,23 +22,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
-UNREAD_PACKAGES = (
+STUB_PACKAGES = (
     "diffusers.models.unets",
     "diffusers.models.transformers",
     "diffusers.models.autoencoders",
     "diffusers.models.controlnets",
 )
-"""Packages whose `__init__` imports every network there is; their files are imported one by one instead."""
-UNDECIDED = ("diffusers.schedulers", "diffusers.loaders.lora_", "diffusers.hooks.layerwise_casting")
-"""Modules, by how their names begin, that decide at import whether peft or scipy exists. What was imported of them is
-dropped afterwards, so that the next import decides anew."""
+"""Packages whose `__init__` imports every network; a stub replaces it, and their files are imported one by one."""
+IMPORT_TIME_CHECKS = ("diffusers.schedulers", "diffusers.loaders.lora_", "diffusers.hooks.layerwise_casting")
+"""Prefixes of modules that check at import whether peft or scipy exists. Those imported are removed from `sys.modules`
+afterwards, so that the next import checks again."""
 IMPORTING = threading.RLock()
-"""Held while imports are held off: the list of modules is everybody's."""
+"""Held while imports are blocked: `sys.modules` is shared by all threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkClasses:
-    """Builders from a component's configuration; what they build has shapes but no memory yet."""
+    """Functions that build a network from its configuration, on the meta device."""
 
     unet: Callable[[Mapping[str, Any]], nn.Module]
     vae: Callable[[Mapping[str, Any]], nn.Module]
@@ -47,7 +47,7 @@ class NetworkClasses:
 
 @dataclass(frozen=True, slots=True)
 class TransformerClasses:
-    """The same, for the families whose network is a transformer; imported when the first of them is loaded."""
+    """Builders for the families whose network is a transformer; imported when the first of them is loaded."""
 
     sd3: Callable[[Mapping[str, Any]], nn.Module]
     flux: Callable[[Mapping[str, Any]], nn.Module]
@@ -56,44 +56,44 @@ class TransformerClasses:
 
 @cache
 def network_classes() -> NetworkClasses:
-    """UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
-    return quickly(import_classes)
+    """Return UNet2DConditionModel, AutoencoderKL, and CLIP's text encoder with or without its projection."""
+    return import_fast(import_classes)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlClasses:
-    """The same for what leads a picture beside its prompt."""
+    """Builders for ControlNets, T2I-Adapters and IP-Adapters."""
 
     controlnet: Callable[[Mapping[str, Any]], nn.Module]
     controlnet_union: Callable[[Mapping[str, Any]], nn.Module]
     t2i_adapter: Callable[[Mapping[str, Any]], nn.Module]
     image_encoder: Callable[[Mapping[str, Any]], nn.Module]
     projections: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]
-    """From an image encoder's states to the tokens of an IP-Adapter; `base`, `plus` and `full`."""
+    """From an image encoder's states to the tokens of an IP-Adapter; keys are `base`, `plus` and `full`."""
 
 
 @cache
 def control_classes() -> ControlClasses:
-    """ControlNetModel, ControlNetUnionModel, T2IAdapter, CLIP's image encoder, and the projections of IP-Adapters."""
-    return quickly(import_control_classes)
+    """Return ControlNetModel, ControlNetUnionModel, T2IAdapter, CLIP's image encoder and IP-Adapter projections."""
+    return import_fast(import_control_classes)
 
 
-def quickly(load: Callable[[], T]) -> T:
+def import_fast(load: Callable[[], T]) -> T:
     with IMPORTING, collection_off():
         if "diffusers.models.unets" in sys.modules:
             return load()
-        with needless_imports_held_off():
+        with needless_imports_blocked():
             return load()
 
 
 @cache
 def transformer_classes() -> TransformerClasses:
-    """SD3Transformer2DModel, FluxTransformer2DModel and T5EncoderModel."""
-    return quickly(import_transformer_classes)
+    """Return SD3Transformer2DModel, FluxTransformer2DModel and T5EncoderModel."""
+    return import_fast(import_transformer_classes)
 
 
 def denoiser_class(family: str) -> Callable[[Mapping[str, Any]], nn.Module]:
-    """What builds the network that denoises, for a family by name."""
+    """Return the builder of a family's denoising network."""
     match family:
         case "sd3":
             return transformer_classes().sd3
@@ -117,9 +117,9 @@ def import_classes() -> NetworkClasses:
         return (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**config))
 
     return NetworkClasses(
-        unet=without_memory(UNet2DConditionModel.from_config),
-        vae=without_memory(AutoencoderKL.from_config),
-        text_encoder=without_memory(text_encoder),
+        unet=on_meta_device(UNet2DConditionModel.from_config),
+        vae=on_meta_device(AutoencoderKL.from_config),
+        text_encoder=on_meta_device(text_encoder),
     )
 
 
@@ -137,12 +137,12 @@ def import_control_classes() -> ControlClasses:
 
     projections = {"base": ImageProjection, "plus": IPAdapterPlusImageProjection, "full": IPAdapterFullImageProjection}
     return ControlClasses(
-        controlnet=without_memory(ControlNetModel.from_config),
-        controlnet_union=without_memory(ControlNetUnionModel.from_config),
-        t2i_adapter=without_memory(T2IAdapter.from_config),
-        image_encoder=without_memory(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config))),
+        controlnet=on_meta_device(ControlNetModel.from_config),
+        controlnet_union=on_meta_device(ControlNetUnionModel.from_config),
+        t2i_adapter=on_meta_device(T2IAdapter.from_config),
+        image_encoder=on_meta_device(lambda config: CLIPVisionModelWithProjection(CLIPVisionConfig(**config))),
         projections={
-            name: without_memory(lambda config, kind=kind: kind(**config)) for name, kind in projections.items()
+            name: on_meta_device(lambda config, kind=kind: kind(**config)) for name, kind in projections.items()
         },
     )
 
@@ -154,21 +154,21 @@ def import_transformer_classes() -> TransformerClasses:
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     return TransformerClasses(
-        sd3=without_memory(without_positions(SD3Transformer2DModel.from_config)),
-        flux=without_memory(FluxTransformer2DModel.from_config),
-        t5=without_memory(lambda config: T5EncoderModel(T5Config(**config))),
+        sd3=on_meta_device(skipping_positions(SD3Transformer2DModel.from_config)),
+        flux=on_meta_device(FluxTransformer2DModel.from_config),
+        t5=on_meta_device(lambda config: T5EncoderModel(T5Config(**config))),
     )
 
 
-one_without_positions = threading.Lock()
+positions_lock = threading.Lock()
 
 
-def without_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Leaves out Stable Diffusion 3's table of positions, which is in the file, for the reason that `Unfilled` has."""
+def skipping_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Skip computing Stable Diffusion 3's position table, which is in the file, for the reason given in `SkipInit`."""
 
-    def build_it(config: Any) -> Any:
+    def build_without_positions(config: Any) -> Any:
         embeddings: Any = import_module("diffusers.models.embeddings")
-        with one_without_positions:
+        with positions_lock:
             found = embeddings.get_2d_sincos_pos_embed
             embeddings.get_2d_sincos_pos_embed = lambda width, side, **_: torch.empty(side**2, width)
             try:
@@ -176,10 +176,10 @@ def without_positions(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
             finally:
                 embeddings.get_2d_sincos_pos_embed = found
 
-    return build_it
+    return build_without_positions
 
 
-def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
+def on_meta_device(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], nn.Module]:
     def on_meta(config: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"), SkipInit():
             return build(config)
@@ -188,7 +188,7 @@ def without_memory(build: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]],
 
 
 class SkipInit(TorchFunctionMode):
-    """Leaves out random initial values. On the meta device they are nothing, but asking for them loads the compiler."""
+    """Skip random initialisation. On the meta device it has no effect, but calling it loads torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -202,7 +202,7 @@ class SkipInit(TorchFunctionMode):
 
 @contextmanager
 def collection_off() -> Iterator[None]:
-    """Importing makes a million objects that stay; looking for garbage among them only costs."""
+    """Turn garbage collection off: importing makes a million permanent objects, and scanning them is wasted time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -213,46 +213,46 @@ def collection_off() -> Iterator[None]:
 
 
 @contextmanager
-def needless_imports_held_off() -> Iterator[None]:
-    held_off: dict[str, ModuleType | None] = {}
+def needless_imports_blocked() -> Iterator[None]:
+    blocked: dict[str, ModuleType | None] = {}
     if "torch._dynamo" not in sys.modules:
-        held_off["torch._dynamo"] = sys.modules["torch._dynamo"] = compiler_stand_in()
+        blocked["torch._dynamo"] = sys.modules["torch._dynamo"] = compiler_stub()
 
     import diffusers.models
     from transformers.utils.import_utils import is_scipy_available
 
-    held_off |= {name: unread_package(name, diffusers.models.__path__[0]) for name in UNREAD_PACKAGES}
+    blocked |= {name: stub_package(name, diffusers.models.__path__[0]) for name in STUB_PACKAGES}
     if "scipy" not in sys.modules:
-        held_off["scipy"] = None
+        blocked["scipy"] = None
     modules: dict[str, ModuleType | None] = sys.modules  # pyright: ignore[reportAssignmentType]
-    modules.update(held_off)  # None is Python's own way to say "not to be imported"
-    asked_by_diffusers = import_module("diffusers.utils.import_utils").__dict__
-    found = {name: asked_by_diffusers[name] for name in ("_peft_available", "_scipy_available")}
-    asked_by_diffusers.update(dict.fromkeys(found, False))
+    modules.update(blocked)  # None makes Python refuse the import
+    diffusers_flags = import_module("diffusers.utils.import_utils").__dict__
+    found = {name: diffusers_flags[name] for name in ("_peft_available", "_scipy_available")}
+    diffusers_flags.update(dict.fromkeys(found, False))
     is_scipy_available.cache_clear()
     try:
         yield
     finally:
-        asked_by_diffusers.update(found)
-        for name in [name for name in sys.modules if name in held_off or name.startswith(UNDECIDED)]:
+        diffusers_flags.update(found)
+        for name in [name for name in sys.modules if name in blocked or name.startswith(IMPORT_TIME_CHECKS)]:
             del sys.modules[name]
         is_scipy_available.cache_clear()
 
 
-def unread_package(name: str, parent: str) -> ModuleType:
+def stub_package(name: str, parent: str) -> ModuleType:
     package = ModuleType(name)
     package.__path__ = [str(Path(parent) / name.rpartition(".")[2])]
     return package
 
 
-def compiler_stand_in() -> ModuleType:
-    """torch._dynamo as uncompiled code needs it: decorators that change nothing, and its files by name."""
-    stand_in = ModuleType("torch._dynamo")
-    stand_in.__path__ = [str(Path(torch.__path__[0]) / "_dynamo")]
+def compiler_stub() -> ModuleType:
+    """Return a stub of torch._dynamo for uncompiled code: decorators that change nothing, and its submodules' path."""
+    stub = ModuleType("torch._dynamo")
+    stub.__path__ = [str(Path(torch.__path__[0]) / "_dynamo")]
 
     def leave_as_is(function: Any = None, *_: Any, **__: Any) -> Any:
         return leave_as_is if function is None else function
 
     for decorator in ("allow_in_graph", "disable", "assume_constant_result"):
-        setattr(stand_in, decorator, leave_as_is)
-    return stand_in
+        setattr(stub, decorator, leave_as_is)
+    return stub

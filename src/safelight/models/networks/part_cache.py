@@ -1,7 +1,7 @@
-"""Parts that stand in for a model's own, request by request: an autoencoder, or text encoders.
+"""Autoencoders and text encoders that replace a model's own, per request.
 
-What comes out of `dress` is a model with the same network and the same digest, so pictures that differ only in these
-parts share their calls of the network.
+`with_parts` returns a model with the same denoising network and the same digest, so requests that differ only in these
+parts share their network calls.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from safelight.errors import UnsupportedOption
 from safelight.models.checkpoints.families import Description, read_config, text_widths
 from safelight.models.checkpoints.part_folder import PartFolder, PartSource
-from safelight.models.networks.components import Outline, Weights, load_weights, open_parts
+from safelight.models.networks.components import Outline, Weights, load_weights, open_components
 from safelight.models.networks.encode import TextEncoder
 from safelight.models.networks.latents import VAE
 from safelight.models.networks.load import Model, build, fitting_name, outlined, require_shapes
@@ -31,7 +31,7 @@ from safelight.models.weights.configurations import (
     vae_configuration,
 )
 from safelight.models.weights.ldm_names import vae_modules
-from safelight.models.weights.ldm_weights import beginning, vae_from_ldm
+from safelight.models.weights.ldm_weights import vae_from_ldm, with_prefix_removed
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER
 from safelight.models.weights.scaled import ScaledWeights
 from safelight.models.weights.single_file import T5_WORDS, VAES, text_prefixes
@@ -39,9 +39,9 @@ from safelight.models.weights.tensor_file import TensorFile
 from safelight.spec import Denoised
 from safelight.spec.parts import PartName, PinnedPart
 
-UNSEEN = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
-"""What a file of weights alone cannot say of an autoencoder: as in the model's own."""
-OF_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
+FROM_MODEL = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "norm_num_groups")
+"""Autoencoder settings that a file of weights does not contain; they are copied from the model's own."""
+T5_TENSOR = "encoder.block.0.layer.0.SelfAttention.q.weight"
 """A tensor that every T5 has."""
 Config = Mapping[str, Any]
 T = TypeVar("T")
@@ -49,10 +49,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """Those that stand in for a model's own, and none of its own: they may be in memory for longer than it."""
+    """Only the text encoders that replace a model's own: they may stay in memory longer than the model."""
 
     clips: Mapping[str, TextEncoder] = field(default_factory=dict[str, TextEncoder])
-    """By the folder of the model's."""
+    """By the folder name of the text encoder they replace."""
     t5: T5 | None = None
 
 
@@ -60,48 +60,48 @@ class Encoders:
 class PartCache:
     folder: PartFolder
     loaded: dict[tuple[str, ...], Any] = field(default_factory=dict[tuple[str, ...], Any])
-    fitting: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
-    """The digests of parts and models of which it is known that they go together."""
+    compatible: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
+    """Part name, part digest and model digest of combinations that were checked."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def dress(self, model: Model, spec: Denoised) -> Model:
-        """The model, with those parts in the place of its own that the spec names.
+    def with_parts(self, model: Model, spec: Denoised) -> Model:
+        """Return the model with the autoencoder and text encoders that the spec names.
 
         Raises:
-            UnknownPart, InvalidRequest: gone, or another file by now.
-            UnsafeFile, CorruptModel: it cannot be read.
-            UnsupportedOption: it is made for another family of models.
+            UnknownPart, InvalidRequest: the part is missing, or its name now refers to another file.
+            UnsafeFile, CorruptModel: the part cannot be read.
+            UnsupportedOption: the part is made for another family of models.
         """
         if spec.vae is not None:
             source = self.folder.pinned("vae", spec.vae)
-            vae, lock = self.kept("vae", source, model, lambda: (load_vae(source, model), threading.Lock()))
+            vae, lock = self.cached("vae", source, model, lambda: (load_vae(source, model), threading.Lock()))
             model = replace(model, vae=vae, vae_lock=lock, vae_digest=source.digest)
         if spec.text_encoder is not None:
             source = self.folder.pinned("text_encoder", spec.text_encoder)
-            found = self.kept("text_encoder", source, model, lambda: load_encoders(source, model))
+            found = self.cached("text_encoder", source, model, lambda: load_encoders(source, model))
             own = zip(model.description.family.text_encoders, model.text_encoders, strict=True)
             clips = tuple(found.clips.get(part, encoder) for part, encoder in own)
             model = replace(model, text_encoders=clips, t5=found.t5 or model.t5, text_digest=source.digest)
         return model
 
     def require_fit(self, part: PartName, pin: PinnedPart, outline: Outline, model_digest: str) -> None:
-        """Raises what loading it for this model would, from headers; each is looked at once for a model."""
-        if (part, pin.digest, model_digest) in self.fitting:
+        """Raise what loading the part for this model would raise, from headers alone; checked once for each pair."""
+        if (part, pin.digest, model_digest) in self.compatible:
             return
         source = self.folder.pinned(part, pin)
         if part == "vae":
-            config, weights = fitting_vae(source, outline.description, name=outline.name)
+            config, weights = compatible_vae(source, outline.description, name=outline.name)
             wanted = outlined(network_classes().vae, config, weights.where).state_dict()
             found = {fitting_name(name, wanted): tensor.shape for name, tensor in weights.tensors.items()}
             require_shapes(wanted, found, weights.where)
         elif source.checkpoint is None:
-            require_readable(source, outline.description, name=outline.name)
+            require_lone_encoder_fits(source, outline.description, name=outline.name)
         else:
-            require_all_alike(source.checkpoint, outline.description, name=outline.name)
-        self.fitting.add((part, pin.digest, model_digest))
+            require_all_same_shape(source.checkpoint, outline.description, name=outline.name)
+        self.compatible.add((part, pin.digest, model_digest))
 
     def allocations(self, spec: Denoised, placement: Placement) -> list[Allocation]:
-        """What these take of the memory for weights."""
+        """Return the memory that the spec's parts need for their weights."""
         wanted: dict[PartName, PinnedPart | None] = {"vae": spec.vae, "text_encoder": spec.text_encoder}
         return [
             self.allocation(part, pin, spec.model_digest, placement) for part, pin in wanted.items() if pin is not None
@@ -110,10 +110,10 @@ class PartCache:
     def allocation(self, part: PartName, pin: PinnedPart, model_digest: str, placement: Placement) -> Allocation:
         source = self.folder.pinned(part, pin)
         key = (part, source.digest, model_digest)
-        size = weights_bytes(self.folder.files(part, source), placement, beginnings(part, source))
+        size = weights_bytes(self.folder.files(part, source), placement, name_prefixes(part, source))
         return Allocation(key=key, kind=part, name=pin.name, size_bytes=size, drop=lambda: self.loaded.pop(key, None))
 
-    def kept(self, part: PartName, source: PartSource, model: Model, load: Callable[[], T]) -> T:
+    def cached(self, part: PartName, source: PartSource, model: Model, load: Callable[[], T]) -> T:
         with self.lock:
             key = (part, source.digest, model.digest)
             if key not in self.loaded:
@@ -122,26 +122,26 @@ class PartCache:
             return found
 
 
-def beginnings(part: PartName, source: PartSource) -> Sequence[str]:
-    """Of the names of the part's tensors in the source's files."""
-    about = source.checkpoint
-    if about is None or not about.is_file:
+def name_prefixes(part: PartName, source: PartSource) -> Sequence[str]:
+    """Return the prefixes of the part's tensor names in the source's files."""
+    description = source.checkpoint
+    if description is None or not description.is_file:
         return ("",)
-    return VAES if part == "vae" else text_prefixes(about.family.name, t5=bool(about.t5))
+    return VAES if part == "vae" else text_prefixes(description.family.name, t5=bool(description.t5))
 
 
 def load_vae(source: PartSource, model: Model) -> VAE:
-    config, weights = fitting_vae(source, model.description, name=model.name)
+    config, weights = compatible_vae(source, model.description, name=model.name)
     return VAE(build(network_classes().vae, config, weights, model.placement))
 
 
-def fitting_vae(source: PartSource, about: Description, *, name: str) -> tuple[Config, Weights]:
+def compatible_vae(source: PartSource, description: Description, *, name: str) -> tuple[Config, Weights]:
     """
     Raises:
-        UnsupportedOption: it is no autoencoder, or one of other latents than the model's.
+        UnsupportedOption: the source is no autoencoder, or its latents differ from the model's.
     """
-    config, weights = vae_parts(source, about)
-    own = about.vae
+    config, weights = vae_parts(source, description)
+    own = description.vae
     for what, ours, theirs in (
         ("channels", own["latent_channels"], config.get("latent_channels", 4)),
         ("scale", len(own["block_out_channels"]), len(config["block_out_channels"])),
@@ -151,75 +151,77 @@ def fitting_vae(source: PartSource, about: Description, *, name: str) -> tuple[C
         if ours != theirs:
             raise UnsupportedOption(
                 "vae",
-                f"{source.path} is another family's: the {what} of its latents is {theirs}, and {name}'s {ours}",
+                f"{source.path} is for another family: the {what} of its latents is {theirs}, of {name}'s {ours}",
             )
     return config, weights
 
 
-def vae_parts(source: PartSource, about: Description) -> tuple[Config, Weights]:
+def vae_parts(source: PartSource, description: Description) -> tuple[Config, Weights]:
     if source.checkpoint is not None:
-        return source.checkpoint.vae, open_parts(source.checkpoint).weights("vae")
+        return source.checkpoint.vae, open_components(source.checkpoint).weights("vae")
     if source.path.is_dir():
         return read_config(source.path / "config.json"), load_weights(source.path, NETWORK)
     file = TensorFile(source.path)
-    own = about.vae
+    own = description.vae
     if any(name.startswith("encoder.down_blocks.") for name in file):
         return own, Weights(source.path, {name: file[name] for name in file}, (file,))
     try:
-        config = vae_configuration(Shapes(file.header, "")) | {name: own[name] for name in UNSEEN if name in own}
+        config = vae_configuration(Shapes(file.header, "")) | {name: own[name] for name in FROM_MODEL if name in own}
     except MissingTensors:
         raise UnsupportedOption("vae", f"{source.path} holds no autoencoder") from None
-    tensors = vae_from_ldm(beginning(file, ""), vae_modules(config))
+    tensors = vae_from_ldm(with_prefix_removed(file, ""), vae_modules(config))
     return config, Weights(source.path, tensors, (file,))
 
 
 def load_encoders(source: PartSource, model: Model) -> Encoders:
-    """All that the source has."""
-    about = source.checkpoint
-    if about is None:
-        return lone_encoder(source, model)
-    parts, clips = open_parts(about), dict[str, TextEncoder]()
-    require_no_more(about, model.description, name=model.name)
-    for part in about.family.text_encoders:
-        config = fitting(about.configuration(part), model, part, where=str(about.path))
+    """Load all text encoders of the source."""
+    description = source.checkpoint
+    if description is None:
+        return load_lone_encoder(source, model)
+    parts, clips = open_components(description), dict[str, TextEncoder]()
+    require_no_extra_encoder(description, model.description, name=model.name)
+    for part in description.family.text_encoders:
+        config = compatible_config(description.configuration(part), model, part, where=str(description.path))
         network = build(network_classes().text_encoder, config, parts.weights(part), model.placement)
         clips[part] = TextEncoder(parts.tokenizer(part), network)
-    if not about.t5:
+    if not description.t5:
         return Encoders(clips)
-    config = about.configuration(about.t5)
-    require_t5_fits(config, model.description, name=model.name, where=str(about.path))
-    network = build(transformer_classes().t5, config, parts.weights(about.t5), model.placement)
+    config = description.configuration(description.t5)
+    require_t5_fits(config, model.description, name=model.name, where=str(description.path))
+    network = build(transformer_classes().t5, config, parts.weights(description.t5), model.placement)
     return Encoders(clips, T5(parts.t5_tokenizer(), network))
 
 
-def lone_encoder(source: PartSource, model: Model) -> Encoders:
-    """A CLIP replaces the one of its width; it and a T5 read the words of the tokenizer of the one they replace."""
+def load_lone_encoder(source: PartSource, model: Model) -> Encoders:
+    """Load a single encoder. A CLIP replaces the CLIP of the same width; both use the tokenizer of the one replaced."""
     config, weights, is_t5 = lone_parts(source)
     if is_t5:
-        return Encoders(t5=lone_t5(source, config, weights, model))
+        return Encoders(t5=load_lone_t5(source, config, weights, model))
     family = model.description.family
     width, widths = config.get("hidden_size", 512), [encoder.width for encoder in model.text_encoders]
     if width not in widths:
-        about = model.description
-        raise UnsupportedOption("text_encoder", wrong_width(str(source.path), width, about, widths, name=model.name))
+        description = model.description
+        raise UnsupportedOption(
+            "text_encoder", width_message(str(source.path), width, description, widths, name=model.name)
+        )
     number = widths.index(width)
     part = family.text_encoders[number]
-    config = fitting(config, model, part, where=str(source.path))
+    config = compatible_config(config, model, part, where=str(source.path))
     network = build(network_classes().text_encoder, config, weights, model.placement)
     return Encoders({part: TextEncoder(model.text_encoders[number].tokenizer, network)})
 
 
 def lone_parts(source: PartSource) -> tuple[Config, Weights, bool]:
-    """The configuration, the weights, and whether it is a T5.
+    """Return the configuration, the weights, and whether it is a T5.
 
     Raises:
-        UnsupportedOption: it is neither a CLIP nor a T5.
+        UnsupportedOption: the source is neither a CLIP nor a T5.
     """
     if source.path.is_dir():
         config, weights = read_config(source.path / "config.json"), load_weights(source.path, TEXT_ENCODER)
         return config, weights, config.get("model_type") == "t5"
     file = TensorFile(source.path)
-    is_t5, shapes = OF_T5 in file, Shapes(file.header, "")
+    is_t5, shapes = T5_TENSOR in file, Shapes(file.header, "")
     try:
         config = t5_configuration(shapes) if is_t5 else clip_configuration(shapes, TextPart("", open_clip=False))
     except MissingTensors:
@@ -227,70 +229,74 @@ def lone_parts(source: PartSource) -> tuple[Config, Weights, bool]:
     return config, Weights(source.path, ScaledWeights(file), (file,)), is_t5
 
 
-def require_readable(source: PartSource, about: Description, *, name: str) -> None:
-    """Raises UnsupportedOption where a text encoder on its own is for no model of this family."""
+def require_lone_encoder_fits(source: PartSource, description: Description, *, name: str) -> None:
+    """Raise UnsupportedOption if a single text encoder does not fit this model."""
     config, _, is_t5 = lone_parts(source)
     if is_t5:
-        require_t5_fits(config, about, name=name, where=str(source.path))
-    elif (width := config.get("hidden_size", 512)) not in (widths := [*text_widths(about)]):
-        raise UnsupportedOption("text_encoder", wrong_width(str(source.path), width, about, widths, name=name))
+        require_t5_fits(config, description, name=name, where=str(source.path))
+    elif (width := config.get("hidden_size", 512)) not in (widths := [*text_widths(description)]):
+        raise UnsupportedOption("text_encoder", width_message(str(source.path), width, description, widths, name=name))
 
 
-def lone_t5(source: PartSource, config: Config, weights: Weights, model: Model) -> T5:
+def load_lone_t5(source: PartSource, config: Config, weights: Weights, model: Model) -> T5:
     require_t5_fits(config, model.description, name=model.name, where=str(source.path))
     own: Any = model.t5 and model.t5.network.config
     words, wanted = config.get("vocab_size"), own.vocab_size if own else T5_WORDS
     if words != wanted:
-        raise UnsupportedOption("text_encoder", f"{source.path} knows {words} words, and its tokenizer is for {wanted}")
+        raise UnsupportedOption(
+            "text_encoder", f"{source.path} has a vocabulary of {words}, and its tokenizer one of {wanted}"
+        )
     network = build(transformer_classes().t5, config, weights, model.placement)
     return T5(model.t5.tokenizer if model.t5 else t5_tokenizer(), network)
 
 
-def require_t5_fits(config: Config, about: Description, *, name: str, where: str) -> None:
-    if not about.family.t5:
-        raise UnsupportedOption("text_encoder", f"{where} has a T5, and {name} ({about.family.name}) reads none")
-    width, wanted = config.get("d_model"), about.unet["joint_attention_dim"]
+def require_t5_fits(config: Config, description: Description, *, name: str, where: str) -> None:
+    if not description.family.t5:
+        raise UnsupportedOption("text_encoder", f"{where} has a T5, and {name} ({description.family.name}) uses none")
+    width, wanted = config.get("d_model"), description.unet["joint_attention_dim"]
     if width != wanted:
-        said = f"{where} has a T5 that is {width} wide; {name} reads one of {wanted}"
-        raise UnsupportedOption("text_encoder", said)
+        message = f"{where} has a T5 of width {width}; {name} needs width {wanted}"
+        raise UnsupportedOption("text_encoder", message)
 
 
-def fitting(config: Config, model: Model, part: str, *, where: str) -> Config:
-    """The configuration, once it is known to make what the network can read; with a projection where that is read."""
+def compatible_config(config: Config, model: Model, part: str, *, where: str) -> Config:
+    """Check that the configuration fits the network and return it, with a projection if the model's own has one."""
     number = model.description.family.text_encoders.index(part)
     own: Any = model.text_encoders[number].network.config
-    require_alike(config, own.to_dict(), model.description, name=model.name, where=where)
+    require_same_shape(config, own.to_dict(), model.description, name=model.name, where=where)
     return {**config, "architectures": own.architectures}
 
 
-def require_alike(config: Config, own: Config, about: Description, *, name: str, where: str) -> None:
-    """Raises UnsupportedOption where a text encoder has another width, or other words, than the model's own."""
+def require_same_shape(config: Config, own: Config, description: Description, *, name: str, where: str) -> None:
+    """Raise UnsupportedOption if a text encoder's width or vocabulary differs from the model's own."""
     (width, words), (wanted, known) = (
         (one.get("hidden_size", 512), one.get("vocab_size", 49408)) for one in (config, own)
     )
     if width != wanted:
-        raise UnsupportedOption("text_encoder", wrong_width(where, width, about, [wanted], name=name))
+        raise UnsupportedOption("text_encoder", width_message(where, width, description, [wanted], name=name))
     if words != known:
-        raise UnsupportedOption("text_encoder", f"{where} knows {words} words, and {name}'s own {known}")
+        raise UnsupportedOption("text_encoder", f"{where} has a vocabulary of {words}, and {name}'s own {known}")
 
 
-def require_all_alike(other: Description, about: Description, *, name: str) -> None:
-    """The same for all text encoders of a checkpoint."""
+def require_all_same_shape(other: Description, description: Description, *, name: str) -> None:
+    """Raise UnsupportedOption if any text encoder of a checkpoint does not fit."""
     where = str(other.path)
-    require_no_more(other, about, name=name)
+    require_no_extra_encoder(other, description, name=name)
     for part in other.family.text_encoders:
-        require_alike(other.configuration(part), about.configuration(part), about, name=name, where=where)
+        require_same_shape(
+            other.configuration(part), description.configuration(part), description, name=name, where=where
+        )
     if other.t5:
-        require_t5_fits(other.configuration(other.t5), about, name=name, where=where)
+        require_t5_fits(other.configuration(other.t5), description, name=name, where=where)
 
 
-def require_no_more(other: Description, about: Description, *, name: str) -> None:
-    if beyond := [part for part in other.family.text_encoders if part not in about.family.text_encoders]:
+def require_no_extra_encoder(other: Description, description: Description, *, name: str) -> None:
+    if beyond := [part for part in other.family.text_encoders if part not in description.family.text_encoders]:
         raise UnsupportedOption(
             "text_encoder", f"{other.path} is {other.family.name} and has a {beyond[0]}; {name} has none"
         )
 
 
-def wrong_width(where: str, width: int, about: Description, widths: list[int], *, name: str) -> str:
+def width_message(where: str, width: int, description: Description, widths: list[int], *, name: str) -> str:
     wanted = " and ".join(map(str, widths))
-    return f"{where} is {width} wide; {name} ({about.family.name}) reads text encoders of {wanted}"
+    return f"{where} has width {width}; {name} ({description.family.name}) uses text encoders of width {wanted}"

@@ -1,4 +1,4 @@
-"""Where a network runs and in which number format, chosen by what the hardware computes well."""
+"""The device and dtype a network runs in, chosen by what the hardware computes fast."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,13 +21,13 @@ def choose_placement(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
 ) -> Placement:
-    """The device asked for, or the best there is; half precision only where it is not a trap.
+    """Return the requested device, or the best available; half precision only where it is fast.
 
     A CPU without the instructions runs half-precision convolutions up to 34 times slower than float32 ones.
     """
     chosen = best_device() if device == "auto" else device
     if chosen == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedOption("device", "no CUDA device is visible to PyTorch here; `safelight doctor` says why")
+        raise UnsupportedOption("device", "no CUDA device is visible to PyTorch here; `safelight doctor` shows why")
     if chosen == "mps" and not torch.backends.mps.is_available():
         raise UnsupportedOption("device", "this PyTorch has no Metal device (mps)")
     fast = fast_dtypes(chosen)
@@ -46,7 +46,7 @@ def best_device() -> Literal["cpu", "cuda", "mps"]:
 
 
 def fast_dtypes(device: str) -> list[torch.dtype]:
-    """Formats the device computes at full speed, best first."""
+    """Return the dtypes the device computes at full speed, best first."""
     if device == "cuda":
         return [torch.float16, torch.bfloat16, torch.float32]
     if device == "mps":

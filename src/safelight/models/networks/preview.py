@@ -1,6 +1,6 @@
-"""A quick look at latents: one small matrix makes a colour of each latent pixel.
+"""Previews of latents: one small matrix maps each latent pixel to a colour.
 
-The picture is as small as the latents, and costs microseconds where decoding costs seconds. For the autoencoders of
+The image is as small as the latents, and takes microseconds where decoding takes seconds. For the autoencoders of
 Stable Diffusion 1, 2 and XL the matrix is known; for any other it is fitted once.
 """
 
@@ -23,7 +23,7 @@ class Factors:
     bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-# Measured by the community by regression on encoded pictures; the numbers that ComfyUI and its kin show previews with.
+# Fitted by the community by regression on encoded images; the same numbers as in ComfyUI.
 SD = Factors((
     (0.3512, 0.2297, 0.3227),
     (0.3250, 0.4974, 0.2350),
@@ -45,7 +45,7 @@ STABLE_DIFFUSION_CHANNELS = (128, 256, 512, 512)
 
 
 def factors_for(vae: VAE) -> Factors:
-    """The known factors of Stable Diffusion's autoencoders; any other's are fitted, which takes a moment."""
+    """Return the known factors for Stable Diffusion's autoencoders; for others they are fitted."""
     config = vae.network.config
     usual = tuple(config.block_out_channels) == STABLE_DIFFUSION_CHANNELS and config.latents_mean is None
     known = KNOWN.get(config.scaling_factor) if usual and config.latent_channels == 4 else None
@@ -53,7 +53,7 @@ def factors_for(vae: VAE) -> Factors:
 
 
 def fit_factors(vae: VAE) -> Factors:
-    """Least squares between the latents of patches of colour and the mean colour they decode to."""
+    """Fit by least squares the mean colours that the latents of coloured patches decode to."""
     latents = encode(vae, patches(side=16 * vae.scale).to(vae.network.device))
     colours = nn.functional.avg_pool2d(decode(vae, latents), vae.scale).clamp(-1, 1)
     known = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
@@ -64,14 +64,17 @@ def fit_factors(vae: VAE) -> Factors:
 
 
 def patches(*, side: int) -> Tensor:
-    """Chequered pictures, coarse and fine. Latents drawn at random would not do: of noise a decoder makes noise."""
+    """Return images of random coloured squares, coarse and fine, (12, 3, side, side) in [-1, 1].
+
+    Random latents are unsuitable: a decoder turns noise into noise.
+    """
     generator = torch.Generator("cpu").manual_seed(0)
     grids = [torch.rand(3, 3, cells, cells, generator=generator) * 2 - 1 for cells in (1, 2, 4, 8)]
     return torch.cat([nn.functional.interpolate(grid, (side, side)) for grid in grids])
 
 
 def preview(denoised: Latents, factors: Factors) -> list[Image.Image]:
-    """One picture a latent, in the latents' own small size."""
+    """Return one image per latent, of the latents' height and width."""
     latents = denoised.float()
     colours = torch.einsum("b c h w, c r -> b r h w", latents, latents.new_tensor(factors.weights))
     return to_pil(colours + latents.new_tensor(factors.bias).view(1, 3, 1, 1))

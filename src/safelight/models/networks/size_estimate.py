@@ -1,4 +1,4 @@
-"""How much memory there is for weights, and how much a checkpoint or a LoRA will take of it, before it is loaded."""
+"""The memory available for weights, and the memory a checkpoint or LoRA will need, before it is loaded."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safelight.models.weights.control_lora import whole_shapes
+from safelight.models.weights.control_lora import full_shapes
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, Header, read_header, weight_files
 from safelight.models.weights.single_file import EMA, UNET
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 SHARE = {"cpu": 0.6, "mps": 0.6, "cuda": 0.8}
-"""Of the device's memory, for weights; the rest is for what is computed with them."""
+"""Fraction of the device's memory for weights; the rest is for activations."""
 
 
 def machine_bytes() -> int | None:
-    """What this process may use: the machine's memory, or the container's if that is less."""
+    """Return the memory this process may use: the machine's, or the container's limit if that is less."""
     try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
     try:
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
-        return whole
+        return total
 
 
 def device_bytes(device: "torch.device") -> int | None:
-    """All the memory that the device has for this process."""
+    """Return the device's total memory for this process; None if it is unknown."""
     if device.type != "cuda":
         return machine_bytes()
     import torch
@@ -45,7 +45,7 @@ def device_bytes(device: "torch.device") -> int | None:
 
 
 def budget_bytes(device: "torch.device", chosen_gb: float | None) -> int:
-    """What the operator chose, or the usual share; where nobody knows how much there is, 8 GB."""
+    """Return the configured budget, or the default fraction of the device's memory; 8 GB is assumed if unknown."""
     if chosen_gb is not None:
         return int(chosen_gb * 1e9)
     return int((device_bytes(device) or 8e9) * SHARE[device.type])
@@ -53,52 +53,58 @@ def budget_bytes(device: "torch.device", chosen_gb: float | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """In bytes, in the format that the weights will be kept in."""
+    """Sizes in bytes, in the dtype that the weights are stored in."""
 
-    whole: int
+    total: int
     unet: int
-    """The part of it that denoises."""
+    """Of the denoising network alone."""
 
 
-def model_size(about: "Description", placement: "Placement") -> ModelSize:
+def model_size(description: "Description", placement: "Placement") -> ModelSize:
     """
     Raises:
         UnsafeFile, CorruptModel: as `read_header`.
     """
-    if about.is_file:
-        header = read_header(about.path)
-        whole = sum(counts(header)) - sum(counts(header, EMA))
-        unet = sum(counts(header, UNET))
+    if description.is_file:
+        header = read_header(description.path)
+        total = sum(element_counts(header)) - sum(element_counts(header, EMA))
+        unet = sum(element_counts(header, UNET))
     else:
         stems = dict.fromkeys(DENOISERS, NETWORK) | {"vae": NETWORK} | dict.fromkeys(ENCODERS, TEXT_ENCODER)
         parts = {
-            part: sum(count for path in weight_files(about.path / part, stem) for count in counts(read_header(path)))
+            part: sum(
+                count
+                for path in weight_files(description.path / part, stem)
+                for count in element_counts(read_header(path))
+            )
             for part, stem in stems.items()
-            if (about.path / part).is_dir()
+            if (description.path / part).is_dir()
         }
-        whole, unet = sum(parts.values()), sum(parts.get(part, 0) for part in DENOISERS)
+        total, unet = sum(parts.values()), sum(parts.get(part, 0) for part in DENOISERS)
     size = placement.dtype.itemsize
-    return ModelSize(whole * size, unet * size)
+    return ModelSize(total * size, unet * size)
 
 
 def lora_bytes(path: Path, placement: "Placement") -> int:
-    """Of a LoRA that is at work: its own tensors, and what is stacked of them for a call."""
-    return 2 * sum(counts(read_header(path))) * placement.dtype.itemsize
+    """Return the bytes of an active LoRA: its own tensors, and their copies stacked for a batch."""
+    return 2 * sum(element_counts(read_header(path))) * placement.dtype.itemsize
 
 
 def weights_bytes(files: Iterable[Path], placement: "Placement", prefixes: Sequence[str] = ("",)) -> int:
-    """Of the tensors in safetensors files, or of those of them whose names begin so; other files hold none."""
+    """Return the bytes of the tensors in safetensors files whose names begin with a prefix; other files count as 0."""
     headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
-    return sum(sum(counts(header, prefix)) for header in headers for prefix in prefixes) * placement.dtype.itemsize
+    return (
+        sum(sum(element_counts(header, prefix)) for header in headers for prefix in prefixes) * placement.dtype.itemsize
+    )
 
 
 def control_bytes(files: Iterable[Path], placement: "Placement") -> int:
-    """Of a ControlNet or an adapter; of a Control-LoRA, what it becomes."""
+    """Return the bytes of a ControlNet or adapter; for a Control-LoRA, those of the ControlNet it becomes."""
     headers = [read_header(path) for path in files if path.suffix == ".safetensors"]
-    shapes = [whole_shapes({name: entry.shape for name, entry in header.tensors.items()}) for header in headers]
-    return sum(prod(shape) for one in shapes for shape in one.values()) * placement.dtype.itemsize
+    shapes = [full_shapes({name: entry.shape for name, entry in header.tensors.items()}) for header in headers]
+    return sum(prod(shape) for shapes_by_name in shapes for shape in shapes_by_name.values()) * placement.dtype.itemsize
 
 
-def counts(header: Header, prefix: str = "") -> Iterator[int]:
-    """Numbers in each of the tensors whose name begins so."""
+def element_counts(header: Header, prefix: str = "") -> Iterator[int]:
+    """Yield the number of elements of each tensor whose name begins with the prefix."""
     return (prod(entry.shape) for name, entry in header.tensors.items() if name.startswith(prefix))

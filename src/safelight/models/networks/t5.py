@@ -1,9 +1,9 @@
-"""T5 reads prompts for the transformers: one sequence of a fixed length, and all of its states.
+"""T5, the text encoder of the transformer families: one sequence of fixed length, and all of its states.
 
-    prompts -> words without their weights -> ids, padded to the family's length -> states -> weights -> beside CLIP's
+    prompts -> text without weights -> ids, padded to the family's length -> states -> weights -> joined with CLIP's
 
-It reads the padding as well, unmasked, because the networks were trained on that. What weights do to CLIP's states they
-do to T5's (`encode.py`); a `BREAK` means nothing to it.
+The padding is encoded too, unmasked, because the networks were trained that way. Weights act on T5's states as on
+CLIP's (`encode.py`); `BREAK` is ignored.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ class T5Tokenizer:
         """Read `tokenizer.json` with the `tokenizers` package alone.
 
         Raises:
-            CorruptModel: it is missing, damaged, or not of a T5.
+            CorruptModel: the file is missing, damaged, or not a T5 tokenizer.
         """
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise CorruptModel(
                 f"{file} is missing; where there is only a spiece.model, transformers' T5Tokenizer.from_pretrained(...)"
-                ".save_pretrained(...) makes one of it"
+                ".save_pretrained(...) converts it"
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
@@ -54,11 +54,11 @@ class T5Tokenizer:
         backend.no_truncation()
         end, pad = backend.token_to_id(END), backend.token_to_id(PAD)
         if end is None or pad is None:
-            raise CorruptModel(f"{file} is of another kind of text encoder: it knows no {END} or no {PAD}")
+            raise CorruptModel(f"{file} belongs to another kind of text encoder: it lacks {END} or {PAD}")
         return T5Tokenizer(backend, end, pad)
 
-    def read(self, prompt: str, length: int) -> Chunk:
-        """The first tokens of a prompt that there is room for, the end, and padding."""
+    def tokenize(self, prompt: str, length: int) -> Chunk:
+        """Return the prompt's tokens, truncated to `length`, with the end token and padding."""
         ids: list[int] = []
         weights: list[float] = []
         for piece in parse(prompt):
@@ -79,28 +79,28 @@ class T5:
     tokenizer: T5Tokenizer
     network: "T5EncoderModel"
     adapters: Adapters = field(init=False, repr=False, compare=False)
-    """What is applied to the network, row by row, while it is called."""
+    """LoRAs applied to the network, per row of a batch, while it is called."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", Adapters(self.network))
 
     def states(self, prompts: Sequence[str], length: int, adapted: Sequence[Row] | None = None) -> list[Tensor]:
-        """(length, width) for each prompt, all in one call; `adapted` is what is applied for each."""
+        """Return states (length, width) for each prompt, all in one call; `adapted` holds the LoRAs of each prompt."""
         network: Any = self.network
-        chunks = [self.tokenizer.read(prompt, length) for prompt in prompts]
+        chunks = [self.tokenizer.tokenize(prompt, length) for prompt in prompts]
         ids = torch.tensor([chunk.ids for chunk in chunks], device=network.device)
         with self.adapters.on(adapted):
             states = network(ids).last_hidden_state
-        # A copy, or a cached prompt would keep the whole batch in memory.
+        # Copy: a view in the cache would hold the whole batch in memory.
         return [emphasise(state, chunk).clone() for state, chunk in zip(states, chunks, strict=True)]
 
 
-def joined(clip: Conditioning, t5: Tensor) -> Conditioning:
-    """CLIP's states, made as wide as T5's with zeros, and then T5's (Stable Diffusion 3)."""
+def append_t5(clip: Conditioning, t5: Tensor) -> Conditioning:
+    """Append T5's states (length, width) to CLIP's, which are padded with zeros to T5's width (Stable Diffusion 3)."""
     wide = torch.nn.functional.pad(clip.context, (0, t5.shape[-1] - clip.context.shape[-1]))
     return Conditioning(torch.cat([wide, t5.to(wide)]), clip.pooled)
 
 
-def alone(clip: Conditioning, t5: Tensor) -> Conditioning:
-    """T5's states, and CLIP's word on the whole prompt (Flux)."""
+def t5_only(clip: Conditioning, t5: Tensor) -> Conditioning:
+    """Return T5's states (length, width) with CLIP's pooled output (Flux)."""
     return Conditioning(t5, clip.pooled)

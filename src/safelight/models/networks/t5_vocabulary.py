@@ -1,4 +1,4 @@
-"""T5's own tokenizer, which single-file checkpoints rely on without carrying it (t5_words/LICENSES.md)."""
+"""T5's tokenizer, for single-file checkpoints, which do not contain it (t5_words/LICENSES.md)."""
 
 import gzip
 import struct
@@ -14,13 +14,13 @@ from safelight.models.networks.t5 import END, PAD, T5Tokenizer
 PIECES = Path(__file__).parent / "t5_words" / "spiece.model.gz"
 NUM_WORDS = 32_100
 EXTRA = 100
-"""Words at the end that stand for gaps in T5's own training."""
+"""Sentinel tokens at the end of the vocabulary, which mark gaps in T5's training."""
 PAD_ID, END_ID, UNKNOWN_ID = 0, 1, 2
 
 
 @cache
 def t5_tokenizer() -> T5Tokenizer:
-    """As the tokenizer.json of the published folders has it."""
+    """Build the same tokenizer as the tokenizer.json of the published folders."""
     pieces, charsmap = read_pieces()
     extra = [f"<extra_id_{number}>" for number in reversed(range(EXTRA))]
     backend = tokenizers.Tokenizer(models.Unigram([*pieces, *((word, 0.0) for word in extra)], unk_id=UNKNOWN_ID))
@@ -38,7 +38,7 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def read_pieces() -> tuple[list[tuple[str, float]], bytes]:
-    """Words with their scores, and how characters are made plain; fields 1 and 3 of SentencePiece's ModelProto."""
+    """Return words with scores and the character normalisation map: fields 1 and 3 of SentencePiece's ModelProto."""
     pieces: list[tuple[str, float]] = []
     charsmap = b""
     for number, value in fields(gzip.decompress(PIECES.read_bytes())):
@@ -54,7 +54,7 @@ def read_pieces() -> tuple[list[tuple[str, float]], bytes]:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The number and the bytes of each field of a protobuf message; a varint's are left out."""
+    """Yield the number and the bytes of each field of a protobuf message, except varint fields."""
     place = 0
     while place < len(data):
         key, place = varint(data, place)
@@ -66,8 +66,8 @@ def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
                 length = 8
             case 5:  # a float
                 length = 4
-            case kind:  # as many bytes as are said first
-                assert kind == 2, f"no field of SentencePiece's is written as {kind}"
+            case kind:  # length-delimited
+                assert kind == 2, f"SentencePiece has no field of wire type {kind}"
                 length, place = varint(data, place)
         yield key >> 3, data[place : place + length]
         place += length

@@ -1,6 +1,6 @@
-"""Textual inversion: words that a text encoder never saw, as vectors that take the place of its token embeddings.
+"""Textual inversion: new words for a text encoder, as vectors that replace token embeddings.
 
-A file is named in a prompt by its name without suffix. Three layouts are read, all safetensors:
+A prompt names a file by its name without suffix. Three layouts are supported, all safetensors:
 
 | tensors | made by | for |
 |---|---|---|
@@ -8,7 +8,7 @@ A file is named in a prompt by its name without suffix. Three layouts are read, 
 | one tensor by any name, `<my-cat>`: (width,) or (n, width) | diffusers | the same |
 | `clip_l`: (n, 768), `clip_g`: (n, 1280) | SDXL trainers | SDXL |
 
-n vectors stand for n tokens in a row.
+n vectors take the place of n consecutive tokens.
 """
 
 import re
@@ -39,7 +39,7 @@ MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One file in memory. Equal where name and digest are, so that it can be part of a cache's key."""
+    """One file in memory. Equality is by name and digest, so that it can be part of a cache key."""
 
     name: str
     digest: str
@@ -55,28 +55,28 @@ class Embedding:
         return tuple(tensor.shape[1] for tensor in self.vectors)
 
 
-def named_in(words: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Which of the names stand in the words as words of their own, in alphabetical order; case does not matter."""
+def names_in(words: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that occur in the text as whole words, in alphabetical order; case is ignored."""
     plain = re.sub(r"\\([\\()\[\]])", r"\1", words)
-    said = {match[0].casefold() for match in pattern_of(tuple(names)).finditer(plain)} if names else set[str]()
-    return tuple(sorted(name for name in names if name.casefold() in said))
+    found = {match[0].casefold() for match in pattern_of(tuple(names)).finditer(plain)} if names else set[str]()
+    return tuple(sorted(name for name in names if name.casefold() in found))
 
 
 @lru_cache(maxsize=256)
 def pattern_of(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the names, the longest first, unless it goes on as a longer word."""
+    """Return a pattern for any of the names as a whole word, the longest first."""
     longest_first = sorted(names, key=lambda name: (-len(name), name))
-    return re.compile("|".join(map(whole_word, longest_first)), re.IGNORECASE)
+    return re.compile("|".join(map(word_pattern, longest_first)), re.IGNORECASE)
 
 
-def whole_word(name: str) -> str:
+def word_pattern(name: str) -> str:
     before = r"(?<!\w)" if re.match(r"\w", name) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", name) else ""
     return before + re.escape(name) + after
 
 
 def split_at_names(text: str, names: Mapping[str, int]) -> list[str]:
-    """The text in pieces: those at odd places are names from the mapping, as it spells them."""
+    """Split the text; the pieces at odd indices are names, in the mapping's spelling."""
     if not names:
         return [text]
     spelt = {name.casefold(): name for name in names}
@@ -91,17 +91,17 @@ def split_at_names(text: str, names: Mapping[str, int]) -> list[str]:
 def pin_embeddings(
     catalogue: Catalogue, prompts: Sequence[str], *, model: str, model_widths: Callable[[], Sequence[int]]
 ) -> tuple[PinnedEmbedding, ...]:
-    """The embeddings that these prompts name, checked against the widths of the model's text encoders.
+    """Return the embeddings that these prompts name, checked against the widths of the model's text encoders.
 
     Raises:
-        UnsupportedOption: one that is for another family.
-        UnsafeFile, CorruptModel: a file that cannot be read as one.
+        UnsupportedOption: an embedding is for another family.
+        UnsafeFile, CorruptModel: a file cannot be read as an embedding.
     """
     words = "\n".join(prompts)
     refuse_pickles(words, catalogue.pickles("embedding"))
     names = catalogue.names("embedding")
     numbered = [f"{name}@{number}" for name in names for number in versions_in(words, name)]
-    named = {name: catalogue.find(name, "embedding") for name in named_in(words, [*names, *numbered])}
+    named = {name: catalogue.find(name, "embedding") for name in names_in(words, [*names, *numbered])}
     for name, path in named.items():
         widths = [shape[-1] for shape in shapes_of(path).values()]
         require_fit(name, widths, model=model, model_widths=model_widths())
@@ -115,16 +115,16 @@ def versions_in(words: str, name: str) -> set[str]:
 
 
 def refuse_pickles(words: str, pickles: Mapping[str, Path]) -> None:
-    """An embedding that is there only in a format that can carry code must not silently count as plain words."""
-    for name in named_in(words, sorted(pickles)):
+    """Raise UnsafeFile for an embedding that exists only as a pickle: it must not silently count as plain words."""
+    for name in names_in(words, sorted(pickles)):
         raise UnsafeFile(f"embedding {name!r} is {pickles[name]}, {WHY_NOT}: {conversion_of(pickles[name])}")
 
 
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """The tensors that are vectors, by name, from the header alone; `clip_l` before `clip_g`.
+    """Return the shapes of the embedding's tensors by name, from the header alone; `clip_l` before `clip_g`.
 
     Raises:
-        CorruptModel: not a textual inversion in a layout we know.
+        CorruptModel: the file is not a textual inversion in a known layout.
     """
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise CorruptModel(f"{path} is no embedding: it is larger than {MAX_BYTES >> 20} MiB")
@@ -146,25 +146,26 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def require_fit(name: str, widths: Sequence[int], *, model: str, model_widths: Sequence[int]) -> None:
-    """Raises UnsupportedOption where an embedding was made for another family than the model's."""
+    """Raise UnsupportedOption if an embedding was made for another family than the model's."""
     if tuple(widths) != tuple(model_widths):
         family = MADE_FOR.get(tuple(widths))
         made_for = f"is for {family}" if family else "is for another model"
         raise UnsupportedOption(
             "prompt",
-            f"embedding {name!r} {made_for} (vectors of {worded(widths)}); {model} reads {worded(model_widths)}",
+            f"embedding {name!r} {made_for} (vectors of {join_widths(widths)}); "
+            f"{model} reads {join_widths(model_widths)}",
         )
 
 
-def worded(widths: Sequence[int]) -> str:
+def join_widths(widths: Sequence[int]) -> str:
     return " and ".join(map(str, widths))
 
 
 def load_embedding(catalogue: Catalogue, name: str, digest: str) -> Embedding:
-    """The vectors of the file that a spec pinned.
+    """Load the vectors of the file that a spec pinned.
 
     Raises:
-        InvalidRequest: it is not here, or is another file than the spec was made with.
+        InvalidRequest: the file is missing, or differs from the spec's.
     """
     return read_embedding(catalogue.pinned(name, digest, "embedding"), name, digest)
 

@@ -1,10 +1,10 @@
-"""Prompts of any length become chunks of token ids, each as long as the text encoder can read.
+"""Split prompts of any length into chunks of token ids, each as long as the text encoder's context.
 
-A chunk is begin + content + end + padding. A prompt that fits in one chunk and carries no weights has exactly the
-ids that diffusers would give the text encoder; longer ones are cut as AUTOMATIC1111 cuts them.
+A chunk is begin + content + end + padding. A prompt that fits in one chunk and has no weights gets exactly the ids
+that diffusers gives the text encoder; longer prompts are split as AUTOMATIC1111 splits them.
 
-The vocabulary is read with the `tokenizers` package alone: importing transformers would cost seconds. The rules
-around it are those of transformers 5's CLIPTokenizer, which also reads nothing but vocabulary and merges.
+The vocabulary is read with the `tokenizers` package alone: importing transformers would take seconds. The rules are
+those of transformers 5's CLIPTokenizer, which also reads only vocabulary and merges.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,11 +24,11 @@ from safelight.prompts.weights import Break, Weighted, parse
 COMMA_BACKTRACK = 20
 """Tokens after the last comma, at most this many, move to the next chunk together (A1111's default)."""
 MAX_CHUNKS = 64
-"""Room for 4800 tokens of Stable Diffusion: English of the greatest length a spec allows, and a bound on memory."""
+"""4800 tokens for Stable Diffusion: enough for English of the maximum length of a spec's prompt; bounds the memory."""
 CLIP_LENGTH = 77
-PLACE = 0
-"""The id where an embedding's vector will stand. Any but the end's would do: nobody reads it."""
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+PLACEHOLDER_ID = 0
+"""The id at positions of embedding vectors. Any id except the end token's would do: it is never read."""
+WORD_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 NO_EMBEDDINGS: Mapping[str, int] = {}
 SPECIAL_TOKENS = {
     "bos_token": "<|startoftext|>",
@@ -55,7 +55,7 @@ class Tokenizer:
         """Read a tokenizer folder: `tokenizer.json`, or `vocab.json` with `merges.txt`.
 
         Raises:
-            CorruptModel: files missing, damaged, or not of a CLIP tokenizer.
+            CorruptModel: files are missing, damaged, or not of a CLIP tokenizer.
         """
         special, added, max_length = read_settings(folder)
         vocabulary, merges = read_vocabulary(folder)
@@ -69,14 +69,14 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def ids(self, text: str) -> list[int]:
-        """The text's tokens, without begin and end."""
-        # Browsers may cut an emoji in half; what is left of it is no text, and the backend would refuse it all.
-        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return self.backend.encode(whole, add_special_tokens=False).ids
+        """Return the text's token ids, without begin and end."""
+        # Browsers may cut an emoji in half; the lone surrogate is invalid text, and the backend would refuse it.
+        repaired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return self.backend.encode(repaired, add_special_tokens=False).ids
 
 
 class Vector(NamedTuple):
-    """One of an embedding's vectors."""
+    """One vector of an embedding."""
 
     name: str
     number: int
@@ -86,12 +86,12 @@ class Token(NamedTuple):
     id: int
     weight: float
     vector: Vector | None = None
-    """What stands in place of the id's own embedding."""
+    """The vector that replaces the id's own embedding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One row for the text encoder: `max_length` ids, and how much each counts."""
+    """One row for the text encoder: `max_length` ids and their weights."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
@@ -107,7 +107,7 @@ def assemble(
     added: Mapping[int, AddedToken],
     max_length: int,
 ) -> Tokenizer:
-    """A tokenizer from its words; `special` are the four of SPECIAL_TOKENS by name."""
+    """Build a tokenizer from its vocabulary; `special` holds the four of SPECIAL_TOKENS by name."""
     backend = clip_backend(vocabulary, merges, unknown=special["unk_token"].content)
     backend.add_tokens([token for _, token in sorted(added.items())])  # pyright: ignore[reportUnknownMemberType]
     backend.add_special_tokens(list(special.values()))  # pyright: ignore[reportUnknownMemberType]
@@ -117,55 +117,55 @@ def assemble(
 
 
 def chunk(prompt: str, tokenizer: Tokenizer, embeddings: Mapping[str, int] = NO_EMBEDDINGS) -> list[Chunk]:
-    """The prompt's chunks; an empty prompt has one. `embeddings` are names with their numbers of vectors.
+    """Return the prompt's chunks; an empty prompt has one. `embeddings` maps names to numbers of vectors.
 
     Raises:
-        InvalidRequest: a weight that cannot be, more than `MAX_CHUNKS` chunks, an embedding longer than a chunk.
+        InvalidRequest: an invalid weight, more than `MAX_CHUNKS` chunks, or an embedding longer than a chunk.
     """
     contents = cut(parse(prompt), tokenizer, embeddings)
     if len(contents) > MAX_CHUNKS:
-        room = tokenizer.max_length - 2
-        raise InvalidRequest(f"prompt: needs {len(contents)} chunks of {room} tokens; at most {MAX_CHUNKS}")
+        capacity = tokenizer.max_length - 2
+        raise InvalidRequest(f"prompt: needs {len(contents)} chunks of {capacity} tokens; at most {MAX_CHUNKS}")
     return [frame(content, tokenizer) for content in contents]
 
 
 def cut(
     pieces: Iterable[Weighted | Break], tokenizer: Tokenizer, embeddings: Mapping[str, int] = NO_EMBEDDINGS
 ) -> list[list[Token]]:
-    """Tokens with their weights, cut where a chunk is full or a `BREAK` stands, after a comma if one is near.
+    """Return weighted tokens, split where a chunk is full or at a `BREAK`, after a comma if one is near.
 
-    The vectors of an embedding stay together: where they do not fit, the next chunk begins.
+    The vectors of an embedding stay together: if they do not fit, the next chunk begins.
     """
-    room = tokenizer.max_length - 2
+    capacity = tokenizer.max_length - 2
     contents: list[list[Token]] = [[]]
-    comma = None  # where in the last chunk its last comma stands
+    comma = None  # index of the last comma in the last chunk
     for piece in pieces:
         if isinstance(piece, Break):
             contents.append([])
             comma = None
             continue
-        for unit in units(piece, tokenizer, embeddings):
+        for unit in split_units(piece, tokenizer, embeddings):
             content, token = contents[-1], unit[0].id
-            if len(unit) > room:
-                raise InvalidRequest(f"prompt: an embedding of {len(unit)} vectors; a chunk has room for {room}")
-            if len(content) + len(unit) > room:
-                whole = len(unit) > 1 or token == tokenizer.comma
-                near = comma is not None and not whole and room - comma <= COMMA_BACKTRACK
-                keep = comma + 1 if near and comma is not None else len(content)
-                contents[-1:] = [content[:keep], content[keep:]]
+            if len(unit) > capacity:
+                raise InvalidRequest(f"prompt: an embedding of {len(unit)} vectors; a chunk holds at most {capacity}")
+            if len(content) + len(unit) > capacity:
+                unsplittable = len(unit) > 1 or token == tokenizer.comma
+                comma_is_near = comma is not None and not unsplittable and capacity - comma <= COMMA_BACKTRACK
+                cut_at = comma + 1 if comma_is_near and comma is not None else len(content)
+                contents[-1:] = [content[:cut_at], content[cut_at:]]
                 comma = None
             if token == tokenizer.comma:
                 comma = len(contents[-1])
             contents[-1] += unit
-    # A BREAK at the very end starts nothing.
+    # A BREAK at the very end starts no chunk.
     return contents[:-1] if len(contents) > 1 and not contents[-1] else contents
 
 
-def units(piece: Weighted, tokenizer: Tokenizer, embeddings: Mapping[str, int]) -> Iterator[list[Token]]:
-    """What may not be cut: a token, or all the vectors of an embedding."""
+def split_units(piece: Weighted, tokenizer: Tokenizer, embeddings: Mapping[str, int]) -> Iterator[list[Token]]:
+    """Yield units that must stay in one chunk: a token, or all the vectors of an embedding."""
     for place, text in enumerate(split_at_names(piece.text, embeddings)):
         if place % 2:
-            yield [Token(PLACE, piece.weight, Vector(text, number)) for number in range(embeddings[text])]
+            yield [Token(PLACEHOLDER_ID, piece.weight, Vector(text, number)) for number in range(embeddings[text])]
         else:
             for token in tokenizer.ids(text):
                 yield [Token(token, piece.weight)]
@@ -181,7 +181,7 @@ def frame(content: list[Token], tokenizer: Tokenizer) -> Chunk:
 
 
 def clip_backend(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], *, unknown: str) -> tokenizers.Tokenizer:
-    """CLIP's rules around a vocabulary, as in transformers/models/clip/tokenization_clip.py."""
+    """Return a backend with CLIP's normalisation rules, as in transformers/models/clip/tokenization_clip.py."""
     backend = tokenizers.Tokenizer(
         BPE(
             vocab=dict(vocabulary),
@@ -196,7 +196,7 @@ def clip_backend(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], *
     )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -204,11 +204,11 @@ def clip_backend(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], *
 
 
 def read_vocabulary(folder: Path) -> tuple[Mapping[str, int], list[tuple[str, str]]]:
-    """From the file transformers 5 writes, else from the two that transformers 4 wrote."""
-    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    """Read the file that transformers 5 writes, else the two files of transformers 4."""
+    tokenizer_json, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
     try:
-        if whole.is_file():
-            model = read_config(whole)["model"]
+        if tokenizer_json.is_file():
+            model = read_config(tokenizer_json)["model"]
             return model["vocab"], [split_merge(merge) for merge in model["merges"]]
         return BPE.read_file(str(vocabulary), str(merges))
     except CorruptModel:
@@ -225,7 +225,7 @@ def split_merge(merge: Any) -> tuple[str, str]:
 
 
 def read_settings(folder: Path) -> tuple[dict[str, AddedToken], dict[int, AddedToken], int]:
-    """The special tokens by name, other added tokens by id, and the length of a chunk.
+    """Return the special tokens by name, other added tokens by id, and the length of a chunk.
 
     transformers since 4.34 lists added tokens in `tokenizer_config.json`; older folders spread them over
     `special_tokens_map.json` and `added_tokens.json`, and transformers 5 repeats them in `tokenizer.json`.
@@ -247,10 +247,10 @@ def read_settings(folder: Path) -> tuple[dict[str, AddedToken], dict[int, AddedT
             token = read_token(config.get(name) or default)
             special[name] = by_content.get(token.content, token)
         max_length = config.get("model_max_length", config.get("max_len"))
-        # Absent, transformers says 10^30; every CLIP there is reads 77.
+        # If absent, transformers assumes 10^30; every known CLIP reads 77.
         length = CLIP_LENGTH if max_length is None or max_length > 10_000 else int(max_length)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptModel(f"{folder}: the tokenizer's configuration lacks or garbles {error}") from None
+        raise CorruptModel(f"{folder}: missing or invalid in the tokenizer's configuration: {error}") from None
     if length < 3:
         raise CorruptModel(f"{folder}: model_max_length is {length}; a chunk needs at least 3 tokens")
     return special, added, length

@@ -1,9 +1,9 @@
-"""Versions of models that never change, the names that lead to them, and where they came from.
+"""Immutable versions of models, the aliases that point to them, and their provenance.
 
 registry   add, find, remove versions; aliases move from one to another
-source download intake contents   a path, a URL or a hub repository -> files of a version
-storage verify                    where they lie, and whether they are still what they were
-tables rows version aliases       as rows of the database, and as values
-licences                          what each asks of those who use a version
-catalogue                         all model files: ours, the versions', the linked folders'
+source download describe_files intake   a path, a URL or a hub repository -> files of a version
+storage verify                    where the files are stored, and whether they are unchanged
+tables rows version aliases       rows of the database, and the values made from them
+licences                          known licences and their restrictions
+registered_models                 the catalogue of all model files: local, registered and linked
 """

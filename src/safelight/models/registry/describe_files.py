@@ -1,4 +1,4 @@
-"""What is at a place on this disk: which kind of model, for which base, and which files make it up."""
+"""Describe a model on disk: its kind, its base model, and the files that belong to it."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from safelight.models.weights.safetensors_file import (
 from safelight.regular_file import read_regular
 
 ENTRY, ENTRY_SETTINGS = "weights.safetensors", "weights.safelight.json"
-"""What a single file is called in its version's folder, and safelight's own word on it."""
+"""The names of a single file and of its safelight settings in the version's folder."""
 COMPONENTS: Mapping[str, Kind] = {
     "AutoencoderKL": "vae",
     "ControlNetModel": "controlnet",
     "T2IAdapter": "t2i-adapter",
 }
-"""The kinds that diffusers keeps as a folder of one network, by what its config.json calls it."""
-BESIDE = (
+"""Kinds that diffusers stores as a folder of one network, by the class name in its config.json."""
+EXTRA_FILES = (
     "LICENSE*",
     "LICENCE*",
     "license*",
@@ -45,66 +45,71 @@ class FileDescription:
     base: str
     prediction: str
     entry: str
-    """The name that the model's file will have; empty: the folder is the model."""
-    read: Mapping[str, Path]
-    """What is read of it, by its path in the version's folder; these alone make the digest."""
-    beside: Mapping[str, Path]
-    """Licences, and what leads to the others; kept, and no part of the digest."""
+    """The name that the model's file will have; empty if the folder is the model."""
+    files: Mapping[str, Path]
+    """The files that are read, by path in the version's folder; the digest covers only these."""
+    extra_files: Mapping[str, Path]
+    """Licences, READMEs and shard indices; stored, but not part of the digest."""
 
     @property
     def size_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.read.values())
+        return sum(path.stat().st_size for path in self.files.values())
 
     def digest(self, sums: Mapping[str, str]) -> str:
-        return digest_of_sums({name: sums[name] for name in self.read}, entry=self.entry)
+        return digest_of_sums({name: sums[name] for name in self.files}, entry=self.entry)
 
 
-def look_into(path: Path, kind: Kind | None = None, *, keep_name: bool = False) -> FileDescription:
-    """Read the header or the configurations, and no weights; a file that stays where it is keeps its name.
+def describe_files(path: Path, kind: Kind | None = None, *, keep_name: bool = False) -> FileDescription:
+    """Describe a model from its header or configurations, without reading weights.
+
+    Args:
+        keep_name: the file stays in place, so its name is not changed.
 
     Raises:
         UnsafeFile: a format that can carry code.
-        CorruptModel: damaged, or cut off.
-        InvalidRequest: not a model, or of another kind than was said.
+        CorruptModel: damaged or truncated.
+        InvalidRequest: not a model, or of another kind than `kind`.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidRequest(f"no kind {kind!r}; known: {', '.join(KINDS)}")
-    found = file_contents(path, kind, keep_name=keep_name) if path.is_file() else folder_contents(path)
-    if kind not in (None, found.kind):
-        raise InvalidRequest(f"{path} is a {found.kind} for {TITLES.get(found.base, found.base)}, not a {kind}")
-    return found
+    description = describe_file(path, kind, keep_name=keep_name) if path.is_file() else describe_folder(path)
+    if kind not in (None, description.kind):
+        raise InvalidRequest(
+            f"{path} is a {description.kind} for {TITLES.get(description.base, description.base)}, not a {kind}"
+        )
+    return description
 
 
-def file_contents(path: Path, kind: Kind | None, *, keep_name: bool) -> FileDescription:
+def describe_file(path: Path, kind: Kind | None, *, keep_name: bool) -> FileDescription:
     if path.suffix in PICKLE_SUFFIXES:
         raise UnsafeFile(f"{path} is a pickle, {WHY_NOT}: {conversion_of(path)} makes safetensors of it")
-    found = identify(read_header(path)) or (Identity(kind=kind) if kind else None)
-    if found is None:
+    identity = identify(read_header(path)) or (Identity(kind=kind) if kind else None)
+    if identity is None:
         raise InvalidRequest(
-            f"{path} holds nothing that is known of Stable Diffusion; --kind says what it is: {', '.join(KINDS)}"
+            f"{path} is no known kind of Stable Diffusion file; set its kind with --kind: {', '.join(KINDS)}"
         )
     entry = path.name if keep_name else ENTRY
-    read = {entry: path}
-    if found.kind == "checkpoint" and (settings := own_settings(path)).is_file():
-        read[settings.name if keep_name else ENTRY_SETTINGS] = settings
+    files = {entry: path}
+    if identity.kind == "checkpoint" and (settings := own_settings(path)).is_file():
+        files[settings.name if keep_name else ENTRY_SETTINGS] = settings
     return FileDescription(
-        kind=found.kind, base=found.base, prediction=found.prediction, entry=entry, read=read, beside={}
+        kind=identity.kind, base=identity.base, prediction=identity.prediction, entry=entry, files=files, extra_files={}
     )
 
 
-def folder_contents(path: Path) -> FileDescription:
+def describe_folder(path: Path) -> FileDescription:
     if not path.is_dir():
         raise InvalidRequest(f"there is no file or folder {path}")
     if (path / "model_index.json").is_file():
-        about = describe(path)
-        read = {file.relative_to(path).as_posix(): file for file in files_of(about)}
+        description = describe(path)
+        files = {file.relative_to(path).as_posix(): file for file in files_of(description)}
         return FileDescription(
             kind="checkpoint",
-            base=about.family.name,
-            prediction=about.prediction,
+            base=description.family.name,
+            prediction=description.prediction,
             entry="",
-            read=read,
-            beside=beside(path),
+            files=files,
+            extra_files=extra_files(path),
         )
     config = read_class(path)
     if config not in COMPONENTS:
@@ -113,25 +118,25 @@ def folder_contents(path: Path) -> FileDescription:
             f"({', '.join(COMPONENTS)})"
         )
     weights = weight_files(path, NETWORK)
-    found = identify(read_header(weights[0]))
-    read = {file.name: file for file in (path / "config.json", *weights)}
+    identity = identify(read_header(weights[0]))
+    files = {file.name: file for file in (path / "config.json", *weights)}
     return FileDescription(
         kind=COMPONENTS[config],
-        base=found.base if found else "",
+        base=identity.base if identity else "",
         prediction="",
         entry="",
-        read=read,
-        beside=beside(path),
+        files=files,
+        extra_files=extra_files(path),
     )
 
 
-def beside(folder: Path) -> dict[str, Path]:
-    found = (path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+def extra_files(folder: Path) -> dict[str, Path]:
+    paths = (path for pattern in EXTRA_FILES for path in folder.glob(pattern) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def read_class(folder: Path) -> str:
-    """What diffusers calls the network in the folder; empty where it is none."""
+    """Return diffusers' class name of the network in the folder; empty if there is none."""
     try:
         config = json.loads(read_regular(folder / "config.json"))
     except FileNotFoundError:

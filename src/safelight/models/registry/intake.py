@@ -1,4 +1,4 @@
-"""What was found becomes the files of a version, copied and summed in one go."""
+"""Store a source as the files of a version, copied and hashed in one pass."""
 
 import os
 from collections.abc import Mapping
@@ -8,58 +8,60 @@ from pathlib import Path
 from safelight.errors import InvalidRequest
 from safelight.models.registry.describe_files import FileDescription
 from safelight.models.registry.source import Source
-from safelight.models.registry.storage import copy_hashed, flush, hash_of, require_room, writing
+from safelight.models.registry.storage import copy_hashed, flush, hash_of, require_space, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFiles:
     source: Source
-    contents: FileDescription
+    description: FileDescription
     folder: Path
-    """Where its files are now: in a room of ours, or where they were."""
+    """Where its files are now: in an incoming folder of the storage, or in their original place."""
     in_place: bool
     sums: Mapping[str, str]
-    """sha256 of each file that is read."""
+    """sha256 of each of the description's `files`."""
 
     @property
     def digest(self) -> str:
-        return self.contents.digest(self.sums)
+        return self.description.digest(self.sums)
 
 
-def bring_in(
-    source: Source, contents: FileDescription, room: Path, *, in_place: bool, sha256: str | None
+def store_files(
+    source: Source, description: FileDescription, incoming: Path, *, in_place: bool, sha256: str | None
 ) -> StoredFiles:
     """
     Raises:
-        InvalidRequest: it has not the sha256 that was said.
-        StorageFailed: there is no room for it.
+        InvalidRequest: its sha256 differs from the given one.
+        StorageFailed: not enough disk space.
     """
-    if sha256 is not None and not contents.entry:
+    if sha256 is not None and not description.entry:
         raise InvalidRequest("--sha256 is for a single file; a folder's digest is shown when it is added")
     if in_place:
-        first = next(iter(contents.read.values()))
-        folder = first.parent if contents.entry else source.path
-        sums = {name: hash_of(path) for name, path in contents.read.items()}
+        first = next(iter(description.files.values()))
+        folder = first.parent if description.entry else source.path
+        sums = {name: hash_of(path) for name, path in description.files.items()}
     else:
-        folder = room / "files"
+        folder = incoming / "files"
         with writing(folder):
-            sums = moved_in(contents, folder, room)
-    if sha256 is not None and sums[contents.entry] != sha256.lower():
+            sums = move_files(description, folder, incoming)
+    if sha256 is not None and sums[description.entry] != sha256.lower():
         raise InvalidRequest(
-            f"its sha256 is {sums[contents.entry]}, not {sha256.lower()}: this is not the file you mean"
+            f"its sha256 is {sums[description.entry]}, not {sha256.lower()}: this is not the file you mean"
         )
-    return StoredFiles(source=source, contents=contents, folder=folder, in_place=in_place, sums=sums)
+    return StoredFiles(source=source, description=description, folder=folder, in_place=in_place, sums=sums)
 
 
-def moved_in(contents: FileDescription, folder: Path, room: Path) -> dict[str, str]:
+def move_files(description: FileDescription, folder: Path, incoming: Path) -> dict[str, str]:
     folder.mkdir()
-    here = {name: path for name, path in contents.read.items() if path.is_relative_to(room)}
-    require_room(folder, sum(path.stat().st_size for name, path in contents.read.items() if name not in here))
-    for name, path in contents.beside.items():
+    downloaded = {name: path for name, path in description.files.items() if path.is_relative_to(incoming)}
+    require_space(
+        folder, sum(path.stat().st_size for name, path in description.files.items() if name not in downloaded)
+    )
+    for name, path in description.extra_files.items():
         copy_hashed(path, folder / name)
     sums: dict[str, str] = {}
-    for name, path in contents.read.items():
-        if name in here:  # downloaded just now, and ours
+    for name, path in description.files.items():
+        if name in downloaded:  # already in the incoming folder
             path.rename(folder / name)
             flush_file(folder / name)
             sums[name] = hash_of(folder / name)

@@ -1,6 +1,6 @@
-"""The licences that checkpoints come under, and what each asks of those who use them.
+"""The common licences of checkpoints, and their restrictions.
 
-A summary to work by, not advice: the text behind the link is what counts.
+A summary, not legal advice: the text behind the link is binding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ LICENCES: Mapping[str, Licence] = {
 
 
 def licence_of(id_or_text: str, restrictions: Sequence[str] = (), url: str = "") -> Licence:
-    """A common licence by its id, with restrictions of one's own added; any other text names a licence of its own."""
+    """Return a common licence by its id, with the given restrictions added; any other text is a licence's own name."""
     known = LICENCES.get(id_or_text.lower()) or Licence(id=id_or_text)
     return known.model_copy(
         update={"restrictions": (*known.restrictions, *restrictions), **({"url": url} if url else {})}

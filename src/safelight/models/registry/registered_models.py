@@ -1,7 +1,7 @@
-"""The catalogue of all model files: our folders, the versions of the registry, and linked folders.
+"""The catalogue of all model files: the folders in SAFELIGHT_HOME, registered versions, and linked folders.
 
-Looking at the registry must cost nothing where there is none: a picture drawn from the command line with no database
-imports no SQLAlchemy.
+A lookup must cost nothing if there is no registry: drawing an image from the command line without a database imports
+no SQLAlchemy.
 """
 
 import sqlite3
@@ -28,87 +28,89 @@ T = TypeVar("T")
 
 def open_catalogue(settings: Settings, *, listed_only: bool = False) -> Catalogue:
     return Catalogue(
-        settings.home, elsewhere=(RegisteredModels(settings), LinkedFolders(settings.home)), listed_only=listed_only
+        settings.home, sources=(RegisteredModels(settings), LinkedFolders(settings.home)), listed_only=listed_only
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModels:
-    """The versions as files, asked of the database each time: what is added or pointed elsewhere is known at once."""
+    """The versions as files. The database is queried each time, so new versions and moved aliases are seen at once."""
 
     settings: Settings
 
     def files(self, kind: Kind) -> Mapping[str, Path]:
-        """Each name, which is its newest version, and each alias."""
+        """Return the file of each name (its newest version) and of each alias."""
 
-        def work(registry: "Registry") -> dict[str, Path]:
+        def read(registry: "Registry") -> dict[str, Path]:
             return {name: version.path for name, version in registry.named(kind).items()}
 
-        return self.ask(kind, work) or {}
+        return self.query(kind, read) or {}
 
     def find(self, name: str, kind: Kind) -> Path | None:
         from safelight.models.registry.version import Reference
 
-        def work(registry: "Registry") -> Path | None:
+        def read(registry: "Registry") -> Path | None:
             try:
                 version = registry.resolve(name)
             except UnknownVersion:
                 return None
-            return self.whole(version) if version.kind == kind and version.removed is None else None
+            return self.verified_path(version) if version.kind == kind and version.removed is None else None
 
-        return self.ask(kind, work) if Reference.says(name) else None
+        return self.query(kind, read) if Reference.is_valid(name) else None
 
     def pinned(self, digest: str, kind: Kind) -> Path | None:
-        def work(registry: "Registry") -> Path | None:
+        def read(registry: "Registry") -> Path | None:
             version = registry.by_digest(digest, kind)
-            return self.whole(version) if version else None
+            return self.verified_path(version) if version else None
 
-        return self.ask(kind, work)
+        return self.query(kind, read)
 
-    def whole(self, version: "Version") -> Path:
-        """Where it is; files that kept their size and time since they were summed are not read again.
+    def verified_path(self, version: "Version") -> Path:
+        """Return the version's path. Files whose size and time are unchanged since hashing are not read again.
 
         Raises:
-            CorruptModel: a file is missing, or is not what was added.
+            CorruptModel: a file is missing, or was changed since it was added.
         """
         files = {version.folder / name: digest for name, digest in version.files.items()}
-        why = (
-            f"`safelight models verify {version.reference}` says which; the right files are added again by their source"
+        advice = (
+            f"`safelight models verify {version.reference}` shows which; add the right files again from their source"
         )
         if not all(path.is_file() for path in files):
             raise CorruptModel(
-                f"{version.reference} is registered, and its files are not all in {version.folder}: {why}"
+                f"{version.reference} is registered, but files are missing in {version.folder}: {advice}"
             )
         if sums_of([*files], cache=self.settings.home / SUMS) != [*files.values()]:
-            raise CorruptModel(f"{version.reference} is not what was added: {why}")
+            raise CorruptModel(f"{version.reference} was changed since it was added: {advice}")
         return version.path
 
     def pickles(self, kind: Kind) -> Mapping[str, Path]:
         return {}
 
-    def ask(self, kind: Kind, work: "Callable[[Registry], T]") -> T | None:
+    def query(self, kind: Kind, read: "Callable[[Registry], T]") -> T | None:
         if not has_versions(self.settings.database, kind):
             return None
         from safelight.database.connect import Database, connect
         from safelight.models.registry.registry import Registry
 
         database = Database(connect(self.settings.database, pooled=False))
-        return work(Registry(database, self.settings.home))
+        return read(Registry(database, self.settings.home))
 
 
 def has_versions(url: str, kind: Kind) -> bool:
-    """Whether any of that kind is registered and here."""
-    return answers(url, "SELECT 1 FROM versions WHERE kind = ? AND removed IS NULL LIMIT 1", kind)
+    """Return whether a version of that kind is registered and not removed."""
+    return has_row(url, "SELECT 1 FROM versions WHERE kind = ? AND removed IS NULL LIMIT 1", kind)
 
 
 def has_any(url: str) -> bool:
-    """Whether anything was ever registered."""
-    return answers(url, "SELECT 1 FROM versions LIMIT 1")
+    """Return whether anything was ever registered."""
+    return has_row(url, "SELECT 1 FROM versions LIMIT 1")
 
 
-def answers(url: str, query: str, *values: str) -> bool:
-    """Whether a query finds a row; asked without SQLAlchemy, whose import takes a hundred times as long. True where
-    that cannot be told, and the real reader must look."""
+def has_row(url: str, query: str, *values: str) -> bool:
+    """Return whether a query finds a row, without SQLAlchemy, whose import takes a hundred times as long.
+
+    True also if that cannot be determined; then the caller must query through SQLAlchemy.
+    """
     scheme, _, path = url.partition(":///")
     if scheme != "sqlite":
         return True
@@ -119,5 +121,5 @@ def answers(url: str, query: str, *values: str) -> bool:
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchone() is not None
     except sqlite3.OperationalError as error:
-        # Made before there was a registry; any other trouble is for the real reader to say.
+        # The database is older than the registry; any other error is reported by the query through SQLAlchemy.
         return "no such table" not in str(error)

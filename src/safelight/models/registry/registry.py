@@ -1,11 +1,11 @@
-"""The register: versions that never change, and aliases that move from one to another.
+"""The model registry: immutable versions, and aliases that move from one to another.
 
     registry.add("./brand.safetensors", name="brand")                        brand@1
     registry.point("brand", "production", "brand@1", reason="passed")        brand@production -> brand@1
-    registry.resolve("brand@production").path                                what loads
+    registry.resolve("brand@production").path                                the file or folder to load
 
-A version is a row and a folder named by its digest (`storage.py`). The folder is complete before the row is written, so
-a process that is killed leaves nothing that is half a version.
+A version is a row and a folder named by its digest (`storage.py`). The folder is complete before the row is written,
+so a killed process leaves no incomplete version.
 """
 
 import time
@@ -21,12 +21,12 @@ from sqlalchemy.orm import Session
 from safelight.database.connect import Database, open_database
 from safelight.errors import InvalidRequest, UnknownVersion
 from safelight.models.checkpoints.catalogue import FOLDERS, SUMS, own_files
-from safelight.models.checkpoints.digest import remember
+from safelight.models.checkpoints.digest import cache_sums
 from safelight.models.registry import aliases
-from safelight.models.registry.describe_files import look_into
-from safelight.models.registry.intake import bring_in
-from safelight.models.registry.rows import row_of, value_of, whoever
-from safelight.models.registry.source import fetched
+from safelight.models.registry.describe_files import describe_files
+from safelight.models.registry.intake import store_files
+from safelight.models.registry.rows import current_user, to_row, to_version
+from safelight.models.registry.source import fetch_source
 from safelight.models.registry.storage import Storage, writing
 from safelight.models.registry.tables import VersionRow
 from safelight.models.registry.version import RESERVED, Licence, Lineage, Pointing, Reference, Version, is_name
@@ -34,7 +34,7 @@ from safelight.models.weights.identify import Kind
 from safelight.settings import Settings
 
 MAX_BYTES = 100 * 2**30
-"""Longest download, if nothing else is said."""
+"""Default limit of a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +63,36 @@ class Registry:
         max_bytes: int = MAX_BYTES,
         by: str | None = None,
     ) -> Version:
-        """Make a version of a file, a diffusers folder, a URL or a hub id, and register it under `name`.
+        """Register a file, a diffusers folder, a URL or a hub id as a version of `name`.
 
-        The same content under the same name is the same version, however often it is added. `in_place` leaves the
-        files where they are; `sha256` is what a single file must have; `private` allows URLs inside a private network.
-        Blocks, for as long as a download takes.
+        Adding the same content under the same name again returns the existing version. `in_place` leaves the files
+        where they are; `sha256` is the expected digest of a single file; `private` allows URLs in private networks.
+        Blocks until a download is finished.
 
         Raises:
             UnsafeFile, CorruptModel: not safetensors, or damaged.
-            InvalidRequest: not what was said, or there is no such source.
-            StorageFailed: there is no room for it.
+            InvalidRequest: no such source, or its kind or sha256 differs from the given one.
+            StorageFailed: not enough disk space.
         """
-        with self.storage.incoming() as room:
-            there = fetched(source, room=room, partials=self.storage.folder, private=private, max_bytes=max_bytes)
-            contents = look_into(there.path, kind, keep_name=in_place)
-            name = self.require_name(name or there.name, contents.kind)
-            arrival = bring_in(there, contents, room, in_place=in_place, sha256=sha256)
-            row = row_of(
-                arrival, name=name, licence=licence or there.licence, lineage=lineage or Lineage(), by=by or whoever()
+        with self.storage.incoming() as folder:
+            fetched = fetch_source(
+                source, folder=folder, partials=self.storage.folder, private=private, max_bytes=max_bytes
+            )
+            description = describe_files(fetched.path, kind, keep_name=in_place)
+            name = self.require_name(name or fetched.name, description.kind)
+            stored = store_files(fetched, description, folder, in_place=in_place, sha256=sha256)
+            row = to_row(
+                stored,
+                name=name,
+                licence=licence or fetched.licence,
+                lineage=lineage or Lineage(),
+                by=by or current_user(),
             )
             with self.storage.locked(), writing(self.storage.folder):
                 if not in_place:
-                    self.storage.place(arrival.folder, arrival.digest, arrival.sums)
-                version = self.value(self.database.write(lambda session: insert(session, row)))
-        remember({version.folder / file: digest for file, digest in version.files.items()}, cache=self.home / SUMS)
+                    self.storage.place(stored.folder, stored.digest, stored.sums)
+                version = self.to_version(self.database.write(lambda session: insert(session, row)))
+        cache_sums({version.folder / file: digest for file, digest in version.files.items()}, cache=self.home / SUMS)
         return version
 
     def require_name(self, name: str, kind: Kind) -> str:
@@ -94,39 +100,39 @@ class Registry:
             why = "is the embedded model" if name in RESERVED else "is no name: letters, digits and . _ - are"
             raise InvalidRequest(f"{name[:120]!r} {why}; --name gives another")
         folder = self.home / FOLDERS[kind]
-        if hiding := own_files(folder, kind).get(name):
-            raise InvalidRequest(f"{hiding} has the name {name!r} already, and would hide it; --name gives another")
+        if hidden := own_files(folder, kind).get(name):
+            raise InvalidRequest(f"{hidden} has the name {name!r} already, and would hide it; --name gives another")
         return name
 
     def require_free(self, name: str, kind: Kind) -> None:
-        """Say now what `add` would say of the name later, when the work is done.
+        """Check a name as `add` will, before the work of making the model.
 
         Raises:
-            InvalidRequest: what would be added under that name could not be had by it.
+            InvalidRequest: the name cannot be used for a version of this kind.
         """
         self.require_name(name, kind)
         self.database.read(lambda session: require_same_kind(session, name, kind))
 
     def resolve(self, reference: str) -> Version:
-        """What `brand`, `brand@3` or `brand@production` stands for now; a plain name is its newest version.
+        """Return the version that `brand`, `brand@3` or `brand@production` refers to now; a plain name is its newest.
 
         Raises:
-            UnknownVersion: nothing. InvalidRequest: no reference at all.
+            UnknownVersion: no such version. InvalidRequest: the text is not a valid reference.
         """
-        asked = Reference.parse(reference)
-        return self.database.read(lambda session: self.value(aliases.resolve(session, asked)))
+        requested = Reference.parse(reference)
+        return self.database.read(lambda session: self.to_version(aliases.resolve(session, requested)))
 
     def versions(self, name: str | None = None, *, removed: bool = False) -> list[Version]:
-        """By name and number."""
+        """Return the versions ordered by name and number."""
         query = select(VersionRow).order_by(VersionRow.name, VersionRow.number)
         if name is not None:
             query = query.where(VersionRow.name == name)
         if not removed:
             query = query.where(VersionRow.removed.is_(None))
-        return self.database.read(lambda session: [self.value(row) for row in session.scalars(query)])
+        return self.database.read(lambda session: [self.to_version(row) for row in session.scalars(query)])
 
     def named(self, kind: Kind) -> dict[str, Version]:
-        """What each name and each alias stands for now; an alias that follows what is no more is left out."""
+        """Return the current version of each name and alias; aliases that follow a removed one are left out."""
 
         def work(session: Session) -> dict[str, Version]:
             found: dict[str, Version] = {}
@@ -134,48 +140,48 @@ class Registry:
                 with suppress(UnknownVersion):
                     row = aliases.resolve(session, Reference.parse(text))
                     if row.kind == kind and row.removed is None:
-                        found[text] = self.value(row)
+                        found[text] = self.to_version(row)
             return found
 
         return self.database.read(work)
 
     def by_digest(self, digest: str, kind: Kind) -> Version | None:
-        """One that is still here and has these contents."""
-        kept = (VersionRow.digest == digest, VersionRow.kind == kind, VersionRow.removed.is_(None))
-        query = select(VersionRow).where(*kept).limit(1)
-        return self.database.read(lambda session: self.value(row) if (row := session.scalar(query)) else None)
+        """Return a version with this digest that is not removed."""
+        conditions = (VersionRow.digest == digest, VersionRow.kind == kind, VersionRow.removed.is_(None))
+        query = select(VersionRow).where(*conditions).limit(1)
+        return self.database.read(lambda session: self.to_version(row) if (row := session.scalar(query)) else None)
 
     def set_licence(self, reference: str, licence: Licence) -> Version:
-        """What may be done with a version is found out later at times; what it is never changes."""
-        asked = Reference.parse(reference)
+        """Set the licence of a version, the only thing about it that can change: it may be found out later."""
+        requested = Reference.parse(reference)
 
         def work(session: Session) -> VersionRow:
-            row = aliases.resolve(session, asked)
+            row = aliases.resolve(session, requested)
             row.licence = licence.model_dump(mode="json")
             return row
 
-        return self.value(self.database.write(work))
+        return self.to_version(self.database.write(work))
 
     def remove(self, reference: str, *, force: bool = False, by: str | None = None) -> Version:
-        """Drop a version's files; its row stays, for what was made with it or from it.
+        """Delete a version's files; its row stays, because images and other versions refer to it.
 
         Raises:
-            InvalidRequest: aliases point to it, and it is not `force`d: then they are taken away.
+            InvalidRequest: aliases point to it. With `force`, these aliases are removed.
         """
-        asked = Reference.parse(reference)
+        requested = Reference.parse(reference)
 
         def work(session: Session) -> tuple[VersionRow, bool]:
-            aliases.one_at_a_time(session)
-            row = aliases.resolve(session, asked)
-            pointing = [turn for turn in aliases.current(session) if turn.version_id == row.id]
+            aliases.lock_tables(session)
+            row = aliases.resolve(session, requested)
+            pointing = [move for move in aliases.current(session) if move.version_id == row.id]
             if pointing and not force:
-                named = ", ".join(str(Reference(turn.name, turn.label)) for turn in pointing)
+                named = ", ".join(str(Reference(move.name, move.label)) for move in pointing)
                 raise InvalidRequest(
-                    f"{row.name}@{row.number} is what {named} points to; point it elsewhere, or say --force"
+                    f"{named} points to {row.name}@{row.number}; point it to another version, or use --force"
                 )
-            for turn in pointing:
+            for move in pointing:
                 why = f"{row.name}@{row.number} was removed"
-                aliases.turn(session, Reference(turn.name, turn.label), None, by=by or whoever(), reason=why)
+                aliases.move(session, Reference(move.name, move.label), None, by=by or current_user(), reason=why)
             row.removed = row.removed or time.time()
             session.flush()
             others = (VersionRow.digest == row.digest, VersionRow.removed.is_(None), VersionRow.place == "")
@@ -185,7 +191,7 @@ class Registry:
             row, shared = self.database.write(work)
             if not shared and not row.place:
                 self.storage.drop(row.digest)
-        return self.value(row)
+        return self.to_version(row)
 
     # Aliases -------------------------------------------------------------------------------------------------------
 
@@ -200,86 +206,88 @@ class Registry:
         follow: bool = False,
         gate: Mapping[str, Any] | None = None,
     ) -> Pointing:
-        """Let `name@alias` stand for a version from now on; `to` is a number, a reference or a version.
+        """Point `name@alias` to a version; `to` is a number, a reference or a version.
 
-        With `follow` it goes along with the alias `to`, wherever that points. An empty `alias` makes the name itself
-        stand for something else. Who, when, why and what it was before is kept (`history`), and so is the `gate`: the
-        measurement that it was decided by.
+        With `follow` it follows the alias `to` when that moves. An empty `alias` makes the name itself an alias. User,
+        time, reason and previous target are recorded (`history`), and so is the `gate`: the measurement behind the
+        decision.
 
         Raises:
-            UnknownVersion: there is no such version. InvalidRequest: it would follow itself.
+            UnknownVersion: no such version. InvalidRequest: the alias would follow itself.
         """
-        moved = alias_of(name, alias)
-        asked = Reference.parse(
+        moved_alias = alias_of(name, alias)
+        requested = Reference.parse(
             to.reference if isinstance(to, Version) else f"{name}@{to}" if type(to) is int else str(to)
         )
 
         def work(session: Session) -> Pointing:
-            aliases.one_at_a_time(session)
-            if not moved.label and session.scalar(select(VersionRow.id).where(VersionRow.name == moved.name).limit(1)):
+            aliases.lock_tables(session)
+            if not moved_alias.label and session.scalar(
+                select(VersionRow.id).where(VersionRow.name == moved_alias.name).limit(1)
+            ):
                 raise InvalidRequest(f"{name} has versions of its own; an alias of it is {name}@LABEL")
-            target = asked if follow and asked.number is None else aliases.resolve(session, asked)
+            target = requested if follow and requested.number is None else aliases.resolve(session, requested)
             if isinstance(target, VersionRow) and target.removed is not None:
                 raise InvalidRequest(f"{target.name}@{target.number} was removed")
-            aliases.turn(session, moved, target, by=by or whoever(), reason=reason, gate=gate)
-            return aliases.history(session, moved)[0]
+            aliases.move(session, moved_alias, target, by=by or current_user(), reason=reason, gate=gate)
+            return aliases.history(session, moved_alias)[0]
 
         return self.database.write(work)
 
     def unpoint(self, name: str, alias: str, *, reason: str = "", by: str | None = None) -> Pointing:
-        """Take an alias away; its history stays."""
-        moved = alias_of(name, alias)
+        """Remove an alias; its history stays."""
+        moved_alias = alias_of(name, alias)
 
         def work(session: Session) -> Pointing:
-            aliases.one_at_a_time(session)
-            if aliases.last_turn(session, moved) is None:
-                raise InvalidRequest(f"there is no alias {moved}")
-            aliases.turn(session, moved, None, by=by or whoever(), reason=reason)
-            return aliases.history(session, moved)[0]
+            aliases.lock_tables(session)
+            if aliases.last_move(session, moved_alias) is None:
+                raise InvalidRequest(f"there is no alias {moved_alias}")
+            aliases.move(session, moved_alias, None, by=by or current_user(), reason=reason)
+            return aliases.history(session, moved_alias)[0]
 
         return self.database.write(work)
 
     def history(self, name: str, alias: str) -> list[Pointing]:
-        """Every turn of an alias, the newest first; the one before is where a rollback goes."""
+        """Return every move of an alias, the newest first; a rollback goes to the second."""
         return self.database.read(lambda session: aliases.history(session, alias_of(name, alias)))
 
-    def turns_of(self, name: str) -> list[Pointing]:
-        """Every turn of all aliases that a name ever had, the newest first."""
-        return self.database.read(lambda session: aliases.turns_of(session, name))
+    def moves_of(self, name: str) -> list[Pointing]:
+        """Return every move of all aliases that a name ever had, the newest first."""
+        return self.database.read(lambda session: aliases.moves_of(session, name))
 
     def aliases(self) -> dict[str, str]:
-        """What each alias points to or follows now."""
+        """Return what each alias points to or follows now."""
 
         def work(session: Session) -> dict[str, str]:
-            turns = aliases.current(session)
-            return {str(Reference(row.name, row.label)): aliases.target_of(session, row) or "" for row in turns}
+            moves = aliases.current(session)
+            return {str(Reference(row.name, row.label)): aliases.target_of(session, row) or "" for row in moves}
 
         return self.database.read(work)
 
-    def value(self, row: VersionRow) -> Version:
-        return value_of(row, self.storage)
+    def to_version(self, row: VersionRow) -> Version:
+        return to_version(row, self.storage)
 
 
 def insert(session: Session, row: VersionRow) -> VersionRow:
-    """The row with the next number of its name, or the one that has its contents already."""
-    aliases.one_at_a_time(session)
-    same = require_same_kind(session, row.name, row.kind)
-    if twin := next((other for other in same if other.digest == row.digest and other.removed is None), None):
-        return twin
-    row.number = 1 + max((other.number for other in same), default=0)
+    """Insert the row with the next number of its name; if a version has the same content, return that one."""
+    aliases.lock_tables(session)
+    versions = require_same_kind(session, row.name, row.kind)
+    if identical := next((other for other in versions if other.digest == row.digest and other.removed is None), None):
+        return identical
+    row.number = 1 + max((other.number for other in versions), default=0)
     session.add(row)
     session.flush()
     return row
 
 
 def require_same_kind(session: Session, name: str, kind: str) -> list[VersionRow]:
-    """The versions of that name."""
-    same = [*session.scalars(select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.number))]
-    if same and same[0].kind != kind:
-        raise InvalidRequest(f"{name} is the name of a {same[0].kind}, and this is a {kind}; --name gives another")
-    if aliases.last_turn(session, Reference(name)):
+    """Return the versions of that name; raise InvalidRequest if they are of another kind or the name is an alias."""
+    versions = [*session.scalars(select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.number))]
+    if versions and versions[0].kind != kind:
+        raise InvalidRequest(f"{name} is the name of a {versions[0].kind}, and this is a {kind}; --name gives another")
+    if aliases.last_move(session, Reference(name)):
         raise InvalidRequest(f"{name} is an alias; --name gives another")
-    return same
+    return versions
 
 
 def alias_of(name: str, label: str) -> Reference:
@@ -291,7 +299,7 @@ def alias_of(name: str, label: str) -> Reference:
 
 @contextmanager
 def open_registry(settings: Settings) -> Generator[Registry, None, None]:
-    """On the database of the settings, which is made if it is not there."""
+    """Open the registry on the configured database, which is created if it does not exist."""
     settings.make_home()
     database = open_database(settings.database)
     try:

@@ -1,4 +1,4 @@
-"""A version on its way into the database, and out of it."""
+"""Convert stored files to a database row, and a row to a `Version`."""
 
 import getpass
 import time
@@ -10,19 +10,19 @@ from safelight.models.registry.tables import VersionRow
 from safelight.models.registry.version import Licence, Lineage, Version
 
 
-def row_of(arrival: StoredFiles, *, name: str, licence: Licence | None, lineage: Lineage, by: str) -> VersionRow:
-    """All but its number, which the database gives."""
-    contents, source = arrival.contents, arrival.source
+def to_row(stored: StoredFiles, *, name: str, licence: Licence | None, lineage: Lineage, by: str) -> VersionRow:
+    """Make the row without its number, which `insert` sets."""
+    description, source = stored.description, stored.source
     return VersionRow(
         name=name,
-        kind=contents.kind,
-        digest=arrival.digest,
-        base=contents.base,
-        prediction=contents.prediction,
-        size_bytes=sum((arrival.folder / file).stat().st_size for file in contents.read),
-        files=dict(arrival.sums),
-        entry=contents.entry,
-        place=str(arrival.folder) if arrival.in_place else "",
+        kind=description.kind,
+        digest=stored.digest,
+        base=description.base,
+        prediction=description.prediction,
+        size_bytes=sum((stored.folder / file).stat().st_size for file in description.files),
+        files=dict(stored.sums),
+        entry=description.entry,
+        place=str(stored.folder) if stored.in_place else "",
         source=source.origin[:2048],
         revision=source.revision[:64],
         licence=licence.model_dump(mode="json") if licence else None,
@@ -33,8 +33,8 @@ def row_of(arrival: StoredFiles, *, name: str, licence: Licence | None, lineage:
     )
 
 
-def value_of(row: VersionRow, storage: Storage) -> Version:
-    folder = Path(row.place) if row.place else storage.of(row.digest)
+def to_version(row: VersionRow, storage: Storage) -> Version:
+    folder = Path(row.place) if row.place else storage.path_of(row.digest)
     return Version(
         id=row.id,
         name=row.name,
@@ -58,8 +58,8 @@ def value_of(row: VersionRow, storage: Storage) -> Version:
     )
 
 
-def whoever() -> str:
-    """The user of this process, as histories name it."""
+def current_user() -> str:
+    """Return the name of the user who runs this process, for histories."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # in a container, a user may have no name

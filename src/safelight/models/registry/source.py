@@ -1,4 +1,4 @@
-"""A source becomes a file or a folder on this disk: a path, a URL, or a repository of the Hugging Face hub."""
+"""Fetch a source to a local file or folder: a path, a URL, or a repository of the Hugging Face hub."""
 
 import asyncio
 import re
@@ -7,43 +7,43 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from safelight.errors import InvalidRequest, UnsafeFile
-from safelight.models.checkpoints.hub_file import fetch_any, is_hub
+from safelight.models.checkpoints.hub_file import fetch_any, is_hub_id
 from safelight.models.registry.download import download
 from safelight.models.registry.licences import licence_of
 from safelight.models.registry.version import Licence
-from safelight.regular_file import where_it_leads
+from safelight.regular_file import real_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     path: Path
     name: str
-    """What it would be called, if nobody says otherwise."""
+    """The default name of the model."""
     origin: str
-    """Where it came from, for the record."""
+    """The path, URL or hub id it came from, as recorded in the registry."""
     revision: str = ""
     licence: Licence | None = None
 
 
-def fetched(source: str | Path, *, room: Path, partials: Path, private: bool, max_bytes: int) -> Source:
+def fetch_source(source: str | Path, *, folder: Path, partials: Path, private: bool, max_bytes: int) -> Source:
     """
-    `room` is for what is downloaded; `partials` keeps what was cut off, for the next try.
+    Downloads are written to `folder`; `partials` stores interrupted downloads for the next attempt.
 
     Raises:
-        InvalidRequest: there is no such thing, or it lies where we do not go.
-        UnsafeFile: a folder with links that lead out of it.
+        InvalidRequest: no such source, or its address is not allowed.
+        UnsafeFile: a folder with links out of it.
     """
     text = str(source)
     if re.match(r"[a-zA-Z][\w+.-]*://", text):
-        return from_url(text, room=room, partials=partials, private=private, max_bytes=max_bytes)
+        return from_url(text, folder=folder, partials=partials, private=private, max_bytes=max_bytes)
     if path := existing(source):
         if path.is_dir():
-            refuse_links(path)
+            require_no_links(path)
         return Source(path=path, name=name_from(path.stem if path.is_file() else path.name), origin=str(path))
-    if is_hub(text):
+    if is_hub_id(text):
         return from_hub(text)
     raise InvalidRequest(
-        f"{text[:200]}: no such file or folder is here, and it is neither a URL nor org/name[@revision] on the hub"
+        f"{text[:200]}: no such file or folder exists, and it is neither a URL nor org/name[@revision] on the hub"
     )
 
 
@@ -55,14 +55,14 @@ def existing(source: str | Path) -> Path | None:
         return None
 
 
-def from_url(url: str, *, room: Path, partials: Path, private: bool, max_bytes: int) -> Source:
+def from_url(url: str, *, folder: Path, partials: Path, private: bool, max_bytes: int) -> Source:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        raise InvalidRequest(f"{parts.scheme}:// is not fetched from; https and http are")
-    # A name and a password in a URL are for the server, not for the record.
+        raise InvalidRequest(f"{parts.scheme}:// is not supported; use https or http")
+    # User name and password in a URL must not be recorded.
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     name = name_from(Path(unquote(parts.path)).stem)
-    target = room / "download.safetensors"
+    target = folder / "download.safetensors"
     asyncio.run(download(url, target, partials=partials, private=private, max_bytes=max_bytes))
     return Source(path=target, name=name, origin=plain)
 
@@ -78,14 +78,14 @@ def from_hub(hub_id: str) -> Source:
     )
 
 
-def refuse_links(folder: Path) -> None:
-    # The hub's own cache keeps the files of a snapshot beside it, in `blobs`.
+def require_no_links(folder: Path) -> None:
+    # The hub's cache stores the files of a snapshot beside it, in `blobs`.
     root = folder.parents[1] if folder.parent.name == "snapshots" else folder
     for path in folder.rglob("*"):
-        if path.is_symlink() and not (target := where_it_leads(path)).is_relative_to(root):
-            raise UnsafeFile(f"{path} is a link that leads out of {folder}, to {target}; replace it by the file")
+        if path.is_symlink() and not (target := real_path(path)).is_relative_to(root):
+            raise UnsafeFile(f"{path} is a link out of {folder}, to {target}; replace it by the file")
 
 
 def name_from(text: str) -> str:
-    """Letters, digits and `. _ -` of it."""
+    """Return the text with everything but letters, digits and `. _ -` replaced by `-`."""
     return re.sub(r"[^\w.-]+", "-", text).strip(".-_") or "model"

@@ -1,9 +1,9 @@
-"""Where the files of versions lie: SAFELIGHT_HOME/versions/DIGEST, written beside and moved there whole.
+"""Storage of the versions' files: SAFELIGHT_HOME/versions/DIGEST, written in a temporary folder and moved there.
 
-.incoming-TOKEN/        files on their way in, with a lock that its process holds for as long as it lives
+.incoming-TOKEN/        files being added; their process holds the lock as long as it lives
 .incoming-TOKEN.lock
-.lock                   held for the moments in which a folder and its row must change together
-DIGEST/                 the files of one version; of a single file, `weights.safetensors`
+.lock                   held while a folder and its row are changed together
+DIGEST/                 the files of one version; a single file is named `weights.safetensors`
 """
 
 import errno
@@ -29,88 +29,88 @@ CHUNK = 4 * 2**20
 class Storage:
     folder: Path
 
-    def of(self, digest: str) -> Path:
+    def path_of(self, digest: str) -> Path:
         return self.folder / digest
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Nobody else on this machine places or drops a folder meanwhile."""
+        """Hold the lock for placing and dropping folders, across the processes of this machine."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             yield
 
     @contextmanager
     def incoming(self) -> Generator[Path, None, None]:
-        """An empty folder, gone afterwards unless it was placed; what dead processes left is gone before."""
+        """Yield an empty folder, removed afterwards unless it was placed. Leftovers of dead processes are removed."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.sweep()
-            room = self.folder / f"{INCOMING}{secrets.token_hex(8)}"
-            lock = FileLock(lock_of(room))
+            incoming_folder = self.folder / f"{INCOMING}{secrets.token_hex(8)}"
+            lock = FileLock(lock_of(incoming_folder))
             try:
                 with lock:
-                    room.mkdir()
+                    incoming_folder.mkdir()
                     try:
-                        yield room
+                        yield incoming_folder
                     finally:
-                        shutil.rmtree(room, ignore_errors=True)
+                        shutil.rmtree(incoming_folder, ignore_errors=True)
             finally:
                 with suppress(OSError):
-                    lock_of(room).unlink()
+                    lock_of(incoming_folder).unlink()
 
     def sweep(self) -> None:
-        """Remove what processes left behind that were killed."""
-        for room in self.folder.glob(f"{INCOMING}*"):
-            if room.suffix == ".lock":
+        """Remove the incoming folders of killed processes."""
+        for incoming_folder in self.folder.glob(f"{INCOMING}*"):
+            if incoming_folder.suffix == ".lock":
                 continue
             try:
-                with FileLock(lock_of(room), timeout=0):
-                    shutil.rmtree(room, ignore_errors=True)
+                with FileLock(lock_of(incoming_folder), timeout=0):
+                    shutil.rmtree(incoming_folder, ignore_errors=True)
                 with suppress(OSError):
-                    lock_of(room).unlink()
+                    lock_of(incoming_folder).unlink()
             except Timeout:
                 pass  # its process is alive
 
-    def place(self, room: Path, digest: str, files: Mapping[str, str]) -> Path:
-        """Move what came in to where it stays; to be called with the lock held.
+    def place(self, incoming_folder: Path, digest: str, files: Mapping[str, str]) -> Path:
+        """Move an incoming folder to its final place; call with the lock held.
 
-        What is there already under that digest is kept if it is whole, else replaced.
+        An existing folder of that digest is kept if it is complete, else replaced.
         """
-        target = self.of(digest)
+        target = self.path_of(digest)
         if target.exists():
-            if faults_of(target, files) == {}:
+            if problems_of(target, files) == {}:
                 return target
             target.rename(broken := self.folder / f"{INCOMING}{secrets.token_hex(8)}")
             shutil.rmtree(broken, ignore_errors=True)
-        room.rename(target)
+        incoming_folder.rename(target)
         flush(self.folder)
         return target
 
     def drop(self, digest: str) -> None:
-        """To be called with the lock held. Whoever has the files open keeps them."""
-        target = self.of(digest)
+        """Delete a version's folder; call with the lock held. Processes with open files can still read them."""
+        target = self.path_of(digest)
         if target.is_dir():
             gone = self.folder / f"{INCOMING}{secrets.token_hex(8)}"
             target.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def lock_of(room: Path) -> Path:
-    return room.with_name(f"{room.name}.lock")
+def lock_of(incoming_folder: Path) -> Path:
+    return incoming_folder.with_name(f"{incoming_folder.name}.lock")
 
 
-def faults_of(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with the files of a version, by name: `missing`, `changed` or why it cannot be read."""
-    faults: dict[str, str] = {}
+def problems_of(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems of a version's files by name: `missing`, `changed`, or why a file cannot be read."""
+    problems: dict[str, str] = {}
     for name, digest in files.items():
         try:
             if hash_of(folder / name) != digest:
-                faults[name] = "changed"
+                problems[name] = "changed"
         except FileNotFoundError:
-            faults[name] = "missing"
+            problems[name] = "missing"
         except OSError as error:
-            faults[name] = f"cannot be read: {error.strerror}"
-    return faults
+            problems[name] = f"cannot be read: {error.strerror}"
+    return problems
 
 
 def hash_of(path: Path) -> str:
@@ -119,10 +119,10 @@ def hash_of(path: Path) -> str:
 
 
 def copy_hashed(source: Path, target: Path) -> str:
-    """Copy a file to where none is, on disk when this returns; its sha256.
+    """Copy a file to a path that does not exist, sync it to disk, and return its sha256.
 
     Raises:
-        CorruptModel: it cannot be read. StorageFailed (within `writing`): the copy cannot be written.
+        CorruptModel: the source cannot be read. StorageFailed (within `writing`): the copy cannot be written.
     """
     total = hashlib.sha256()
     try:
@@ -141,7 +141,7 @@ def copy_hashed(source: Path, target: Path) -> str:
 
 @contextmanager
 def writing(folder: Path) -> Generator[None, None, None]:
-    """A disk that is full, or read-only, is said plainly."""
+    """Turn an OSError, such as a full or read-only disk, into StorageFailed with a clear message."""
     try:
         yield
     except OSError as error:
@@ -150,10 +150,10 @@ def writing(folder: Path) -> Generator[None, None, None]:
         raise StorageFailed(f"cannot write to {folder}: {error.strerror or error}; {remedy}") from error
 
 
-def require_room(folder: Path, size_bytes: int) -> None:
+def require_space(folder: Path, size_bytes: int) -> None:
     """
     Raises:
-        StorageFailed: so much does not fit on the folder's disk.
+        StorageFailed: the folder's disk has less free space than `size_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     usage = shutil.disk_usage(folder)
@@ -166,7 +166,7 @@ def require_room(folder: Path, size_bytes: int) -> None:
 
 
 def flush(folder: Path) -> None:
-    """A rename is on disk once its folder is; where folders cannot be opened (Windows), it is when it returns."""
+    """Sync a folder, so that a rename in it is on disk; where folders cannot be opened (Windows), it already is."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What the database holds of models: versions, and every turn of the aliases that point to them."""
+"""Database tables of models: versions, and every move of the aliases that point to them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from safelight.database.tables import Base
 
 
 class VersionRow(Base):
-    """Written once. What is removed keeps its row: pictures and later versions still name it."""
+    """Written once. A removed version keeps its row, because images and later versions refer to it."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("name", "number", name="numbered"), Index("by_digest", "digest"))
@@ -26,12 +26,12 @@ class VersionRow(Base):
     files: Mapped[dict[str, Any]]
     """sha256 of each file, by its path in the version's folder."""
     entry: Mapped[str] = mapped_column(String(255), default="")
-    """The file in that folder that is the model; empty where the folder is."""
+    """The model's file in that folder; empty if the folder is the model."""
     place: Mapped[str] = mapped_column(String(2048), default="")
-    """Where a version lies that was registered in place; empty: in SAFELIGHT_HOME/versions."""
+    """The folder of a version that was registered in place; empty for SAFELIGHT_HOME/versions."""
     source: Mapped[str] = mapped_column(String(2048))
     revision: Mapped[str] = mapped_column(String(64), default="")
-    """The commit, of one from the Hugging Face hub."""
+    """The commit, for a version from the Hugging Face hub."""
     licence: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     lineage: Mapped[dict[str, Any]]
     added: Mapped[float]
@@ -40,7 +40,7 @@ class VersionRow(Base):
 
 
 class PointingRow(Base):
-    """One turn of an alias; where it points now is its last row, so its history cannot disagree with it."""
+    """One move of an alias. Its current target is its last row, so history and target cannot disagree."""
 
     __tablename__ = "pointings"
     __table_args__ = (Index("turns", "name", "label", "id"),)
@@ -48,12 +48,12 @@ class PointingRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     label: Mapped[str] = mapped_column(String(64))
-    """`production` in `brand@production`; empty: the name as a whole stands for something else."""
+    """`production` in `brand@production`; empty if the name itself is the alias."""
     version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"), default=None)
     follows: Mapped[str] = mapped_column(String(165), default="")
-    """Another alias that it goes along with; with neither, the alias was taken away."""
+    """Another alias that it follows; if this and `version_id` are empty, the alias was removed."""
     at: Mapped[float]
     by: Mapped[str] = mapped_column(String(128))
     reason: Mapped[str] = mapped_column(String(2000), default="")
     gate: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """The report and the policy that decided (`promotion/`); None where nobody measured."""
+    """The report and the policy behind the decision (`promotion/`); None if nothing was measured."""

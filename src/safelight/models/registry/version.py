@@ -1,4 +1,4 @@
-"""What is known of a version, and how one is named: `brand`, `brand@3`, `brand@production`."""
+"""A registered version and its provenance, and references to versions: `brand`, `brand@3`, `brand@production`."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from safelight.models.weights.identify import Kind
 NAME = re.compile(r"\w[\w.-]{0,99}")
 LABEL = re.compile(r"[a-zA-Z][\w.-]{0,63}")
 RESERVED = ("mini",)
-"""What the embedded model is called wherever a model may be named."""
+"""The name of the embedded model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`label` is a number, an alias, or empty: then it is the newest version, or what the name stands for."""
+    """`label` is a number, an alias, or empty: then it is the newest version, or the name is itself an alias."""
 
     name: str
     label: str = ""
@@ -32,8 +32,8 @@ class Reference:
         return f"{self.name}@{self.label}" if self.label else self.name
 
     @staticmethod
-    def says(text: str) -> bool:
-        """Whether a version could be named so; paths and hub ids are not."""
+    def is_valid(text: str) -> bool:
+        """Return whether the text is a valid reference; paths and hub ids are not."""
         name, at, label = text.partition("@")
         return is_name(name) and (not at or bool(re.fullmatch(r"[1-9]\d{0,8}", label) or LABEL.fullmatch(label)))
 
@@ -41,12 +41,12 @@ class Reference:
     def parse(cls, text: str) -> Self:
         """
         Raises:
-            InvalidRequest: no name could be written so.
+            InvalidRequest: the text is not a valid reference.
         """
-        if not cls.says(text):
+        if not cls.is_valid(text):
             raise InvalidRequest(
-                f"{text[:120]!r} names no version; say NAME, NAME@3 or NAME@production, "
-                "a name being letters, digits and . _ -"
+                f"{text[:120]!r} is no reference to a version; use NAME, NAME@3 or NAME@production, "
+                "where a name has letters, digits and . _ -"
             )
         name, _, label = text.partition("@")
         return cls(name, label)
@@ -68,29 +68,29 @@ class Parent(FrozenRow):
 
 
 class Lineage(FrozenRow):
-    """How a version came about; what is not known is left empty."""
+    """How a version was made; unknown fields are empty."""
 
     parents: tuple[Parent, ...] = ()
     dataset_digest: str = ""
     recipe: Mapping[str, Any] = {}
-    """Its kind and its settings, so that it can be run again."""
+    """Kind and settings of the recipe, so that it can be run again."""
     code_version: str = ""
     metrics: Mapping[str, Any] = {}
 
 
 class Licence(FrozenRow):
-    """What may be done with a version; `models/registry/licences.py` knows the common ones."""
+    """The licence of a version; `models/registry/licences.py` has the common ones."""
 
     id: str
     title: str = ""
     url: str = ""
     restrictions: tuple[str, ...] = ()
-    """What one must or must not do, a sentence each."""
+    """Obligations and prohibitions, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One model that never changes."""
+    """One immutable version of a model."""
 
     id: int
     name: str
@@ -104,7 +104,7 @@ class Version:
     """sha256 of each file, by its path in the folder."""
     folder: Path
     path: Path
-    """The file or the folder that loads."""
+    """The file or folder to load."""
     in_place: bool
     source: str
     revision: str
@@ -119,21 +119,21 @@ class Version:
         return f"{self.name}@{self.number}"
 
     def parent(self) -> Parent:
-        """This version, for the lineage of one that is made from it."""
+        """Return this version as a parent, for the lineage of a version made from it."""
         return Parent(name=self.reference, digest=self.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointing:
-    """One turn of an alias."""
+    """One move of an alias."""
 
     alias: str
     to: str | None
-    """A version (`brand@3`), or an alias that it follows; None: it was taken away."""
+    """A version (`brand@3`), or an alias that it follows; None if the alias was removed."""
     previous: str | None
-    """What it pointed to before."""
+    """Its target before the move."""
     at: float
     by: str
     reason: str
     gate: Mapping[str, Any] | None = None
-    """The numbers, the policy and the verdict that it was decided by; None where nobody measured."""
+    """The numbers, the policy and the verdict behind the decision; None if nothing was measured."""

@@ -1,6 +1,6 @@
-"""Networks that look at pictures or enlarge them.
+"""Networks that analyse or upscale images.
 
-similarity clip_similarity   how alike pictures and prompts are
-depth preprocessors          hints for a ControlNet
-esrgan upscalers             larger pictures
+similarity clip_similarity   similarity of images and prompts
+depth preprocessors          control images for ControlNets
+esrgan upscalers             upscaling
 """

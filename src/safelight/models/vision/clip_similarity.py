@@ -1,7 +1,7 @@
-"""A CLIP of one's own as the judge of pictures: the folder of a transformers `CLIPModel`.
+"""Similarity by a user's CLIP: the folder of a transformers `CLIPModel`.
 
-The embedded model's image encoder (`similarity.py`) knows drawings of everyday things; for photographs, faces or
-diagrams a larger one sees more. Offline, a local folder; no name of the hub is ever fetched from here.
+The embedded model's image encoder (`similarity.py`) was trained on drawings of everyday things; for photographs, faces
+or diagrams a larger CLIP is better. It must be a local folder; nothing is downloaded from the hub.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from safelight.errors import CorruptModel
 from safelight.models.vision.similarity import BATCH, as_pixels
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels that CLIP was trained on (OpenAI's preprocessor, and nearly everybody's after it)."""
+"""Per channel, of the images CLIP was trained on (OpenAI's preprocessor, and most later ones)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,19 @@ class ClipSimilarity:
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """(n, dim), of length 1."""
+        """Return unit vectors, (n, dim)."""
         side = int(self.network.config.vision_config.image_size)
         mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
         parts: list[Tensor] = []
         for start in range(0, len(images), BATCH):
             pixels = (as_pixels(images[start : start + BATCH], side) / 2 + 0.5 - mean) / std
-            seen = self.network.vision_model(pixel_values=pixels).pooler_output
-            parts.append(self.network.visual_projection(seen))
+            pooled = self.network.vision_model(pixel_values=pixels).pooler_output
+            parts.append(self.network.visual_projection(pooled))
         return F.normalize(torch.cat(parts), dim=-1)
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """(n, dim), of length 1."""
+        """Return unit vectors, (n, dim)."""
         parts: list[Tensor] = []
         for start in range(0, len(prompts), BATCH):
             tokens = self.tokenizer(
@@ -53,7 +53,7 @@ class ClipSimilarity:
 def open_clip(folder: Path) -> ClipSimilarity:
     """
     Raises:
-        CorruptModel: no CLIPModel with safetensors weights and its tokenizer lies there.
+        CorruptModel: the folder has no CLIPModel with safetensors weights and its tokenizer.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -62,7 +62,7 @@ def open_clip(folder: Path) -> ClipSimilarity:
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         network, found = opened
-        if missing := sorted(found["missing_keys"]):  # transformers would make these up
+        if missing := sorted(found["missing_keys"]):  # transformers would initialise these at random
             raise ValueError(f"its weights lack {missing[0]}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:

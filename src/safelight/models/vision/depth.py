@@ -1,4 +1,4 @@
-"""How far away what is in a picture is, by a network of DPT's or Depth Anything's kind from a transformers folder."""
+"""Depth estimation by a DPT or Depth Anything network from a transformers folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,13 @@ class DepthModel:
     network: Any
     placement: Placement
     size: tuple[int, int]
-    """Width and height of what the network is shown."""
+    """Width and height of the network's input."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @torch.inference_mode()
     def read(self, image: Image.Image) -> Image.Image:
-        """Grey, from black for the farthest to white for the nearest; as large as the picture."""
+        """Return a depth map of the image's size, from black for the farthest to white for the nearest."""
         small = image.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
         levels = (np.asarray(small, dtype=np.float32) / 255 - np.array(self.mean)) / np.array(self.std)
         pixels = (
@@ -38,26 +38,26 @@ class DepthModel:
             .to(self.placement.device, self.placement.dtype)
         )
         nearness = self.network(pixels).predicted_depth[:, None].float()
-        whole = torch.nn.functional.interpolate(nearness, size=image.size[::-1], mode="bicubic")[0, 0]
-        lowest, highest = whole.min(), whole.max()
-        grey = (whole - lowest) / (highest - lowest).clamp(min=1e-6) * 255
+        resized = torch.nn.functional.interpolate(nearness, size=image.size[::-1], mode="bicubic")[0, 0]
+        lowest, highest = resized.min(), resized.max()
+        grey = (resized - lowest) / (highest - lowest).clamp(min=1e-6) * 255
         return Image.fromarray(grey.round().to(torch.uint8).cpu().numpy()).convert("RGB")
 
 
 def load_depth(folder: Path, placement: Placement) -> DepthModel:
     """
     Raises:
-        UnsupportedOption: it is another kind of network.
+        UnsupportedOption: the folder holds another kind of network.
         UnsafeFile, CorruptModel: its weights are a pickle, missing or damaged.
     """
     config = read_config(folder / "config.json")
     kind = CLASSES.get(str(config.get("model_type")))
     if kind is None:
         raise UnsupportedOption(
-            "preprocessor", f"{folder} is a {config.get('model_type')}; known are {', '.join(CLASSES)}"
+            "preprocessor", f"{folder} is a {config.get('model_type')}; supported: {', '.join(CLASSES)}"
         )
     weight_files(folder, TEXT_ENCODER)
-    said = read_config(file) if (file := folder / "preprocessor_config.json").is_file() else {}
+    preprocessor = read_config(file) if (file := folder / "preprocessor_config.json").is_file() else {}
     try:
         with IMPORTING:
             import transformers
@@ -69,7 +69,9 @@ def load_depth(folder: Path, placement: Placement) -> DepthModel:
         raise CorruptModel(f"{folder} cannot be read as a {kind}: {error}") from None
     backbone = config.get("backbone_config") or config
     side = int(backbone.get("image_size") or config.get("image_size") or 384)
-    given = said.get("size") or {}
-    size = int(given.get("width", side)), int(given.get("height", side))
+    input_size = preprocessor.get("size") or {}
+    size = int(input_size.get("width", side)), int(input_size.get("height", side))
     network.requires_grad_(False).eval().to(placement.device)
-    return DepthModel(network, placement, size, tuple(said.get("image_mean", MEAN)), tuple(said.get("image_std", STD)))
+    return DepthModel(
+        network, placement, size, tuple(preprocessor.get("image_mean", MEAN)), tuple(preprocessor.get("image_std", STD))
+    )

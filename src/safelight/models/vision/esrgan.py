@@ -1,7 +1,7 @@
-"""Networks that enlarge pictures: ESRGAN's (arXiv:1809.00219) and the compact one of Real-ESRGAN (arXiv:2107.10833).
+"""Upscaling networks: ESRGAN (arXiv:1809.00219) and the compact one of Real-ESRGAN (arXiv:2107.10833).
 
-Weights come from safetensors files in the names of either generation of trainers, or from ncnn's files: numbers one
-after another in the order of the network's layers, which is the order of the modules here.
+Weights come from safetensors files with the names of either generation of trainers, or from ncnn's files: plain
+numbers in the order of the network's layers, which is the order of the modules here.
 """
 
 import re
@@ -19,9 +19,9 @@ from safelight.errors import CorruptModel
 
 SCALE = 4
 RESIDUAL = 0.2
-"""How much of a block's output is added to its input."""
+"""Factor of a block's output in its residual sum."""
 NCNN_HALF = 0x01306B47
-"""Before weights in half precision; 0 stands before weights in single precision."""
+"""Tag before weights in half precision; the tag before weights in single precision is 0."""
 NAMES = (
     (r"^params(_ema)?\.", ""),
     (r"^model\.0\.", "conv_first."),
@@ -36,19 +36,20 @@ NAMES = (
     (r"^upconv(\d)\.", r"conv_up\1."),
     (r"^HRconv\.", "conv_hr."),
 )
-"""How older trainers, and the first ESRGAN, named the same layers."""
+"""Patterns of the layer names of older trainers and the first ESRGAN, and ours."""
 
 
 def convolution(channels: int, out: int) -> nn.Conv2d:
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
-def active(x: Tensor) -> Tensor:
+def activate(x: Tensor) -> Tensor:
+    """Apply leaky ReLU; the result has the same shape."""
     return leaky_relu(x, 0.2)
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which reads all before it."""
+    """Five convolutions, each of which reads the outputs of all before it; (b, width, h, w) in and out."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -56,13 +57,15 @@ class DenseBlock(nn.Module):
         self.conv5 = convolution(width + 4 * growth, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        read = x
+        features = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            read = torch.cat([read, active(conv(read))], dim=1)
-        return x + RESIDUAL * self.conv5(read)
+            features = torch.cat([features, activate(conv(features))], dim=1)
+        return x + RESIDUAL * self.conv5(features)
 
 
 class Block(nn.Module):
+    """Three dense blocks with a residual connection; (b, width, h, w) in and out."""
+
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
@@ -72,7 +75,7 @@ class Block(nn.Module):
 
 
 class Esrgan(nn.Module):
-    """Four times as large."""
+    """ESRGAN, four times larger."""
 
     def __init__(self, *, blocks: int = 23, width: int = 64, growth: int = 32) -> None:
         super().__init__()
@@ -82,16 +85,16 @@ class Esrgan(nn.Module):
         self.conv_last = convolution(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1]."""
+        """Upscale (b, 3, h, w) in [0, 1] to (b, 3, 4 h, 4 w)."""
         first = self.conv_first(x)
         x = first + self.conv_body(self.body(first))
         for conv in (self.conv_up1, self.conv_up2):
-            x = active(conv(interpolate(x, scale_factor=2, mode="nearest")))
-        return self.conv_last(active(self.conv_hr(x)))
+            x = activate(conv(interpolate(x, scale_factor=2, mode="nearest")))
+        return self.conv_last(activate(self.conv_hr(x)))
 
 
 class Compact(nn.Module):
-    """What is added to the picture's own pixels, four times as large; an order of magnitude quicker."""
+    """A network that predicts the difference from a nearest-neighbour upscale by four; ten times faster."""
 
     def __init__(self, *, layers: int = 16, width: int = 64) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class Compact(nn.Module):
         self.body = nn.Sequential(*body, convolution(width, 3 * SCALE**2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1]."""
+        """Upscale (b, 3, h, w) in [0, 1] to (b, 3, 4 h, 4 w)."""
         return pixel_shuffle(self.body(x), SCALE) + interpolate(x, scale_factor=SCALE, mode="nearest")
 
 
@@ -109,26 +112,27 @@ Network = Esrgan | Compact
 
 
 def weight_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Of the network that tensors of these shapes become: in single precision, and each once where a file has two."""
+    """Return the bytes of the network in single precision; a tensor that a file has twice counts once."""
     ours = {renamed(name): prod(shape) for name, shape in shapes.items()}
     return sum(ours.values()) * torch.float32.itemsize
 
 
-def from_tensors(tensors: Mapping[str, Tensor], *, where: Path) -> Network:
+def from_tensors(tensors: Mapping[str, Tensor], *, path: Path) -> Network:
     """
     Raises:
-        CorruptModel: these are not the tensors of such a network.
+        CorruptModel: the tensors (any shape) are not those of a supported network.
     """
     ours = {renamed(name): tensor for name, tensor in tensors.items()}
     try:
-        network = shaped_like(ours)
+        network = build_like(ours)
         network.load_state_dict({name: ours[name].float() for name in network.state_dict()}, assign=True)
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise CorruptModel(f"{where} holds no ESRGAN that enlarges four times: {error}") from None
+        raise CorruptModel(f"{path} holds no ESRGAN that enlarges four times: {error}") from None
     return network
 
 
-def shaped_like(tensors: Mapping[str, Tensor]) -> Network:
+def build_like(tensors: Mapping[str, Tensor]) -> Network:
+    """Build the network on the meta device, with the sizes that its tensors (any shape) show."""
     with torch.device("meta"):
         if "conv_first.weight" not in tensors:
             numbers = [int(name.split(".")[1]) for name in tensors if name.startswith("body.")]
@@ -145,24 +149,24 @@ def renamed(name: str) -> str:
 
 
 def from_ncnn(network: Network, path: Path) -> Network:
-    """The network with the numbers of an ncnn file.
+    """Fill the network with the numbers of an ncnn file.
 
     Raises:
         CorruptModel: the file is shorter or longer than the network.
     """
-    data, place = path.read_bytes(), 0
+    data, offset = path.read_bytes(), 0
     try:
         for module in ncnn_order(network):
             if isinstance(module, nn.Conv2d):
-                place = fill(module.weight, data, place, tagged=True)
+                offset = fill_parameter(module.weight, data, offset, tagged=True)
                 assert module.bias is not None
-                place = fill(module.bias, data, place)
+                offset = fill_parameter(module.bias, data, offset)
             else:
-                place = fill(module.weight, data, place)
+                offset = fill_parameter(module.weight, data, offset)
     except (struct.error, ValueError) as error:
         raise CorruptModel(f"{path} is cut off: {error}") from None
-    if place != len(data):
-        raise CorruptModel(f"{path} has {len(data)} bytes, and its network {place}")
+    if offset != len(data):
+        raise CorruptModel(f"{path} has {len(data)} bytes, and its network {offset}")
     return network
 
 
@@ -173,14 +177,14 @@ def ncnn_order(network: Network) -> Iterator[nn.Conv2d | nn.PReLU]:
 
 
 @torch.no_grad()
-def fill(parameter: Tensor, data: bytes, place: int, *, tagged: bool = False) -> int:
-    """Take the parameter's numbers from `place` on, and return where the next begin."""
+def fill_parameter(parameter: Tensor, data: bytes, offset: int, *, tagged: bool = False) -> int:
+    """Fill a parameter of any shape with the numbers from `offset` on, and return the offset after them."""
     half = False
     if tagged:
-        [tag] = struct.unpack_from("<I", data, place)
-        half, place = tag == NCNN_HALF, place + 4
+        [tag] = struct.unpack_from("<I", data, offset)
+        half, offset = tag == NCNN_HALF, offset + 4
         if tag not in (0, NCNN_HALF):
             raise ValueError(f"weights in a number format of ncnn's that is not read here ({tag:#x})")
-    numbers = np.frombuffer(data, np.float16 if half else np.float32, count=parameter.numel(), offset=place)
+    numbers = np.frombuffer(data, np.float16 if half else np.float32, count=parameter.numel(), offset=offset)
     parameter.copy_(torch.from_numpy(numbers.astype(np.float32)).view(parameter.shape))
-    return place + -(-numbers.nbytes // 4) * 4
+    return offset + -(-numbers.nbytes // 4) * 4

@@ -1,4 +1,4 @@
-"""What makes a hint for a ControlNet out of a picture, by name. Imports no torch until depth is asked for."""
+"""Preprocessors by name: they make control images for ControlNets. torch is imported only for depth."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ PREPROCESSORS: Mapping[str, str] = {
     "invert": "a drawing that is black on white, the other way round",
     "depth": "what is near is white; by a model in SAFELIGHT_HOME/depth-models, or depth/NAME for one of several",
 }
-PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+WITHOUT_MODEL: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "none": lambda image: image,
     "soft-edge": outlines.soft_edge,
     "scribble": outlines.scribble,
@@ -38,7 +38,7 @@ PLAIN: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "invert": outlines.invert,
 }
 
-SHOWS: Mapping[str, HintKind] = {
+PREPROCESSOR_KINDS: Mapping[str, HintKind] = {
     "canny": "hard-edge",
     "lineart": "hard-edge",
     "invert": "hard-edge",
@@ -47,13 +47,13 @@ SHOWS: Mapping[str, HintKind] = {
     "tile": "tile",
     "depth": "depth",
 }
-"""What their hints are to a net that tells several kinds apart."""
+"""The kind of their control images, for ControlNets that support several kinds."""
 
 
 def require_preprocessor(name: str) -> None:
     """
     Raises:
-        InvalidRequest: there is none of that name.
+        InvalidRequest: there is no preprocessor of that name.
     """
     if name not in PREPROCESSORS and not name.startswith("depth/"):
         known = list(PREPROCESSORS)
@@ -64,13 +64,13 @@ def require_preprocessor(name: str) -> None:
 class Preprocessors:
     folder: ControlFolder
     placement: "Callable[[], Placement]"
-    """Where a depth model runs; asked for only when there is one to run."""
+    """Device and dtype of depth models; called only when one runs."""
     depths: dict[Path, Any] = field(default_factory=dict[Path, Any])
-    """Those in memory (`memory.py`)."""
+    """The depth models in memory (`memory.py`)."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make_hint(self, name: str, image: Image.Image, *, thresholds: tuple[float, float] | None = None) -> Image.Image:
-        """As large as the picture.
+        """Return a control image of the image's size.
 
         Raises:
             InvalidRequest: there is no preprocessor of that name, or no model for it.
@@ -80,19 +80,19 @@ class Preprocessors:
             raise InvalidRequest(f"thresholds are canny's, not {name}'s")
         if name == "canny":
             return outlines.canny(image, thresholds)
-        if name in PLAIN:
-            return PLAIN[name](image.convert("RGB"))
+        if name in WITHOUT_MODEL:
+            return WITHOUT_MODEL[name](image.convert("RGB"))
         with self.lock:
             return self.depth_model(self.depth_path(name)).read(image)
 
     def allocations(self, name: str) -> "list[Allocation]":
-        """What it takes of the memory for weights: nothing, but for depth.
+        """Return the memory that the preprocessor's weights need: none, except for depth.
 
         Raises:
             InvalidRequest: there is no preprocessor of that name, or no model for it.
         """
         require_preprocessor(name)
-        if name == "canny" or name in PLAIN:
+        if name == "canny" or name in WITHOUT_MODEL:
             return []
         from safelight.models.networks.memory import Allocation
         from safelight.models.networks.size_estimate import weights_bytes

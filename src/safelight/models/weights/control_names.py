@@ -1,24 +1,24 @@
-"""What the original code of ControlNet and T2I-Adapter calls the weights that diffusers keeps under other names.
+"""Tensor names of the original code of ControlNet and T2I-Adapter, and diffusers' names for them.
 
-A ControlNet is the first half of its model's network, so its names are those of `ldm_names`, and a few of its own.
+A ControlNet is the first half of its model's network, so its names are those of `ldm_names`, plus a few.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from safelight.models.weights.ldm_names import Modules, rename, turned, unet_modules
+from safelight.models.weights.ldm_names import Modules, inverted, rename, unet_modules
 
 LDM_PREFIX = "control_model."
 DEEPER = re.compile(r"^(input_blocks|input_hint_block|middle_block|middle_block_out|zero_convs|time_embed|label_emb)\.")
 
 
 def control_modules(unet: Mapping[str, Any], *, num_hints: int, num_residuals: int) -> Modules:
-    """From diffusers' module to ldm's, for the network that `unet` configures.
+    """Return ldm's module names by diffusers', for the network that `unet` configures.
 
     Args:
-        num_hints: widths in the stack of convolutions that reads the hint.
-        num_residuals: outputs, without the middle's.
+        num_hints: number of widths in the convolutions that read the hint.
+        num_residuals: number of outputs, without that of the mid block.
     """
     modules = {
         ours: theirs
@@ -27,7 +27,7 @@ def control_modules(unet: Mapping[str, Any], *, num_hints: int, num_residuals: i
     }
     last = 2 * (num_hints - 1)
     modules["controlnet_cond_embedding.conv_in"] = "input_hint_block.0"
-    # Between two convolutions there is an activation, which has a number too.
+    # The activations between the convolutions are numbered too.
     for number in range(last):
         modules[f"controlnet_cond_embedding.blocks.{number}"] = f"input_hint_block.{2 * (number + 1)}"
     modules["controlnet_cond_embedding.conv_out"] = f"input_hint_block.{2 * (last + 1)}"
@@ -37,19 +37,19 @@ def control_modules(unet: Mapping[str, Any], *, num_hints: int, num_residuals: i
 
 
 def from_ldm_control(names: Iterable[str], unet: Mapping[str, Any]) -> dict[str, str | None]:
-    """diffusers' name of each tensor; None where its code has no such tensor."""
+    """Return diffusers' name of each tensor; None if diffusers has no such tensor."""
     names = list(names)
     hints = {number for name in names if (number := number_in(r"input_hint_block\.(\d+)\.weight", name)) is not None}
     residuals = {number for name in names if (number := number_in(r"zero_convs\.(\d+)\.", name)) is not None}
     num_residuals = 1 + max(residuals, default=-1)
-    ours = turned(control_modules(unet, num_hints=len(hints) // 2, num_residuals=num_residuals))
+    ours = inverted(control_modules(unet, num_hints=len(hints) // 2, num_residuals=num_residuals))
     return {name: rename(name, ours) for name in names}
 
 
 def from_original_t2i(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' names: there, the blocks of all levels stand in one row; here, by level.
+    """Return diffusers' names: the original numbers the blocks of all levels consecutively, diffusers by level.
 
-    A light adapter is named alike on both sides, but for what its levels hold.
+    A light adapter has the same names on both sides, except inside its levels.
     """
     names = list(names)
     if any(re.match(r"body\.\d+\.body\.", name) for name in names):
@@ -70,7 +70,7 @@ def from_original_t2i(names: Iterable[str]) -> dict[str, str]:
 
 
 def resnets_per_level(names: Iterable[str], blocks: int) -> int:
-    """A level that widens begins with a convolution; its place tells how long a level is. Both known kinds have 2."""
+    """Return the blocks per level, from the index of a widening convolution, which begins a level. Usually 2."""
     widening = sorted({place for name in names if (place := number_in(r"body\.(\d+)\.in_conv\.", name))})
     return widening[0] if widening and blocks % widening[0] == 0 else 2
 

@@ -1,4 +1,4 @@
-"""A pickle becomes safetensors, in a separate process that is locked down (unpickle.py)."""
+"""Convert a pickle to safetensors, in a separate, sandboxed process (unpickle.py)."""
 
 import json
 import os
@@ -13,33 +13,33 @@ from safelight.models.weights.safetensors_file import PICKLE_SUFFIXES, Header, r
 
 PROGRAM = Path(__file__).with_name("unpickle.py")
 MAX_S = 1800
-ROOM_BYTES = 12 * 2**30
-"""Address space for torch itself, of which it uses little."""
-ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
+TORCH_BYTES = 12 * 2**30
+"""Address space for torch itself, most of which it never uses."""
+REQUESTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def convert_pickle(given: Path, out: Path) -> Header:
-    """Write the tensors of a `.ckpt`, `.pt`, `.pth` or `.bin` as safetensors; nothing in it is run.
+def convert_pickle(pickle_path: Path, out: Path) -> Header:
+    """Write the tensors of a `.ckpt`, `.pt`, `.pth` or `.bin` as safetensors; no code in it is run.
 
     Raises:
-        InvalidRequest: not such a file, or `out` is there already.
-        UnsafeFile: it asks for more than tensors and plain containers.
-        CorruptModel: it is no pickle that torch wrote, or is damaged.
+        InvalidRequest: not such a file, or `out` exists already.
+        UnsafeFile: it needs more than tensors and plain containers.
+        CorruptModel: it is not a pickle written by torch, or is damaged.
     """
-    if given.suffix not in PICKLE_SUFFIXES or not given.is_file():
-        raise InvalidRequest(f"{given} is not a file that ends with {', '.join(PICKLE_SUFFIXES)}")
+    if pickle_path.suffix not in PICKLE_SUFFIXES or not pickle_path.is_file():
+        raise InvalidRequest(f"{pickle_path} is not a file that ends with {', '.join(PICKLE_SUFFIXES)}")
     if out.suffix != ".safetensors" or out.exists():
         raise InvalidRequest(f"{out} must end with .safetensors, and must not be there yet")
     out.parent.mkdir(parents=True, exist_ok=True)
-    memory = 4 * given.stat().st_size + ROOM_BYTES
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as room:
-        part = Path(room) / "out.safetensors"
-        # Nothing of ours goes in: no environment that may hold secrets, no folder of ours on the path.
+    memory = 4 * pickle_path.stat().st_size + TORCH_BYTES
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as folder:
+        part = Path(folder) / "out.safetensors"
+        # The process gets no environment, which may hold secrets, and no folder of ours on its path.
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(PROGRAM), str(given.resolve()), str(part.resolve()), str(memory)],
-                cwd=room,
-                env={"PATH": os.environ.get("PATH", ""), "HOME": room, "OMP_NUM_THREADS": "1"},
+            process = subprocess.run(
+                [sys.executable, "-I", str(PROGRAM), str(pickle_path.resolve()), str(part.resolve()), str(memory)],
+                cwd=folder,
+                env={"PATH": os.environ.get("PATH", ""), "HOME": folder, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -47,21 +47,21 @@ def convert_pickle(given: Path, out: Path) -> Header:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise fault(given, "") from None
-        if done.returncode:
-            raise fault(given, done.stdout)
+            raise problem(pickle_path, "") from None
+        if process.returncode:
+            raise problem(pickle_path, process.stdout)
         header = read_header(part)
         part.replace(out)
     return header
 
 
-def fault(given: Path, said: str) -> CorruptModel | UnsafeFile:
+def problem(pickle_path: Path, output: str) -> CorruptModel | UnsafeFile:
     try:
-        message = str(json.loads(said)["error"])
+        message = str(json.loads(output)["error"])
     except (ValueError, KeyError, TypeError):
         message = "the process was stopped: it took more memory or time than such a file may"
-    asked = ASKED_FOR.search(message)
-    if asked or "Unsupported" in message or "weights_only" in message.lower():
-        what = f"it asks for {asked[1]}" if asked else "it asks for more than tensors"
-        return UnsafeFile(f"{given} is not converted: {what}, which weights have no need of")
-    return CorruptModel(f"{given} cannot be read: {' '.join(message.split())[:300]}")
+    requested = REQUESTED_GLOBAL.search(message)
+    if requested or "Unsupported" in message or "weights_only" in message.lower():
+        reason = f"it needs {requested[1]}" if requested else "it needs more than tensors"
+        return UnsafeFile(f"{pickle_path} is not converted: {reason}, which weights have no need of")
+    return CorruptModel(f"{pickle_path} cannot be read: {' '.join(message.split())[:300]}")

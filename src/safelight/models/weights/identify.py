@@ -1,6 +1,6 @@
-"""What a safetensors file is, read from its header alone: names, shapes, and what its maker wrote into the metadata.
+"""Identify a safetensors file from its header alone: tensor names, shapes, and metadata.
 
-| kind       | told by                                                              |
+| kind       | identified by                                                        |
 |------------|----------------------------------------------------------------------|
 | checkpoint | `model.diffusion_model.` beside other parts, or such a network alone |
 | lora       | `lora_down`, `lora_A`, `hada_w1`, `lokr_w1`, ...                     |
@@ -22,7 +22,7 @@ from safelight.models.weights.safetensors_file import Header
 Kind = Literal["checkpoint", "vae", "lora", "embedding", "controlnet", "t2i-adapter", "ip-adapter", "upscaler"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Base = Literal["sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", ""]
-"""Which networks it belongs to; empty where the file does not say."""
+"""The family it belongs to; empty if unknown."""
 Prediction = Literal["epsilon", "v_prediction", ""]
 
 TITLES: Mapping[str, str] = {
@@ -40,21 +40,21 @@ LORA = re.compile(
 )
 CONTROL = ("control_model.", "controlnet_cond_embedding.", "input_hint_block.", "lllite_")
 ORIGINAL = ("double_blocks.", "joint_blocks.", "input_blocks.")
-"""How names begin in a network alone, as the original code and ComfyUI write it."""
+"""Name prefixes in a file of only the network, as written by the original code and ComfyUI."""
 BLOCKS, ENDS = ("transformer_blocks.", "single_transformer_blocks.", "down_blocks."), ("proj_out.bias", "conv_out.bias")
-"""And as diffusers does."""
+"""And as written by diffusers."""
 UPSCALER = re.compile(
     r"^(params(_ema)?\.)?(model\.1\.sub\.|conv_first\.|body\.\d+\.rdb\d|RRDB_trunk\.|layers\.\d+\.residual_group)"
 )
 T2I = re.compile(r"body\.\d+\.(block\d|in_conv|resnets)")
-"""diffusers' own files have `adapter.` before, the authors' have nothing."""
-UNSHUFFLED: Mapping[int, Base] = {64 * 3: "sd1", 256 * 3: "sdxl", 64: "sd1", 256: "sdxl"}
-"""The channels of the picture that a T2I-Adapter reads, folded 8 or 16 times, in colour or grey."""
+"""diffusers' files have the prefix `adapter.`, the authors' have none."""
+UNSHUFFLED_CHANNELS: Mapping[int, Base] = {64 * 3: "sd1", 256 * 3: "sdxl", 64: "sd1", 256: "sdxl"}
+"""Input channels of a T2I-Adapter: the image, colour or grey, pixel-unshuffled by 8 or 16."""
 IMAGE_KEYS = re.compile(r"ip_adapter\.\d+\.to_k_ip\.weight")
 EMBEDDING_NAMES = ("emb_params", "clip_l", "clip_g", "string_to_param")
 MAX_EMBEDDING_TENSORS = 4
 CONTEXT_WIDTHS: Mapping[int, Base] = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
-"""The width of what cross-attention reads tells the families apart, also in a file that changes only the network."""
+"""The cross-attention width identifies the family, also in a file that changes only the network."""
 CONTEXT_READER = re.compile(r"attn2[._]to_[kv][._]")
 TRAINED_ON: Mapping[str, Base] = {
     "sdxl": "sdxl",
@@ -66,7 +66,7 @@ TRAINED_ON: Mapping[str, Base] = {
     "v2": "sd2",
     "v1": "sd1",
 }
-"""How trainers write the base into the metadata (`ss_base_model_version`, `modelspec.architecture`)."""
+"""Trainers' names of the base in the metadata (`ss_base_model_version`, `modelspec.architecture`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +75,16 @@ class Identity:
     base: Base = ""
     prediction: Prediction = ""
     inpaints: bool = False
-    """A network that also takes a mask and the masked picture."""
+    """Whether the network also takes a mask and the masked image."""
     edits: bool = False
-    """A network that also sees a picture, and is told what to change in it."""
+    """Whether the network also takes an image, to edit it by instructions."""
 
     def __str__(self) -> str:
         return f"{self.kind} {'of' if self.kind == 'checkpoint' else 'for'} {TITLES[self.base]}"
 
 
 def identify(header: Header) -> Identity | None:
-    """None: nothing that Stable Diffusion uses."""
+    """Return what the file is; None if it is no kind of Stable Diffusion file."""
     kind = kind_of(header)
     if kind is None:
         return None
@@ -119,7 +119,7 @@ def kind_of(header: Header) -> Kind | None:
 
 
 def embedding_widths(header: Header) -> set[int]:
-    """The widths of its rows, where every tensor is a few rows as wide as a text encoder."""
+    """Return the widths of its rows, if every tensor is a few rows as wide as a text encoder's embeddings."""
     shapes = [entry.shape for entry in header.tensors.values()]
     rows = all(1 <= len(shape) <= 2 and shape[-1] in (768, 1024, 1280) for shape in shapes)
     named = any(name.startswith(EMBEDDING_NAMES) or name.startswith("<") for name in header.tensors)
@@ -159,31 +159,31 @@ def base_of(header: Header, kind: Kind) -> Base:
         return "sdxl" if 1280 in widths else CONTEXT_WIDTHS[max(widths)]
     if kind == "t2i-adapter":
         shape = header.shape("adapter.conv_in.weight") or header.shape("conv_in.weight")
-        return UNSHUFFLED.get(shape[1], "") if len(shape) == 4 else ""
+        return UNSHUFFLED_CHANNELS.get(shape[1], "") if len(shape) == 4 else ""
     for name in names:
-        # A number by itself, such as a LoRA's alpha, has no width.
+        # A scalar, such as a LoRA's alpha, has no width.
         width = header.shape(name)[-1:]
         if width and width[0] in CONTEXT_WIDTHS and (CONTEXT_READER.search(name) or IMAGE_KEYS.match(name)):
             return CONTEXT_WIDTHS[width[0]]
-    return said_base(header.metadata)
+    return base_in_metadata(header.metadata)
 
 
-def said_base(metadata: Mapping[str, str]) -> Base:
-    said = metadata.get("modelspec.architecture", metadata.get("ss_base_model_version", "")).lower()
-    bases: list[Base] = [base for words, base in TRAINED_ON.items() if words in said]
+def base_in_metadata(metadata: Mapping[str, str]) -> Base:
+    stated = metadata.get("modelspec.architecture", metadata.get("ss_base_model_version", "")).lower()
+    bases: list[Base] = [base for label, base in TRAINED_ON.items() if label in stated]
     return bases[0] if bases else ""
 
 
 def prediction_of(header: Header, kind: Kind, base: Base) -> Prediction:
-    """What the metadata says; else Stable Diffusion 2 predicts v, unless it inpaints, and the others epsilon.
+    """Return the prediction in the metadata; else v for Stable Diffusion 2, unless it inpaints, and epsilon otherwise.
 
-    The 512-pixel Stable Diffusion 2 predicts epsilon too, and only the metadata can say so: all shapes are the same.
+    The 512-pixel Stable Diffusion 2 also predicts epsilon, which only the metadata shows: all shapes are the same.
     """
-    said = header.metadata.get("modelspec.prediction_type", "").lower()
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
     architecture = header.metadata.get("modelspec.architecture", "")
-    if said in ("v", "v_prediction", "v-prediction") or "v_pred" in header.tensors:
+    if stated in ("v", "v_prediction", "v-prediction") or "v_pred" in header.tensors:
         return "v_prediction"
-    if said == "epsilon" or architecture.endswith("v2-512"):
+    if stated == "epsilon" or architecture.endswith("v2-512"):
         return "epsilon"
     if kind != "checkpoint" or base in ("sd3", "flux", ""):
         return ""

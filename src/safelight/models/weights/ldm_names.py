@@ -1,8 +1,8 @@
-"""What the original latent-diffusion code (ldm) and diffusers call the same weights, as tables.
+"""Tables of the names of the same weights in the original latent-diffusion code (ldm) and in diffusers.
 
-A single-file checkpoint names its tensors after the modules of CompVis' and Stability's code; diffusers built the same
-networks from other blocks. `unet_modules` and its siblings list, for one network, the modules of both sides by name;
-`rename` carries a parameter's name across. Read from diffusers to ldm: the other way is the same table turned round.
+A single-file checkpoint names its tensors after the modules of CompVis' and Stability's code; diffusers builds the same
+networks from other blocks. `unet_modules` and the like map a network's module names from diffusers to ldm; `rename`
+converts a parameter's name; `inverted` gives the map from ldm to diffusers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ VAE_RESNET = {
     "conv_shortcut": "nin_shortcut",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-"""The last four are convolutions of one pixel there, and linear layers here."""
+"""The last four are 1x1 convolutions in ldm, and linear layers in diffusers."""
 
 OPEN_CLIP = {
     "text_model.embeddings.token_embedding": "token_embedding",
@@ -59,18 +59,18 @@ OPEN_CLIP_LAYER = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-"""And `attn.in_proj_weight`, `attn.in_proj_bias`: the rows of q_proj, k_proj and v_proj, one below the other."""
+"""And `attn.in_proj_weight`, `attn.in_proj_bias`: the rows of q_proj, k_proj and v_proj, concatenated."""
 IN_PROJ = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def unet_modules(config: Mapping[str, Any]) -> Modules:
-    """ldm numbers the blocks of each half through; diffusers groups them by resolution."""
+    """Map the UNet's modules: ldm numbers the blocks of each half consecutively; diffusers groups them by level."""
     modules = dict(UNET)
     layers, down, up = config["layers_per_block"], config["down_block_types"], config["up_block_types"]
     number = 1
     for block, kind in enumerate(down):
         for layer in range(layers):
-            modules |= inside(f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{number}.0", UNET_RESNET)
+            modules |= with_prefixes(f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{number}.0", UNET_RESNET)
             if has_attention(kind):
                 modules[f"down_blocks.{block}.attentions.{layer}"] = f"input_blocks.{number}.1"
             number += 1
@@ -78,14 +78,14 @@ def unet_modules(config: Mapping[str, Any]) -> Modules:
             modules[f"down_blocks.{block}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
             number += 1
 
-    modules |= inside("mid_block.resnets.0", "middle_block.0", UNET_RESNET)
+    modules |= with_prefixes("mid_block.resnets.0", "middle_block.0", UNET_RESNET)
     modules["mid_block.attentions.0"] = "middle_block.1"
-    modules |= inside("mid_block.resnets.1", "middle_block.2", UNET_RESNET)
+    modules |= with_prefixes("mid_block.resnets.1", "middle_block.2", UNET_RESNET)
 
     number = 0
     for block, kind in enumerate(up):
         for layer in range(layers + 1):
-            modules |= inside(f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{number}.0", UNET_RESNET)
+            modules |= with_prefixes(f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{number}.0", UNET_RESNET)
             if has_attention(kind):
                 modules[f"up_blocks.{block}.attentions.{layer}"] = f"output_blocks.{number}.1"
             if layer == layers and block < len(up) - 1:
@@ -96,19 +96,23 @@ def unet_modules(config: Mapping[str, Any]) -> Modules:
 
 
 def vae_modules(config: Mapping[str, Any]) -> Modules:
-    """ldm numbers the decoder's blocks from the picture's side, diffusers from the latents'."""
+    """Map the VAE's modules: ldm numbers the decoder's blocks from the image side, diffusers from the latent side."""
     modules = dict(VAE)
     blocks, layers = len(config["block_out_channels"]), config["layers_per_block"]
     for half in ("encoder", "decoder"):
-        modules |= inside(f"{half}.mid_block.resnets.0", f"{half}.mid.block_1", VAE_RESNET)
-        modules |= inside(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", VAE_ATTENTION)
-        modules |= inside(f"{half}.mid_block.resnets.1", f"{half}.mid.block_2", VAE_RESNET)
+        modules |= with_prefixes(f"{half}.mid_block.resnets.0", f"{half}.mid.block_1", VAE_RESNET)
+        modules |= with_prefixes(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", VAE_ATTENTION)
+        modules |= with_prefixes(f"{half}.mid_block.resnets.1", f"{half}.mid.block_2", VAE_RESNET)
     for block in range(blocks):
         encoder, decoder = (f"encoder.down.{block}", f"decoder.up.{blocks - 1 - block}")
         for layer in range(layers):
-            modules |= inside(f"encoder.down_blocks.{block}.resnets.{layer}", f"{encoder}.block.{layer}", VAE_RESNET)
+            modules |= with_prefixes(
+                f"encoder.down_blocks.{block}.resnets.{layer}", f"{encoder}.block.{layer}", VAE_RESNET
+            )
         for layer in range(layers + 1):
-            modules |= inside(f"decoder.up_blocks.{block}.resnets.{layer}", f"{decoder}.block.{layer}", VAE_RESNET)
+            modules |= with_prefixes(
+                f"decoder.up_blocks.{block}.resnets.{layer}", f"{decoder}.block.{layer}", VAE_RESNET
+            )
         if block < blocks - 1:
             modules[f"encoder.down_blocks.{block}.downsamplers.0.conv"] = f"{encoder}.downsample.conv"
             modules[f"decoder.up_blocks.{block}.upsamplers.0.conv"] = f"{decoder}.upsample.conv"
@@ -116,14 +120,16 @@ def vae_modules(config: Mapping[str, Any]) -> Modules:
 
 
 def open_clip_modules(config: Mapping[str, Any]) -> Modules:
-    """All but the attention's input, the positions and the projection, which are no modules there."""
+    """Map OpenCLIP's modules, except attention input, positions and projection, which are not modules in OpenCLIP."""
     modules = dict(OPEN_CLIP)
     for layer in range(config["num_hidden_layers"]):
-        modules |= inside(f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}", OPEN_CLIP_LAYER)
+        modules |= with_prefixes(
+            f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}", OPEN_CLIP_LAYER
+        )
     return modules
 
 
-def inside(ours: str, theirs: str, table: Mapping[str, str]) -> Modules:
+def with_prefixes(ours: str, theirs: str, table: Mapping[str, str]) -> Modules:
     return {f"{ours}.{mine}": f"{theirs}.{yours}" for mine, yours in table.items()}
 
 
@@ -132,7 +138,7 @@ def has_attention(block_type: str) -> bool:
 
 
 def rename(name: str, modules: Mapping[str, str]) -> str | None:
-    """The parameter's name on the other side: its module's, and what is inside the module unchanged."""
+    """Return the parameter's name on the other side: the module's prefix is replaced, the rest unchanged."""
     parts: Sequence[str] = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
@@ -141,5 +147,5 @@ def rename(name: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def turned(modules: Mapping[str, str]) -> Modules:
+def inverted(modules: Mapping[str, str]) -> Modules:
     return {theirs: ours for ours, theirs in modules.items()}

@@ -1,7 +1,7 @@
-"""The tensors of one part, from their ldm names and shapes to diffusers', and back.
+"""Convert the tensors of one part from ldm names and shapes to diffusers', and back. Tensors may have any shape.
 
-Nothing is copied on the way in: what comes out are views, renamed. On the way out, a tensor of the ldm layout is one or
-several of ours below each other (OpenCLIP's fused attention input), so that they too are copied only when written.
+From ldm, the results are renamed views; nothing is copied. To ldm, a tensor is a list of our tensors to concatenate
+(OpenCLIP's fused attention input), so that they are copied only when written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from safelight.errors import CorruptModel
 from safelight.models.weights.ldm_names import (
     IN_PROJ,
     Modules,
+    inverted,
     open_clip_modules,
     rename,
-    turned,
     unet_modules,
     vae_modules,
 )
@@ -25,43 +25,45 @@ from safelight.models.weights.single_file import T5, T5_PARTS, TEXT_PARTS, UNET,
 
 Tensors = Mapping[str, Tensor]
 Stacked = Mapping[str, Sequence[Tensor]]
-"""By ldm name, what stands below each other in that tensor."""
+"""By ldm name, the tensors to concatenate along the first dimension."""
 Config = Mapping[str, Any]
 
-POSITIONS, POSITIONS_THERE = "text_model.embeddings.position_embedding.weight", "positional_embedding"
-PROJECTION, PROJECTION_THERE = "text_projection.weight", "text_projection"
+POSITIONS, LDM_POSITIONS = "text_model.embeddings.position_embedding.weight", "positional_embedding"
+PROJECTION, LDM_PROJECTION = "text_projection.weight", "text_projection"
 
 
 def from_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> dict[str, Tensor]:
-    """The part's tensors under diffusers' names; `tensors` is the whole file.
+    """Return the part's tensors (any shape) under diffusers' names; `tensors` is the whole file.
 
     Raises:
-        CorruptModel: the network has tensors that its kind of network does not have.
+        CorruptModel: the network has tensors that this kind of network does not have.
     """
     match part:
         case "unet":
-            return unet_from_ldm(beginning(tensors, UNET), unet_modules(config))
+            return unet_from_ldm(with_prefix_removed(tensors, UNET), unet_modules(config))
         case "transformer":
-            return from_original(beginning(tensors, UNET), LAYOUTS[family](config))
+            return from_original(with_prefix_removed(tensors, UNET), LAYOUTS[family](config))
         case "vae":
-            return vae_from_ldm(beginning(tensors, vae_prefix(tensors)), vae_modules(config))
+            return vae_from_ldm(with_prefix_removed(tensors, vae_prefix(tensors)), vae_modules(config))
         case _ if part == T5_PARTS.get(family):
-            return beginning(tensors, T5)
+            return with_prefix_removed(tensors, T5)
         case _:
-            about = TEXT_PARTS[family][part]
-            inner = beginning(tensors, about.prefix)
-            if about.says_open_clip:
+            text_part = TEXT_PARTS[family][part]
+            inner = with_prefix_removed(tensors, text_part.prefix)
+            if text_part.has_open_clip_names:
                 return open_clip_from_ldm(inner, config)
-            # What Stable Diffusion 3 has of ViT-L may come without its projection, which then changes nothing.
-            return {PROJECTION: torch.eye(config["hidden_size"])} | inner if about.projects else inner
+            # Stable Diffusion 3's ViT-L may lack its projection, which is then the identity.
+            return {PROJECTION: torch.eye(config["hidden_size"])} | inner if text_part.has_projection else inner
 
 
-def beginning(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+def with_prefix_removed(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors (any shape) whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 
 
 def unet_from_ldm(tensors: Tensors, modules: Modules) -> dict[str, Tensor]:
-    ours = turned(modules)
+    """Rename the UNet's tensors (any shape); raises CorruptModel for tensors of another network."""
+    ours = inverted(modules)
     renamed = {name: rename(name, ours) for name in tensors}
     if unknown := [name for name, ours in renamed.items() if ours is None]:
         raise CorruptModel(
@@ -72,23 +74,24 @@ def unet_from_ldm(tensors: Tensors, modules: Modules) -> dict[str, Tensor]:
 
 
 def vae_from_ldm(tensors: Tensors, modules: Modules) -> dict[str, Tensor]:
-    """What it was trained with (`loss.`) is left out."""
-    ours = turned(modules)
+    """Rename the VAE's tensors (any shape); those of the training loss (`loss.`) are left out."""
+    ours = inverted(modules)
     renamed = {name: tensor for theirs, tensor in tensors.items() if (name := rename(theirs, ours)) is not None}
-    return {name: linear(tensor) if is_projection(name) else tensor for name, tensor in renamed.items()}
+    return {name: to_linear(tensor) if is_projection(name) else tensor for name, tensor in renamed.items()}
 
 
 def is_projection(name: str) -> bool:
     return ".attentions." in name and ".group_norm." not in name and name.endswith(".weight")
 
 
-def linear(convolution: Tensor) -> Tensor:
-    """The weights of a convolution of one pixel (or one sample) as those of a linear layer."""
+def to_linear(convolution: Tensor) -> Tensor:
+    """Convert a 1x1 convolution's weights (o, i, 1, 1) or (o, i, 1) to a linear layer's (o, i)."""
     return convolution.flatten(1) if set(convolution.shape[2:]) <= {1} else convolution
 
 
 def open_clip_from_ldm(tensors: Tensors, config: Config) -> dict[str, Tensor]:
-    ours = turned(open_clip_modules(config))
+    """Rename OpenCLIP's tensors (any shape), and split the fused attention input."""
+    ours = inverted(open_clip_modules(config))
     found = {name: tensor for theirs, tensor in tensors.items() if (name := rename(theirs, ours)) is not None}
     for layer in range(config["num_hidden_layers"]):
         for kind in ("weight", "bias"):
@@ -96,32 +99,33 @@ def open_clip_from_ldm(tensors: Tensors, config: Config) -> dict[str, Tensor]:
             if fused is not None:
                 names = [f"text_model.encoder.layers.{layer}.{place}.{kind}" for place in IN_PROJ]
                 found |= zip(names, fused.chunk(len(IN_PROJ)), strict=False)
-    if POSITIONS_THERE in tensors:
-        found[POSITIONS] = tensors[POSITIONS_THERE]
-    if PROJECTION_THERE in tensors and "CLIPTextModelWithProjection" in config["architectures"]:
-        found[PROJECTION] = tensors[PROJECTION_THERE].T
+    if LDM_POSITIONS in tensors:
+        found[POSITIONS] = tensors[LDM_POSITIONS]
+    if LDM_PROJECTION in tensors and "CLIPTextModelWithProjection" in config["architectures"]:
+        found[PROJECTION] = tensors[LDM_PROJECTION].T
     return found
 
 
 def to_ldm(tensors: Tensors, part: str, *, family: str, config: Config) -> Iterator[tuple[str, Sequence[Tensor]]]:
-    """The part's tensors under their names in a single file, in the order of `tensors`.
+    """Yield the part's tensors (any shape) under their names in a single file, in the order of `tensors`.
 
     Raises:
-        CorruptModel: the layout has no name for one of them.
+        CorruptModel: the layout has no name for a tensor.
     """
     match part:
         case "unet":
-            yield from plainly(tensors, unet_modules(config), UNET)
+            yield from renamed_tensors(tensors, unet_modules(config), UNET)
         case "vae":
-            for name, (tensor,) in plainly(tensors, vae_modules(config), VAE):
+            for name, (tensor,) in renamed_tensors(tensors, vae_modules(config), VAE):
                 yield name, (tensor[:, :, None, None] if ".attn_1." in name and tensor.ndim == 2 else tensor,)
         case _:
-            about = TEXT_PARTS[family][part]
-            stacked = open_clip_to_ldm(tensors, config) if about.open_clip else clip_to_ldm(tensors)
-            yield from ((about.prefix + name, parts) for name, parts in stacked.items())
+            text_part = TEXT_PARTS[family][part]
+            pieces = open_clip_to_ldm(tensors, config) if text_part.open_clip else clip_to_ldm(tensors)
+            yield from ((text_part.prefix + name, parts) for name, parts in pieces.items())
 
 
-def plainly(tensors: Tensors, modules: Modules, prefix: str) -> Iterator[tuple[str, Sequence[Tensor]]]:
+def renamed_tensors(tensors: Tensors, modules: Modules, prefix: str) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """Yield each tensor (any shape) under its ldm name; raises CorruptModel if the layout has no name for it."""
     for name, tensor in tensors.items():
         theirs = rename(name, modules)
         if theirs is None:
@@ -143,7 +147,7 @@ def open_clip_to_ldm(tensors: Tensors, config: Config) -> Stacked:
     for name, tensor in tensors.items():
         if theirs := rename(name, modules):
             found[theirs] = (tensor,)
-    found[POSITIONS_THERE] = (tensors[POSITIONS],)
+    found[LDM_POSITIONS] = (tensors[POSITIONS],)
     if PROJECTION in tensors:
-        found[PROJECTION_THERE] = (tensors[PROJECTION].T,)
+        found[LDM_PROJECTION] = (tensors[PROJECTION].T,)
     return found

@@ -1,6 +1,6 @@
-"""A LoRA file, read in whichever dialect it is written, before any model is asked.
+"""Read a LoRA file in any dialect, independent of a model.
 
-Every dialect says the same three things in another order: which network, which layer of it, and which tensor.
+Every dialect's keys contain the same three things: the network, the layer, and the tensor.
 
 | dialect | a key |
 |---|---|
@@ -12,7 +12,7 @@ Every dialect says the same three things in another order: which network, which 
 | diffusers before 0.20 | `unet....attn1.processor.to_q_lora.down.weight` |
 | LyCORIS | kohya's names with `hada_w1_a`, `lokr_w1`, `lora_mid.weight`, `dora_scale`, `diff` |
 
-Names are not translated into one another: `lora_names.py` knows what each layer of a network is called in all of them.
+Names are not translated into one another: `lora_names.py` has the names of each layer of a network in all dialects.
 """
 
 import json
@@ -32,10 +32,10 @@ from safelight.errors import CorruptModel
 from safelight.models.weights.safetensors_file import read_header
 
 Part = str
-"""`unet` (or the transformer in its place), `text_encoder`, `text_encoder_2`, `text_encoder_3`, or `` where the dialect
-does not say."""
+"""`unet` (also for a transformer), `text_encoder`, `text_encoder_2`, `text_encoder_3`, or empty if the dialect does not
+name it."""
 T5: Part = "text_encoder_3"
-"""kohya and ComfyUI call it the third where it is the second too, in Flux."""
+"""kohya and ComfyUI name it the third text encoder also in Flux, where it is the second."""
 
 PREFIXES: tuple[tuple[str, Part], ...] = (
     ("lora_unet_", "unet"),
@@ -78,13 +78,13 @@ TENSORS = {
     **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
-# Longest first, or `lora.down.weight` would be found inside `lora_linear_layer.down.weight`.
+# Longest first: else `lora.down.weight` would match inside `lora_linear_layer.down.weight`.
 KEY = re.compile(rf"(.+?)[._]({'|'.join(re.escape(name) for name in sorted(TENSORS, key=len, reverse=True))})")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One layer, as the file names it."""
+    """One layer, by its name in the file."""
 
     part: Part
     name: str
@@ -94,15 +94,15 @@ class Target:
 class LoraFile:
     path: Path
     layers: Mapping[Target, Mapping[str, Tensor]]
-    """What the file holds for each layer, by our names for it (the values of `TENSORS`)."""
+    """The tensors of each layer, by our names (the values of `TENSORS`)."""
     keys: Mapping[Target, tuple[str, ...]]
-    """The keys these came from."""
-    strange: tuple[str, ...]
-    """Keys in no dialect we know."""
+    """The file's keys of each layer."""
+    unknown_keys: tuple[str, ...]
+    """Keys of no known dialect."""
     metadata: Mapping[str, str]
 
     def scale(self, target: Target) -> float | None:
-        """alpha / r by peft's record, which has no alpha in its tensors; None where there is no record."""
+        """Return alpha / r from peft's metadata, since peft stores no alpha tensors; None if there is no metadata."""
         try:
             record: Any = json.loads(self.metadata.get("lora_adapter_metadata", ""))
         except (ValueError, RecursionError):
@@ -116,9 +116,10 @@ class LoraFile:
 
 def peft_scale(record: Mapping[str, Any], target: Target, part: Part) -> float:
     def setting(name: str, pattern: str) -> float:
-        """The layer's own value, by the end of its name, else everybody's.
+        """Return the layer's own value, by the end of its name, else the default.
 
-        peft reads the names as patterns; diffusers writes plain ones, and a stranger's pattern could take for ever.
+        peft treats the names as regular expressions; diffusers writes plain names, and an untrusted pattern could run
+        forever.
         """
         patterns: Mapping[str, Any] = record.get(f"{part}.{pattern}") or {}
         own = [value for layer, value in patterns.items() if f".{target.name}".endswith(f".{layer}")]
@@ -128,15 +129,17 @@ def peft_scale(record: Mapping[str, Any], target: Target, part: Part) -> float:
         alpha, rank = setting("lora_alpha", "alpha_pattern"), setting("r", "rank_pattern")
         return alpha / (math.sqrt(rank) if record.get(f"{part}.use_rslora") else rank)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
-        raise CorruptModel("lora_adapter_metadata in the file's header lacks r or lora_alpha, or garbles it") from None
+        raise CorruptModel(
+            "lora_adapter_metadata in the file's header: r or lora_alpha is missing or invalid"
+        ) from None
 
 
 def read_lora(path: Path) -> LoraFile:
-    """Every tensor of the file under the layer it is for.
+    """Read a file's tensors, grouped by layer.
 
     Raises:
-        UnsafeFile: a pickle, whatever its name says.
-        CorruptModel: damaged, or no safetensors file.
+        UnsafeFile: a pickle, under any name.
+        CorruptModel: damaged, or not a safetensors file.
     """
     header = read_header(path)
     try:
@@ -145,31 +148,31 @@ def read_lora(path: Path) -> LoraFile:
         raise CorruptModel(f"{path} is damaged: {error}") from None
     layers: dict[Target, dict[str, Tensor]] = {}
     keys: dict[Target, list[str]] = {}
-    strange: list[str] = []
+    unknown_keys: list[str] = []
     for key, tensor in tensors.items():
-        found = KEY.fullmatch(key)
-        if found is None or not tensor.is_floating_point():
-            strange.append(key)
+        match = KEY.fullmatch(key)
+        if match is None or not tensor.is_floating_point():
+            unknown_keys.append(key)
             continue
-        target, tensor_name = target_of(found[1]), TENSORS[found[2]]
+        target, tensor_name = target_of(match[1]), TENSORS[match[2]]
         layers.setdefault(target, {})[tensor_name] = tensor
         keys.setdefault(target, []).append(key)
     known = {target: tuple(names) for target, names in keys.items()}
-    return LoraFile(path, layers, known, tuple(strange), header.metadata)
+    return LoraFile(path, layers, known, tuple(unknown_keys), header.metadata)
 
 
 def target_of(name: str) -> Target:
-    """`unet.mid_block...attn1.processor.to_q` is the layer `mid_block...attn1.to_q` of the UNet."""
+    """Parse e.g. `unet.mid_block...attn1.processor.to_q` as the layer `mid_block...attn1.to_q` of the UNet."""
     part = "unet"
-    for prefix, named in PREFIXES:
+    for prefix, prefix_part in PREFIXES:
         if name.startswith(prefix):
-            part, name = named, name.removeprefix(prefix)
+            part, name = prefix_part, name.removeprefix(prefix)
             break
     return Target(part, name.replace(".processor.", "."))
 
 
 def algorithm_of(tensors: Mapping[str, Tensor]) -> str:
-    """By the name its authors gave it."""
+    """Return the name of the algorithm, from one layer's tensors (any shape)."""
     decomposed = "DoRA " if tensors.keys() & {"magnitude", "dora_scale"} else ""
     for prefix, name in (("hada", "LoHa"), ("lokr", "LoKr"), ("diff", "full")):
         if any(tensor.startswith(prefix) for tensor in tensors):
@@ -179,18 +182,18 @@ def algorithm_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
-    """r, where the algorithm has one."""
+    """Return the rank r from one layer's tensors (any shape); None if the algorithm has no rank."""
     for name in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
         if name in tensors and tensors[name].ndim:
             return int(tensors[name].shape[0])
     return None
 
 
-def number(tensor: Tensor) -> float:
-    """A value kept as a tensor.
+def scalar_value(tensor: Tensor) -> float:
+    """Return the value of a tensor with one element (a scalar).
 
     Raises:
-        CorruptModel: it is not one number.
+        CorruptModel: it is not a single finite number.
     """
     if tensor.numel() != 1 or not torch.isfinite(tensor).all():
         raise CorruptModel(f"alpha and scalar are single finite numbers, not {tuple(tensor.shape)}")

@@ -1,7 +1,7 @@
-"""What the original code and diffusers call the same weights of a transformer (MMDiT); read as `ldm_names.py` is.
+"""Names of the same weights of a transformer (MMDiT) in the original code and in diffusers, as in `ldm_names.py`.
 
-Two things are no renaming: layers whose inputs are the same are one matrix there (queries, keys and values), and where
-a norm is told by one layer how to scale and how to shift, diffusers has these two the other way round.
+Two differences are more than names: the original fuses layers with the same input (queries, keys and values) into one
+matrix, and in layers that compute a norm's scale and shift, diffusers has the two in the other order.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from safelight.errors import CorruptModel
-from safelight.models.weights.ldm_names import Modules, inside, rename, turned
+from safelight.models.weights.ldm_names import Modules, inverted, rename, with_prefixes
 
 SD3 = {
     "pos_embed.proj": "x_embedder.proj",
@@ -86,30 +86,30 @@ FLUX_SINGLE = {
 FLUX_SINGLE_FUSED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
 
 Fused = dict[str, tuple[str, ...]]
-"""By a layer of theirs, those of ours that it has below each other."""
+"""By fused layer of the original, diffusers' layers in the order of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One network's modules in both codes."""
+    """One network's module names in both codes."""
 
     title: str
     modules: Modules
     fused: Fused
     width: int
-    """Rows of each part of a fused layer but the last, which has the rest."""
+    """Rows of each part of a fused layer, except the last, which has the rest."""
     swapped: tuple[str, ...]
-    """Modules of ours in which scale and shift stand the other way round."""
+    """diffusers' modules in which scale and shift are in the other order."""
     whole: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Tensors that are no module's, theirs to ours."""
+    """Tensors that belong to no module, original to diffusers."""
 
 
 def sd3_layout(config: Mapping[str, Any]) -> Layout:
     modules, fused, layers = dict(SD3), Fused(), config["num_layers"]
     for layer in range(layers):
         ours, theirs = f"transformer_blocks.{layer}", f"joint_blocks.{layer}"
-        modules |= inside(ours, theirs, SD3_BLOCK)
-        fused |= fused_inside(ours, theirs, SD3_FUSED)
+        modules |= with_prefixes(ours, theirs, SD3_BLOCK)
+        fused |= fused_with_prefixes(ours, theirs, SD3_FUSED)
     return Layout(
         title="Stable Diffusion 3",
         modules=modules,
@@ -124,12 +124,12 @@ def flux_layout(config: Mapping[str, Any]) -> Layout:
     modules, fused = dict(FLUX), Fused()
     for layer in range(config["num_layers"]):
         ours, theirs = f"transformer_blocks.{layer}", f"double_blocks.{layer}"
-        modules |= inside(ours, theirs, FLUX_BLOCK)
-        fused |= fused_inside(ours, theirs, FLUX_FUSED)
+        modules |= with_prefixes(ours, theirs, FLUX_BLOCK)
+        fused |= fused_with_prefixes(ours, theirs, FLUX_FUSED)
     for layer in range(config["num_single_layers"]):
         ours, theirs = f"single_transformer_blocks.{layer}", f"single_blocks.{layer}"
-        modules |= inside(ours, theirs, FLUX_SINGLE)
-        fused |= fused_inside(ours, theirs, FLUX_SINGLE_FUSED)
+        modules |= with_prefixes(ours, theirs, FLUX_SINGLE)
+        fused |= fused_with_prefixes(ours, theirs, FLUX_SINGLE_FUSED)
     return Layout(title="Flux", modules=modules, fused=fused, width=width_of(config), swapped=("norm_out.linear",))
 
 
@@ -141,17 +141,17 @@ def width_of(config: Mapping[str, Any]) -> int:
     return config["num_attention_heads"] * config["attention_head_dim"]
 
 
-def fused_inside(ours: str, theirs: str, table: Mapping[str, tuple[str, ...]]) -> Fused:
+def fused_with_prefixes(ours: str, theirs: str, table: Mapping[str, tuple[str, ...]]) -> Fused:
     return {f"{theirs}.{yours}": tuple(f"{ours}.{name}" for name in mine) for yours, mine in table.items()}
 
 
 def from_original(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The network's tensors under diffusers' names: views, but for the few that are swapped.
+    """Return the network's tensors (any shape) under diffusers' names; views, except the few that are swapped.
 
     Raises:
-        CorruptModel: there are some that such a network does not have.
+        CorruptModel: there are tensors that this kind of network does not have.
     """
-    ours = turned(layout.modules)
+    ours = inverted(layout.modules)
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
     for theirs, tensor in tensors.items():
@@ -167,7 +167,7 @@ def from_original(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Te
         elif name.rpartition(".")[0] in layout.swapped:
             found[name] = torch.cat([*reversed(tensor.chunk(2))])
         else:
-            # Flux says `scale` for the weights of a norm.
+            # Flux names the weights of a norm `scale`.
             found[name.removesuffix("scale") + "weight" if kind == "scale" else name] = tensor
     if unknown:
         raise CorruptModel(

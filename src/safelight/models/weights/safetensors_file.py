@@ -1,6 +1,6 @@
-"""Weights are read from safetensors and from nothing else: every other format can carry code.
+"""The safetensors format, the only one that weights are read from: other formats can carry code.
 
-The header is checked before a byte of it is trusted: format description at github.com/huggingface/safetensors.
+The header is fully validated: format description at github.com/huggingface/safetensors.
 """
 
 import json
@@ -18,18 +18,18 @@ from safelight.errors import CorruptModel, UnsafeFile
 from safelight.regular_file import is_regular, open_regular, read_regular
 
 NETWORK, TEXT_ENCODER = "diffusion_pytorch_model", "model"
-"""What weight files are called in diffusers' and in transformers' folders, without suffix and variant."""
+"""Names of weight files in diffusers' and in transformers' folders, without suffix and variant."""
 
 MAX_HEADER_BYTES = 32 * 2**20
-"""The format allows 100 MiB; SDXL's is 0.4, and a LoRA that lists all its training pictures has a few. JSON takes
-twenty times its length in memory."""
+"""The format allows 100 MiB; SDXL's header has 0.4, and a LoRA that lists all its training images a few. Parsed JSON
+takes twenty times its length in memory."""
 MAX_TENSORS = 100_000
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-"""What the header calls a number format, and what torch calls it."""
+"""dtypes: the header's name, and torch's."""
 BITS = re.compile(r"\d+")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 WHY_NOT = "which can run code when opened"
@@ -49,33 +49,33 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Header:
     tensors: Mapping[str, Entry]
-    """In the order of their places in the file."""
+    """In the order of their positions in the file."""
     metadata: Mapping[str, str]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor; empty if there is none of that name."""
+        """Return the tensor's shape; empty if there is no such tensor."""
         return self.tensors[name].shape if name in self.tensors else ()
 
 
 def conversion_of(path: Path) -> str:
-    """The command that makes safetensors of a pickle."""
+    """Return the command that converts a pickle to safetensors."""
     return f"`safelight models convert {shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('.safetensors')))}`"
 
 
 def read_header(path: Path) -> Header:
-    """Names, shapes and places, of which every one is checked: formats, lengths, gaps, overlaps, the file's size.
+    """Read names, shapes and positions, and check dtypes, lengths, gaps, overlaps and the file's size.
 
     Raises:
-        UnsafeFile: the file is a pickle or a zip, whatever its name says.
-        CorruptModel: it is cut off, or not safetensors at all.
+        UnsafeFile: the file is a pickle or a zip, under any name.
+        CorruptModel: it is truncated, or not a safetensors file.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= size - 8:
-                raise not_safetensors(path, head, size)
+                raise not_safetensors(path, start, size)
             if length > MAX_HEADER_BYTES:
                 raise CorruptModel(
                     f"{path} has a header of {length / 2**20:.0f} MiB; no model needs more than "
@@ -85,25 +85,25 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise CorruptModel(f"{path} cannot be read: {error.strerror}") from None
     try:
-        return parse_header(json.loads(text, object_pairs_hook=no_name_twice), first=8 + length, size=size)
-    except HeaderFault as error:
+        return parse_header(json.loads(text, object_pairs_hook=unique_names), first=8 + length, size=size)
+    except HeaderProblem as error:
         raise CorruptModel(f"{path} {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
         raise CorruptModel(f"{path} has a header that is not a safetensors header") from None
 
 
-class HeaderFault(Exception):
-    """What is wrong with a header, as the rest of a sentence that begins with the file's name."""
+class HeaderProblem(Exception):
+    """The problem with a header, as the rest of a sentence that begins with the file's name."""
 
 
-def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(named := dict(pairs)) != len(pairs):
-        raise HeaderFault("names a tensor twice in its header")
+        raise HeaderProblem("names a tensor twice in its header")
     return named
 
 
 def parse_header(raw: dict[str, Any], *, first: int, size: int) -> Header:
-    """`first` is where the tensors begin; they must fill the file from there to its end, each once."""
+    """Check and convert a header. The tensors must fill the file from `first` to its end without gap or overlap."""
     metadata = raw.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()) or len(raw) > MAX_TENSORS:
         raise ValueError
@@ -112,13 +112,13 @@ def parse_header(raw: dict[str, Any], *, first: int, size: int) -> Header:
     end = max((entry.end for entry in tensors.values()), default=first)
     if end != size:
         how = "is cut off" if size < end else "is longer than it should be"
-        raise HeaderFault(f"{how}: its header promises {end} bytes, it has {size}; download it again")
-    place = first
+        raise HeaderProblem(f"{how}: its header promises {end} bytes, it has {size}; download it again")
+    position = first
     for name, entry in tensors.items():
-        if entry.begin != place:
-            fault = "overlaps another" if entry.begin < place else "leaves a gap before it"
-            raise HeaderFault(f"has a garbled header: {name} {fault}")
-        place = entry.end
+        if entry.begin != position:
+            problem = "overlaps another" if entry.begin < position else "leaves a gap before it"
+            raise HeaderProblem(f"has a garbled header: {name} {problem}")
+        position = entry.end
     return Header(tensors, metadata)
 
 
@@ -127,9 +127,11 @@ def parse_entry(name: str, raw: dict[str, Any], first: int) -> Entry:
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise ValueError
     if dtype not in DTYPES:
-        raise HeaderFault(f"holds {name[:80]} in the number format {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}")
+        raise HeaderProblem(
+            f"holds {name[:80]} in the number format {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}"
+        )
     if end - begin != math.prod(shape) * item_bytes(dtype):
-        raise HeaderFault(f"has a garbled header: {name[:80]} of shape {shape} has {end - begin} bytes of {dtype}")
+        raise HeaderProblem(f"has a garbled header: {name[:80]} of shape {shape} has {end - begin} bytes of {dtype}")
     return Entry(dtype, tuple(shape), first + begin, first + end)
 
 
@@ -138,16 +140,16 @@ def item_bytes(dtype: str) -> int:
     return int(bits[0]) // 8 if bits else 1
 
 
-def not_safetensors(path: Path, head: bytes, size: int) -> CorruptModel | UnsafeFile:
-    """Read as a safetensors length, the first bytes of a pickle or a zip are far beyond any file's size."""
+def not_safetensors(path: Path, start: bytes, size: int) -> CorruptModel | UnsafeFile:
+    """Return the error for an invalid start: the first bytes of a pickle or zip, read as a length, exceed any file."""
     pickles = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-    if head.startswith((*pickles, b"PK\x03\x04")):
+    if start.startswith((*pickles, b"PK\x03\x04")):
         return UnsafeFile(f"{path} is a pickle, {WHY_NOT}; only safetensors weights are loaded: {conversion_of(path)}")
     return CorruptModel(f"{path} is not a safetensors file, or is cut off in its header ({size} bytes)")
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
-    """One file, or the shards an index names; else the same of the fp16 variant."""
+    """Return the single weight file, or the shards named by an index; else those of the fp16 variant."""
     for variant in VARIANTS:
         single = folder / f"{stem}{variant}.safetensors"
         if is_regular(single):
@@ -170,7 +172,7 @@ def shards(index: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CorruptModel(f"{index} is not a shard index") from None
     for name in sorted(names):
-        # A name with a slash in it would reach outside the folder.
+        # A name with a slash could point outside the folder.
         if Path(name).name != name or "\0" in name or not is_regular(index.parent / name):
             raise CorruptModel(f"{index} names {name[:80]!r}, which is not a file beside it")
     return [index.parent / name for name in sorted(names)]

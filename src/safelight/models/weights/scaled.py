@@ -1,7 +1,7 @@
-"""Weights that were scaled before they were rounded to eight bits, by ComfyUI's custom: read, they are multiplied back.
+"""Weights in scaled float8, in ComfyUI's format; they are multiplied by their scale when read.
 
-`layer.weight` in float8 comes with `layer.scale_weight` (newer files: `weight_scale`), one number or one a row. What
-such files say of a layer's inputs is for kernels that multiply in float8, and is left out.
+`layer.weight` in float8 comes with `layer.scale_weight` (newer files: `weight_scale`), one number or one per row. The
+scales of a layer's inputs are only for kernels that multiply in float8, and are ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ from torch import Tensor
 from safelight.errors import CorruptModel
 
 SCALES = (".scale_weight", ".weight_scale")
-UNREAD = (*SCALES, ".scale_input", ".input_scale", ".comfy_quant")
+SCALING_SUFFIXES = (*SCALES, ".scale_input", ".input_scale", ".comfy_quant")
 MARK = "scaled_fp8"
 
 
 class ScaledWeights(Mapping[str, Tensor]):
-    """The tensors of a file, without what was added to scale them; the others as they are, uncopied."""
+    """The tensors of a file, with scales applied; scale tensors are left out, other tensors are not copied."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -35,7 +35,9 @@ class ScaledWeights(Mapping[str, Tensor]):
         return (tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))).to(torch.bfloat16)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self.tensors if not name.endswith(UNREAD) and name.rpartition(".")[2] != MARK)
+        return (
+            name for name in self.tensors if not name.endswith(SCALING_SUFFIXES) and name.rpartition(".")[2] != MARK
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

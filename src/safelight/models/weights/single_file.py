@@ -1,10 +1,10 @@
-"""A single-file checkpoint in the original layout: what its configuration files would say, and where its parts are.
+"""A single-file checkpoint in the original layout: where its parts are, and their configurations.
 
-    header -> recognise -> configurations of each part (`configurations.py`) -> tensors by their diffusers names
+    header -> identify -> configurations of each part (`configurations.py`) -> tensors by their diffusers names
 
-The schedule and the latents' scale show in no tensor; they are the same in every checkpoint of a family, and stand in
-the tables below. Weights of an exponential moving average (`model_ema.`) are left alone, as other programs
-do: checkpoints that were merged carry those of one parent, and so stale ones.
+The schedule and the latents' scale are in no tensor; they are the same in every checkpoint of a family, and are in the
+tables below. Weights of an exponential moving average (`model_ema.`) are ignored, as in other programs: in merged
+checkpoints they are those of one parent, and so outdated.
 """
 
 import shlex
@@ -14,7 +14,7 @@ from pathlib import Path
 from safelight.errors import CorruptModel, UnsupportedOption
 from safelight.models.weights.configurations import (
     FLUX_GUIDANCE,
-    TOLD_SIZE,
+    SIZE_CONDITIONED,
     XL_SAMPLE_SIZE,
     Configuration,
     MissingTensors,
@@ -32,10 +32,10 @@ from safelight.models.weights.identify import TITLES, UNET, Base, Identity, iden
 from safelight.models.weights.safetensors_file import Header, read_header
 
 VAES = VAE, VAE_OF_FLUX = "first_stage_model.", "vae."
-"""How the names of the autoencoder's tensors begin."""
+"""Name prefixes of the autoencoder's tensors."""
 EMA = "model_ema."
 T5 = "text_encoders.t5xxl.transformer."
-"""Some files of Stable Diffusion 3 leave it out, and are drawn without it."""
+"""Some files of Stable Diffusion 3 have no T5, and work without it."""
 
 BETAS: Configuration = {
     "beta_start": 0.00085,
@@ -64,7 +64,7 @@ SHIFTING: Configuration = {
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
 }
-"""Of Flux where it is told its guidance (dev); where it is not (schnell), noise levels are as they are."""
+"""For Flux with a guidance input (dev); without (schnell), noise levels are not shifted."""
 SCALING_FACTORS = {
     "sd1": 0.18215,
     "sd2": 0.18215,
@@ -73,32 +73,34 @@ SCALING_FACTORS = {
     "sd3": 1.5305,
     "flux": 0.3611,
 }
-"""What latents are multiplied by, so that their standard deviation is about 1."""
+"""Factors that latents are multiplied by, so that their standard deviation is about 1."""
 SHIFT_FACTORS = {"sd3": 0.0609, "flux": 0.1159}
-"""What is taken off latents before they are scaled."""
+"""Offsets subtracted from latents before scaling."""
 SAMPLE_SIZES = {("sd1", "epsilon"): 64, ("sd2", "epsilon"): 64, ("sd2", "v_prediction"): 96}
 T5_WORDS = 32_128
-"""That T5 has rows for: those of its tokenizer, and a few more."""
+"""Rows of T5's embedding: those of its tokenizer, and a few more."""
 
 
 TEXT_PARTS: Mapping[str, Mapping[str, TextPart]] = {
     "sd1": {"text_encoder": TextPart("cond_stage_model.transformer.", open_clip=False)},
-    "sd2": {"text_encoder": TextPart("cond_stage_model.model.", open_clip=True, unread_layers=1)},
+    "sd2": {"text_encoder": TextPart("cond_stage_model.model.", open_clip=True, unused_layers=1)},
     "sdxl": {
         "text_encoder": TextPart("conditioner.embedders.0.transformer.", open_clip=False),
-        "text_encoder_2": TextPart("conditioner.embedders.1.model.", open_clip=True, projects=True),
+        "text_encoder_2": TextPart("conditioner.embedders.1.model.", open_clip=True, has_projection=True),
     },
     "sdxl-refiner": {
-        "text_encoder_2": TextPart("conditioner.embedders.0.model.", open_clip=True, projects=True),
+        "text_encoder_2": TextPart("conditioner.embedders.0.model.", open_clip=True, has_projection=True),
     },
     "sd3": {
-        "text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False, projects=True),
-        "text_encoder_2": TextPart("text_encoders.clip_g.transformer.", open_clip=True, projects=True, renamed=True),
+        "text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False, has_projection=True),
+        "text_encoder_2": TextPart(
+            "text_encoders.clip_g.transformer.", open_clip=True, has_projection=True, transformers_names=True
+        ),
     },
     "flux": {"text_encoder": TextPart("text_encoders.clip_l.transformer.", open_clip=False)},
 }
 T5_PARTS = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
-"""The folder that T5 would be in."""
+"""T5's folder in a diffusers checkpoint."""
 PIPELINES = {
     "sd1": "StableDiffusion",
     "sd2": "StableDiffusion",
@@ -107,50 +109,50 @@ PIPELINES = {
     "sd3": "StableDiffusion3",
     "flux": "Flux",
 }
-"""How the names of diffusers' pipelines begin."""
+"""Prefixes of diffusers' pipeline names."""
 
 
 def read_configurations(path: Path) -> dict[str, Configuration]:
-    """What a diffusers folder of this checkpoint would say, by part; `model_index` also names the family.
+    """Return the configurations of this checkpoint's diffusers folder, by part; `model_index` also names the family.
 
     Raises:
-        UnsafeFile, CorruptModel: as `read_header`; or the file lacks a part that a picture needs.
-        UnsupportedOption: it is another kind of file, or of a family that is not drawn from single files.
+        UnsafeFile, CorruptModel: as `read_header`; or the file lacks a required part.
+        UnsupportedOption: another kind of file, or a family that is not supported as a single file.
     """
     header = read_header(path)
-    what = identify(header)
-    if what is None:
+    identity = identify(header)
+    if identity is None:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
-    if what.kind != "checkpoint":
-        raise UnsupportedOption("model", f"{path} is a {what}; a model is a whole checkpoint")
-    of_network = [name.startswith(UNET) for name in header.tensors]
-    alone = not any(of_network) or all(of_network)
-    if what.base not in SCHEDULERS or alone:
+    if identity.kind != "checkpoint":
+        raise UnsupportedOption("model", f"{path} is a {identity}; a model is a whole checkpoint")
+    is_network = [name.startswith(UNET) for name in header.tensors]
+    network_only = not any(is_network) or all(is_network)
+    if identity.base not in SCHEDULERS or network_only:
         why = (
             "it holds the network alone, without an autoencoder and text encoders"
-            if alone
-            else f"single files are drawn of {', '.join(map(title, SCHEDULERS))}"
+            if network_only
+            else f"single files are supported for {', '.join(map(title_of, SCHEDULERS))}"
         )
         raise UnsupportedOption(
             "model",
-            f"{path} is a {what}, and {why}. Get the file that has them, or lend it the other parts of a diffusers "
-            f"folder of its family: `safelight models join {shlex.quote(str(path))} FOLDER`",
+            f"{path} is a {identity}, and {why}. Get the file that has them, or join it with the other parts of a "
+            f"diffusers folder of its family: `safelight models join {shlex.quote(str(path))} FOLDER`",
         )
     if "edm_mean" in header.tensors:
         raise UnsupportedOption("model", f"{path} was trained as EDM (Playground 2.5); use its diffusers folder")
     try:
-        return dict(derive(header, what))
-    except MissingTensors as lacking:
-        raise CorruptModel(f"{path} lacks {lacking}") from None
+        return dict(derive(header, identity))
+    except MissingTensors as missing:
+        raise CorruptModel(f"{path} lacks {missing}") from None
 
 
-def title(base: str) -> str:
+def title_of(base: str) -> str:
     return TITLES[base]
 
 
-def derive(header: Header, what: Identity) -> Iterator[tuple[str, Configuration]]:
-    family, prediction = what.base, what.prediction
-    task = "Inpaint" if what.inpaints else "InstructPix2Pix" if what.edits else ""
+def derive(header: Header, identity: Identity) -> Iterator[tuple[str, Configuration]]:
+    family, prediction = identity.base, identity.prediction
+    task = "Inpaint" if identity.inpaints else "InstructPix2Pix" if identity.edits else ""
     t5, network = Shapes(header, T5), Shapes(header, UNET)
     index: Configuration = {"_class_name": f"{PIPELINES[family]}{task}Pipeline", "family": family}
     if t5.shapes:
@@ -158,7 +160,7 @@ def derive(header: Header, what: Identity) -> Iterator[tuple[str, Configuration]
         yield T5_PARTS[family], t5_configuration(t5)
     elif family == "flux":
         raise MissingTensors(
-            f"T5 ({T5}), and Flux reads nothing else: get the file that has its text encoders baked in"
+            f"T5 ({T5}), the only encoder Flux attends to: get the file that has its text encoders baked in"
         )
     yield "model_index", index
     match family:
@@ -174,26 +176,26 @@ def derive(header: Header, what: Identity) -> Iterator[tuple[str, Configuration]
     scheduler = SCHEDULERS[family] | ({"prediction_type": prediction} if prediction else {})
     if family == "flux" and FLUX_GUIDANCE in network:
         scheduler |= SHIFTING
-    if "ztsnr" in header.tensors:  # an empty tensor that says so, by the custom of ComfyUI
+    if "ztsnr" in header.tensors:  # ComfyUI's marker of zero terminal SNR, an empty tensor
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     yield "scheduler", scheduler
     for name, part in TEXT_PARTS[family].items():
         shapes = Shapes(header, part.prefix)
         if not shapes.shapes:
             raise MissingTensors(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
-        made = open_clip_configuration if part.says_open_clip else clip_configuration
-        yield name, made(shapes, part)
+        make_config = open_clip_configuration if part.has_open_clip_names else clip_configuration
+        yield name, make_config(shapes, part)
 
 
 def vae_prefix(names: Iterable[str]) -> str:
-    """How the names of the autoencoder's tensors begin."""
+    """Return the name prefix of the autoencoder's tensors."""
     return VAE_OF_FLUX if any(name.startswith(f"{VAE_OF_FLUX}decoder.") for name in names) else VAE
 
 
 def text_prefixes(family: str, *, t5: bool) -> list[str]:
-    """How the names of what reads the prompt begin."""
+    """Return the name prefixes of the text encoders' tensors."""
     return [*(part.prefix for part in TEXT_PARTS[family].values()), *([T5] if t5 else [])]
 
 
 def sample_size(family: Base, prediction: str) -> int:
-    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in TOLD_SIZE else 64)
+    return SAMPLE_SIZES.get((family, prediction), XL_SAMPLE_SIZE if family in SIZE_CONDITIONED else 64)

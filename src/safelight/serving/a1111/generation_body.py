@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from safelight.diffusion.samplers import Sampler, find_sampler
 from safelight.errors import InvalidField, SafelightError, UnknownSampler, UnsupportedOption
 from safelight.prompts.expand import MAX_PICTURES, Expand
-from safelight.prompts.lora_tags import take_loras
+from safelight.prompts.lora_tags import extract_loras
 from safelight.serving.a1111.body import A1111Body
 from safelight.serving.a1111.options import Options
 from safelight.serving.a1111.scripts import (
@@ -149,7 +149,7 @@ class GenerationBody(A1111Body):
     def fields_without_sampler(self, options: Options) -> dict[str, Any]:
         """As `fields`, but without the sampler, whose name may be invalid."""
         return {
-            "prompt": take_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
+            "prompt": extract_loras(self.prompt)[0] if self.disable_extra_networks else self.prompt,
             "negative_prompt": self.negative_prompt,
             "model": options.sd_model_checkpoint,
             "seed": None if self.seed == -1 else self.seed,

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from safelight.models.adapters.lora_hash import lora_hashes
-from safelight.models.checkpoints.sizes import by_highres
-from safelight.prompts.expand import expanded
+from safelight.models.checkpoints.sizes import with_highres
+from safelight.prompts.expand import expand_draft
 from safelight.serving.a1111.answers import ERROR_RESPONSES, PicturesAnswer
 from safelight.serving.a1111.control_fields import control_fields
 from safelight.serving.a1111.generation_body import FIELD_NAMES, SETTINGS, GenerationBody
@@ -174,12 +174,12 @@ def limit_first_pass(draft: Draft, studio: Studio) -> Draft:
     """Make the first pass smaller if the size exceeds the model's largest area: clients always send a size, by default
     512x512, whatever the model."""
     description = studio.models.find(draft.model).description
-    return by_highres(draft, description, above=studio.settings.max_native_areas)
+    return with_highres(draft, description, above=studio.settings.max_native_areas)
 
 
 def expand_drafts(first: Draft, body: GenerationBody, settings: Settings) -> list[Draft]:
     """A draft per requested picture, with the choices in their prompts expanded if requested."""
-    return expanded(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
+    return expand_draft(first, body.num_pictures, expand=body.expand, folder=settings.wildcards)
 
 
 async def refiner_for(request: Request, body: GenerationBody) -> dict[str, Any]:

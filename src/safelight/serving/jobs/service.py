@@ -163,7 +163,7 @@ class JobService:
             raise InvalidField(field, f"the picture would have {pixels:.0f} pixels; this server draws at most {limit}")
         if not isinstance(spec, Upscale):
             description = self.studio.models.find(spec.model).description
-            require_area(description, spec, most=self.studio.settings.max_native_areas)
+            require_area(description, spec, max_native_areas=self.studio.settings.max_native_areas)
 
     async def wait(self, jobs: Sequence[JobRow], *, timeout_s: float | None = None) -> list[JobRow]:
         """Wait until all have ended, or for `timeout_s`; returns their current rows."""

@@ -203,7 +203,7 @@ class WeightsCollector(Collector):
         """Metrics of the models and LoRAs in memory, and of those loaded and dropped."""
         budget = GaugeMetricFamily("safelight_weights_budget_bytes", "Memory budget of weights.")
         budget.add_metric([], weights.budget_bytes)
-        held = weights.held()
+        held = weights.loaded()
         sizes = GaugeMetricFamily("safelight_weights_bytes", "Weights in memory.", labels=["kind", "state"])
         totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         by_model: defaultdict[str, int] = defaultdict(int)

@@ -15,7 +15,7 @@ from safelight.assets.encode import Detail, Encoding, Format
 from safelight.errors import InvalidRequest, UnknownJob
 from safelight.events import Event, Previewed, Stepped
 from safelight.lifecycle.training.recipe import RecipeByKind
-from safelight.prompts.expand import Expand, expanded
+from safelight.prompts.expand import Expand, expand_draft
 from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.description import stream
 from safelight.serving.http.parts import parts_of
@@ -54,7 +54,7 @@ class JobRequest(Draft):
 
     def drafts(self, folder: Path) -> list[Draft]:
         draft = Draft.model_validate(self.model_dump(include=set(Draft.model_fields)))
-        return [draft] if self.expand is None else expanded(draft, 1, expand=self.expand, folder=folder)
+        return [draft] if self.expand is None else expand_draft(draft, 1, expand=self.expand, folder=folder)
 
     def submit_options(self, idempotency_key: str | None) -> SubmitOptions:
         return SubmitOptions(

@@ -19,8 +19,8 @@ from starlette.datastructures import FormData
 
 from safelight.errors import InvalidImage, UnknownModel
 from safelight.models.checkpoints.families import Description, describe
-from safelight.models.checkpoints.sizes import by_highres, good_sizes
-from safelight.prompts.expand import expanded
+from safelight.models.checkpoints.sizes import good_sizes, with_highres
+from safelight.prompts.expand import expand_draft
 from safelight.serving.http import description
 from safelight.serving.http.auth import CurrentCaller
 from safelight.serving.http.parts import parts_of
@@ -103,7 +103,7 @@ async def generations(
 ) -> ImagesAnswer | Response:
     """Generate pictures from a prompt."""
     model, model_description = await model_for(request, body)
-    first = by_highres(body.draft(model_description.defaults.steps, model=model), model_description)
+    first = with_highres(body.draft(model_description.defaults.steps, model=model), model_description)
     return await generate_pictures(request, caller, body, first, idempotency_key, kind="image_generation")
 
 
@@ -157,7 +157,9 @@ async def generate_pictures(
         original_request=body.model_dump_json() + str(first.init) + str(first.mask),
         retried=request.headers.get(RETRIES, "0") != "0",
     )
-    drafts = await asyncio.to_thread(expanded, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards)
+    drafts = await asyncio.to_thread(
+        expand_draft, first, body.n or 1, expand=body.expand, folder=parts.settings.wildcards
+    )
     jobs = await parts.job_service.accept(drafts, caller, submit_options)
     if body.stream:
         # The SDK retries only requests without any answer.
