@@ -5,7 +5,7 @@ A plain field needs no line here: its flag has the field's name, type, default a
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safelight.cli.from_fields import Fields, Flag
 from safelight.cli.kept import kept
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from safelight.settings import Settings
 
 ELSEWHERE = {"prompt", "model", "scale", "tiles", "soft_mask"}
-"""The first two are parameters of `generate` itself; `safelight upscale` has scale and tiles; clients have soft masks."""
+"""Without a flag made here: `generate` declares prompt and model; scale and tiles are flags of `safelight upscale`."""
+OWN = "the model's own"
 OPTIONS, DRAWING, START, SECOND = "", "How it is drawn", "Starting from a picture", "A second, larger pass"
 PARTS, LED = "In place of parts of the model", "Led by pictures"
 PANELS = {
@@ -80,16 +81,16 @@ def sides(text: str, _settings: "Settings") -> dict[str, str]:
     return {side.strip(): pixels for side, _, pixels in (part.partition("=") for part in text.split(","))}
 
 
-FLAGS: Mapping[str, Flag] = {name: Flag(shown="the model's own") for name in Defaults.model_fields} | {
+FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fields} | {
     "negative_prompt": Flag(name="negative"),
     "seed": Flag(short="s", shown="random"),
-    "width": Flag(short="W", shown="the model's own"),
-    "height": Flag(short="H", shown="the model's own"),
+    "width": Flag(short="W", shown=OWN),
+    "height": Flag(short="H", shown=OWN),
     "sampler": Flag(
-        shown="the model's own",
+        shown=OWN,
         help="Sampler with its noise schedule, by its community name; `safelight samplers` lists them.",
     ),
-    "guidance": Flag(short="g", shown="the model's own"),
+    "guidance": Flag(short="g", shown=OWN),
     "guidance_interval": Flag(
         kind=str,
         parse=interval,
@@ -118,13 +119,13 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown="the model's own") for name in Def
     ),
     "vae": Flag(
         metavar="NAME",
-        shown="the model's own",
+        shown=OWN,
         help="VAE in place of the model's own: a file or folder of SAFELIGHT_HOME/vaes, a path, or a model that "
         "contains it.",
     ),
     "text_encoder": Flag(
         metavar="NAME",
-        shown="the model's own",
+        shown=OWN,
         help="Text encoder (CLIP or T5) of the same width in place of the model's own: a file or folder of "
         "SAFELIGHT_HOME/text_encoders, a path, or a model that contains it.",
     ),

@@ -44,7 +44,11 @@ Table = Mapping[str, Flag]
 
 
 def flags(fields: Fields, table: Table, panels: Mapping[str, Iterable[str]], other: str) -> Iterator[inspect.Parameter]:
-    """A parameter for each flag, panel by panel. `other` is the panel of fields that no panel names; "" has no title."""
+    """A parameter for each flag, panel by panel; "" is the panel without a title.
+
+    Args:
+        other: the panel of fields that no panel names.
+    """
     panel_of = {name: panel for panel, names in panels.items() for name in names}
     place = {panel: number for number, panel in enumerate(panels)}
     flag_names = {name: flag_name(name, table) for name in fields}
@@ -86,6 +90,7 @@ def option(
     names = [long, f"-{flag.short}"] if flag.short else [long]
     shown: Any = True if flag.shown is None else flag.shown or False
     text = flag.help or help_of(field, flag_names)
+    text = re.sub(r"; left out, .*?\.(?=\s|$)", ".", text) if flag.shown else text  # the default is shown anyway
     made = typer.Option(*names, metavar=flag.metavar, help=text, show_default=shown, rich_help_panel=panel)
     return keyword(flag.name or name, Annotated[kind | None, made], default)
 

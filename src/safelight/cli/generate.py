@@ -63,7 +63,9 @@ def generate(
     wildcards: Annotated[
         bool,
         typer.Option(
-            "--wildcards", help="Pick one option of {red|blue} and one line of __colour__ at random.", rich_help_panel=CHOICES
+            "--wildcards",
+            help="Pick one option of {red|blue} and one line of __colour__ at random.",
+            rich_help_panel=CHOICES,
         ),
     ] = False,
     combinatorial: Annotated[

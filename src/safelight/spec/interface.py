@@ -28,7 +28,7 @@ def is_scalar(field: FieldInfo) -> bool:
     return kind in (bool, int, float, str) or get_origin(kind) is Literal
 
 
-def keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

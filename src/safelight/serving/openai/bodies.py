@@ -11,31 +11,17 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema, create_model
+from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile as SentFile
 
 from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.prompts.expand import Expand
 from safelight.serving.http.errors import ErrorBody
-from safelight.spec import ControlRequest, Draft, FreeU, LoraRequest, PicturePromptRequest, parse_draft
-from safelight.spec.fields import (
-    MAX_STEPS,
-    ClipSkip,
-    Determinism,
-    Fraction,
-    Guidance,
-    ImageGuidance,
-    ModelName,
-    PagLayers,
-    PagScale,
-    Prompt,
-    SagScale,
-    Seed,
-    Steps,
-    Strength,
-    Switch,
-)
+from safelight.spec import Draft, parse_draft
+from safelight.spec.fields import MAX_STEPS, Prompt
+from safelight.spec.interface import is_scalar
 from safelight.validation import CheckedModel, wrong_in
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
@@ -63,32 +49,39 @@ def unfolded(value: Any) -> Any:
 Unfolded = BeforeValidator(unfolded)
 
 
-class Extras(CheckedModel):
+NO_EXTRAS = {
+    *("prompt", "model", "width", "height", "init", "mask"),  # they have words for these
+    *("guidance_interval", "vae", "text_encoder", "highres", "fit", "scale", "tiles", "mask_blur", "mask_invert"),
+    *("only_masked", "padding", "soft_mask", "replace_background", "extend"),
+}
+"""Fields of our drafts that are not read here."""
+
+
+class ExtraFields(CheckedModel):
     """What only safelight knows; the SDK sends it through `extra_body`, and a form as JSON where it has parts."""
 
     model_config = ConfigDict(extra="ignore")
 
-    seed: Seed | None = None
-    steps: Steps | None = None
-    sampler: str | None = None
-    guidance: Guidance | None = None
-    guidance_rescale: Fraction | None = None
-    freeu: Annotated[FreeU | None, Unfolded] = None
-    pag_scale: PagScale | None = None
-    pag_layers: Annotated[PagLayers | None, Unfolded] = None
-    sag_scale: SagScale | None = None
-    refiner: ModelName | None = None
-    refiner_switch: Switch | None = None
-    negative_prompt: Prompt = ""
-    clip_skip: ClipSkip | None = None
-    determinism: Determinism = "fast"
-    loras: Annotated[tuple[LoraRequest, ...], Unfolded] = ()
-    controls: Annotated[tuple[ControlRequest, ...], Unfolded] = ()
-    picture_prompts: Annotated[tuple[PicturePromptRequest, ...], Unfolded] = ()
-    strength: Strength | None = None
-    """Of edits and variations: how far the picture departs from the one it starts from."""
-    image_guidance: ImageGuidance | None = None
-    """Of edits by models that follow instructions: how strictly they keep to the picture."""
+
+def extras_of(draft: type[Draft]) -> type[ExtraFields]:
+    """A body of the draft's fields, with their bounds, defaults and descriptions."""
+    fields: dict[str, Any] = {
+        name: (as_sent(field), Field(field.default, description=field.description))
+        for name, field in draft.model_fields.items()
+        if name not in NO_EXTRAS
+    }
+    return create_model("Extras", __base__=ExtraFields, **fields)
+
+
+def as_sent(field: FieldInfo) -> Any:
+    kind = field.rebuild_annotation()
+    if is_scalar(field):
+        return kind
+    # An optional list that has a default may be null, too.
+    return Annotated[kind | None if field.default else kind, Unfolded]
+
+
+Extras = extras_of(Draft)
 
 
 class ImageRequest(Extras):
@@ -133,7 +126,7 @@ class ImageRequest(Extras):
     def fields(self, default_steps: int) -> dict[str, Any]:
         """In the words of `spec.Draft`, all but the model and the size."""
         fields: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
-        if self.steps is None and self.quality not in (None, "auto", "standard"):
+        if "steps" not in fields and self.quality not in (None, "auto", "standard"):
             fields["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MAX_STEPS)
         if not self.starts_from:
             fields.pop("strength", None)
