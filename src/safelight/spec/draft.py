@@ -34,7 +34,7 @@ from safelight.spec.parts import GuidanceInterval, HighresFix, Sides, Tiles
 from safelight.validation import refuse
 
 
-class Draft(Frozen):
+class Draft(Frozen, use_attribute_docstrings=True):
     """One request, in our own words, before defaults. `init`, `mask` and `extend` decide the task.
 
     The one list of what a caller may request: the flags of `safelight generate`, the bodies of `/v1/jobs`, the extra

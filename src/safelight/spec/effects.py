@@ -30,7 +30,7 @@ MAX_CONTROLS = 10
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
 
 
-class FreeU(Frozen):
+class FreeU(Frozen, use_attribute_docstrings=True):
     """FreeU (arXiv:2309.11497): factors of the UNet's backbone features (b), and of the low frequencies of its skip
     features (s).
 
@@ -51,7 +51,7 @@ class FreeU(Frozen):
         return ((self.b1, self.s1), (self.b2, self.s2))[number]
 
 
-class LoraRequest(Frozen):
+class LoraRequest(Frozen, use_attribute_docstrings=True):
     """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
 
     name: Annotated[str, Field(min_length=1, max_length=500)]

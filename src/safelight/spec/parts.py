@@ -20,7 +20,7 @@ from safelight.spec.fields import (
 )
 
 
-class Tiles(Frozen):
+class Tiles(Frozen, use_attribute_docstrings=True):
     """Draw a picture larger than the model can, in squares that overlap and are drawn together (arXiv:2302.08113)."""
 
     side: Side | None = None
@@ -31,7 +31,7 @@ class Tiles(Frozen):
     """Upscaler that enlarges the picture before it is redrawn."""
 
 
-class HighresFix(Frozen):
+class HighresFix(Frozen, use_attribute_docstrings=True):
     """A second, larger pass over the first pass's result."""
 
     scale: Scale = 2.0
@@ -49,7 +49,7 @@ def out_of_order(start: float, end: float) -> Iterator[InvalidField]:
         yield InvalidField("start", f"{start} must be below end {end}", "end")
 
 
-class GuidanceInterval(Frozen):
+class GuidanceInterval(Frozen, use_attribute_docstrings=True):
     """The part of the steps, as fractions, in which guidance acts (arXiv:2404.07724)."""
 
     start: Fraction = 0.0
@@ -61,7 +61,7 @@ class GuidanceInterval(Frozen):
         yield from out_of_order(self.start, self.end)
 
 
-class Span(Frozen):
+class Span(Frozen, use_attribute_docstrings=True):
     """The part of the steps, as fractions, in which something acts: on the steps that lie wholly inside."""
 
     start: Fraction = 0.0
@@ -77,7 +77,7 @@ class Span(Frozen):
         return self.start <= step / steps and (step + 1) / steps <= self.end
 
 
-class Sides(Frozen):
+class Sides(Frozen, use_attribute_docstrings=True):
     """Pixels added beyond each edge of a picture."""
 
     left: Margin = 0

@@ -74,7 +74,8 @@ NO_ARGUMENTS = {
     *("guidance_rescale", "clip_skip", "determinism", "pag_scale", "sag_scale", "vae", "text_encoder"),
     *("refiner", "refiner_switch", "fit", "scale", "mask_blur", "mask_invert", "only_masked", "padding", "soft_mask"),
 }
-"""Fields of a draft that no tool takes: a language model reads every argument of every tool."""
+"""Fields of a draft that no tool takes, since a language model reads every argument of every tool. A new field of one
+word or number is an argument of both tools unless it is listed here or above."""
 DESCRIPTIONS = {"model": "A name of list_models.", "sampler": "A name of list_samplers."}
 """In place of those of the draft's fields."""
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema, create_model
@@ -23,6 +23,9 @@ from safelight.spec import Draft, parse_draft
 from safelight.spec.fields import MAX_STEPS, Prompt
 from safelight.spec.interface import is_scalar
 from safelight.validation import CheckedModel, wrong_in
+
+if TYPE_CHECKING:
+    from safelight.spec.fields import Strength
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
 """Names that clients have built in; unless the operator says otherwise, they get the server's own model."""
@@ -50,11 +53,11 @@ Unfolded = BeforeValidator(unfolded)
 
 
 NO_EXTRAS = {
-    *("prompt", "model", "width", "height", "init", "mask"),  # they have words for these
+    *("prompt", "model", "width", "height", "init", "mask"),  # given in their words, or as files
     *("guidance_interval", "vae", "text_encoder", "highres", "fit", "scale", "tiles", "mask_blur", "mask_invert"),
     *("only_masked", "padding", "soft_mask", "replace_background", "extend"),
 }
-"""Fields of our drafts that are not read here."""
+"""Fields of a draft that are no extra fields; a new field of a draft is one unless it is listed here."""
 
 
 class ExtraFields(CheckedModel):
@@ -74,6 +77,7 @@ def extras_of(draft: type[Draft]) -> type[ExtraFields]:
 
 
 def as_sent(field: FieldInfo) -> Any:
+    """Its type; lists and objects may be JSON in a form."""
     kind = field.rebuild_annotation()
     if is_scalar(field):
         return kind
@@ -175,6 +179,8 @@ class VariationRequest(ImageRequest):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
     prompt: Prompt = ""
     image: Annotated[PictureFile, Field(description=PICTURE, exclude=True)]
+    if TYPE_CHECKING:
+        strength: Strength | None  # of Extras
     input_fidelity: Literal["high", "low"] | None = None
     """`high` stays closer to the picture, where `strength` does not say."""
 
