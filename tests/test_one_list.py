@@ -1,4 +1,4 @@
-"""A field of `Draft` is written once: its flag, its field of HTTP bodies and its argument of MCP tools follow from it."""
+"""A field of `Draft` is written once: its flag, its field of bodies and its argument of MCP tools follow from it."""
 
 import asyncio
 from collections.abc import Mapping

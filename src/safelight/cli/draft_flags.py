@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from safelight.settings import Settings
 
 ELSEWHERE = {"prompt", "model", "scale", "tiles", "soft_mask"}
-"""Fields without a flag made here: `generate` declares prompt and model itself, `safelight upscale` takes scale and tiles,
-and soft masks are for clients that paint them."""
+"""Fields without a flag made here: `generate` declares prompt and model itself, `safelight upscale` takes scale and
+tiles, and soft masks are for clients in which they are painted."""
 OWN = "the model's own"
 OPTIONS, DRAWING, START, SECOND = "", "How it is drawn", "Starting from a picture", "A second, larger pass"
 PARTS, LED = "In place of parts of the model", "Led by pictures"
