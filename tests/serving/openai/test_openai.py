@@ -162,7 +162,7 @@ def test_several_pictures_and_variations(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "param"),
+    ("submit_options", "error", "param"),
     [
         ({"size": "100x100"}, openai.BadRequestError, "size"),
         ({"size": "large"}, openai.BadRequestError, "size"),
