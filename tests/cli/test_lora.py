@@ -7,7 +7,7 @@ from tests.lora_files import LINEAR, dora, write, write_kohya
 from tests.tiny_models import load
 
 from safelight.assets.read_metadata import read_metadata
-from safelight.cli.generate import lora_request
+from safelight.cli.draft_flags import lora_request
 from safelight.models.checkpoints.catalogue import MINI
 from safelight.spec import TextToImage
 

@@ -18,17 +18,17 @@ CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:as-KIND][:WEIGHT][:FROM-TO]"
 PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
 
 
-def control_requests(texts: Sequence[str] | None, fit: str, settings: "Settings") -> list[dict[str, Any]]:
-    """In the words of `spec.ControlWish`; the pictures are stored."""
-    requests = [control_request(text) for text in texts or ()]
+def control_requests(texts: Sequence[str], settings: "Settings") -> list[dict[str, Any]]:
+    """Fields of `spec.ControlRequest`; the pictures are stored."""
+    requests = [control_request(text) for text in texts]
     for request in requests:
         require_file_first(request)
-    return [{"fit": fit, **request, "image": kept(Path(request["image"]), settings)} for request in requests]
+    return [{**request, "image": kept(Path(request["image"]), settings)} for request in requests]
 
 
-def picture_requests(texts: Sequence[str] | None, settings: "Settings") -> list[dict[str, Any]]:
-    """In the words of `spec.PicturePromptWish`; where there is but one adapter, that one."""
-    requests = [picture_request(text) for text in texts or ()]
+def picture_requests(texts: Sequence[str], settings: "Settings") -> list[dict[str, Any]]:
+    """Fields of `spec.PicturePromptRequest`; the only adapter there is, where none is named."""
+    requests = [picture_request(text) for text in texts]
     for request in requests:
         if "model" not in request:
             request["model"] = only_adapter(settings)

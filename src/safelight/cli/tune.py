@@ -5,15 +5,16 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic.fields import FieldInfo
 
 from safelight.cli import options
+from safelight.cli.from_fields import Flag, flag_name, help_of, option
 from safelight.errors import InvalidRequest, needing
 from safelight.lifecycle.training.recipe import KINDS, AnyRecipe, Recipe, parse_recipe, read_recipe
+from safelight.spec.interface import keyword, with_parameters
 from safelight.version import __version__
 
 if TYPE_CHECKING:
@@ -74,52 +75,30 @@ def command_for(kind: str, recipe: type[Recipe]) -> Callable[..., None]:
         values |= {name: value for name, value in given.items() if value not in (None, [])}
         train(parse_recipe(values), out=out, device=device, as_json=as_json)
 
-    fields = recipe.model_fields.items()
-    parameters = [parameter(name, field) for name, field in fields if name not in ("kind", "data")]
-    run.__signature__ = inspect.Signature([  # pyright: ignore[reportFunctionMemberAccess]
-        keyword("data", Annotated[str | None, typer.Argument(help=help_of(recipe.model_fields["data"]))]),
-        *parameters,
+    fields = {name: field for name, field in recipe.model_fields.items() if name not in ("kind", "data")}
+    flag_names = {name: flag_name(name, {}) for name in fields}
+    return with_parameters([
+        keyword("data", Annotated[str | None, typer.Argument(help=help_of(recipe.model_fields["data"], {}))]),
+        *(parameter(name, field, flag_names) for name, field in fields.items()),
         keyword("recipe", Annotated[Path | None, typer.Option(help="A YAML file of these fields; flags override it.")]),
         keyword("out", Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.",
                                                            show_default="SAFELIGHT_HOME/runs/NAME")]),
         keyword("device", options.Device),
         keyword("as_json", options.Json, False),
-    ])  # fmt: skip
-    return run
+    ])(run)  # fmt: skip
 
 
-def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """An optional flag for a recipe's field; without it, the recipe file's value or the recipe's default is used."""
-    kind = plain(field.annotation)
-    default = "required" if field.is_required() else shown(field.default)
-    flag = f"--{name.replace('_', '-')}"
-    flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+def parameter(name: str, field: FieldInfo, flag_names: Mapping[str, str]) -> inspect.Parameter:
+    """An optional flag for a recipe's field; without it, the recipe file's value or the default is used."""
+    default = "required" if field.is_required() else shown_default(field.default)
     panel = next((panel for panel, names in PANELS.items() if name in names), "Learning")
-    option = typer.Option(*flags, help=help_of(field), show_default=default, rich_help_panel=panel)
-    return keyword(name, Annotated[kind | None, option])
+    return option(name, field, Flag(shown=default), panel=panel, flag_names=flag_names)
 
 
-def plain(annotation: Any) -> Any:
-    """The type without its bounds, for Typer; the recipe checks bounds."""
-    if get_origin(annotation) is Annotated:
-        return plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return plain(next(member for member in get_args(annotation) if member is not type(None)))
-    return list[str] if get_origin(annotation) is tuple else annotation
-
-
-def shown(default: Any) -> str | bool:
+def shown_default(default: Any) -> str:
     if default in (None, (), ""):
-        return False
+        return ""
     return {True: "yes", False: "no"}[default] if isinstance(default, bool) else str(default)
-
-
-def help_of(field: FieldInfo) -> str:
-    return (field.description or "").replace("[", "\\[")
 
 
 def train(recipe: AnyRecipe, *, out: Path | None, device: Any, as_json: bool) -> None:

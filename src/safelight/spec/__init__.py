@@ -10,6 +10,7 @@
     digest.py    the sha256 that names a spec for good
     draft.py     the draft
     complete.py  from a draft and a model's defaults to a spec
+    interface.py how flags, bodies and tools take their arguments from a draft's fields
 
 Pictures enter a spec by the sha256 of their stored file, so a spec is a few hundred bytes of JSON.
 """

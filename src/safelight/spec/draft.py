@@ -34,61 +34,94 @@ from safelight.spec.parts import GuidanceInterval, HighresFix, Sides, Tiles
 from safelight.validation import refuse
 
 
-class Draft(Frozen):
-    """One request, in our own words, before defaults. `init`, `mask` and `extend` decide the task."""
+class Draft(Frozen, use_attribute_docstrings=True):
+    """One request, in our own words, before defaults. `init`, `mask` and `extend` decide the task.
+
+    The one list of what a caller may request: the flags of `safelight generate`, the bodies of `/v1/jobs`, the extra
+    fields of OpenAI's dialect and the arguments of the MCP tools come from these fields, their types and docstrings.
+    """
 
     prompt: Prompt
+    """Prompt: what to draw; `(word:1.2)` weighs a word."""
     negative_prompt: Prompt = ""
+    """Negative prompt: what not to draw."""
     model: str = "mini"
+    """Checkpoint: a name of the list of models, a path, or `org/name@revision` on the Hugging Face hub."""
     seed: Seed | None = None
+    """Seed, below 2^32: the same seed gives the same picture; left out, a random one."""
     width: Side | None = None
+    """Width in pixels, a multiple of 8; left out, the model's own."""
     height: Side | None = None
+    """Height in pixels, a multiple of 8; left out, the model's own."""
     sampler: str | None = None
+    """Sampler with its noise schedule, by its community name such as `DPM++ 2M Karras`."""
     steps: Steps | None = None
+    """Sampling steps; more are slower and finer, to a point. 20 to 30 is usual."""
     guidance: Guidance | None = None
+    """Classifier-free guidance scale (CFG), 0 to 100: how closely to follow the prompt. 1 and below turns it off, which
+    is twice as fast."""
     guidance_rescale: Fraction | None = None
+    """Guidance rescale (arXiv:2305.08891), 0 to 1: restores the contrast that high guidance washes out."""
     guidance_interval: GuidanceInterval = GuidanceInterval()
+    """Guidance interval (arXiv:2404.07724): the part of the steps, as fractions, in which guidance acts."""
     clip_skip: ClipSkip | None = None
+    """CLIP skip: 1 reads the prompt from the text encoder's last layer, 2 from the one before it."""
     determinism: Determinism = "fast"
+    """Determinism. `strict` gives the same bytes each time on one machine, and draws one picture at a time."""
     loras: Annotated[tuple[LoraRequest, ...], Field(max_length=MAX_LORAS)] = ()
-    """Beside those that the prompt names in tags, as in `<lora:name:0.8>`."""
+    """LoRAs, beside those that the prompt names in tags such as `<lora:name:0.8>`."""
     controls: Annotated[tuple[ControlRequest, ...], Field(max_length=MAX_CONTROLS)] = ()
+    """ControlNets and T2I-Adapters: pictures that set the layout."""
     picture_prompts: Annotated[tuple[PicturePromptRequest, ...], Field(max_length=MAX_CONTROLS)] = ()
+    """IP-Adapters: pictures that are part of the prompt."""
     freeu: FreeU | None = None
+    """FreeU (arXiv:2309.11497): scales the backbone and skip features of the UNet."""
     pag_scale: PagScale | None = None
-    """Perturbed-attention guidance, 3 say: more structure for another row in every call of the network."""
+    """Perturbed-attention guidance scale (PAG), usually 3: better structure, for half as much time again."""
     pag_layers: PagLayers = ("mid",)
+    """Layers whose attention PAG perturbs: down, mid, up, or parts of these such as up_blocks.1.attentions.0."""
     sag_scale: SagScale | None = None
-    """Self-attention guidance, 0.75 say: more detail for another call of the network after each."""
+    """Self-attention guidance scale (SAG), usually 0.75: more detail, for half as much time again."""
     vae: ModelName | None = None
-    """Another autoencoder than the model's own: a name, a path, or a model whose autoencoder it is."""
+    """VAE in place of the model's own: a name, a path, or a model that contains it."""
     text_encoder: ModelName | None = None
-    """Another text encoder, likewise."""
+    """Text encoder (CLIP or T5) of the same width in place of the model's own: a name, a path, or a model that
+    contains it."""
     refiner: ModelName | None = None
-    """A model that takes over before the end: SDXL's refiner, or any other of the same latents."""
+    """Refiner: a second model that finishes the picture, SDXL's refiner or any other with the same latents."""
     refiner_switch: Switch | None = None
-    """When it does, as a share of the noise levels; 0.8 if nothing else is said."""
+    """Fraction of the noise schedule at which the refiner takes over; left out, 0.8."""
     highres: HighresFix | None = None
+    """Highres fix: a second, larger pass over the result of the first."""
     init: Digest | None = None
+    """Init picture: the one to start from."""
     strength: Strength | None = None
+    """Denoising strength, above 0 and up to 1: how far the picture departs from `init`; 1 keeps nothing."""
     fit: Fit = "crop"
+    """How `init` is brought to `width` x `height`."""
     scale: OrOwnSize | None = None
-    """So many times as large as `init`, in place of width and height; 1 draws it over at its own size."""
+    """Size as a multiple of `init`'s, in place of width and height; 1 redraws it at its own size."""
     tiles: Tiles | None = None
+    """Tiled diffusion (MultiDiffusion): redraws `init` larger than the model can draw at once."""
     image_guidance: ImageGuidance | None = None
-    """Only for models that follow instructions."""
+    """Image guidance scale, 1 to 100: how closely a model that follows instructions keeps to `init`."""
     mask: Digest | None = None
+    """Mask: only the part of `init` where this picture is white is drawn."""
     mask_blur: Blur = 4.0
+    """Softness of the mask's edge, as a standard deviation in pixels."""
     mask_invert: bool = False
+    """Invert the mask: draw where it is black."""
     only_masked: bool = False
+    """Draw only the box around the mask, at full size, and paste it back."""
     padding: Padding = 32
+    """Pixels around the mask that `only_masked` includes."""
     soft_mask: bool = False
-    """The mask is laid on as it is, without blur: grey mixes."""
+    """Soft mask: apply the mask as it is, without blur; grey mixes."""
     replace_background: bool = False
-    """Keep the subject of `init` to the pixel and draw what is behind it: where the mask is white, or without one where
-    the picture is transparent or of the even colour of its edges."""
+    """Replace the background: keep the subject of `init` to the pixel and draw what is behind it, where `mask` is
+    white, or without one where the picture is transparent or of the even colour of its edges."""
     extend: Sides | None = None
-    """Outpainting: grow the canvas of `init` and draw what is new."""
+    """Outpainting: pixels by which to extend the canvas of `init` on each side, multiples of 8."""
 
     def clashes(self) -> Iterator[InvalidField]:
         if self.init is None:

@@ -30,37 +30,45 @@ MAX_CONTROLS = 10
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
 
 
-class FreeU(Frozen):
-    """How much of what a UNet has made so far (b), and of the low frequencies of what its encoder hands over (s).
+class FreeU(Frozen, use_attribute_docstrings=True):
+    """FreeU (arXiv:2309.11497): factors of the UNet's backbone features (b), and of the low frequencies of its skip
+    features (s).
 
-    1 is the lowest level on the way up, 2 the next one. The authors' values are 1.5, 1.6, .9, .2 for Stable Diffusion
+    1 is the lowest level of the decoder, 2 the next one. The authors' values are 1.5, 1.6, .9, .2 for Stable Diffusion
     1, 1.4, 1.6, .9, .2 for 2, and 1.3, 1.4, .9, .2 for SDXL.
     """
 
     b1: Factor = 1.5
+    """Backbone factor of the lowest level."""
     b2: Factor = 1.6
+    """Backbone factor of the next level."""
     s1: Factor = 0.9
+    """Skip factor of the lowest level."""
     s2: Factor = 0.2
+    """Skip factor of the next level."""
 
     def level(self, number: int) -> tuple[float, float]:
         return ((self.b1, self.s1), (self.b2, self.s2))[number]
 
 
-class LoraRequest(Frozen):
+class LoraRequest(Frozen, use_attribute_docstrings=True):
     """A LoRA and how much of it. What it does to the text encoder is done to the whole prompt, once."""
 
     name: Annotated[str, Field(min_length=1, max_length=500)]
+    """Name of the LoRA, or the path of its file."""
     digest: Digest | None = None
-    """sha256 of its file; None takes what the name stands for now."""
+    """sha256 of its file; left out, what the name stands for now."""
     weight: LoraWeight = 1.0
+    """Weight for the UNet, and for the text encoder unless `text_weight` is given."""
     text_weight: LoraWeight | None = None
-    """For the text encoder; None: as `weight`."""
+    """Weight for the text encoder; left out, as `weight`."""
     blocks: dict[Block, LoraWeight] | None = None
     """Factors of the weight: `BASE` is the text encoder, `down`, `mid`, `up` and `IN04` are parts of the UNet, of which
     the finer goes first; 1 for what is not named. A list is read as sd-webui-lora-block-weight reads it."""
     start: Fraction = 0.0
+    """Where it begins to act on the UNet, as a fraction of the steps."""
     end: Fraction = 1.0
-    """The part of the walk, as fractions of its steps, in which it acts on the UNet."""
+    """Where it stops acting on the UNet, as a fraction of the steps."""
 
     @field_validator("blocks", mode="before")
     @classmethod
@@ -87,23 +95,29 @@ HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
 
 
 class ControlRequest(Span):
-    """A picture that says what goes where, and the network that reads it: a ControlNet or a T2I-Adapter."""
+    """A picture that sets the layout, and the network that reads it: a ControlNet or a T2I-Adapter."""
 
     model: ModelName
+    """Name of the ControlNet or T2I-Adapter."""
     digest: Digest | None = None
-    """Of the network's files; None takes what the name stands for now."""
+    """sha256 of the network's files; left out, what the name stands for now."""
     image: Digest
+    """Picture from which the preprocessor makes the hint."""
     preprocessor: Annotated[str, Field(max_length=100)] = "none"
-    """What makes the hint out of the picture: `canny`, `soft-edge`, ...; `none`: the picture is one already."""
+    """Preprocessor that makes the hint from the picture: `canny`, `soft-edge`, ...; `none`: the picture is a hint."""
     thresholds: tuple[Threshold, Threshold] | None = None
-    """Of `canny`: from how much contrast a line goes on, and from how much it begins."""
+    """Thresholds of `canny`, low and high: the contrast at which a line continues, and at which it begins."""
     hint: Digest | None = None
-    """What the network is shown; None has the preprocessor make it."""
+    """Hint that the network reads; left out, the preprocessor makes it."""
     hint_kind: HintKind | None = None
-    """What the hint shows, for a ControlNet Union, which must be told; None: what the preprocessor makes."""
+    """Kind of the hint, which a ControlNet Union needs; left out, the kind that the preprocessor makes."""
     fit: Fit = "crop"
+    """How the picture is brought to `width` x `height`."""
     weight: ControlWeight = 1.0
+    """Weight of the network."""
     mode: ControlMode = "balanced"
+    """Control mode. `prompt`: the control acts less the finer a layer is; `control`: likewise, and it does not act on
+    the unconditional row (the guess mode of ControlNet's authors)."""
 
 
 class PinnedControl(ControlRequest):
@@ -117,12 +131,17 @@ class PicturePromptRequest(Span):
     """A picture as a part of the prompt, through an IP-Adapter."""
 
     model: ModelName
+    """Name of the IP-Adapter."""
     digest: Digest | None = None
+    """sha256 of the adapter's file; left out, what the name stands for now."""
     image: Digest
+    """Picture that is part of the prompt."""
     encoder: ModelName | None = None
-    """The folder of the image encoder; None: the one beside the adapter, or the only one there is."""
+    """Folder of the image encoder; left out, the one beside the adapter, or the only one there is."""
     encoder_digest: Digest | None = None
+    """sha256 of the image encoder's files; left out, what the name stands for now."""
     weight: ControlWeight = 1.0
+    """Weight of the adapter."""
 
 
 class PinnedPicturePrompt(PicturePromptRequest):

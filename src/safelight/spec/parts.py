@@ -20,25 +20,28 @@ from safelight.spec.fields import (
 )
 
 
-class Tiles(Frozen):
+class Tiles(Frozen, use_attribute_docstrings=True):
     """Draw a picture larger than the model can, in squares that overlap and are drawn together (arXiv:2302.08113)."""
 
     side: Side | None = None
-    """In pixels; None takes what the model draws best."""
+    """Side of a tile in pixels; left out, what the model draws best."""
     overlap: Margin = 32
-    """Pixels that neighbours share, and over which they fade into one another."""
+    """Pixels that neighbouring tiles share, and over which they are blended."""
     upscaler: Literal["lanczos", BundledUpscaler] = "lanczos"
-    """What enlarges the picture before it is drawn over."""
+    """Upscaler that enlarges the picture before it is redrawn."""
 
 
-class HighresFix(Frozen):
+class HighresFix(Frozen, use_attribute_docstrings=True):
     """A second, larger pass over the first pass's result."""
 
     scale: Scale = 2.0
+    """Size of the second pass, as a multiple of the first."""
     strength: Strength = 0.6
+    """Denoising strength of the second pass: how far it departs from the first."""
     steps: Steps | None = None
-    """None: as many as the first pass."""
+    """Sampling steps of the second pass; left out, as many as the first."""
     upscaler: HighresUpscaler = "lanczos"
+    """Upscaler that enlarges the result of the first pass."""
 
 
 def out_of_order(start: float, end: float) -> Iterator[InvalidField]:
@@ -46,21 +49,25 @@ def out_of_order(start: float, end: float) -> Iterator[InvalidField]:
         yield InvalidField("start", f"{start} must be below end {end}", "end")
 
 
-class GuidanceInterval(Frozen):
-    """The part of the walk, as fractions of its steps, in which guidance acts (arXiv:2404.07724)."""
+class GuidanceInterval(Frozen, use_attribute_docstrings=True):
+    """The part of the steps, as fractions, in which guidance acts (arXiv:2404.07724)."""
 
     start: Fraction = 0.0
+    """First step with guidance, as a fraction of the steps."""
     end: Fraction = 1.0
+    """Last step with guidance, as a fraction of the steps."""
 
     def clashes(self) -> Iterator[InvalidField]:
         yield from out_of_order(self.start, self.end)
 
 
-class Span(Frozen):
-    """The part of the walk, as fractions of its steps, in which something acts: on the steps that lie wholly inside."""
+class Span(Frozen, use_attribute_docstrings=True):
+    """The part of the steps, as fractions, in which something acts: on the steps that lie wholly inside."""
 
     start: Fraction = 0.0
+    """Where it begins to act, as a fraction of the steps."""
     end: Fraction = 1.0
+    """Where it stops acting, as a fraction of the steps."""
 
     def clashes(self) -> Iterator[InvalidField]:
         yield from out_of_order(self.start, self.end)
@@ -70,13 +77,17 @@ class Span(Frozen):
         return self.start <= step / steps and (step + 1) / steps <= self.end
 
 
-class Sides(Frozen):
+class Sides(Frozen, use_attribute_docstrings=True):
     """Pixels added beyond each edge of a picture."""
 
     left: Margin = 0
+    """Pixels on the left, a multiple of 8."""
     top: Margin = 0
+    """Pixels at the top, a multiple of 8."""
     right: Margin = 0
+    """Pixels on the right, a multiple of 8."""
     bottom: Margin = 0
+    """Pixels at the bottom, a multiple of 8."""
 
 
 class PinnedEmbedding(Frozen):

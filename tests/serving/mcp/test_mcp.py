@@ -231,7 +231,11 @@ def test_a_key_gives_access_to_its_own_pictures(keyed_server: tuple[str, dict[st
     ("tool", "argument", "says"),
     [
         ("generate_image", "negative", "did you mean 'negative_prompt'"),
-        ("generate_image", "cfg_scale", "known: prompt, negative_prompt, model, width, height, steps, guidance"),
+        (
+            "generate_image",
+            "cfg_scale",
+            "known: prompt, negative_prompt, model, seed, width, height, sampler, steps, guidance",
+        ),
         ("edit_image", "mask_image", "did you mean 'image' or 'mask'"),
         ("list_models", "kind", "no such argument"),
     ],

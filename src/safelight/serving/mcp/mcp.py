@@ -8,6 +8,7 @@ needs it and called without a socket. Jobs are durable either way.
 
 import asyncio
 import base64
+import inspect
 import json
 import logging
 import re
@@ -27,6 +28,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from PIL import Image
 from pydantic import Field
+from pydantic.fields import FieldInfo
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from safelight.errors import SafelightError, nearest
@@ -37,8 +39,9 @@ from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.redact import caller_message
 from safelight.serving.jobs.tables import ENDED
 from safelight.settings import Settings
+from safelight.spec import Draft
 from safelight.spec.complete import choose_seed, seeds_from
-from safelight.spec.fields import Seed as AnySeed
+from safelight.spec.interface import is_scalar, keyword, with_parameters
 from safelight.version import __version__
 
 log = logging.getLogger(__name__)
@@ -60,15 +63,35 @@ ImageArgument = Annotated[
     str,
     Field(description="An asset_id; or a picture as http(s) URL, data URL or base64; or the path of a local file."),
 ]
-Model = Annotated[str, Field(description="A name from list_models.")]
-Sampler = Annotated[str | None, Field(description="A name from list_samplers.")]
-Size = Annotated[int | None, Field(description="In pixels, a multiple of 8; the default is the model's best size.")]
-Steps = Annotated[int | None, Field(description="More is slower and finer; 20 to 30 is usual.")]
-Guidance = Annotated[float | None, Field(description="How closely to follow the prompt, 1 to 15.")]
-Seed = Annotated[AnySeed | None, Field(description="The same seed and prompt give the same picture.")]
-Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, with consecutive seeds.")]
+Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
 
 Wildcards = Annotated[bool, Field(description="Pick {red|blue} and __colour__ in the prompt at random.")]
+
+OF_EDITS = {"strength", "image_guidance", "replace_background"}
+"""Fields of a draft that need a picture to start from."""
+NO_ARGUMENTS = {
+    *("init", "mask"),  # given as `image` and `mask`
+    *("guidance_rescale", "clip_skip", "determinism", "pag_scale", "sag_scale", "vae", "text_encoder"),
+    *("refiner", "refiner_switch", "fit", "scale", "mask_blur", "mask_invert", "only_masked", "padding", "soft_mask"),
+}
+"""Fields of a draft that no tool takes, since a language model reads every argument of every tool. A new field of one
+word or number is an argument of both tools unless it is listed here or above."""
+DESCRIPTIONS = {"model": "A name of list_models.", "sampler": "A name of list_samplers."}
+"""In place of those of the draft's fields."""
+
+
+def arguments(*, of_edits: bool = False) -> list[inspect.Parameter]:
+    """The draft's fields that are one word or number, as arguments of a tool."""
+    left_out = NO_ARGUMENTS if of_edits else NO_ARGUMENTS | OF_EDITS
+    fields = {name: field for name, field in Draft.model_fields.items() if name not in left_out and is_scalar(field)}
+    return [keyword(name, *argument(name, field)) for name, field in fields.items()]
+
+
+def argument(name: str, field: FieldInfo) -> tuple[Any, Any]:
+    """Its type and its default."""
+    description = DESCRIPTIONS.get(name, (field.description or "").replace("`init`", "`image`"))
+    default = inspect.Parameter.empty if field.is_required() else field.default
+    return Annotated[field.rebuild_annotation(), Field(description=description)], default
 
 
 class Api:
@@ -166,46 +189,26 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
     )
 
     @server.tool(annotations=GENERATES)
+    @with_parameters(arguments())
     async def generate_image(
-        ctx: ToolContext,
-        prompt: str,
-        negative_prompt: str = "",
-        model: Model = "mini",
-        width: Size = None,
-        height: Size = None,
-        steps: Steps = None,
-        guidance: Guidance = None,
-        sampler: Sampler = None,
-        seed: Seed = None,
-        n: Number = 1,
-        wildcards: Wildcards = False,
+        ctx: ToolContext, *, n: Number = 1, wildcards: Wildcards = False, **fields: Any
     ) -> CallToolResult:
         """Generate one or more pictures from a prompt."""
-        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
-        fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
         return await generate(api, ctx, fields | {"expand": "wildcards" if wildcards else None}, n=n)
 
     @server.tool(annotations=GENERATES)
+    @with_parameters(arguments(of_edits=True))
     async def edit_image(
         ctx: ToolContext,
         image: ImageArgument,
-        prompt: Annotated[str, Field(description="What the picture, or its masked part, should show.")],
-        mask: Annotated[ImageArgument | None, Field(description="White areas are redrawn, black ones stay.")] = None,
-        strength: Annotated[float | None, Field(description="How far to depart from the picture, 0 to 1.")] = None,
-        negative_prompt: str = "",
-        model: Model = "mini",
-        width: Size = None,
-        height: Size = None,
-        steps: Steps = None,
-        guidance: Guidance = None,
-        sampler: Sampler = None,
-        seed: Seed = None,
+        prompt: Annotated[str, Field(description="What the picture, or its masked part, shall show.")],
+        mask: Annotated[ImageArgument | None, Field(description="White is drawn anew, black is kept.")] = None,
+        *,
         n: Number = 1,
+        **fields: Any,
     ) -> CallToolResult:
         """Redraw a picture from another one, all of it or where a mask is white."""
-        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "model": model, "width": width}
-        fields |= {"height": height, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-        fields |= {"init": await stored_id(api, ctx, image, local=local), "strength": strength}
+        fields |= {"prompt": prompt, "init": await stored_id(api, ctx, image, local=local)}
         if mask is not None:
             fields["mask"] = await stored_id(api, ctx, mask, local=local)
         return await generate(api, ctx, fields, n=n)

@@ -8,35 +8,24 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema, create_model
+from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile as SentFile
 
 from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError, UnsupportedOption
 from safelight.prompts.expand import Expand
 from safelight.serving.http.errors import ErrorBody
-from safelight.spec import ControlRequest, Draft, FreeU, LoraRequest, PicturePromptRequest, parse_draft
-from safelight.spec.fields import (
-    MAX_STEPS,
-    ClipSkip,
-    Determinism,
-    Fraction,
-    Guidance,
-    ImageGuidance,
-    ModelName,
-    PagLayers,
-    PagScale,
-    Prompt,
-    SagScale,
-    Seed,
-    Steps,
-    Strength,
-    Switch,
-)
+from safelight.spec import Draft, parse_draft
+from safelight.spec.fields import MAX_STEPS, Prompt
+from safelight.spec.interface import is_scalar
 from safelight.validation import CheckedModel, errors_in
+
+if TYPE_CHECKING:
+    from safelight.spec.fields import Strength
 
 THEIR_MODELS = re.compile(r"(gpt-image|dall-e|chatgpt-image).*")
 """Names built into clients; unless the operator maps them, they mean the server's own model."""
@@ -63,32 +52,40 @@ def parse_json(value: Any) -> Any:
 FromJson = BeforeValidator(parse_json)
 
 
-class Extras(CheckedModel):
-    """Fields that only safelight has; the SDK sends them in `extra_body`, a form sends structured ones as JSON."""
+NO_EXTRAS = {
+    *("prompt", "model", "width", "height", "init", "mask"),  # given in their words, or as files
+    *("guidance_interval", "vae", "text_encoder", "highres", "fit", "scale", "tiles", "mask_blur", "mask_invert"),
+    *("only_masked", "padding", "soft_mask", "replace_background", "extend"),
+}
+"""Fields of a draft that are no extra fields; a new field of a draft is one unless it is listed here."""
+
+
+class ExtraFields(CheckedModel):
+    """What only safelight knows; the SDK sends it through `extra_body`, and a form as JSON where it has parts."""
 
     model_config = ConfigDict(extra="ignore")
 
-    seed: Seed | None = None
-    steps: Steps | None = None
-    sampler: str | None = None
-    guidance: Guidance | None = None
-    guidance_rescale: Fraction | None = None
-    freeu: Annotated[FreeU | None, FromJson] = None
-    pag_scale: PagScale | None = None
-    pag_layers: Annotated[PagLayers | None, FromJson] = None
-    sag_scale: SagScale | None = None
-    refiner: ModelName | None = None
-    refiner_switch: Switch | None = None
-    negative_prompt: Prompt = ""
-    clip_skip: ClipSkip | None = None
-    determinism: Determinism = "fast"
-    loras: Annotated[tuple[LoraRequest, ...], FromJson] = ()
-    controls: Annotated[tuple[ControlRequest, ...], FromJson] = ()
-    picture_prompts: Annotated[tuple[PicturePromptRequest, ...], FromJson] = ()
-    strength: Strength | None = None
-    """For edits and variations: how far the picture departs from the init picture."""
-    image_guidance: ImageGuidance | None = None
-    """For edits by models that follow instructions: how closely they follow the init picture."""
+
+def extras_of(draft: type[Draft]) -> type[ExtraFields]:
+    """A body of the draft's fields, with their bounds, defaults and descriptions."""
+    fields: dict[str, Any] = {
+        name: (as_sent(field), Field(field.default, description=field.description))
+        for name, field in draft.model_fields.items()
+        if name not in NO_EXTRAS
+    }
+    return create_model("Extras", __base__=ExtraFields, **fields)
+
+
+def as_sent(field: FieldInfo) -> Any:
+    """Its type; lists and objects may be JSON in a form."""
+    kind = field.rebuild_annotation()
+    if is_scalar(field):
+        return kind
+    # An optional list that has a default may be null, too.
+    return Annotated[kind | None if field.default else kind, FromJson]
+
+
+Extras = extras_of(Draft)
 
 
 class ImageRequest(Extras):
@@ -133,7 +130,7 @@ class ImageRequest(Extras):
     def fields(self, default_steps: int) -> dict[str, Any]:
         """The fields of a `spec.Draft`, except model and size."""
         fields: dict[str, Any] = self.model_dump(include=set(Extras.model_fields), exclude_none=True)
-        if self.steps is None and self.quality not in (None, "auto", "standard"):
+        if "steps" not in fields and self.quality not in (None, "auto", "standard"):
             fields["steps"] = min(max(1, round(default_steps * QUALITIES[self.quality])), MAX_STEPS)
         if not self.placeholder_images:
             fields.pop("strength", None)
@@ -182,6 +179,8 @@ class VariationRequest(ImageRequest):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"n": 2, "size": "256x256"}]})
     prompt: Prompt = ""
     image: Annotated[PictureFile, Field(description=PICTURE, exclude=True)]
+    if TYPE_CHECKING:
+        strength: Strength | None  # of Extras
     input_fidelity: Literal["high", "low"] | None = None
     """`high` stays closer to the picture, unless `strength` is given."""
 
