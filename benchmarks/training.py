@@ -172,10 +172,10 @@ def recipe(model: Model, learnt: Any, data: Path, *, side: int, batch: int, cach
     )
     run = open_run(chosen, Settings(home=home, device="cpu"))
     preparing = prepare(run, model, augment=lambda caption, _rng: caption)
-    data = returned(preparing)
+    prepared = returned(preparing)
     caption_encoder = CaptionEncoder(model, clip_skip=1, cache=cache)
-    learner = Learner(model, caption_encoder, data.levels, snr_gamma=None)
-    news = fit(run, learner, new_state(chosen, learnt), data, draw=lambda _step: iter(()))  # pyright: ignore
+    learner = Learner(model, caption_encoder, prepared.levels, snr_gamma=None)
+    news = fit(run, learner, new_state(chosen, learnt), prepared, draw=lambda _step: iter(()))  # pyright: ignore
 
     def step() -> None:
         assert isinstance(next(news), Updated)
