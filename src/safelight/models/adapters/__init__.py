@@ -1,6 +1,8 @@
-"""Adapters: from a file to what is ready for one model.
+"""Whatever steers a picture beside its prompt, from a file to the rows of a network call.
 
-lora lora_arithmetic lora_hash lora_merge lora_shelf   kohya, peft, LyCORIS, DoRA
-control control_file control_shelf                     ControlNet and T2I-Adapter; the shelf keeps IP-Adapters too
-ip_adapter ip_file                                     IP-Adapter and its image encoder
+effect effects                                  the one shape of all kinds, and the table of kinds
+lora_effect lora lora_arithmetic lora_hash lora_merge   LoRA: kohya, peft, LyCORIS, DoRA
+control_effect control control_file             ControlNet and T2I-Adapter
+ip_effect ip_adapter ip_file                    IP-Adapter and its image encoder
+freeu pag sag                                   FreeU, perturbed-attention and self-attention guidance, a file each
 """
