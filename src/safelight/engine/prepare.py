@@ -136,7 +136,7 @@ def from_masked_picture(job: Job, spec: Inpaint, cache: Path | None) -> Trajecto
 
 
 def mask_channels(job: Job, image: Image.Image, mask: Image.Image) -> torch.Tensor:
-    """What a network that takes the mask sees beside the latent."""
+    """(1 + c, h, w): the mask and the masked latent, the further inputs of a network made for inpainting."""
     kept = from_pil(image) * (from_pil(mask.convert("RGB")) < 0)
     return torch.cat([latent_sized(mask, job), to_latent(job, kept)]).to(job.model.placement.device)
 
@@ -317,6 +317,7 @@ def fresh(job: Job) -> Latent:
 
 
 def to_latent(job: Job, image: Image.Image | torch.Tensor) -> Latent:
+    """Encode an image, or pixels (3, h, w) in [-1, 1]."""
     tensor = from_pil(image) if isinstance(image, Image.Image) else image
     noise = fresh(job)[None]
     with job.model.vae_lock:

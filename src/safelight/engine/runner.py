@@ -193,7 +193,7 @@ def with_guidance(batch: Sequence[Job], network_rows: Sequence[NetworkRow], outp
 
 
 def blended(trajectory: Trajectory, latent: torch.Tensor) -> torch.Tensor:
-    """Put back what inpainting keeps, at the noise level of the next row."""
+    """Restore the kept part of an inpainted latent, (c, h, w), at the noise level of the next row."""
     if trajectory.blend is None:
         return latent
     blend, after = trajectory.blend, trajectory.row + 1

@@ -60,7 +60,10 @@ class ControlNet:
         return (self.embedding(pixels.flip(1) if self.flips else pixels)[0],)
 
     def __call__(self, features: Tensor, inputs: "NetworkInputs", kinds: Sequence[HintKind | None]) -> list[Tensor]:
-        """What is added to each skip of the UNet's first half and to its middle, for rows of one length of prompt."""
+        """Residuals (n, c, h, w) for each skip of the UNet's first half and for its middle.
+
+        `features` is (n, c, h, w), for n rows whose prompts are equally long.
+        """
         shown: dict[str, Any] = {"controlnet_cond": features}
         if self.hint_kinds:
             numbers = torch.tensor([self.hint_kinds.index(kind) for kind in kinds if kind], device=features.device)
@@ -128,6 +131,7 @@ class ResidualSums:
     tensors: list[Tensor] = field(default_factory=list[Tensor])
 
     def add(self, index: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        """Add parts, each (n, c, h, w), to the rows of index, (n,), times weights, each (n,)."""
         if not self.tensors:
             self.tensors = [part.new_zeros(self.rows, *part.shape[1:]) for part in parts]
         for total, part, weight in zip(self.tensors, parts, weights, strict=True):
@@ -193,14 +197,14 @@ def weights_of(controls: Sequence[ControlInput], layers: int) -> list[Tensor]:
 
 
 def to_pixels(hint: Image.Image, channels: int, placement: Placement) -> Tensor:
-    """(1, c, H, W) in [0, 1], as diffusers' pipelines make it."""
+    """(1, c, h, w) in [0, 1], as diffusers' pipelines make it."""
     levels = torch.from_numpy(np.array(hint.convert("L" if channels == 1 else "RGB"))).float() / 255.0
     pixels = levels[None, None] if levels.ndim == 2 else levels.permute(2, 0, 1)[None]
     return pixels.to(placement.device, placement.dtype)
 
 
 def restored_weights(about: ControlFile, file: TensorFile, unet: nn.Module) -> dict[str, Tensor]:
-    """Those of a Control-LoRA: the model's, with what the file says is to be added."""
+    """The weights of a Control-LoRA, of any shape: the model's, plus the differences in the file."""
     theirs = unet.state_dict()
     try:
         return {

@@ -57,7 +57,7 @@ class PromptImageEncoder:
 
     @torch.inference_mode()
     def read(self, image: Image.Image, *, patches: bool) -> tuple[Tensor, Tensor]:
-        """What it sees in a picture, and what an adapter is told where guidance leads away from: nothing, or black."""
+        """The image's embedding (1, dim) or patches (1, t, dim); and zeros, or those of black, for the negative."""
         pixels = to_clip(image, int(self.network.config.image_size)).to(self.placement.device, self.placement.dtype)
         if not patches:
             vector = self.network(pixels).image_embeds
@@ -119,7 +119,7 @@ def plan_of(file: TensorFile, kind: Projection) -> "Plan":
 
 
 def layers_of(file: TensorFile, cross: Mapping[str, Any], *, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Keys and values for each of the model's cross-attentions."""
+    """The key and value weights, (inner, dim) each, for each of the model's cross-attentions."""
     numbers = sorted({int(found[1]) for key in file if (found := re.match(r"ip_adapter\.(\d+)\.to_k_ip\.weight", key))})
     if len(numbers) != len(cross):
         raise IncompatibleControl(name, f"it has {len(numbers)} layers for {len(cross)} of the model", model="it")
@@ -133,7 +133,7 @@ def layers_of(file: TensorFile, cross: Mapping[str, Any], *, name: str) -> dict[
 
 
 def copied(tensor: Tensor, placement: Placement) -> Tensor:
-    """A copy: a file that is mapped into memory may be overwritten under us."""
+    """A copy of a tensor of any shape: a memory-mapped file may be overwritten while it is used."""
     return tensor.contiguous().to(placement.device, placement.dtype, copy=True)
 
 
@@ -142,6 +142,7 @@ Plan = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def base_projection(inner: Mapping[str, Tensor]) -> Plan:
+    """Configuration and renamed weights, of any shape, of a linear layer."""
     tokens_wide, width = inner["proj.weight"].shape
     context = inner["norm.weight"].shape[0]
     config = {
@@ -153,6 +154,7 @@ def base_projection(inner: Mapping[str, Tensor]) -> Plan:
 
 
 def full_projection(inner: Mapping[str, Tensor]) -> Plan:
+    """Configuration and renamed weights, of any shape, of an MLP."""
     config = {
         "image_embed_dim": inner["proj.0.weight"].shape[1],
         "cross_attention_dim": inner["proj.3.weight"].shape[0],
@@ -161,6 +163,7 @@ def full_projection(inner: Mapping[str, Tensor]) -> Plan:
 
 
 def plus_projection(inner: Mapping[str, Tensor]) -> Plan:
+    """Configuration and renamed weights, of any shape, of a resampler."""
     _, queries, width = inner["latents"].shape
     layers = {found[1] for name in inner if (found := re.match(r"layers\.(\d+)\.", name))}
     config = {
@@ -185,6 +188,8 @@ PROJECTIONS = {"base": base_projection, "plus": plus_projection, "full": full_pr
 
 
 def renamed(tensors: Mapping[str, Tensor], table: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """Tensors of any shape, with the names of our classes."""
+
     def ours(name: str) -> str:
         return next((re.sub(old, new, name) for old, new in table if re.match(old, name)), name)
 

@@ -201,7 +201,7 @@ def times(term: Term, scalar: float) -> Term:
 
 
 def decomposed(term: Term, magnitude: Tensor, layer: Layer) -> tuple[Term, ...]:
-    """DoRA: the sum's columns, or rows, given the lengths that were trained."""
+    """DoRA: the columns or rows of the sum, (out, in, ...), scaled to the trained lengths, (out,) or (in,)."""
     own = layer.weight.float()
     whole = own + term.delta(own)
     out, into = own.shape[:2]

@@ -120,11 +120,12 @@ class PagHook:
         self.hooked.add(path)
 
     def keep(self, path: str, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Remember the values, (b, places, inner)."""
         if path in self.now:
             self.values = output
 
     def put(self, path: str, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        """Each place's own value, before it leaves the attention."""
+        """Replace what perturbed rows attended to, (b, places, inner), by each place's own value."""
         if path in self.now:
             assert self.values is not None
             index = torch.tensor(self.now[path], device=inputs[0].device)

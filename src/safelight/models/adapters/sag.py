@@ -112,10 +112,12 @@ class SagHook:
             self.size = (height, width)
 
     def keep_queries(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Remember the wanted rows of the queries, (b, places, inner)."""
         if self.now:
             self.queries = output[self.now]
 
     def keep_keys(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Remember the wanted rows of the keys, (b, places, inner)."""
         if self.now:
             self.keys = output[self.now]
 

@@ -48,7 +48,7 @@ class Denoiser(Protocol):
 
 
 def stack(rows: Sequence[Conditioning]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Prompts of any lengths as one tensor, a mask where lengths differ, and the pooled states."""
+    """Prompts as one tensor (b, tokens, dim), a mask (b, tokens) where lengths differ, and pooled states (b, dim)."""
     pooled = torch.stack([row.pooled for row in rows if row.pooled is not None]) if rows[0].pooled is not None else None
     lengths = [len(row.context) for row in rows]
     if len(set(lengths)) == 1:

@@ -44,6 +44,7 @@ def inputs_of(latents: Latents, timesteps: PerRow, conditions: Conditions) -> Ne
 
 
 def by_length(mask: Tensor) -> list[list[int]]:
+    """Row indices by prompt length, from a mask (b, tokens)."""
     rows: defaultdict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         rows[length].append(row)
@@ -106,7 +107,7 @@ def packed(latents: Latents) -> Tensor:
 
 
 def unpacked(patches: Tensor, height: int, width: int) -> Latents:
-    """Back again; height and width count patches."""
+    """Latents of patches (b, height * width, c); height and width count patches."""
     b, _, c = patches.shape
     pixels = patches.view(b, height, width, c // FLUX_PATCH**2, FLUX_PATCH, FLUX_PATCH)
     return pixels.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, height * FLUX_PATCH, width * FLUX_PATCH)

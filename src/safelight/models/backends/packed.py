@@ -58,6 +58,7 @@ def packed_denoiser(model: Model) -> Denoiser:
 
 
 def packed_convolution(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    """A forward for (n, in, h, w), with weights in the layout of the CPU's kernels."""
     geometry: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
     # What torch's own compiler calls for the same purpose.
     reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # pyright: ignore
@@ -74,6 +75,7 @@ def packed_convolution(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
 
 
 def packed_linear(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """A forward for (..., in), with weights in the layout of the CPU's kernels."""
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, TYPICAL_ROWS * 64)
 
     def forward(x: Tensor) -> Tensor:

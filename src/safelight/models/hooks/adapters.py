@@ -112,6 +112,7 @@ class Adapters:
             self.hooked.add(path)
 
     def adapt(self, path: str, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add to the layer's output, (b, tokens, out) or (b, out, h, w)."""
         if self.now is not None:
             self.now.add_to(output, path, layer, inputs[0])
 
@@ -223,6 +224,7 @@ class RowStacks:
         self.scales: dict[str, Tensor] = {}
 
     def add_to(self, output: Tensor, path: str, layer: Layer, x: Tensor) -> None:
+        """Add each row's terms to the output in place; x (b, tokens, in) or (b, in, h, w), output likewise."""
         stack = self.stacks.of(path)
         if stack is None:
             return
@@ -249,6 +251,7 @@ class RowStacks:
         return torch.bmm(self.by_row(down.flatten(2)), tokens(chosen, layer).transpose(1, 2))
 
     def by_row(self, of_sets: Tensor) -> Tensor:
+        """(s, ...) tensors of s sets, as one for each row that has a set."""
         if len(of_sets) == 1:
             return of_sets.expand(len(self.wearing), *of_sets.shape[1:])
         return of_sets.index_select(0, self.set_of_row)
@@ -262,6 +265,7 @@ class RowStacks:
         return self.scales[path]
 
     def other(self, s: int, position: int, term: Term, path: str, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
+        """What a term of another kind adds to the n rows of set s: (n, tokens, out) or (n, out, h, w)."""
         rows, blocks = self.rows_of_set[s], self.blocks.get(path, ())
         added = term.apply(layer, x[rows], output[rows])
         weights = [self.rows[row][position].weight_in(blocks) for row in self.members[s]]

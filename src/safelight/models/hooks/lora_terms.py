@@ -23,6 +23,11 @@ Layer = nn.Linear | nn.Conv2d
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
+    """A product of two thin matrices.
+
+    `delta` takes and returns weights (out, in, ...); `apply` takes x (n, ..., in) or (n, in, h, w).
+    """
+
     down: Tensor
     """(r, in) or (r, in, kh, kw)"""
     up: Tensor
@@ -37,6 +42,11 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kronecker:
+    """A Kronecker product.
+
+    `delta` takes and returns weights (out, in, ...); `apply` takes x (n, ..., in) or (n, in, h, w).
+    """
+
     left: Tensor
     """(a, b)"""
     right: Tensor
@@ -59,6 +69,11 @@ class Kronecker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gain:
+    """A factor for each output channel.
+
+    `delta` takes and returns weights (out, in, ...); `apply` takes x (n, ..., in) or (n, in, h, w).
+    """
+
     gain: Tensor
     """(out,) what is added for each unit of the layer's own output, its bias left out"""
 
@@ -73,7 +88,13 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
+    """A difference of whole weights.
+
+    `delta` takes and returns weights (out, in, ...); `apply` takes x (n, ..., in) or (n, in, h, w).
+    """
+
     weight: Tensor
+    """(out, in) or (out, in, kh, kw)"""
 
     def delta(self, weight: Tensor) -> Tensor:
         return self.weight
@@ -86,7 +107,7 @@ Term = LowRank | Kronecker | Gain | Dense
 
 
 def run(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
-    """x through other weights, in the layer's manner."""
+    """x, (n, ..., in) or (n, in, h, w), through other weights, with the layer's stride and padding."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight)
     assert layer.groups == 1, "no network of ours has grouped convolutions"
@@ -95,5 +116,5 @@ def run(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def across(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
-    """Over the channels alone, which a convolution's output has in second place."""
+    """Multiply the channels of x, (n, ..., r) or (n, r, h, w), by a weight (out, r)."""
     return F.linear(x, weight) if isinstance(layer, nn.Linear) else F.conv2d(x, weight[:, :, None, None])

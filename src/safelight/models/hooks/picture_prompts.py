@@ -107,11 +107,12 @@ class PicturePrompts:
         self.hooked = True
 
     def keep(self, _layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Remember the queries, (b, places, inner)."""
         if self.now:
             self.queries = output
 
     def add(self, path: str, heads: int, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        """To what the words said, before it leaves the attention."""
+        """Add what the pictures give to what the words gave, (b, places, inner), before it leaves the attention."""
         for group in self.now:
             assert self.queries is not None
             pairs = [tokens.keys_and_values(path) for tokens in group.tokens]
@@ -123,6 +124,7 @@ class PicturePrompts:
 
 
 def by_head(states: Tensor, heads: int) -> Tensor:
+    """(b, places, inner) as (b, heads, places, inner / heads)."""
     return states.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
