@@ -64,7 +64,7 @@ def test_other_kinds_are_listed_by_kind(safelight: Call, tmp_path: Path, home: P
 
 def test_a_licence_is_recorded_with_ones_own_restrictions(safelight: Call, tmp_path: Path) -> None:
     done = safelight("models", "add", write_lora(tmp_path / "ink.safetensors"))
-    assert "says nothing of a licence" in done.stdout
+    assert "No licence is recorded" in done.stdout
     [told] = said(safelight, "licence", "ink", "cc-by-nc-4.0", "--restriction", "Our shop only.")
     assert told["licence"]["restrictions"][-2:] == ["No commercial use.", "Our shop only."]
     assert "Our shop only." in safelight("models", "licence", "ink@1").stdout

@@ -119,7 +119,7 @@ def test_an_engine_that_broke_down_takes_no_more_and_loses_nothing(
             patched.setattr(DrawingEngine, "step", breaks)
             job = ask(url)
             wait_until(lambda: readiness(url)[0] == 503)
-        assert "the engine has stopped" in readiness(url)[1]
+        wait_until(lambda: "the engine has stopped" in readiness(url)[1])
         wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job['id']}").json()["state"] == "queued")
     with serving(settings_in(tmp_path)) as url:
         assert ended_at(url, job["id"])["state"] == "done"

@@ -68,7 +68,7 @@ def test_a_run_killed_before_it_was_registered_registers_when_it_is_run_again(
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.to_yaml())
     environment = os.environ | {"SAFELIGHT_HOME": str(tmp_path), "SAFELIGHT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    for moment in ("add", "value"):  # before anything is copied; after the files and the row are there
+    for moment in ("add", "to_version"):  # before anything is copied; after the files and the row are there
         program = f"{KILLED_AT.format(moment=moment)}; app(['train', 'lora', '--recipe', {str(file)!r}])"
         ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr

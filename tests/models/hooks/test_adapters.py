@@ -34,7 +34,7 @@ def lora(layer: nn.Linear | nn.Conv2d, rank: int) -> Adapter:
     return Adapter({"0": (term,)})
 
 
-@pytest.mark.parametrize("worn", WORN.values(), ids=WORN)
+@pytest.mark.parametrize("active", WORN.values(), ids=WORN)
 @pytest.mark.parametrize(
     ("kind", "given"),
     [("linear", "vectors"), ("linear", "tokens")]
