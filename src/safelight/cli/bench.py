@@ -17,13 +17,14 @@ EXAMPLES = """\
 def bench(
     model: options.Model = "mini",
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Of the picture that is timed.", show_default="the model's own")
+        int | None,
+        typer.Option(min=1, max=1000, help="Sampling steps of the timed picture.", show_default="the model's own"),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how many pictures pay off in one network call, and remember it; then time one picture.
+    """Measure how many pictures to draw in one network call, and store the result; then time one picture.
 
     The engine reads the result the next time it opens this model here. Run it on a machine that does nothing else.
     """

@@ -25,7 +25,9 @@ KINDS = {
     "depth": "Depth models (preprocessor depth)",
 }
 
-app = typer.Typer(name="control", help="List what pictures can lead through, or look at a hint.", epilog=EXAMPLES)
+app = typer.Typer(
+    name="control", help="List ControlNets, IP-Adapters and preprocessors, or preview a control image.", epilog=EXAMPLES
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -36,7 +38,7 @@ def control(ctx: typer.Context, as_json: options.Json = False) -> None:
 
 @app.command("list", epilog=EXAMPLES)
 def list_nets(as_json: options.Json = False) -> None:
-    """List the nets there are, and the preprocessors."""
+    """List ControlNets, T2I-Adapters, IP-Adapters and preprocessors."""
     from safelight.models.checkpoints.control_folder import FOLDERS, ControlFolder
     from safelight.models.registry.registered_models import open_catalogue
     from safelight.models.vision.preprocessors import PREPROCESSORS
@@ -68,16 +70,16 @@ def list_nets(as_json: options.Json = False) -> None:
 @app.command(epilog=EXAMPLES)
 def hint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
-    preprocessor: Annotated[str, typer.Argument(metavar="PREPROCESSOR", help="As `safelight control list` has them.")],
+    preprocessor: Annotated[str, typer.Argument(metavar="PREPROCESSOR", help="A name of `safelight control list`.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", show_default="FILE-PREPROCESSOR.png, beside it")
     ] = None,
     thresholds: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Of canny, 0 to 255.", show_default="100,200")
+        str | None, typer.Option(metavar="LOW,HIGH", help="Thresholds of canny, 0 to 255.", show_default="100,200")
     ] = None,
     device: options.Device = None,
 ) -> None:
-    """Make the hint that a net would be shown, to look at it or to retouch it."""
+    """Make the control image that a ControlNet would read, to inspect or retouch it."""
     from safelight.imaging.open_image import open_image
     from safelight.models.checkpoints.control_folder import ControlFolder
     from safelight.models.registry.registered_models import open_catalogue

@@ -53,7 +53,7 @@ class Check:
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Check this machine, part by part: what works, and what to do about the rest."""
+    """Check this machine, part by part, and suggest a remedy for each problem."""
     from safelight.settings import Settings
 
     settings = Settings.from_environment()
@@ -71,7 +71,7 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def attempt(check: "Callable[[Settings], list[Check]]", settings: "Settings") -> list[Check]:
-    """A check that breaks is itself a finding: the rest are still wanted."""
+    """Run a check; if it raises, report that, and go on with the others."""
     try:
         return check(settings)
     except Exception as error:  # noqa: BLE001  a broken installation breaks in any way

@@ -17,7 +17,7 @@ from safelight.errors import InvalidRequest, JobCancelled, SafelightError
 
 
 class SafelightCommands(TyperGroup):
-    """All commands end here, however they end. A class, since Typer has no other door for it."""
+    """The group of all commands: turns every error into one line on stderr. Typer takes a class only."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[__name__] = "--json" in args

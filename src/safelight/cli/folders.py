@@ -28,12 +28,14 @@ VERIFY = """\
 def link(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Of AUTOMATIC1111, ComfyUI or InvokeAI. Left out, the linked are listed."),
+        typer.Argument(
+            metavar="DIR", help="Folder of AUTOMATIC1111, ComfyUI or InvokeAI; without it, list the linked folders."
+        ),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Forget the folder; nothing in it is touched.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Unlink the folder; its files stay.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Use another program's models where they lie: nothing is copied, and what is put there later is known at once."""
+    """Use another program's model folders in place: nothing is copied, and new files there are found at once."""
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.linked import link, read_links, scan_folder, unlink
     from safelight.settings import Settings
@@ -52,7 +54,7 @@ def link(
 
 
 def report(tree: "Tree", *, as_json: bool) -> None:
-    """What a folder holds, by kind, and what of it is not used and why."""
+    """The models of a folder by kind, and the files that are not used, with reasons."""
     if as_json:
         files = {kind: {name: str(path) for name, path in named.items()} for kind, named in tree.files.items()}
         refused = {str(path): why for path, why in tree.refused.items()}
@@ -67,15 +69,15 @@ def report(tree: "Tree", *, as_json: bool) -> None:
 
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All, if none is named.")
+        list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="Versions to verify; default: all.")
     ] = None,
     clean: Annotated[
         bool,
-        typer.Option("--clean", help="Remove files that were copied by a process that did not live to register them."),
+        typer.Option("--clean", help="Remove files of registrations that were interrupted."),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Read every byte of the registered versions again, and say which files changed or are missing."""
+    """Hash the files of registered versions again, and list those that changed or are missing."""
     from safelight.errors import CorruptModel
     from safelight.models.registry import verify as verifying
     from safelight.models.registry.registry import open_registry

@@ -52,7 +52,7 @@ def generate(
     prompt: Annotated[
         str,
         typer.Argument(
-            metavar="PROMPT", help="What to draw; (word:1.2) weighs a word. [bold]-[/] reads it from stdin."
+            metavar="PROMPT", help="Prompt: what to draw; (word:1.2) weighs a word. [bold]-[/] reads it from stdin."
         ),
     ],
     model: options.Model = "mini",
@@ -81,19 +81,22 @@ def generate(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     preview: Annotated[
-        bool, typer.Option("--preview/--no-preview", help="Show a first look while drawing.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--preview/--no-preview", help="Show previews while drawing.", rich_help_panel=OUTPUT)
     ] = True,
     hints: Annotated[
         bool | None,
         typer.Option(
-            "--hints/--no-hints", help="Say what to try next.", show_default="on a terminal", rich_help_panel=OUTPUT
+            "--hints/--no-hints",
+            help="Suggest commands to try next.",
+            show_default="on a terminal",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     **given: Any,
 ) -> None:
-    """Draw pictures from words, and put them into --out.
+    """Generate pictures from a prompt, and write them to --out.
 
-    Each picture is named after its prompt and seed, and holds what it takes to draw it again (`safelight replay`).
+    Files are named after prompt and seed, and contain the settings to draw the picture again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
     from safelight.models.registry.registered_models import open_catalogue
@@ -163,10 +166,10 @@ def draw_into(
     encoding: "Encoding",
     screen: "Screen | None",
 ) -> None:
-    """Draw all together, and put each into the album as it is finished.
+    """Draw all drafts together, and write each picture when it is finished.
 
     Raises:
-        JobCancelled: Ctrl-C; what is finished is in the album. A second one ends the process at once.
+        JobCancelled: Ctrl-C; finished pictures are written. A second Ctrl-C ends the process at once.
     """
     try:
         import asyncio

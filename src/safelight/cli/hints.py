@@ -14,7 +14,7 @@ MAX_LENGTH = 200
 
 
 def program() -> str:
-    """How this program was called, for the caller to call it again: `safelight`, `.venv/bin/safelight`, ..."""
+    """The name under which this program was called: `safelight`, `.venv/bin/safelight`, ..."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"{sys.executable} -m safelight"
@@ -27,7 +27,7 @@ def command(*words: object) -> str:
 
 
 def after(spec: "Denoised", path: Path, *, from_stdin: bool) -> list[str]:
-    """The same picture in more steps, and proof that the file is enough to draw it again."""
+    """Commands that draw the picture with more steps, and replay it from its file."""
     lines = [f"  {command('replay', path)}", f"  {command('samplers')}"]
     if not from_stdin:
         said = without(sys.argv[1:], {"--seed", "-s", "--steps", "-n", "--number"})
@@ -36,7 +36,7 @@ def after(spec: "Denoised", path: Path, *, from_stdin: bool) -> list[str]:
 
 
 def without(words: list[str], options: set[str]) -> list[str]:
-    """The words of a command but for these options and their values."""
+    """The arguments of a command, without these options and their values."""
     left: list[str] = []
     rest = iter(words)
     for word in rest:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def kept(file: Path | None, settings: "Settings") -> str | None:
-    """A picture from the caller, safely opened and stored; what the spec calls it."""
+    """Open and store a picture file; returns the digest that specs name it by."""
     if file is None:
         return None
     from safelight.assets.store import AssetStore

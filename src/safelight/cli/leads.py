@@ -27,7 +27,7 @@ def control_requests(texts: Sequence[str], settings: "Settings") -> list[dict[st
 
 
 def picture_requests(texts: Sequence[str], settings: "Settings") -> list[dict[str, Any]]:
-    """Fields of `spec.PicturePromptRequest`; the only adapter there is, where none is named."""
+    """Fields of `spec.PicturePromptRequest`; without a name, the only adapter that is installed."""
     requests = [picture_request(text) for text in texts]
     for request in requests:
         if "model" not in request:
@@ -36,7 +36,7 @@ def picture_requests(texts: Sequence[str], settings: "Settings") -> list[dict[st
 
 
 def control_request(text: str) -> dict[str, Any]:
-    """`sketch.png:canny-sd15:scribble:0.8:0-0.6`: what follows the model may be left out, or stand in any order."""
+    """`sketch.png:canny-sd15:scribble:0.8:0-0.6`: the parts after the model are optional, in any order."""
     from safelight.models.vision.preprocessors import PREPROCESSORS
 
     parts, request = text.split(":"), dict[str, Any]()
@@ -52,7 +52,7 @@ def control_request(text: str) -> dict[str, Any]:
 
 
 def require_file_first(request: dict[str, Any]) -> None:
-    """`apple.png:net:cany` looks like a file named `apple.png:net`, and is a misspelt preprocessor."""
+    """Raises for `apple.png:net:cany`: it parses as a file `apple.png:net`, but the preprocessor is misspelt."""
     from safelight.models.vision.preprocessors import require_preprocessor
 
     file = request["image"].rpartition(":")[0]

@@ -55,10 +55,10 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def introduce(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, help="Say which version this is.")
+        bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Stable Diffusion from words to a stored, replayable picture."""
+    """Stable Diffusion, from a prompt to a stored picture that can be drawn again."""
     # Python ends by looking for garbage among all of torch, which takes a second or two; what is left then may stay.
     atexit.register(gc.freeze)
 

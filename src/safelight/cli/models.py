@@ -59,7 +59,7 @@ def models(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_models(
     kind: Annotated[
-        str, typer.Option(help="vae, lora, embedding, controlnet, ... instead of checkpoints.")
+        str, typer.Option(help="Kind to list: vae, lora, embedding, controlnet, ...; default: checkpoints.")
     ] = "checkpoint",
     as_json: options.Json = False,
 ) -> None:
@@ -105,7 +105,7 @@ def list_models(
 
 
 def list_files(kind: str, *, as_json: bool) -> None:
-    """Of the other kinds: names, bases as their headers show them, and where they are."""
+    """List files of another kind: names, base models by their headers, and paths."""
 
     from safelight.errors import InvalidRequest, SafelightError, nearest
     from safelight.models.registry.describe_files import describe_files
@@ -136,12 +136,13 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME[@VERSION]|PATH|HUB_ID", help="Of any kind, if registered; a hub id must have been downloaded."
+            metavar="NAME[@VERSION]|PATH|HUB_ID",
+            help="A model; registered ones may be of any kind, and a hub id must be downloaded.",
         ),
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Show a model: its kind, its defaults, size, digest, licence, where it came from, and its aliases' turns."""
+    """Show a model: its kind, its defaults, size, digest, licence, its origin, and the history of its aliases."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # looking at a model should not download gigabytes
     from safelight.models.checkpoints.digest import digest_model
     from safelight.models.checkpoints.families import describe
@@ -177,7 +178,7 @@ def show(
 @app.command(epilog=EXAMPLES)
 def export(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH|HUB_ID")],
-    single_file: Annotated[Path, typer.Option("--single-file", metavar="FILE", help="Where to write it.")],
+    single_file: Annotated[Path, typer.Option("--single-file", metavar="FILE", help="File to write.")],
     dtype: Annotated[Literal["float16", "bfloat16", "float32"], typer.Option(help="Number format.")] = "float16",
 ) -> None:
     """Write a checkpoint as one file in the original layout, for other programs."""
@@ -198,10 +199,10 @@ def export(
 
 @app.command(epilog=EXAMPLES)
 def convert(
-    given: Annotated[Path, typer.Argument(metavar="FILE", help="A .ckpt, .pt, .pth or .bin.")],
+    given: Annotated[Path, typer.Argument(metavar="FILE", help="Pickle file: .ckpt, .pt, .pth or .bin.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors")],
 ) -> None:
-    """Make safetensors of a pickle, in a process of its own that may do little else; nothing in it is run."""
+    """Convert a pickle to safetensors in a sandboxed process; no code in the file is run."""
     from safelight.models.weights.convert import convert_pickle
     from safelight.models.weights.identify import identify
 
@@ -211,11 +212,11 @@ def convert(
 
 @app.command(epilog=EXAMPLES)
 def join(
-    given: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors with the network alone, or with more.")],
-    base: Annotated[str, typer.Argument(metavar="NAME|FOLDER|HUB_ID", help="Where all else is taken from.")],
-    name: Annotated[str, typer.Option(help="What the model is called; default: as the file.")] = "",
+    given: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file that contains the denoiser.")],
+    base: Annotated[str, typer.Argument(metavar="NAME|FOLDER|HUB_ID", help="Model that supplies the other parts.")],
+    name: Annotated[str, typer.Option(help="Name of the new model; default: the file's name.")] = "",
 ) -> None:
-    """Make a model of a file without text encoders and autoencoder, such as most files of Flux.
+    """Make a model from a file without text encoders and autoencoder, such as most Flux files.
 
     The result is a diffusers folder under SAFELIGHT_HOME/models. Its network is written there under diffusers' names,
     eight-bit weights that were scaled as bfloat16; the base's other files are linked where the disk allows it.

@@ -20,23 +20,25 @@ Model = Annotated[
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", metavar="DIR", help="Where to put the picture; made if missing.", rich_help_panel=FILES
+        "--out", "-o", metavar="DIR", help="Folder for the pictures; created if missing.", rich_help_panel=FILES
     ),
 ]
 Format = Annotated[Literal["png", "jpeg", "webp"], typer.Option("--format", rich_help_panel=FILES)]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP, 1 to 100.", rich_help_panel=FILES)]
+Quality = Annotated[
+    int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP, 1 to 100.", rich_help_panel=FILES)
+]
 Detail = Annotated[
     Literal["full", "minimal", "none"],
     typer.Option(
         "--metadata",
-        help="What the file says of itself: full lets it be replayed, minimal leaves out the prompt.",
+        help="Metadata in the file: full allows a replay, minimal omits the prompt.",
         rich_help_panel=FILES,
     ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None,
     typer.Option(
-        help="Where to compute.", show_default="SAFELIGHT_DEVICE, or the best there is", rich_help_panel=MACHINE
+        help="Device to compute on.", show_default="SAFELIGHT_DEVICE, or the best there is", rich_help_panel=MACHINE
     ),
 ]
 Dtype = Annotated[
@@ -51,4 +53,4 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Machine-readable output on stdout; errors too, on stderr.", rich_help_panel=OUTPUT),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the paths.", rich_help_panel=OUTPUT)]

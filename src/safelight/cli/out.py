@@ -17,7 +17,7 @@ MIN_FREE_BYTES = 2**20
 
 
 class PictureFolder:
-    """A folder of finished pictures with readable names; says of each where it is."""
+    """Writes finished pictures to a folder under readable names, and prints each path."""
 
     def __init__(self, folder: Path, *, as_json: bool, quiet: bool, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ def copy_out(store: "AssetStore", asset_id: str, folder: Path, name: str) -> Pat
 
 
 def require_writable(folders: Iterable[Path]) -> None:
-    """Make the folders and try them.
+    """Create the folders, and check that they are writable.
 
     Raises:
         StorageFailed: with the folder and the reason.

@@ -36,9 +36,9 @@ Exit code 0: the same picture; 1: another one; 2: it cannot be drawn again, and 
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture with its record inside.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture with its settings in its metadata.")],
     init: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The picture it started from, if it is not stored here.")
+        Path | None, typer.Option(metavar="FILE", help="Its init picture, if it is not stored here.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(metavar="FILE", help="Its mask, if it is not stored here.")] = None,
     led_by: Annotated[
@@ -46,26 +46,26 @@ def replay(
         typer.Option(
             "--led-by",
             metavar="FILE",
-            help="A hint or picture prompt that led it, if it is not stored here; may be given again.",
+            help="A control image or picture prompt of it, if it is not stored here; may be given again.",
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="NAME|PATH|HUB_ID", help="Draw with this one, where the file names another."
+            "--model", "-m", metavar="NAME|PATH|HUB_ID", help="Draw with this model instead of the one in the file."
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="DIR", help="Also put the new picture here.", show_default="it is compared only"
+            "--out", "-o", metavar="DIR", help="Also write the new picture to this folder.", show_default="compare only"
         ),
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a picture again from its record, and say how much it differs.
+    """Draw a picture again from its metadata, and report how much it differs.
 
     A picture of safelight's must come out the same. From other programs' settings the picture is drawn with --model.
     """
@@ -150,7 +150,7 @@ def what_to_draw(
 
 
 def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> None:
-    """Raises InvalidRequest where a hint or a picture prompt is not here."""
+    """Raises InvalidRequest if a control image or a picture prompt is not stored here."""
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
     from safelight.spec import Upscale
@@ -187,7 +187,7 @@ def compare(one: "Image.Image", other: "Image.Image") -> Difference | None:
 
 
 def report(difference: Difference | None, *, lossy: bool, path: Path | None, as_json: bool) -> None:
-    """Say it, and leave with 1 if the picture is another one."""
+    """Print the result, and exit with 1 if the picture differs."""
     enough = LOSSY_DB if lossy else SAME_DB
     same = difference is not None and difference.psnr_db >= enough
     if as_json:

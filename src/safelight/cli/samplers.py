@@ -18,7 +18,7 @@ EXAMPLES = """\
   safelight generate "a red apple" --sampler "Euler a"
 """
 
-app = typer.Typer(name="samplers", help="List the samplers, or plot what one does.", epilog=EXAMPLES)
+app = typer.Typer(name="samplers", help="List the samplers, or plot one.", epilog=EXAMPLES)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,11 +63,13 @@ def list_samplers(as_json: options.Json = False) -> None:
 @app.command(epilog=EXAMPLES)
 def plot(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sampler.")],
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
-    strength: Annotated[float, typer.Option(help="As of image to image: below 1 starts part of the way down.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 20,
+    strength: Annotated[
+        float, typer.Option(help="Denoising strength of image-to-image: below 1 starts at a lower noise level.")
+    ] = 1.0,
     model: options.Model = "mini",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The PNG.", show_default="NAME.png")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="PNG to write.", show_default="NAME.png")
     ] = None,
 ) -> None:
     """Draw the noise levels and the coefficients of a sampler's schedule to a PNG."""

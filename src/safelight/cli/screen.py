@@ -20,7 +20,7 @@ PREVIEW_COLUMNS = 32
 
 
 class Screen:
-    """Listens to any number of pictures at once; leaves nothing behind when it closes."""
+    """Shows the progress of several pictures at once, and clears itself when it closes."""
 
     def __init__(self, pictures: int) -> None:
         self.console = Console()

@@ -28,21 +28,26 @@ def upscale(
     method: Annotated[
         str,
         typer.Option(
-            help="[bold]lanczos[/] invents nothing; realesrgan-x4plus, realesrgan-x4plus-anime, realesr-animevideov3 "
+            help="[bold]lanczos[/] adds no detail; realesrgan-x4plus, realesrgan-x4plus-anime, realesr-animevideov3 "
             "or a network of SAFELIGHT_HOME/upscalers sharpens; [bold]diffusion[/] draws over, in tiles."
         ),
     ] = "lanczos",
-    prompt: Annotated[str, typer.Option(help="What the picture shows.", rich_help_panel=DRAWN)] = "",
-    model: Annotated[str, typer.Option("--model", "-m", help="What draws.", rich_help_panel=DRAWN)] = "mini",
-    strength: Annotated[float, typer.Option(help="How far to depart from the picture.", rich_help_panel=DRAWN)] = 0.35,
+    prompt: Annotated[str, typer.Option(help="Prompt: what the picture shows.", rich_help_panel=DRAWN)] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model that redraws the picture.", rich_help_panel=DRAWN)
+    ] = "mini",
+    strength: Annotated[
+        float, typer.Option(help="Denoising strength: how far to depart from the picture.", rich_help_panel=DRAWN)
+    ] = 0.35,
     seed: Annotated[int | None, typer.Option("--seed", "-s", show_default="random", rich_help_panel=DRAWN)] = None,
     steps: Annotated[int | None, typer.Option(show_default="the model's own", rich_help_panel=DRAWN)] = None,
     tile: Annotated[
-        int | None, typer.Option(help="Side of a tile.", show_default="the model's own", rich_help_panel=DRAWN)
+        int | None,
+        typer.Option(help="Side of a tile, in pixels.", show_default="the model's own", rich_help_panel=DRAWN),
     ] = None,
-    overlap: Annotated[int, typer.Option(help="Pixels that tiles share.", rich_help_panel=DRAWN)] = 32,
+    overlap: Annotated[int, typer.Option(help="Overlap of tiles, in pixels.", rich_help_panel=DRAWN)] = 32,
     upscaler: Annotated[
-        str, typer.Option(help="The method that enlarges the picture first.", rich_help_panel=DRAWN)
+        str, typer.Option(help="Method that enlarges the picture first.", rich_help_panel=DRAWN)
     ] = "lanczos",
     out: options.Out = Path("pictures"),
     format: options.Format = "png",  # noqa: A002  the option's name
@@ -50,7 +55,7 @@ def upscale(
     metadata: options.Detail = "full",
     as_json: options.Json = False,
 ) -> None:
-    """Make a picture larger: by resampling, by a network, or by drawing it over in tiles."""
+    """Enlarge a picture: by resampling, by a network, or by redrawing it in tiles."""
     from safelight.assets.encode import Encoding
     from safelight.settings import Settings
     from safelight.spec import Draft, Upscale, parse_draft, parse_spec
