@@ -103,6 +103,15 @@ def test_several_loras_add_up(model: Models, loaded: Loras) -> None:
     assert psnr(drawn(ours, *several), draw(spec_for(fixed), fixed)) >= MIN_PSNR
 
 
+def test_a_merged_model_takes_further_loras(model: Models, loaded: Loras) -> None:
+    """Its network is another one, which the hooks of the first do not reach."""
+    ours, one, more = model("sd1"), loaded("sd1", "LoRA", weight=0.5), loaded("sd1", "LoKr", weight=-0.4)
+    both = drawn(ours, one, more)
+    fixed = merge(ours, [one], name="merged")
+    assert psnr(both, drawn(fixed, more)) >= MIN_PSNR
+    assert psnr(both, drawn(fixed)) < MIN_PSNR
+
+
 def company(loaded: Loras, kind: str) -> list[tuple[ActiveLora, ...]]:
     """Eight sets, no two alike: of every algorithm, of one and of several, at all weights, and none."""
     names = list(MAKERS)

@@ -9,7 +9,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -37,7 +38,9 @@ def merge(model: Model, loras: Sequence[ActiveLora], *, name: str) -> Model:
         merged(model.t5.network, tuple(row for active in loras for row in active.on_text()[len(encoders)])),
     )
     digest = digest_of(model, loras)
-    return replace(model, name=name, digest=digest, unet=unet, text_encoders=tuple(encoders), t5=t5)
+    # Hooks and cached values belong to the networks that they were made for.
+    own: dict[str, Any] = {"hooks": {}, "cache": WeakKeyDictionary()}
+    return replace(model, name=name, digest=digest, unet=unet, text_encoders=tuple(encoders), t5=t5, **own)
 
 
 def digest_of(model: Model, loras: Sequence[ActiveLora]) -> str:
