@@ -3,7 +3,7 @@
 job.py        a spec inside the engine: latents, history, place in its schedule
 prepare.py    spec -> job: seeds, start latents, masks
 rehearse.py   what drawing would raise, before a spec is accepted
-scheduler.py  who takes part in the next call
+scheduler.py  chooses the jobs of the next call
 rows.py       which predictions a call makes for each job, and the conditions of each
 runner.py     one call: gather rows, denoise, guide, advance
 decoder.py    finished latents -> pictures, in a thread of its own

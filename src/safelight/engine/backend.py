@@ -1,4 +1,4 @@
-"""What the path asks of whoever denoises: this machine's engine, a remote replica, or a test double."""
+"""The interface of whatever denoises: this machine's engine, a remote replica, or a test double."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
@@ -12,7 +12,7 @@ from safelight.spec import Denoised
 class Backend(Protocol):
     @property
     def alive(self) -> bool:
-        """Whether it takes jobs: not once it is closed, or has broken down."""
+        """Whether it accepts jobs: not after it was closed or has failed."""
         ...
 
     def submit(

@@ -1,4 +1,4 @@
-"""The prompts of several newcomers, encoded in one call; prompts seen lately are not encoded again."""
+"""Encodes the prompts of several new jobs in one call; recent prompts are cached."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
@@ -31,12 +31,12 @@ Strand = tuple[Reading, ...]
 class Conditionings:
     def __init__(self) -> None:
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
-        """What is applied to the text encoders, for the prompts at hand."""
+        """What LoRAs apply to the text encoders, by prompt, during one call."""
         self.model: Model | None = None
         """Whose prompts are at hand; its caches must not keep the text encoders that stand in for its own."""
 
     def fill(self, jobs: Sequence[Job]) -> None:
-        """Tell jobs of one model what their prompts say, step by step. They have been prepared: their steps are known.
+        """Give jobs of one model their conditionings, step by step; the jobs are prepared, so their steps are known.
 
         Raises:
             InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
@@ -45,7 +45,7 @@ class Conditionings:
             self.fill_alike([job for job in jobs if job.model.text_digest == text_digest])
 
     def fill_alike(self, jobs: Sequence[Job]) -> None:
-        """Jobs whose prompts the same text encoders read."""
+        """The same, for jobs with the same text encoders."""
         model = jobs[0].model
         if model.image_encoder:
             for job in jobs:
@@ -81,7 +81,7 @@ class Conditionings:
 
 
 def strands_of(job: Job) -> list[Strand]:
-    """The prompts that AND joins, and the negative one if the network will be asked about it."""
+    """The prompts that AND joins, and the negative one if a row needs it."""
     model = job.model
     changed = tuple(key for active in job.effects.values() if (key := active.text_key()))
     prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, name=model.name)
@@ -116,7 +116,7 @@ def rows_of(job: Job) -> tuple[Row, ...]:
 
 
 def prompt_of(spec: Denoised, embeddings: Sequence[Embedding], words: str) -> Prompt:
-    """With those embeddings that these words name, and no others: fewer keys, more hits."""
+    """A prompt with only the embeddings that it names: fewer cache keys, more hits."""
     if not embeddings:
         return Prompt(words, spec.clip_skip)
     named = names_in(words, [embedding.name for embedding in embeddings])
@@ -154,7 +154,7 @@ def encode_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
 
 
 def negative(job: Job, encoded: tuple[Conditioning, ...]) -> tuple[Conditioning, ...]:
-    """SDXL was trained to be led away from zeros, not from an encoded empty prompt."""
+    """SDXL was trained with zeros for the empty negative prompt, not with its encoding."""
     if job.spec.negative_prompt or not job.model.description.force_zeros_for_empty_prompt:
         return encoded
     return (zeros_like(encoded[0]),) * len(encoded)

@@ -1,4 +1,4 @@
-"""Finished latents become pictures here, in a thread of its own while others take steps, so that these do not wait."""
+"""Decodes finished latents in a thread of its own, so that running jobs do not wait."""
 
 import queue
 import threading
@@ -16,7 +16,7 @@ Done = Callable[[Job, Image.Image | Exception], None]
 
 
 class Decoder:
-    """Takes all that is waiting, and decodes those of one key and one autoencoder together."""
+    """Decodes waiting latents together, if they share key and autoencoder."""
 
     def __init__(self, done: Done) -> None:
         self.done = done

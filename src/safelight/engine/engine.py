@@ -50,7 +50,7 @@ class Engine:
             job.cancelled = True
 
     def pause(self, job_id: str, *, paused: bool = True) -> None:
-        """A paused job keeps its place in its walk and takes no part in calls until it is let go on."""
+        """A paused job keeps its position and takes part in no call until it is resumed."""
         if job := self.live.get(job_id):
             job.paused = paused
 
@@ -91,7 +91,7 @@ class Engine:
         self.emit(Started(job_id=job.id, total_steps=job.total_steps, waited_s=waited_s))
 
     def call(self, batch: Sequence[Job]) -> None:
-        """One network call and one table update; nobody has moved if it fails."""
+        """One network call and one table update; if it fails, no job has advanced."""
         began = time.perf_counter()
         shares = [job.rows for job in batch]
         costs = [job.megapixels for job in batch]
@@ -128,7 +128,7 @@ class Engine:
         return self.preview_factors[key]
 
     def retire(self, batch: Sequence[Job]) -> None:
-        """Have finished latents decoded, or send them on their next walk."""
+        """Hand finished latents to the decoder, or begin their next trajectory."""
         for job in batch:
             if job.state != "running" or not job.now.finished:
                 continue
@@ -161,7 +161,7 @@ class Engine:
             next_trajectory(job, self.cache)
 
     def decoded(self, job: Job, result: Image.Image | Exception) -> None:
-        """Called by the thread that decodes; the scheduler has let go of the job already."""
+        """Called by the decoder's thread; the scheduler no longer has the job."""
         if isinstance(result, Exception):
             self.end(job, failure(job, result))
         elif job.cancelled:
@@ -170,7 +170,7 @@ class Engine:
             self.end(job, Decoded(job_id=job.id, image=result, compute_s=job.compute_s))
 
     def isolate(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
-        """Do the work for all; if that fails, shrink the batch or find out whose fault it is."""
+        """Do the work for all; if it fails, shrink the batch or find the job that fails."""
         try:
             work(jobs)
         except Exception as error:  # noqa: BLE001  a neighbour's fault of any kind must not end the engine

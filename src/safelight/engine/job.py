@@ -23,13 +23,13 @@ from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, TextToImage
 
 if TYPE_CHECKING:
     Pictures = Mapping[str, Image.Image]
-    """Start pictures and masks, by the digest that the spec names them with."""
+    """Init pictures, masks and hints, by their digest in the spec."""
 
 State = Literal["waiting", "running", "decoding", "ended"]
 
 
 Enlarge = Callable[[Image.Image, float, str], Image.Image]
-"""A picture, so many times as large, by the upscaler of that name."""
+"""Enlarges a picture by a factor, with the upscaler of a name."""
 
 
 def by_lanczos(image: Image.Image, scale: float, name: str) -> Image.Image:
@@ -40,17 +40,17 @@ def by_lanczos(image: Image.Image, scale: float, name: str) -> Image.Image:
 
 @dataclass(slots=True, kw_only=True)
 class Blend:
-    """Inpainting with a network that knows nothing of masks: after each call, what is kept is put back."""
+    """Inpainting with a network that takes no mask: the kept part is restored after each call."""
 
     mask: Tensor
-    """(1, h, w) 1 where the picture is drawn anew."""
+    """(1, h, w), 1 where the picture is redrawn."""
     init: Latent
     noise: Latent
 
 
 @dataclass(slots=True, kw_only=True)
 class Overlay:
-    """What is laid over the drawn picture at the end, so that kept pixels stay as they were."""
+    """The original, pasted over the result at the end, so that kept pixels do not change."""
 
     original: Image.Image
     soft_mask: Image.Image
@@ -59,20 +59,20 @@ class Overlay:
 
 @dataclass(slots=True, kw_only=True)
 class Trajectory:
-    """One way from noise to a latent: a schedule, and where the job stands in it."""
+    """One pass from noise to a latent: a schedule, and the job's position in it."""
 
     schedule: Schedule
     latents: list[Latent]
-    """Newest first, K of them; zeros where there is no past yet."""
+    """The last K, newest first; zeros before there are so many."""
     outputs: list[Latent]
     blend: Blend | None = None
     extra_channels: Tensor | None = None
-    """(c, h, w) what the network sees beside the latent: mask and masked picture, or the picture that is edited."""
+    """(c, h, w), further inputs of the network: mask and masked picture, or the picture that is edited."""
     effects: Mapping[str, Active] = field(default_factory=dict[str, Active])
     """The job's effects, prepared for this size."""
     row: int = 0
     fresh_noise: Latent | None = None
-    """Drawn for the row at hand; kept until the row is done, so that a call tried twice draws once."""
+    """Noise of the current row; stored until the row is done, so that a repeated call uses the same."""
 
     @property
     def finished(self) -> bool:
@@ -92,13 +92,13 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompts:
-    """What the network is told of a job; the tuples hold an entry for each step, those of the second walk after the
-    first's. Entries of steps that are told the same are the same object."""
+    """The conditionings of a job's prompts. Each tuple has an entry per step, the second pass after the first; equal
+    entries are one object."""
 
     positive: tuple[tuple[Conditioning, ...], ...]
-    """For each of the prompts that AND joins."""
+    """One tuple for each prompt that AND joins."""
     weights: tuple[float, ...]
-    """How much each of them counts."""
+    """The weight of each of them."""
     negative: tuple[Conditioning, ...] | None
 
 
@@ -113,9 +113,9 @@ class Job:
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
     refiner: Model | None = None
-    """What will draw the rest, in memory; None once it does."""
+    """The model that takes over; None once it has."""
     enlarge: Enlarge = by_lanczos
-    """What makes a picture larger before it is drawn over, by name."""
+    """Enlarges a picture before a second pass."""
     tenant: str = ""
     priority: int = 0
     preview_every: int = 0
@@ -130,14 +130,14 @@ class Job:
     """Prompts joined by AND, each with a row of its own in every call."""
     trajectory: Trajectory | None = None
     enlarged: bool = False
-    """In the second walk of highres."""
+    """In the second pass of highres."""
     steps_before: int = 0
-    """Finished in earlier walks."""
+    """Steps finished in earlier trajectories."""
     passes: tuple[int, ...] = ()
-    """Steps of each pass: highres makes two, and a refiner's walk belongs to the pass that it ends."""
+    """Steps of each pass: highres makes two, and a refiner's steps belong to the pass that it ends."""
     overlay: Overlay | None = None
     compute_s: float = 0.0
-    """This job's share of the calls it took part in."""
+    """The job's share of the time of its network calls."""
 
     def __post_init__(self) -> None:
         self.num_parts = len(parts_of(self.spec.prompt))
@@ -157,7 +157,7 @@ class Job:
 
     @property
     def tiling(self) -> Tiling | None:
-        """The tiles in which the coming call draws, in latent pixels; None where the picture is not larger than one."""
+        """The tiles of the coming call, in latent pixels; None if the picture is not larger than one."""
         if not isinstance(self.spec, ImageToImage) or self.spec.tiles is None:
             return None
         scale, tiles = self.model.description.vae_scale, self.spec.tiles
@@ -183,7 +183,7 @@ class Job:
 
     @property
     def progress(self) -> float:
-        """The share of its pass that lies behind it."""
+        """Fraction of the current pass that is finished."""
         first, *_ = self.passes
         return (self.step - first) / self.passes[1] if self.enlarged else self.step / first
 
@@ -205,32 +205,32 @@ class Job:
 
     @property
     def uses_cfg(self) -> bool:
-        """The coming call also asks about the negative prompt, which is what AND measures its parts against."""
+        """The coming call has a row with the negative prompt, which AND needs too."""
         return self.guided or self.num_parts > 1
 
     @property
     def uses_image_cfg(self) -> bool:
-        """The coming call also asks what the network draws without seeing the picture that is edited."""
+        """The coming call has a row without the picture that is edited."""
         return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
 
     @property
     def uses_pag(self) -> bool:
-        """The coming call also asks what the network draws without structure."""
+        """The coming call has a row with perturbed attention."""
         return self.spec.pag_scale > 0
 
     @property
     def uses_sag(self) -> bool:
-        """After the coming call, the network is asked once more: about the latent with a blur on what it looked at."""
+        """The coming call is followed by one on the latent, blurred where the network attended."""
         return self.spec.sag_scale > 0
 
     @property
     def rows(self) -> int:
-        """Network rows in the coming call, and in the one that follows from it."""
+        """Network rows in the coming call and the one that follows from it."""
         return self.num_parts + self.uses_cfg + self.uses_image_cfg + self.uses_pag + self.uses_sag
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels of what is being denoised now."""
+        """Width and height in pixels in the current pass."""
         if not self.enlarged or self.highres is None:
             return self.spec.width, self.spec.height
         scale, step = self.highres.scale, self.model.description.side_step
@@ -249,7 +249,7 @@ class Job:
 
     @property
     def step(self) -> int:
-        """Steps finished, those of an earlier walk included."""
+        """Steps finished, those of earlier trajectories included."""
         return self.steps_before + (0 if self.trajectory is None else self.trajectory.step)
 
     @property

@@ -42,7 +42,7 @@ class LocalBackend:
     ) -> None:
         self.loader = loader
         self.leases: dict[str, Lease] = {}
-        """By job, until its last event."""
+        """Leases by job, until its last event."""
         self.preview_every = preview_every
         self.listeners: dict[str, Listener] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -120,7 +120,7 @@ class LocalBackend:
             self.commands.put(command)
 
     def deliver(self, event: Event) -> None:
-        """Called from the engine's and the decoder's threads; a listener that has gone away hears nothing."""
+        """Called from the engine's and the decoder's threads; events without a listener are dropped."""
         if isinstance(event, Decoded | Failed | Cancelled):
             self.end_lease(event.job_id)
         if listener := self.listeners.get(event.job_id):
@@ -131,7 +131,7 @@ class LocalBackend:
                 self.commands.put(lambda: self.engine.cancel(event.job_id))
 
     def run(self) -> None:
-        """The engine's thread; whatever ends it, nobody is left waiting."""
+        """The engine's thread; however it ends, every job gets its last event."""
         fault: EngineStopped | None = None
         try:
             self.work()
@@ -147,7 +147,7 @@ class LocalBackend:
             self.engine.close(fault)
 
     def work(self) -> None:
-        """Obey what has been asked, then step; sleep when there is nothing to do."""
+        """Execute the waiting commands, then step; sleep when there is nothing to do."""
         busy = False
         while True:
             while not busy or not self.commands.empty():

@@ -34,11 +34,11 @@ LATENT_MODES: Mapping[str, tuple[str, bool]] = {
     "latent-nearest": ("nearest", False),
     "latent-nearest-exact": ("nearest-exact", False),
 }
-"""How latents are resampled, and whether against aliasing."""
+"""Resampling of latents, and whether with antialiasing."""
 
 
 def prepare(job: Job, *, cache: Path | None) -> None:
-    """Give the job its generator and its first walk."""
+    """Give the job its generator and its first trajectory."""
     for name in ("loras", "controls", "picture_prompts"):
         assert bool(getattr(job.spec, name)) == (name in job.effects), f"the spec's {name} were not loaded"
     networks = [model for model in (job.model, job.refiner) if model]
@@ -69,7 +69,7 @@ def prepare(job: Job, *, cache: Path | None) -> None:
 
 
 def require_mask_where_one_is_read(spec: Denoised, about: Description, *, name: str) -> None:
-    """Raises UnsupportedOption where a network that sees a mask is given none."""
+    """Raises UnsupportedOption if a network made for inpainting gets no mask."""
     if about.inpaints_natively and not isinstance(spec, Inpaint):
         missing = "a mask too" if isinstance(spec, ImageToImage) else "an init picture and a mask"
         raise UnsupportedOption("model", f"{name} is made for inpainting: give it {missing}")
@@ -87,7 +87,7 @@ def from_picture(job: Job, spec: ImageToImage, cache: Path | None) -> Trajectory
 
 
 def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
-    """The start picture; what is drawn over in tiles is first made as large as it will be, but for rounding."""
+    """The init picture; for tiles, enlarged to the final size, up to rounding."""
     image = job.pictures[spec.init]
     scale = max(spec.width / image.width, spec.height / image.height)
     if spec.tiles is None or spec.tiles.upscaler == "lanczos" or scale <= 1:
@@ -96,7 +96,7 @@ def enlarged(job: Job, spec: ImageToImage) -> Image.Image:
 
 
 def from_instruction(job: Job, spec: Edit, cache: Path | None) -> Trajectory:
-    """From noise, or at less strength from the noised picture; the network sees the picture in either case."""
+    """From noise, or at lower strength from the noised picture; the network sees the picture either way."""
     schedule = plan(job, cache, steps=spec.steps, strength=spec.strength)
     image = fit_to(job.pictures[spec.init], spec.width, spec.height, spec.fit)
     device = job.model.placement.device
@@ -142,7 +142,7 @@ def mask_channels(job: Job, image: Image.Image, mask: Image.Image) -> torch.Tens
 
 
 def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
-    """The picture and mask at the size that is drawn; sets what is laid over the result at the end."""
+    """The picture and mask at the size that is drawn; sets the job's overlay."""
     original = job.pictures[spec.init].convert("RGB")
     mask = job.pictures[spec.mask].convert("L")
     if mask.size != original.size:
@@ -160,7 +160,7 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
 
 
 def masks(mask: Image.Image, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
-    """Where the picture is drawn anew, and how the result is laid over the original."""
+    """The mask for drawing, and the soft mask for pasting the result over the original."""
     hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
     return hard, (ImageOps.invert(mask) if spec.mask_invert else mask) if spec.soft_mask else soft
 
@@ -173,7 +173,7 @@ def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:
 
 
 def next_trajectory(job: Job, cache: Path | None) -> None:
-    """The second pass of highres: the first result, enlarged, walked down again from part of the noise."""
+    """The second pass of highres: the first result, enlarged and denoised again from part of the noise."""
     highres, first = job.highres, job.now
     assert highres is not None
     schedule = until_refined(job, second_schedule(job, highres, cache))
@@ -211,13 +211,13 @@ def until_refined(job: Job, schedule: Schedule) -> Schedule:
 
 
 def require_two_steps(steps: int) -> None:
-    """Raises UnsupportedOption where a refiner has none left, or leaves none."""
+    """Raises UnsupportedOption if either model would have no step."""
     if steps < 2:
         raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
 
 
 def refine(job: Job, cache: Path | None) -> None:
-    """The refiner takes over at the noise level that the base left; what was made for the base stays behind."""
+    """Let the refiner take over at the base's noise level; effects made for the base end here."""
     assert job.refiner is not None
     before, base = job.now, job.model
     job.steps_before += before.schedule.steps
@@ -242,7 +242,7 @@ def refine(job: Job, cache: Path | None) -> None:
 
 
 def go_on_masked(job: Job, spec: Inpaint, before: Trajectory) -> None:
-    """As the model before, or where one of the two takes masks and the other blends, in the way of the one at hand."""
+    """Continue inpainting with the refiner: as before, or by its own way if one takes masks and the other blends."""
     native = job.model.description.inpaints_natively
     if native == (before.blend is None):
         job.now.blend, job.now.extra_channels = before.blend, before.extra_channels
@@ -272,7 +272,7 @@ def fit_effects(job: Job) -> None:
 
 
 def hint_for(job: Job, hint: Image.Image, fit: Fit) -> Image.Image:
-    """Where only the box around a mask is drawn, that part of the hint."""
+    """The hint at the drawn size; its part in the box if only the box around a mask is drawn."""
     overlay = job.overlay
     if overlay is None or overlay.box is None:
         return fit_to(hint, *job.size, fit)

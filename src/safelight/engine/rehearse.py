@@ -1,4 +1,4 @@
-"""What drawing would raise, found out before a spec is accepted: from configurations, words, step counts and masks.
+"""Raises what drawing would, before a spec is accepted: from configurations, prompts, step counts and masks.
 
 `prepare.py` and `conditioning.py` ask the same of a job with its networks in memory, and here the same functions answer
 for an outline. What only the weights show is left for them.
@@ -42,7 +42,7 @@ def rehearse(
 
 
 def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
-    """The steps of each walk."""
+    """The steps of each pass."""
 
     def count(steps: int, strength: float, size: tuple[int, int]) -> int:
         pace = pace_for(about, size)

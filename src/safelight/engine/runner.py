@@ -21,7 +21,7 @@ from safelight.models.networks.load import Model
 from safelight.spec import Edit
 
 MAX_TILES = 128
-"""In one call of the network."""
+"""Most tiles in one network call."""
 
 
 class Runner:
@@ -70,7 +70,7 @@ class Runner:
         return denoised(torch.stack([job.now.latents[0] for job in batch]), outputs, rows)
 
     def denoiser_over(self, job: Job, budget_megapixels: float) -> Denoiser:
-        """The model's own, or where the canvas is drawn in tiles, one over canvases."""
+        """The model's denoiser, or one that draws the canvas in tiles."""
         denoise, tiling = self.denoiser(job.model), job.tiling
         if tiling is None:
             return denoise
@@ -84,7 +84,7 @@ class Runner:
         return model.cache[self]
 
     def noise(self, batch: Sequence[Job]) -> Latents | None:
-        """Fresh noise for those rows whose sampler draws it, zeros for the others."""
+        """Fresh noise for rows whose sampler adds noise, zeros for the others."""
         if not any(job.now.schedule.draws[job.now.row] for job in batch):
             return None
         for job in batch:

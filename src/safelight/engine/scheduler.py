@@ -1,4 +1,4 @@
-"""Who takes part in the next network call.
+"""Chooses the jobs of the next network call.
 
 Jobs of one call must agree in model and picture size (`key_of`); all else may differ. Of two jobs, first comes the one
 
@@ -22,9 +22,9 @@ from safelight.models.networks.load import Model
 PRIORITY_AGES_S = 60.0
 """After this long a waiting job counts one priority higher."""
 LORA_BYTES = 2**30
-"""Of LoRAs in one call: what they add is stacked, and takes as much again."""
+"""Most bytes of LoRAs in one call: their stacked copies take as much again."""
 MAX_LEAD = 8.0
-"""Whoever was served less than others may make up for at most so many calls."""
+"""Most calls by which a tenant that was served less may be ahead."""
 
 
 class Scheduler:
@@ -81,7 +81,7 @@ class Scheduler:
         return batch
 
     def in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Jobs in their order within a tenant; the tenant that has had least goes next, what is given here included."""
+        """Jobs in order within a tenant; the tenant with the least work goes next, work given here included."""
         lines: dict[str, deque[Job]] = {}
         for job in jobs:
             lines.setdefault(job.tenant, deque()).append(job)
@@ -140,7 +140,7 @@ class Account:
         self.work[name] = self.of(name) + amount
 
     def forgive(self, lead: float) -> None:
-        """Who asked for little is owed no more than `lead`, or a burst from them would shut everybody else out."""
+        """Limit a tenant's credit to `lead`, or its burst of jobs would shut out the others."""
         least = max(self.work.values()) - lead
         self.work = {name: max(work, least) for name, work in self.work.items()}
 
