@@ -39,8 +39,9 @@ LATENT_MODES: Mapping[str, tuple[str, bool]] = {
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first trajectory."""
-    for name in ("loras", "controls", "picture_prompts"):
-        assert bool(getattr(job.spec, name)) == (name in job.effects), f"the spec's {name} were not loaded"
+    for name in ("loras", "controls", "picture_prompts", "freeu", "pag_scale", "sag_scale"):
+        loaded = name.removesuffix("_scale") in job.effects
+        assert bool(getattr(job.spec, name)) == loaded, f"the spec's {name} were not loaded"
     networks = [model for model in (job.model, job.refiner) if model]
     for active in job.effects.values():
         active.require(job.spec, networks)

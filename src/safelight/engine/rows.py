@@ -1,7 +1,7 @@
 """The rows of one network call: which predictions each job of a batch needs, and with which conditions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -44,15 +44,6 @@ def first_rows(batch: Sequence[Job]) -> list[NetworkRow]:
         ),
         *(NetworkRow(job=i, kind="pag", conditioning=positives_of(job)[0]) for i, job in jobs if job.uses_pag),
     ]
-
-
-def follow_ups(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> dict[int, NetworkRow]:
-    """The rows of the second call, by the index of the first-call row whose output each one needs."""
-    return {
-        index: replace(entry, kind="sag")
-        for index, entry in enumerate(network_rows)
-        if batch[entry.job].uses_sag and entry.kind == ("uncond" if batch[entry.job].uses_cfg else "cond")
-    }
 
 
 def conditions_for(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> Conditions:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -12,7 +13,7 @@ from safelight.diffusion.guidance import compose, degrade, guide, guide_away, gu
 from safelight.diffusion.noise import draw
 from safelight.diffusion.shapes import Latent, Latents, Masks
 from safelight.engine.job import Job, Trajectory
-from safelight.engine.rows import NetworkRow, conditions_for, first_rows, follow_ups
+from safelight.engine.rows import NetworkRow, conditions_for, first_rows
 from safelight.models.adapters.effect import RowKind
 from safelight.models.adapters.sag import AttentionMask
 from safelight.models.backends.denoiser import Conditions, Denoiser
@@ -41,10 +42,11 @@ class Runner:
         network_rows = first_rows(batch)
         conditions = conditions_for(batch, network_rows)
         outputs = answers(denoise, batch, rows, network_rows, latents, conditions)
-        if after := follow_ups(batch, network_rows):
-            masks = [mask_of(batch[network_rows[index].job], conditions.effects["sag"].rows[index]) for index in after]
-            again = [*after.values()]
-            latents = degraded(batch, rows, again, latents, outputs[[*after]], torch.stack(masks))
+        if "sag" in conditions.effects:
+            by_index = {i: mask for i, mask in enumerate(conditions.effects["sag"].rows) if mask is not None}
+            again = [replace(network_rows[i], kind="sag") for i in by_index]
+            masks = [mask_of(batch[entry.job], mask) for entry, mask in zip(again, by_index.values(), strict=True)]
+            latents = degraded(batch, rows, again, latents, outputs[[*by_index]], torch.stack(masks))
             outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents, conditions_for(batch, again))])
             network_rows += again
         return with_guidance(batch, network_rows, outputs)

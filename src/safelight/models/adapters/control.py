@@ -145,14 +145,12 @@ class ControlHook:
         del network
 
     @contextmanager
-    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
-        yield {} if rows is None else residuals_of(rows, inputs)
+    def on(self, rows: Sequence[Row | None], inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
+        yield residuals_of(rows, inputs)
 
 
 def residuals_of(rows: Sequence[Row | None], inputs: NetworkInputs) -> dict[str, Any]:
     """The UNet's arguments that carry control; none where no row has any."""
-    if not any(rows):
-        return {}
     lengths = [inputs.context.shape[1]] * len(rows) if inputs.mask is None else inputs.mask.sum(dim=1).tolist()
     residuals, shifts = ResidualSums(len(rows)), ResidualSums(len(rows))
     for (net, _, length), members in grouped(rows, lengths).items():

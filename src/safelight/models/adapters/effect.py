@@ -126,3 +126,17 @@ class Effect(Protocol):
         """The memory for weights that the spec's files take."""
         del spec, placement
         return []
+
+
+class FilelessEffect(Effect, Active):
+    """An effect that needs no files: one object serves every job, and the refiner that takes over."""
+
+    def __init__(self, catalogue: Catalogue | None = None) -> None:
+        del catalogue
+
+    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
+        del spec, model, pictures
+        return self
+
+    def for_refiner(self) -> Active:
+        return self

@@ -5,20 +5,17 @@ the skip connection by s. Both meet, side by side, at the door of each residual 
 once changes them; outside of `on` it does nothing, and rows without factors keep their very bits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from safelight.errors import UnsupportedOption
-from safelight.models.adapters.effect import Active, Effect, Moment, Network
-from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.adapters.effect import FilelessEffect, Moment, Network
 from safelight.models.hooks.hook import NetworkInputs
-from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Draft, FreeU
 
 Row = FreeU | None
@@ -26,13 +23,8 @@ LEVELS = 2
 """Of the way up, the lowest first."""
 
 
-class FreeUEffect(Effect, Active):
-    """Needs no files, so the effect of every job is this object."""
-
+class FreeUEffect(FilelessEffect):
     name = "freeu"
-
-    def __init__(self, catalogue: Catalogue | None = None) -> None:
-        del catalogue
 
     def used(self, draft: Draft | Denoised) -> bool:
         return draft.freeu is not None
@@ -41,13 +33,6 @@ class FreeUEffect(Effect, Active):
         del spec
         for network in networks:
             levels_of(network.unet)
-
-    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
-        del spec, model, pictures
-        return self
-
-    def for_refiner(self) -> Active:
-        return self
 
     def row(self, moment: Moment) -> Row:
         return moment.spec.freeu
@@ -66,12 +51,9 @@ class FreeUHook:
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
+    def on(self, rows: Sequence[Row], inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
         """`rows` has the factors of each row, or None."""
         del inputs
-        if rows is None or not any(rows):
-            yield {}
-            return
         self.hook()
         self.now = tuple(rows)
         try:

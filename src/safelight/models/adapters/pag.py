@@ -5,20 +5,17 @@ self-attention gives each place its own value back, as if every place attended t
 draws lacks structure, and guidance leads away from it (`diffusion/guidance.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from safelight.errors import UnsupportedOption, nearest
-from safelight.models.adapters.effect import Active, Effect, Moment, Network
-from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.adapters.effect import FilelessEffect, Moment, Network
 from safelight.models.hooks.hook import NetworkInputs
-from safelight.models.networks.load import Model
 from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Draft
 
@@ -27,13 +24,10 @@ Row = tuple[str, ...]
 SIDES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
-class PagEffect(Effect, Active):
-    """Needs no files, so the effect of every job is this object. Its row is one more prediction for the job."""
+class PagEffect(FilelessEffect):
+    """Its row is one more prediction for the job."""
 
     name = "pag"
-
-    def __init__(self, catalogue: Catalogue | None = None) -> None:
-        del catalogue
 
     def used(self, draft: Draft | Denoised) -> bool:
         return bool(draft.pag_scale)
@@ -43,13 +37,6 @@ class PagEffect(Effect, Active):
             PagHook(network.unet).paths_of(spec.pag_layers)
         if len(parts_of(spec.prompt)) > 1:
             raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
-
-    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
-        del spec, model, pictures
-        return self
-
-    def for_refiner(self) -> Active:
-        return self
 
     def row(self, moment: Moment) -> Row:
         return moment.spec.pag_layers if moment.kind == "pag" else ()
@@ -70,12 +57,9 @@ class PagHook:
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
+    def on(self, rows: Sequence[Row | None], inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
         """`rows` has the layers in which each row is perturbed."""
         del inputs
-        if rows is None or not any(rows):
-            yield {}
-            return
         now: dict[str, list[int]] = {}
         for place, names in enumerate(rows):
             for path in self.paths_of(names) if names else ():

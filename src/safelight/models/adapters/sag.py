@@ -4,21 +4,18 @@ Two hooks in the first self-attention of the middle work the map out anew from i
 alone: the network's own attention stays as fast as it is, and every row keeps its very bits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from safelight.errors import UnsupportedOption
-from safelight.models.adapters.effect import Active, Effect, Moment, Network
-from safelight.models.checkpoints.catalogue import Catalogue
+from safelight.models.adapters.effect import FilelessEffect, Moment, Network
 from safelight.models.hooks.hook import NetworkInputs
 from safelight.models.hooks.picture_prompts import by_head
-from safelight.models.networks.load import Model
 from safelight.spec import Denoised, Draft
 
 
@@ -30,13 +27,10 @@ class AttentionMask:
     """(1, h, w) in latent pixels: 1 where more than the average is attended to. One, or one a tile."""
 
 
-class SagEffect(Effect, Active):
-    """Needs no files, so the effect of every job is this object. Its row is one more prediction, in a second call."""
+class SagEffect(FilelessEffect):
+    """Its row is one more prediction for the job, in a second call."""
 
     name = "sag"
-
-    def __init__(self, catalogue: Catalogue | None = None) -> None:
-        del catalogue
 
     def used(self, draft: Draft | Denoised) -> bool:
         return bool(draft.sag_scale)
@@ -45,13 +39,6 @@ class SagEffect(Effect, Active):
         del spec
         for network in networks:
             middle_of(network.unet)
-
-    def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
-        del spec, model, pictures
-        return self
-
-    def for_refiner(self) -> Active:
-        return self
 
     def row(self, moment: Moment) -> AttentionMask | None:
         """The mask of the row whose latent the second call blurs."""
@@ -76,12 +63,9 @@ class SagHook:
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[AttentionMask | None] | None, inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
+    def on(self, rows: Sequence[AttentionMask | None], inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
         """Fill in the masks of the one call inside of the block."""
-        wanted = [] if rows is None else [mask for mask in rows if mask is not None]
-        if rows is None or not wanted:
-            yield {}
-            return
+        wanted = [mask for mask in rows if mask is not None]
         middle = middle_of(self.network)
         self.hook(middle)
         self.now = [place for place, mask in enumerate(rows) if mask is not None]

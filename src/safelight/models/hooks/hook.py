@@ -42,7 +42,7 @@ class Hook(Protocol):
     itself, and nothing is on while the copy is called.
     """
 
-    def on(self, rows: Sequence[Any] | None, inputs: NetworkInputs) -> AbstractContextManager[Mapping[str, Any]]:
+    def on(self, rows: Sequence[Any], inputs: NetworkInputs) -> AbstractContextManager[Mapping[str, Any]]:
         """Act on the calls of the network inside of the block; yields further arguments of the call.
 
         `rows` has an entry for each row of the call; None and empty ones leave their row as it is, to the bit.
@@ -74,6 +74,8 @@ def effects_on(
     with ExitStack() as stack:
         arguments: dict[str, Any] = {}
         for name, effect in effects.items():
+            if not any(effect.rows):  # these rows of the batch have none of it
+                continue
             if name not in hooks:
                 hooks[name] = effect.hook(network)
             arguments |= stack.enter_context(hooks[name].on(effect.rows, inputs))

@@ -85,12 +85,9 @@ class PicturePrompts:
         return self
 
     @contextmanager
-    def on(self, rows: Sequence[Row | None] | None, inputs: NetworkInputs | None = None) -> Iterator[dict[str, Any]]:
+    def on(self, rows: Sequence[Row | None], inputs: NetworkInputs) -> Iterator[dict[str, Any]]:
         """Look at these in the calls of the network inside of the block; None, or nothing but empty rows, at none."""
         del inputs
-        if rows is None or not any(rows):
-            yield {}
-            return
         self.hook()
         self.now = groups_of([row or () for row in rows], next(self.network.parameters()).device)
         try:
