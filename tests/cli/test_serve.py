@@ -49,8 +49,10 @@ def test_a_file_that_is_no_database(home: Path) -> None:
 def test_a_database_of_a_newer_version(home: Path) -> None:
     url = f"sqlite:///{home / 'safelight.db'}"
     open_database(url).close()
-    with create_engine(url).begin() as connection:
+    engine = create_engine(url)
+    with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
     assert "made by a newer safelight" in refused("--port", "0")
 
 
