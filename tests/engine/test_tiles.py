@@ -13,7 +13,7 @@ from tests.tiny_models import INIT, start_picture
 from torch import Tensor
 
 from safelight.diffusion.tiling import Tiling
-from safelight.engine.runner import mask_of
+from safelight.engine.guided import joined
 from safelight.errors import UnsupportedOption
 from safelight.events import Failed, Stepped
 from safelight.models.adapters.sag import AttentionMask, SagHook
@@ -83,7 +83,7 @@ def test_what_tiles_attend_to_is_joined_for_the_rows_that_are_asked_about() -> N
         job: Any = SimpleNamespace(tiling=tiling, now=SimpleNamespace(latents=[latents[0]]))
         for latent, mask in zip(latents, masks, strict=True):
             if mask is not None:
-                torch.testing.assert_close(mask_of(job, mask), (latent[:1] > 0).float())
+                torch.testing.assert_close(joined(job, mask.tiles), (latent[:1] > 0).float())
 
 
 def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import conv2d, pad
 
-from safelight.diffusion.shapes import Latent, Latents, Masks, PerRow
+from safelight.diffusion.shapes import Latent, Latents, Mask, Masks, PerRow
 
 BLUR = 1.0
 """Standard deviation in latent pixels."""
@@ -24,30 +24,39 @@ def guide_image(guided: Latents, with_image: Latents, without_image: Latents, sc
     return guided + (scale.view(-1, 1, 1, 1) - 1) * (with_image - without_image)
 
 
-def guide_away(guided: Latents, output: Latents, degraded: Latents, scale: PerRow) -> Latents:
+def guide_away(guided: Latent, output: Latent, degraded: Latent, scale: float) -> Latent:
     """Guide away from a degraded network output.
 
     Degraded by perturbed attention (PAG, arXiv:2403.17377), or by a partly blurred latent (SAG, arXiv:2210.00939).
     """
-    return guided + scale.view(-1, 1, 1, 1) * (output - degraded)
+    return guided + scale * (output - degraded)
 
 
-def degrade(latents: Latents, clean: Latents, masks: Masks, signal: PerRow) -> Latents:
-    """Blur the clean estimate where the mask is 1, and keep the latents' noise.
+def degrade(latent: Latent, clean: Latent, mask: Mask, signal: float) -> Latent:
+    """Blur the clean estimate where the mask is 1, and keep the latent's noise.
 
     Self-attention guidance (arXiv:2210.00939) separates estimate and noise, blurs the estimate, and adds the noise
     again: the change equals that of the blur, times the clean latent's scale at this noise level.
     """
-    return latents + signal.view(-1, 1, 1, 1) * masks * (blurred(clean) - clean)
+    return latent + signal * mask * (blurred(clean) - clean)
 
 
-def blurred(latents: Latents) -> Latents:
+def blurred(latent: Latent) -> Latent:
     """Gaussian blur, mirrored at the edges."""
-    channels = latents.shape[1]
-    weights = torch.exp(-0.5 * (torch.arange(-RADIUS, RADIUS + 1, device=latents.device) / BLUR) ** 2)
+    channels = len(latent)
+    weights = torch.exp(-0.5 * (torch.arange(-RADIUS, RADIUS + 1, device=latent.device) / BLUR) ** 2)
     weights = weights / weights.sum()
     kernel = torch.outer(weights, weights).expand(channels, 1, -1, -1)
-    return conv2d(pad(latents, (RADIUS,) * 4, mode="reflect"), kernel, groups=channels)
+    return conv2d(pad(latent, (RADIUS,) * 4, mode="reflect"), kernel, groups=channels)
+
+
+def compose_regions(cond: Latent, regions: Latents, shares: Masks) -> Latent:
+    """Prompts of regions: each prediction takes its share, 0 to 1, of every place; the prompt has what is left.
+
+    A weighted mean of predictions under masks, as MultiDiffusion's region-based generation has it (arXiv:2302.08113,
+    section 4.2). Where no region has a share, the prompt's prediction keeps its very bits.
+    """
+    return cond + (shares * (regions - cond)).sum(dim=0)
 
 
 def compose(conds: Latents, uncond: Latent, weights: PerRow) -> Latent:

@@ -12,5 +12,6 @@ History = Float[Tensor, "b k c h w"]
 Tiles = Float[Tensor, "n c y x"]
 """Tiles of latents; the tiles of each batch row follow each other."""
 Masks = Float[Tensor, "b 1 h w"]
+Mask = Float[Tensor, "1 h w"]
 PerRow = Float[Tensor, " b"]
 PerRowHistory = Float[Tensor, "b k"]

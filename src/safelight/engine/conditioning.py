@@ -1,6 +1,7 @@
 """Encodes the prompts of several new jobs in one call; recent prompts are cached."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import islice
 
 import torch
 
@@ -81,19 +82,27 @@ class Conditionings:
 
 
 def strands_of(job: Job) -> list[Strand]:
-    """The prompts that AND joins, and the negative one if a row needs it."""
+    """The prompts that AND joins, those of effects, and the negative one if a row needs it."""
     model = job.model
     changed = tuple(key for active in job.effects.values() if (key := active.text_key()))
-    prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, name=model.name)
+    further = [text for active in job.effects.values() for text in active.prompts()]
+    prompts = prompts_of(job.spec, model.description, job.passes, job.embeddings, further=further, name=model.name)
     if len(asked := {prompt for strand in prompts for prompt in strand}) > 2:  # else each is bounded on its own
         require_bounded(asked, model.text_encoders[0].tokenizer)
     return [tuple((prompt, changed) for prompt in strand) for strand in prompts]
 
 
 def prompts_of(
-    spec: Denoised, about: Description, passes: Sequence[int], embeddings: Sequence[Embedding], *, name: str
+    spec: Denoised,
+    about: Description,
+    passes: Sequence[int],
+    embeddings: Sequence[Embedding],
+    *,
+    further: Sequence[str] = (),
+    name: str,
 ) -> list[tuple[Prompt, ...]]:
-    """What is read in each step: of every prompt that AND joins, and of the negative one where it counts.
+    """What is read in each step: of every prompt that AND joins, of `further` ones, and of the negative one where it
+    counts.
 
     Raises:
         InvalidRequest: too many parts or changes.
@@ -103,6 +112,7 @@ def prompts_of(
     joined = len(words) > 1
     if not about.supports_cfg and joined:
         raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
+    words += further
     if joined or (spec.guidance > 1 and about.supports_cfg):
         words.append(spec.negative_prompt)
     return [tuple(prompt_of(spec, embeddings, text) for text in unroll(one, passes)) for one in words]
@@ -134,11 +144,12 @@ def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
 
 
 def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:
-    positive, rest = strands[: job.num_parts], strands[job.num_parts :]
+    rest = iter(strands)
     return EncodedPrompts(
-        positive=tuple(positive),
+        positive=tuple(islice(rest, job.num_parts)),
         weights=tuple(part.weight for part in parts_of(job.spec.prompt)),
-        negative=negative(job, rest[0]) if rest else None,
+        of_effects={name: tuple(islice(rest, len(active.prompts()))) for name, active in job.effects.items()},
+        negative=next((negative(job, strand) for strand in rest), None),
     )
 
 

@@ -100,6 +100,10 @@ class EncodedPrompts:
     weights: tuple[float, ...]
     """The weight of each of them."""
     negative: tuple[Conditioning, ...] | None
+    of_effects: Mapping[str, tuple[tuple[Conditioning, ...], ...]] = field(
+        default_factory=dict[str, tuple[tuple[Conditioning, ...], ...]]
+    )
+    """By effect, one tuple for each of its own prompts."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -214,19 +218,10 @@ class Job:
         return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
 
     @property
-    def uses_pag(self) -> bool:
-        """The coming call has a row with perturbed attention."""
-        return self.spec.pag_scale > 0
-
-    @property
-    def uses_sag(self) -> bool:
-        """The coming call is followed by one on the latent, blurred where the network attended."""
-        return self.spec.sag_scale > 0
-
-    @property
     def rows(self) -> int:
         """Network rows in the coming call and the one that follows from it."""
-        return self.num_parts + self.uses_cfg + self.uses_image_cfg + self.uses_pag + self.uses_sag
+        wanted = sum(len(active.rows()) for active in self.effects.values())
+        return self.num_parts + self.uses_cfg + self.uses_image_cfg + wanted
 
     @property
     def size(self) -> tuple[int, int]:

@@ -266,18 +266,18 @@ def steps_of(base: Description, refiner: Description) -> Mapping[str, Any]:
 def fit_effects(job: Job) -> None:
     """Prepare the job's effects for the size that is drawn now."""
 
-    def hint_of(digest: str, fit: Fit) -> Image.Image:
-        return hint_for(job, job.pictures[digest], fit)
+    def at_size(picture: str | Image.Image, fit: Fit) -> Image.Image:
+        return fitted(job, job.pictures[picture] if isinstance(picture, str) else picture, fit)
 
-    job.now.effects = {name: active.at_size(hint_of) for name, active in job.effects.items()}
+    job.now.effects = {name: active.at_size(at_size) for name, active in job.effects.items()}
 
 
-def hint_for(job: Job, hint: Image.Image, fit: Fit) -> Image.Image:
-    """The hint at the drawn size; its part in the box if only the box around a mask is drawn."""
+def fitted(job: Job, picture: Image.Image, fit: Fit) -> Image.Image:
+    """An effect's picture at the drawn size; its part in the box if only the box around a mask is drawn."""
     overlay = job.overlay
     if overlay is None or overlay.box is None:
-        return fit_to(hint, *job.size, fit)
-    return fit_to(fit_to(hint, *overlay.original.size, fit).crop(overlay.box), *job.size, "pad")
+        return fit_to(picture, *job.size, fit)
+    return fit_to(fit_to(picture, *overlay.original.size, fit).crop(overlay.box), *job.size, "pad")
 
 
 def second_schedule(job: Job, highres: HighresFix, cache: Path | None) -> Schedule:

@@ -27,9 +27,17 @@ from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Re
 
 
 def rehearse(
-    spec: Denoised, outline: Outline, *, embeddings: Sequence[Embedding] = (), refiner: Outline | None = None
+    spec: Denoised,
+    outline: Outline,
+    *,
+    embeddings: Sequence[Embedding] = (),
+    further: Sequence[str] = (),
+    refiner: Outline | None = None,
 ) -> None:
     """
+    Args:
+        further: the prompts of effects.
+
     Raises:
         InvalidRequest, UnsupportedOption: the spec cannot be drawn.
     """
@@ -38,7 +46,8 @@ def rehearse(
     if isinstance(spec, Refined) and spec.refiner:
         require_two_steps(passes[-1])
     if not isinstance(spec, Variation):
-        require_legible(spec, outline, passes, embeddings)
+        prompts = prompts_of(spec, outline.description, passes, embeddings, further=further, name=outline.name)
+        require_legible(spec, outline, list(chain.from_iterable(prompts)))
 
 
 def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
@@ -60,11 +69,10 @@ def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
             return (count(spec.steps, 1.0, size),)
 
 
-def require_legible(spec: Denoised, outline: Outline, passes: Sequence[int], embeddings: Sequence[Embedding]) -> None:
-    """Raises InvalidRequest or UnsupportedOption where the prompts cannot be read, in any of the steps."""
-    prompts = prompts_of(spec, outline.description, passes, embeddings, name=outline.name)
+def require_legible(spec: Denoised, outline: Outline, prompts: Sequence[Prompt]) -> None:
+    """Raises InvalidRequest or UnsupportedOption where the prompts of one of the steps cannot be read."""
     check_depth([Prompt("", spec.clip_skip)], num_layers=outline.num_layers)
-    require_bounded(dict.fromkeys(chain.from_iterable(prompts)), outline.tokenizer)
+    require_bounded(dict.fromkeys(prompts), outline.tokenizer)
 
 
 def require_white(spec: Inpaint, mask: Image.Image, size: tuple[int, int]) -> None:

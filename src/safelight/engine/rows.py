@@ -1,12 +1,12 @@
 """The rows of one network call: which predictions each job of a batch needs, and with which conditions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from safelight.engine.job import Job
-from safelight.models.adapters.effect import RowKind
+from safelight.models.adapters.effect import RowKind, WantedRow
 from safelight.models.backends.denoiser import Conditions, stack
 from safelight.models.hooks.hook import EffectRows
 from safelight.models.networks.encode import Conditioning
@@ -28,7 +28,8 @@ class NetworkRow:
 
 
 def first_rows(batch: Sequence[Job]) -> list[NetworkRow]:
-    """The rows of the first call: every prompt first (AND gives a job several), then what guidance compares with."""
+    """The rows of the first call: every prompt first (AND gives a job several), then what guidance compares with, then
+    what effects want."""
     jobs = list(enumerate(batch))
     return [
         *(NetworkRow(job=i, kind="cond", conditioning=part) for i, job in jobs for part in positives_of(job)),
@@ -42,8 +43,23 @@ def first_rows(batch: Sequence[Job]) -> list[NetworkRow]:
             for i, job in jobs
             if job.uses_image_cfg
         ),
-        *(NetworkRow(job=i, kind="pag", conditioning=positives_of(job)[0]) for i, job in jobs if job.uses_pag),
+        *(row for i, job in jobs for row in rows_of_effects(i, job)),
     ]
+
+
+def rows_of_effects(i: int, job: Job) -> Iterator[NetworkRow]:
+    """The rows of the first call that the job's effects want."""
+    for name, active in job.effects.items():
+        for wanted in active.rows():
+            if not wanted.second_call:
+                yield NetworkRow(job=i, kind=name, conditioning=conditioning_for(job, name, wanted))
+
+
+def conditioning_for(job: Job, effect: str, wanted: WantedRow) -> Conditioning:
+    if wanted.prompt is None:
+        return positives_of(job)[0]
+    assert job.encoded is not None
+    return job.encoded.of_effects[effect][wanted.prompt][job.step]
 
 
 def conditions_for(batch: Sequence[Job], network_rows: Sequence[NetworkRow]) -> Conditions:

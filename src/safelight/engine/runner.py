@@ -1,25 +1,20 @@
 """One network call for a batch of unlike jobs, and one table update after it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import torch
-from torch import Tensor
 
 from safelight.diffusion.advance import Rows, advance, denoised
-from safelight.diffusion.guidance import compose, degrade, guide, guide_away, guide_image, rescale
 from safelight.diffusion.noise import draw
-from safelight.diffusion.shapes import Latent, Latents, Masks
+from safelight.diffusion.shapes import Latent, Latents
+from safelight.engine.guided import Predicted, wanting_rows, with_guidance
 from safelight.engine.job import Job, Trajectory
 from safelight.engine.rows import NetworkRow, conditions_for, first_rows
-from safelight.models.adapters.effect import RowKind
-from safelight.models.adapters.sag import AttentionMask
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.tiled import tiled
 from safelight.models.networks.load import Model
-from safelight.spec import Edit
 
 MAX_TILES = 128
 """Most tiles in one network call."""
@@ -38,18 +33,21 @@ class Runner:
         that need an output of the first call share a second one.
         """
         denoise = self.denoiser_over(batch[0], budget_megapixels)
-        latents = torch.stack([job.now.latents[0] for job in batch])
         network_rows = first_rows(batch)
         conditions = conditions_for(batch, network_rows)
+        latents = torch.stack([batch[entry.job].now.latents[0] for entry in network_rows])
         outputs = answers(denoise, batch, rows, network_rows, latents, conditions)
-        if "sag" in conditions.effects:
-            by_index = {i: mask for i, mask in enumerate(conditions.effects["sag"].rows) if mask is not None}
-            again = [replace(network_rows[i], kind="sag") for i in by_index]
-            masks = [mask_of(batch[entry.job], mask) for entry, mask in zip(again, by_index.values(), strict=True)]
-            latents = degraded(batch, rows, again, latents, outputs[[*by_index]], torch.stack(masks))
-            outputs = torch.cat([outputs, answers(denoise, batch, rows, again, latents, conditions_for(batch, again))])
-            network_rows += again
-        return with_guidance(batch, network_rows, outputs)
+        predicted = Predicted(batch=batch, rows=rows, network_rows=network_rows, outputs=outputs, conditions=conditions)
+        if second := second_rows(predicted):
+            latents = torch.stack([latent for _, latent in second])
+            again = [entry for entry, _ in second]
+            outputs = answers(denoise, batch, rows, again, latents, conditions_for(batch, again))
+            predicted = replace(
+                predicted,
+                network_rows=[*network_rows, *again],
+                outputs=torch.cat([predicted.outputs, outputs]),
+            )
+        return with_guidance(predicted)
 
     def advance(self, batch: Sequence[Job], rows: Rows, outputs: Latents) -> None:
         """Move every job one row on, or none of them."""
@@ -105,6 +103,18 @@ def stacked(histories: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return flat.view(len(histories), -1, *flat.shape[1:])
 
 
+def second_rows(first: Predicted) -> list[tuple[NetworkRow, Latent]]:
+    """The rows of the second call, which effects want, and their latents."""
+    found: list[tuple[NetworkRow, Latent]] = []
+    for i, name, active in wanting_rows(first.batch):
+        for wanted in active.rows():
+            if wanted.second_call:
+                source = "cond" if first.uncond(i) is None else "uncond"
+                alike = next(entry for entry in first.network_rows if (entry.job, entry.kind) == (i, source))
+                found.append((replace(alike, kind=name), active.second_latent(first.of_effect(i, name))))
+    return found
+
+
 def answers(
     denoise: Denoiser,
     batch: Sequence[Job],
@@ -113,85 +123,14 @@ def answers(
     latents: Latents,
     conditions: Conditions,
 ) -> Latents:
-    """One network call: the rows' predictions, (n, c, h, w)."""
+    """One network call: the rows' predictions, (n, c, h, w), of their latents, (n, c, h, w)."""
     jobs, channels = [entry.job for entry in network_rows], latents.shape[1]
-    inputs = latents * rows.input_scale.view(-1, 1, 1, 1)
-    extra = [job.now.extra_channels for job in batch if job.now.extra_channels is not None]
-    if extra:
-        inputs = torch.cat([inputs, torch.stack(extra)], dim=1)
-    inputs = inputs[jobs]
+    inputs = latents * rows.input_scale[jobs].view(-1, 1, 1, 1)
+    extra = [batch[i].now.extra_channels for i in jobs]
+    if any(channel is not None for channel in extra):
+        inputs = torch.cat([inputs, torch.stack([channel for channel in extra if channel is not None])], dim=1)
     inputs[[place for place, entry in enumerate(network_rows) if entry.kind == "uncond_image"], channels:] = 0
     return denoise(inputs, rows.timesteps[jobs], conditions)
-
-
-def mask_of(job: Job, mask: AttentionMask) -> Tensor:
-    """(1, h, w): where the row attended; where tiles overlap and disagree, by half."""
-    if job.tiling is None:
-        return mask.tiles[0]
-    return job.tiling.join(torch.stack(mask.tiles), *job.now.latents[0].shape[-2:])[0]
-
-
-def degraded(
-    batch: Sequence[Job],
-    rows: Rows,
-    network_rows: Sequence[NetworkRow],
-    latents: Latents,
-    outputs: Latents,
-    masks: Masks,
-) -> Latents:
-    """The batch's latents, those of `network_rows` blurred where the network attended when it predicted `outputs`."""
-    jobs = [entry.job for entry in network_rows]
-    trajectories = [batch[i].now for i in jobs]
-    signal = [trajectory.schedule.signal[trajectory.row] for trajectory in trajectories]
-    clean = denoised(latents[jobs], outputs, rows.of(jobs))
-    latents = latents.clone()
-    latents[jobs] = degrade(latents[jobs], clean, masks, torch.tensor(signal).to(latents))
-    return latents
-
-
-def composed(batch: Sequence[Job], cond: Latents, uncond: Mapping[int, Latent]) -> Latents:
-    """One output for each job, composed where AND joins several prompts; a single one keeps its very bits."""
-    outputs: list[Latent] = []
-    for i, (job, own) in enumerate(zip(batch, cond.split([job.num_parts for job in batch]), strict=True)):
-        weights = torch.tensor(weights_of(job), device=cond.device)
-        outputs.append(own[0] if job.num_parts == 1 else compose(own, uncond[i], weights))
-    return torch.stack(outputs)
-
-
-def with_guidance(batch: Sequence[Job], network_rows: Sequence[NetworkRow], outputs: Latents) -> Latents:
-    """One output for each job: guidance applied to all that the network predicted for it."""
-    by_kind: dict[RowKind, dict[int, Latent]] = {kind: {} for kind in get_args(RowKind)}
-    for entry, output in zip(network_rows, outputs, strict=True):
-        by_kind[entry.kind][entry.job] = output
-    uncond, uncond_image, pag, sag = (by_kind[kind] for kind in ("uncond", "uncond_image", "pag", "sag"))
-    cond = outputs[: sum(job.num_parts for job in batch)]
-    if len(cond) > len(batch):
-        cond = composed(batch, cond, uncond)
-    guided = [i for i in uncond if batch[i].guided]
-    specs = [batch[i].spec for i in guided]
-
-    result = cond.clone()
-    if guided:
-        guided_cond, guided_uncond = cond[guided], torch.stack([uncond[i] for i in guided])
-        mixed = guide(guided_cond, guided_uncond, torch.tensor([spec.guidance for spec in specs], device=cond.device))
-        if uncond_image:
-            scales = [spec.image_guidance if isinstance(spec, Edit) else 1.0 for spec in specs]
-            without = torch.stack([uncond_image.get(i, uncond[i]) for i in guided])
-            mixed = guide_image(mixed, guided_uncond, without, torch.tensor(scales, device=cond.device))
-        result[guided] = mixed
-    if pag:
-        scales = torch.tensor([batch[i].spec.pag_scale for i in pag], device=cond.device)
-        result[[*pag]] = guide_away(result[[*pag]], cond[[*pag]], torch.stack([*pag.values()]), scales)
-    if sag:
-        scales = torch.tensor([batch[i].spec.sag_scale for i in sag], device=cond.device)
-        sharp = torch.stack([uncond.get(i, cond[i]) for i in sag])
-        result[[*sag]] = guide_away(result[[*sag]], sharp, torch.stack([*sag.values()]), scales)
-    if any(spec.guidance_rescale for spec in specs):
-        phi = torch.tensor([spec.guidance_rescale for spec in specs], device=cond.device)
-        mixed = result[guided]
-        # where(), because a row without rescaling must keep its very bits.
-        result[guided] = torch.where(phi.view(-1, 1, 1, 1) > 0, rescale(mixed, cond[guided], phi), mixed)
-    return result
 
 
 def blended(trajectory: Trajectory, latent: torch.Tensor) -> torch.Tensor:
@@ -201,8 +140,3 @@ def blended(trajectory: Trajectory, latent: torch.Tensor) -> torch.Tensor:
     blend, after = trajectory.blend, trajectory.row + 1
     kept = float(trajectory.schedule.signal[after]) * blend.init + float(trajectory.schedule.sigma[after]) * blend.noise
     return (1 - blend.mask) * kept + blend.mask * latent
-
-
-def weights_of(job: Job) -> tuple[float, ...]:
-    assert job.encoded is not None
-    return job.encoded.weights

@@ -19,16 +19,17 @@ def require_drawable(spec: Denoised, studio: Studio, found: Found) -> None:
         studio.models.outline(refiner.model, studio.models.pinned(refiner.model, refiner.digest))
         for refiner in refiners_of(spec)
     ]
-    for effect in studio.effects.values():
-        if effect.used(spec):
-            effect.require_fit(spec, outline)
-            effect.require(spec, [outline, *refiners])
+    used = [effect for effect in studio.effects.values() if effect.used(spec)]
+    for effect in used:
+        effect.require_fit(spec, outline)
+        effect.require(spec, [outline, *refiners])
     if spec.vae is not None:
         studio.parts.require_fit("vae", spec.vae, outline, spec.model_digest)
     if spec.text_encoder is not None:
         studio.parts.require_fit("text_encoder", spec.text_encoder, outline, spec.model_digest)
     embeddings = [load_embedding(studio.models.catalogue, pin.name, pin.digest) for pin in spec.embeddings]
-    rehearse(spec, outline, embeddings=embeddings, refiner=refiners[0] if refiners else None)
+    further = [text for effect in used for text in effect.texts(spec)]
+    rehearse(spec, outline, embeddings=embeddings, further=further, refiner=refiners[0] if refiners else None)
     sizes = {digest: studio.size_of(digest) for digest in pictures_of(spec)}
     if isinstance(spec, Inpaint):
         require_white(spec, studio.picture(spec.mask), sizes[spec.init])

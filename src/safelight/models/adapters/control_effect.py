@@ -18,7 +18,7 @@ from safelight.models.adapters.control import (
     require_whole,
 )
 from safelight.models.adapters.control_file import describe_control, hint_kind
-from safelight.models.adapters.effect import Active, Effect, HintOf, Moment
+from safelight.models.adapters.effect import Active, AtSize, Effect, Moment
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import Description
@@ -63,8 +63,8 @@ class ActiveControls(Active):
     def hook(self, network: nn.Module) -> ControlHook:
         return ControlHook(network)
 
-    def at_size(self, hint_of: HintOf) -> "ActiveControls":
-        features = (one.net.read(hint_of(one.pinned.hint, one.pinned.fit)) for one in self.controls)
+    def at_size(self, at_size: AtSize) -> "ActiveControls":
+        features = (one.net.read(at_size(one.pinned.hint, one.pinned.fit)) for one in self.controls)
         return ActiveControls(self.controls, tuple(features))
 
     def row(self, moment: Moment) -> Row:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from safelight.diffusion.shapes import Latent
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.families import Description
 from safelight.models.hooks.adapters import Row as AdapterRow
@@ -25,12 +26,46 @@ from safelight.models.networks.placement import Placement
 from safelight.spec import Denoised, Draft
 from safelight.spec.fields import Fit
 
-RowKind = Literal["cond", "uncond", "uncond_image", "pag", "sag"]
-"""cond: the prompt. uncond: the negative prompt. uncond_image: likewise, without the picture that is edited. pag: the
-prompt, with self-attention perturbed. sag: uncond (cond without guidance) of a latent blurred where it attended."""
+RowKind = Literal["cond", "uncond", "uncond_image"] | str
+"""cond: the prompt. uncond: the negative prompt. uncond_image: likewise, without the picture that is edited. Further
+rows are called by the effect that asked for them."""
 
-HintOf = Callable[[str, Fit], Image.Image]
-"""The picture of that digest, at the size that the job draws now."""
+AtSize = Callable[[str | Image.Image, Fit], Image.Image]
+"""The picture, or the stored picture of that digest, at the size that the job draws now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedRow:
+    """One more row in every network call of a job, which an effect asks for."""
+
+    prompt: int | None = None
+    """Index of the effect's own prompt that the row is conditioned on; None: the job's prompt."""
+    second_call: bool = False
+    """The row needs what the first call predicts: it is of a second call, on the latent that `second_latent` makes, and
+    conditioned as the row that guidance leads away from, or as the prompt's where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the network predicted for one job. Latents are (c, h, w)."""
+
+    spec: Denoised
+    latent: Latent
+    """The latent that the prediction is about."""
+    cond: Latent
+    """For the prompt; where AND joins several, composed of them."""
+    uncond: Latent | None
+    """For the negative prompt; None without guidance."""
+    own: Sequence[Latent]
+    """For the rows that the effect wanted, as far as they are known."""
+    rows: Sequence[Any]
+    """What the effect's hook applied to rows of the first call."""
+    signal: float
+    """The clean latent's scale at this noise level."""
+    clean: Callable[[Latent], Latent]
+    """The estimate of the clean latent that a prediction leads to."""
+    join: Callable[[Sequence[Tensor]], Tensor]
+    """Of maps (k, h, w), one for each tile, the map of the canvas; of a single one, that one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +94,44 @@ class Network(Protocol):
 
 
 class Active(Protocol):
-    def hook(self, network: nn.Module) -> Hook: ...
+    """Methods with a body are optional: an effect acts through a hook (`hook`, `row`), or by rows of its own."""
+
+    def hook(self, network: nn.Module) -> Hook:
+        """Called where `row` has given something."""
+        raise AssertionError(f"{type(self).__name__} gives its hook something to do, and has none")
 
     def row(self, moment: Moment) -> Any:
         """What the hook applies to this row; None, or something empty, where the effect does not act."""
-        ...
+        del moment
+
+    def rows(self) -> tuple[WantedRow, ...]:
+        """Further rows of each network call."""
+        return ()
+
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of the effect's own, read as the job's prompt is."""
+        return ()
+
+    def second_latent(self, prediction: Prediction) -> Latent:
+        """The latent of the row that it wants in a second call, (c, h, w)."""
+        return prediction.latent
+
+    def compose(self, cond: Latent, prediction: Prediction) -> Latent:
+        """Change what the network predicted for the prompt, before guidance; (c, h, w)."""
+        del prediction
+        return cond
+
+    def guide(self, guided: Latent, prediction: Prediction) -> Latent:
+        """Change the prediction after guidance; (c, h, w)."""
+        del prediction
+        return guided
 
     def require(self, spec: Denoised, networks: Sequence[Network]) -> None:
         """Raises UnsupportedOption where one of the networks has no place for the effect."""
 
-    def at_size(self, hint_of: HintOf) -> "Active":
+    def at_size(self, at_size: AtSize) -> "Active":
         """Prepared for the size that the job draws now: called before each pass."""
-        del hint_of
+        del at_size
         return self
 
     def for_refiner(self) -> "Active | None":
@@ -115,6 +176,11 @@ class Effect(Protocol):
         """The draft with the digests of the files that its names stand for now; reads no weights."""
         del model
         return draft
+
+    def texts(self, spec: Denoised) -> tuple[str, ...]:
+        """Prompts of the effect's own, as `Active.prompts` will say."""
+        del spec
+        return ()
 
     def require(self, spec: Denoised, networks: Sequence[Network]) -> None:
         """Raises UnsupportedOption where one of the networks has no place for the effect."""

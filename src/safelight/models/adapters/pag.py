@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safelight.diffusion.guidance import guide_away
+from safelight.diffusion.shapes import Latent
 from safelight.errors import UnsupportedOption, nearest
-from safelight.models.adapters.effect import FilelessEffect, Moment, Network
+from safelight.models.adapters.effect import FilelessEffect, Moment, Network, Prediction, WantedRow
 from safelight.models.hooks.hook import NetworkInputs
 from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Draft
@@ -25,7 +27,7 @@ SIDES = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
 class PagEffect(FilelessEffect):
-    """Its row is one more prediction for the job."""
+    """Guides away from one more row: the prompt's, perturbed."""
 
     name = "pag"
 
@@ -38,11 +40,18 @@ class PagEffect(FilelessEffect):
         if len(parts_of(spec.prompt)) > 1:
             raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
 
+    def rows(self) -> tuple[WantedRow, ...]:
+        return (WantedRow(),)
+
     def row(self, moment: Moment) -> Row:
-        return moment.spec.pag_layers if moment.kind == "pag" else ()
+        return moment.spec.pag_layers if moment.kind == self.name else ()
 
     def hook(self, network: nn.Module) -> "PagHook":
         return PagHook(network)
+
+    def guide(self, guided: Latent, prediction: Prediction) -> Latent:
+        [perturbed] = prediction.own
+        return guide_away(guided, prediction.cond, perturbed, prediction.spec.pag_scale)
 
 
 class PagHook:

@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from safelight.diffusion.guidance import degrade, guide_away
+from safelight.diffusion.shapes import Latent
 from safelight.errors import UnsupportedOption
-from safelight.models.adapters.effect import FilelessEffect, Moment, Network
+from safelight.models.adapters.effect import FilelessEffect, Moment, Network, Prediction, WantedRow
 from safelight.models.hooks.hook import NetworkInputs
 from safelight.models.hooks.picture_prompts import by_head
 from safelight.spec import Denoised, Draft
@@ -28,7 +30,10 @@ class AttentionMask:
 
 
 class SagEffect(FilelessEffect):
-    """Its row is one more prediction for the job, in a second call."""
+    """Guides away from a row of a second call, whose latent is blurred where the first call attended.
+
+    That is the negative prompt's row, or without guidance the prompt's.
+    """
 
     name = "sag"
 
@@ -40,6 +45,9 @@ class SagEffect(FilelessEffect):
         for network in networks:
             middle_of(network.unet)
 
+    def rows(self) -> tuple[WantedRow, ...]:
+        return (WantedRow(second_call=True),)
+
     def row(self, moment: Moment) -> AttentionMask | None:
         """The mask of the row whose latent the second call blurs."""
         source = "uncond" if moment.uses_cfg else "cond"
@@ -47,6 +55,20 @@ class SagEffect(FilelessEffect):
 
     def hook(self, network: nn.Module) -> "SagHook":
         return SagHook(network)
+
+    def second_latent(self, prediction: Prediction) -> Latent:
+        [mask] = prediction.rows
+        clean = prediction.clean(sharp(prediction))
+        return degrade(prediction.latent, clean, prediction.join(mask.tiles), prediction.signal)
+
+    def guide(self, guided: Latent, prediction: Prediction) -> Latent:
+        [blurred] = prediction.own
+        return guide_away(guided, sharp(prediction), blurred, prediction.spec.sag_scale)
+
+
+def sharp(prediction: Prediction) -> Latent:
+    """The prediction, (c, h, w), of the row whose latent the second call blurs."""
+    return prediction.cond if prediction.uncond is None else prediction.uncond
 
 
 class SagHook:
