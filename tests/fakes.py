@@ -27,6 +27,7 @@ from safelight.models.adapters.freeu import FreeUEffect
 from safelight.models.adapters.ip_effect import ActivePicturePrompt, ActivePicturePrompts
 from safelight.models.adapters.lora_effect import ActiveLora, ActiveLoras
 from safelight.models.adapters.pag import PagEffect
+from safelight.models.adapters.regions import RegionsEffect
 from safelight.models.adapters.sag import SagEffect
 from safelight.models.backends.denoiser import Conditions, Denoiser
 from safelight.models.backends.eager import eager_denoiser
@@ -48,13 +49,18 @@ class Steering:
 
 
 def effects_for(
-    spec: Denoised, *, loras: tuple[ActiveLora, ...] = (), led: Steering | None = None
+    spec: Denoised,
+    pictures: Mapping[str, Image.Image] | None = None,
+    *,
+    loras: tuple[ActiveLora, ...] = (),
+    led: Steering | None = None,
 ) -> dict[str, Active]:
     """As a loader would bring them into memory."""
     given: dict[str, Active] = {
         "loras": ActiveLoras(loras),
         "controls": ActiveControls(led.controls if led else ()),
         "picture_prompts": ActivePicturePrompts(led.pictures if led else ()),
+        "regions": RegionsEffect().load(spec, None, pictures or {}),
         "freeu": FreeUEffect(),
         "pag": PagEffect(),
         "sag": SagEffect(),
@@ -88,7 +94,7 @@ class SteppedEngine:
         led: "Steering | None" = None,
         **job: Any,
     ) -> Job:
-        effects = effects_for(spec, loras=loras, led=led)
+        effects = effects_for(spec, pictures, loras=loras, led=led)
         name = f"job {next(_numbers)}"
         added = Job(id=name, spec=spec, model=model, pictures=pictures or {}, effects=effects, **job)
         self.jobs[added.id] = added

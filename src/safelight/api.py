@@ -25,6 +25,7 @@ from safelight.pipeline import PNG
 from safelight.prompts.expand import Expand, expand_draft
 from safelight.resolve.resolve import resolve
 from safelight.spec import Denoised, Draft, parse_draft
+from safelight.spec.marks import Mark, with_marked
 from safelight.studio import ImageSource, Studio, open_studio
 
 T = TypeVar("T")
@@ -62,36 +63,34 @@ def generate(
     mask: ImageSource | None = None,
     controls: Sequence[Mapping[str, Any]] = (),
     picture_prompts: Sequence[Mapping[str, Any]] = (),
+    regions: Sequence[Mapping[str, Any]] = (),
     studio: Studio | None = None,
     expand: Expand | None = None,
     **fields: Any,
 ) -> list[Drawn]:
     """Draw `n` pictures with seeds seed, seed + 1, ...; `fields` are the other fields of `safelight.spec.Draft`.
 
-    `controls` and `picture_prompts` hold dicts of the fields of `ControlRequest` and `PicturePromptRequest`; their
-    `image` may be any picture: `{"image": "sketch.png", "model": "canny", "preprocessor": "canny", "weight": 0.8}`.
+    `controls`, `picture_prompts` and `regions` hold dicts of the fields of `ControlRequest`, `PicturePromptRequest` and
+    `Region`; their pictures may be files, bytes or Pillow's: `{"image": "sketch.png", "model": "canny",
+    "preprocessor": "canny", "weight": 0.8}`, `{"prompt": "a red apple", "box": (0, 0, 0.5, 1)}`.
     `expand` reads choices in the prompts: "wildcards" picks by the seed, "combinatorial" makes `n` of each.
 
     Raises:
         SafelightError: the request cannot be drawn; the message says why, and what can.
     """
     studio = studio or default_studio()
-    given = {"prompt": prompt, **fields}
-    if init is not None:
-        given["init"] = studio.keep(init)
-    if mask is not None:
-        given["mask"] = studio.keep(mask)
-    given["controls"] = [with_stored(control, studio) for control in controls]
-    given["picture_prompts"] = [with_stored(prompt, studio) for prompt in picture_prompts]
+    lists = {"controls": controls, "picture_prompts": picture_prompts, "regions": regions}
+    given = {"prompt": prompt, "init": init, "mask": mask, **lists, **fields}
+    given = with_marked(given, Draft, lambda picture: stored(picture, studio), Mark.PICTURE, Mark.SOURCE)
     drafts = expand_draft(parse_draft(given), n, expand=expand, folder=studio.settings.wildcards)
     return run(draw_all(drafts, studio))
 
 
-def with_stored(request: Mapping[str, Any], studio: Studio) -> dict[str, Any]:
-    """The request with its picture stored, and named by its digest."""
-    image = request.get("image")
-    stored = isinstance(image, str) and re.fullmatch("[0-9a-f]{64}", image)
-    return dict(request) if image is None or stored else {**request, "image": studio.keep(image)}
+def stored(picture: ImageSource, studio: Studio) -> str:
+    """The digest of the picture, which is stored if it is not named by a digest already."""
+    if isinstance(picture, str) and re.fullmatch("[0-9a-f]{64}", picture):
+        return picture
+    return studio.keep(picture)
 
 
 async def draw_all(

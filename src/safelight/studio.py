@@ -37,7 +37,8 @@ from safelight.models.registry.registered_models import open_catalogue
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
 from safelight.settings import Settings
-from safelight.spec import Denoised, Inpaint, Spec, TextToImage, Upscale
+from safelight.spec import Denoised, Spec, Upscale
+from safelight.spec.marks import Mark, marked
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -227,18 +228,8 @@ def decoded_bytes(width: int, height: int) -> int:
 
 
 def pictures_of(spec: Denoised | Upscale) -> list[str]:
-    named: list[str] = []
-    match spec:
-        case TextToImage():
-            pass
-        case Inpaint():
-            named += [spec.init, spec.mask]
-        case _:
-            named.append(spec.init)
-    if not isinstance(spec, Upscale):
-        named += [control.hint for control in spec.controls]
-        named += [prompt.image for prompt in spec.picture_prompts]
-    return list(dict.fromkeys(named))
+    """The digests of the pictures that are needed to draw the spec."""
+    return list(dict.fromkeys(marked(spec, Mark.PICTURE)))
 
 
 def whole(image: Image.Image) -> Image.Image:

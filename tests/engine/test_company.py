@@ -21,6 +21,10 @@ LONG = "a photo of the red apple, " * 15
 """Two chunks, so that its neighbours are padded, and masked, to its length."""
 TWO = "a [cat|dog] :0.8 AND a horse, best quality :0.4"
 
+REGIONS = (
+    {"prompt": "the cat", "box": (0, 0, 0.6, 1)},
+    {"prompt": "a [dog:horse:2]", "mask": MASK, "weight": 0.5, "blur": 3},
+)
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM", "PLMS")
 
 
@@ -48,6 +52,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
         wish["freeu"] = draw(st.sampled_from([{}, {"b1": 1.1, "s2": 0.5}]))
     if wish["prompt"] != TWO:
         wish["pag_scale"] = draw(st.sampled_from([0.0, 2.0]))
+    wish["regions"] = draw(st.sampled_from([(), (), REGIONS[:1], REGIONS]))
     wish["sag_scale"] = draw(st.sampled_from([0.0, 0.75]))
     if draw(st.booleans()):
         return wish
@@ -116,7 +121,7 @@ def test_a_strict_picture_in_company_is_the_picture_alone_to_the_bit(
 ) -> None:
     spec = spec_for(model("sd1"), **wish, determinism="strict")
     together, rows = draw_in_company(spec, model("sd1"), company)
-    own_rows = len(parts_of(spec.prompt)) + 1 + (spec.pag_scale > 0) + (spec.sag_scale > 0)
+    own_rows = len(parts_of(spec.prompt)) + 1 + len(spec.regions) + (spec.pag_scale > 0) + (spec.sag_scale > 0)
     assert rows <= own_rows, "a strict job shares its calls with nobody"
     assert together.tobytes() == draw(spec, model("sd1"), PICTURES).tobytes()
 

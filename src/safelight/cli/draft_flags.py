@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from safelight.cli.from_fields import Fields, Flag
 from safelight.cli.kept import kept
 from safelight.cli.leads import CONTROL_FORM, PICTURE_FORM, control_requests, picture_requests
+from safelight.cli.regions import REGION_FORM, region_requests
 from safelight.errors import InvalidRequest
 from safelight.spec import Draft
 from safelight.spec.complete import Defaults
@@ -98,6 +99,14 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         metavar="FROM,TO",
         shown="0,1",
         help="Guidance interval: the part of the steps, as fractions, in which guidance acts: 0.2,0.8.",
+    ),
+    "regions": Flag(
+        name="region",
+        kind=list[str],
+        parse=region_requests,
+        metavar=REGION_FORM,
+        help="A prompt for a part of the picture: left:a red apple; or 0.5,0,1,1@0.6:a blue cup, in fractions of width "
+        "and height, with a share of 0.6 there; or mask.png:a cat. May be given again.",
     ),
     "pag_scale": Flag(name="pag", metavar="SCALE", shown="off"),
     "pag_layers": Flag(kind=str, parse=names, metavar="NAME,...", shown="mid"),

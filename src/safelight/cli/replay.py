@@ -153,11 +153,10 @@ def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> N
     """Raises InvalidRequest if a control image or a picture prompt is not stored here."""
     from safelight.assets.store import AssetStore
     from safelight.errors import UnknownAsset
-    from safelight.spec import Upscale
+    from safelight.spec.marks import Mark, marked
 
-    if isinstance(spec, Upscale):
-        return
-    for wanted in [*(use.hint for use in spec.controls), *(use.image for use in spec.picture_prompts)]:
+    started = {getattr(spec, name, None) for name in ("init", "mask")}
+    for wanted in set(marked(spec, Mark.PICTURE)) - started:
         try:
             AssetStore(settings.blobs).path_of(wanted)
         except UnknownAsset:

@@ -39,7 +39,7 @@ LATENT_MODES: Mapping[str, tuple[str, bool]] = {
 
 def prepare(job: Job, *, cache: Path | None) -> None:
     """Give the job its generator and its first trajectory."""
-    for name in ("loras", "controls", "picture_prompts", "freeu", "pag_scale", "sag_scale"):
+    for name in ("loras", "controls", "picture_prompts", "regions", "freeu", "pag_scale", "sag_scale"):
         loaded = name.removesuffix("_scale") in job.effects
         assert bool(getattr(job.spec, name)) == loaded, f"the spec's {name} were not loaded"
     networks = [model for model in (job.model, job.refiner) if model]

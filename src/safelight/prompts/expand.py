@@ -8,6 +8,7 @@ from safelight.prompts.templates import combinations, draw
 from safelight.prompts.wildcards import Wildcards
 from safelight.spec import Draft, parse_draft
 from safelight.spec.complete import choose_seed, seeds_from
+from safelight.spec.marks import Mark, marked, with_marked
 
 MAX_PICTURES = 1000
 Expand = Literal["wildcards", "combinatorial"]
@@ -30,7 +31,7 @@ def expand_draft(draft: Draft, n: int, *, expand: Expand | None, folder: Path) -
     """
     drafts = with_consecutive_seeds(draft, n)
     wildcards = Wildcards(folder)
-    templates = (draft.prompt, draft.negative_prompt)
+    templates = tuple(marked(draft, Mark.PROMPT))
     match expand:
         case None:
             return drafts
@@ -47,5 +48,5 @@ def required_seed(draft: Draft) -> int:
 
 
 def with_prompts(draft: Draft, prompts: list[str] | tuple[str, ...]) -> Draft:
-    prompt, negative_prompt = prompts
-    return parse_draft(draft.model_dump() | {"prompt": prompt, "negative_prompt": negative_prompt})
+    following = iter(prompts)
+    return parse_draft(with_marked(draft.model_dump(), Draft, lambda _template: next(following), Mark.PROMPT))

@@ -4,15 +4,16 @@ from safelight.models.checkpoints.families import require_successor, text_widths
 from safelight.models.networks.pool import Found
 from safelight.models.networks.textual_inversion import pin_embeddings
 from safelight.spec import Draft
+from safelight.spec.marks import Mark, marked
 from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
 from safelight.studio import Studio
 
 
 def named_embeddings(draft: Draft, studio: Studio, found: Found) -> tuple[PinnedEmbedding, ...]:
-    """The textual inversions that the two prompts name."""
+    """The textual inversions that the prompts name."""
     return pin_embeddings(
         studio.models.catalogue,
-        (draft.prompt, draft.negative_prompt),
+        tuple(marked(draft, Mark.PROMPT)),
         model=draft.model,
         model_widths=lambda: text_widths(found.description),
     )
@@ -43,6 +44,6 @@ def pin_effects(draft: Draft, studio: Studio, found: Found) -> Draft:
     for effect in studio.effects.values():
         if effect.used(draft):
             draft = effect.pin(draft, found.description)
-    for digest in [prompt.image for prompt in draft.picture_prompts]:
+    for digest in marked(draft, Mark.PICTURE):
         studio.assets.path_of(digest)
     return draft

@@ -4,8 +4,9 @@
     Spec    frozen and complete: TextToImage | ImageToImage | Inpaint | Edit | Variation | Upscale, told apart by `task`
 
     fields.py    types of single fields: bounds and units
+    marks.py     which fields hold prompts and pictures
     parts.py     second pass, tiles, intervals, pinned parts of the model
-    effects.py   LoRA, ControlNet, IP-Adapter, FreeU: as requested, and as pinned
+    effects.py   regions, LoRA, ControlNet, IP-Adapter, FreeU: as requested, and as pinned
     tasks.py     the specs
     digest.py    the sha256 that names a spec for good
     draft.py     the draft
@@ -16,7 +17,7 @@ Pictures enter a spec by the sha256 of their stored file, so a spec is a few hun
 """
 
 from safelight.spec.draft import Draft, parse_draft
-from safelight.spec.effects import ControlRequest, FreeU, LoraRequest, PicturePromptRequest
+from safelight.spec.effects import ControlRequest, FreeU, LoraRequest, PicturePromptRequest, Region
 from safelight.spec.parts import GuidanceInterval, HighresFix, Sides, Tiles
 from safelight.spec.tasks import (
     Denoised,
@@ -44,6 +45,7 @@ __all__ = [
     "LoraRequest",
     "PicturePromptRequest",
     "Refined",
+    "Region",
     "Sides",
     "Spec",
     "TextToImage",

@@ -6,12 +6,20 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from safelight.errors import InvalidField
-from safelight.spec.effects import MAX_CONTROLS, MAX_LORAS, ControlRequest, FreeU, LoraRequest, PicturePromptRequest
+from safelight.spec.effects import (
+    MAX_CONTROLS,
+    MAX_LORAS,
+    MAX_REGIONS,
+    ControlRequest,
+    FreeU,
+    LoraRequest,
+    PicturePromptRequest,
+    Region,
+)
 from safelight.spec.fields import (
     Blur,
     ClipSkip,
     Determinism,
-    Digest,
     Fit,
     Fraction,
     Frozen,
@@ -22,6 +30,7 @@ from safelight.spec.fields import (
     Padding,
     PagLayers,
     PagScale,
+    PictureDigest,
     Prompt,
     SagScale,
     Seed,
@@ -74,6 +83,8 @@ class Draft(Frozen, use_attribute_docstrings=True):
     """ControlNets and T2I-Adapters: pictures that set the layout."""
     picture_prompts: Annotated[tuple[PicturePromptRequest, ...], Field(max_length=MAX_CONTROLS)] = ()
     """IP-Adapters: pictures that are part of the prompt."""
+    regions: Annotated[tuple[Region, ...], Field(max_length=MAX_REGIONS)] = ()
+    """Regional prompts: a prompt of its own for each box or mask, beside `prompt`, which is for the whole picture."""
     freeu: FreeU | None = None
     """FreeU (arXiv:2309.11497): scales the backbone and skip features of the UNet."""
     pag_scale: PagScale | None = None
@@ -93,7 +104,7 @@ class Draft(Frozen, use_attribute_docstrings=True):
     """Fraction of the noise schedule at which the refiner takes over; left out, 0.8."""
     highres: HighresFix | None = None
     """Highres fix: a second, larger pass over the result of the first."""
-    init: Digest | None = None
+    init: PictureDigest | None = None
     """Init picture: the one to start from."""
     strength: Strength | None = None
     """Denoising strength, above 0 and up to 1: how far the picture departs from `init`; 1 keeps nothing."""
@@ -105,7 +116,7 @@ class Draft(Frozen, use_attribute_docstrings=True):
     """Tiled diffusion (MultiDiffusion): redraws `init` larger than the model can draw at once."""
     image_guidance: ImageGuidance | None = None
     """Image guidance scale, 1 to 100: how closely a model that follows instructions keeps to `init`."""
-    mask: Digest | None = None
+    mask: PictureDigest | None = None
     """Mask: only the part of `init` where this picture is white is drawn."""
     mask_blur: Blur = 4.0
     """Softness of the mask's edge, as a standard deviation in pixels."""

@@ -1,4 +1,4 @@
-"""Whatever steers a picture beside its words: LoRA, ControlNet, IP-Adapter, FreeU; as requested, and as pinned."""
+"""Whatever steers a picture beside its prompt: regions, LoRA, ControlNet, ...; as requested, and as pinned."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from safelight.errors import InvalidField
-from safelight.spec.fields import Digest, Fit, Fraction, Frozen, ModelName
+from safelight.spec.fields import (
+    Blur,
+    Digest,
+    Fit,
+    Fraction,
+    Frozen,
+    ModelName,
+    PictureDigest,
+    Prompt,
+    SourceDigest,
+)
 from safelight.spec.parts import Span, out_of_order
 
 LoraWeight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -49,6 +59,36 @@ class FreeU(Frozen, use_attribute_docstrings=True):
 
     def level(self, number: int) -> tuple[float, float]:
         return ((self.b1, self.s1), (self.b2, self.s2))[number]
+
+
+class Region(Frozen, use_attribute_docstrings=True):
+    """A prompt for a part of the picture: a box, or where a mask is white."""
+
+    prompt: Prompt
+    """Prompt of the region."""
+    box: tuple[Fraction, Fraction, Fraction, Fraction] | None = None
+    """Left, top, right and bottom edge, as fractions of width and height: `[0, 0, 0.5, 1]` is the left half."""
+    mask: PictureDigest | None = None
+    """Mask in place of a box: the region is where this picture is white; grey mixes."""
+    fit: Fit = "crop"
+    """How the mask is brought to the size of the picture."""
+    weight: Annotated[Fraction, Field(gt=0)] = 0.8
+    """Share of the region's prompt inside of the region; the picture's own prompt has the rest. Where regions overlap
+    and their shares exceed 1, they are scaled down to it."""
+    blur: Blur = 0.0
+    """Softness of the region's edge, as a standard deviation in pixels."""
+
+    def clashes(self) -> Iterator[InvalidField]:
+        if (self.box is None) == (self.mask is None):
+            yield InvalidField("box", "give a box or a mask, and not both", "mask")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if left >= right or top >= bottom:
+                why = f"left, top, right, bottom: {left:g} must be below {right:g}, and {top:g} below {bottom:g}"
+                yield InvalidField("box", why)
+
+
+MAX_REGIONS = 16
 
 
 class LoraRequest(Frozen, use_attribute_docstrings=True):
@@ -101,13 +141,13 @@ class ControlRequest(Span):
     """Name of the ControlNet or T2I-Adapter."""
     digest: Digest | None = None
     """sha256 of the network's files; left out, what the name stands for now."""
-    image: Digest
+    image: SourceDigest
     """Picture from which the preprocessor makes the hint."""
     preprocessor: Annotated[str, Field(max_length=100)] = "none"
     """Preprocessor that makes the hint from the picture: `canny`, `soft-edge`, ...; `none`: the picture is a hint."""
     thresholds: tuple[Threshold, Threshold] | None = None
     """Thresholds of `canny`, low and high: the contrast at which a line continues, and at which it begins."""
-    hint: Digest | None = None
+    hint: PictureDigest | None = None
     """Hint that the network reads; left out, the preprocessor makes it."""
     hint_kind: HintKind | None = None
     """Kind of the hint, which a ControlNet Union needs; left out, the kind that the preprocessor makes."""
@@ -124,7 +164,7 @@ class PinnedControl(ControlRequest):
     """The same, pinned to the network and to the hint that it was drawn with."""
 
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-    hint: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    hint: PictureDigest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
 class PicturePromptRequest(Span):
@@ -134,7 +174,7 @@ class PicturePromptRequest(Span):
     """Name of the IP-Adapter."""
     digest: Digest | None = None
     """sha256 of the adapter's file; left out, what the name stands for now."""
-    image: Digest
+    image: PictureDigest
     """Picture that is part of the prompt."""
     encoder: ModelName | None = None
     """Folder of the image encoder; left out, the one beside the adapter, or the only one there is."""

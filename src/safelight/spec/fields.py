@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from safelight.spec.marks import Mark
 from safelight.validation import CheckedModel
 
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
@@ -33,7 +34,9 @@ SpecSeed = Annotated[int, Field(ge=0, lt=2**64)]
 """Pictures of earlier versions have larger ones, and are drawn again as they were."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """sha256 of a stored file, in hex."""
-Prompt = Annotated[str, Field(max_length=20_000)]
+PictureDigest = Annotated[Digest, Mark.PICTURE]
+SourceDigest = Annotated[Digest, Mark.SOURCE]
+Prompt = Annotated[str, Field(max_length=20_000), Mark.PROMPT]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Strength = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 """How far the picture departs from the one it starts from: 1 keeps nothing."""

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from safelight.spec.digest import digest_of
-from safelight.spec.effects import MAX_CONTROLS, MAX_LORAS, FreeU, PinnedControl, PinnedLora, PinnedPicturePrompt
+from safelight.spec.effects import (
+    MAX_CONTROLS,
+    MAX_LORAS,
+    MAX_REGIONS,
+    FreeU,
+    PinnedControl,
+    PinnedLora,
+    PinnedPicturePrompt,
+    Region,
+)
 from safelight.spec.fields import (
     Blur,
     ClipSkip,
@@ -20,6 +29,7 @@ from safelight.spec.fields import (
     Padding,
     PagLayers,
     PagScale,
+    PictureDigest,
     Prompt,
     SagScale,
     Scale,
@@ -54,6 +64,7 @@ class Picture(Frozen):
     loras: Annotated[tuple[PinnedLora, ...], Field(max_length=MAX_LORAS)] = ()
     controls: Annotated[tuple[PinnedControl, ...], Field(max_length=MAX_CONTROLS)] = ()
     picture_prompts: Annotated[tuple[PinnedPicturePrompt, ...], Field(max_length=MAX_CONTROLS)] = ()
+    regions: Annotated[tuple[Region, ...], Field(max_length=MAX_REGIONS)] = ()
     freeu: FreeU | None = None
     pag_scale: PagScale = 0.0
     """Perturbed-attention guidance: how far away from a picture without structure; 0 is not at all, 3 is usual."""
@@ -75,7 +86,7 @@ class TextToImage(Picture):
 
 class ImageToImage(Picture):
     task: Literal["image-to-image"] = "image-to-image"
-    init: Digest
+    init: PictureDigest
     strength: Strength
     fit: Fit
     tiles: Tiles | None = None
@@ -86,8 +97,8 @@ class Inpaint(Picture):
     """White in the mask is drawn anew; `mask_invert` swaps that."""
 
     task: Literal["inpaint"] = "inpaint"
-    init: Digest
-    mask: Digest
+    init: PictureDigest
+    mask: PictureDigest
     strength: Strength
     fit: Fit
     mask_blur: Blur
@@ -106,7 +117,7 @@ class Edit(Picture):
     """The prompt says what to change in a picture (InstructPix2Pix)."""
 
     task: Literal["edit"] = "edit"
-    init: Digest
+    init: PictureDigest
     fit: Fit
     image_guidance: ImageGuidance
     strength: Strength = 1.0
@@ -117,12 +128,12 @@ class Variation(Picture):
     """Another picture like one: the network is told what CLIP sees in it, and no words."""
 
     task: Literal["variation"] = "variation"
-    init: Digest
+    init: PictureDigest
 
 
 class Upscale(Frozen):
     task: Literal["upscale"] = "upscale"
-    init: Digest
+    init: PictureDigest
     scale: Scale
     method: UpscaleMethod = "lanczos"
     method_digest: Digest | None = None

@@ -8,6 +8,7 @@ from safelight.models.adapters.freeu import FreeUEffect
 from safelight.models.adapters.ip_effect import IpAdapterEffect
 from safelight.models.adapters.lora_effect import LoraEffect
 from safelight.models.adapters.pag import PagEffect
+from safelight.models.adapters.regions import RegionsEffect
 from safelight.models.adapters.sag import SagEffect
 from safelight.models.checkpoints.catalogue import Catalogue
 
@@ -15,6 +16,7 @@ EFFECTS: dict[str, Callable[[Catalogue], Effect]] = {
     "loras": LoraEffect,
     "controls": ControlEffect,
     "picture_prompts": IpAdapterEffect,
+    "regions": RegionsEffect,
     "freeu": FreeUEffect,
     "pag": PagEffect,
     "sag": SagEffect,

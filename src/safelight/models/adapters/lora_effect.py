@@ -22,6 +22,7 @@ from safelight.models.weights.lora_file import LoraFile, read_lora
 from safelight.prompts.lora_tags import TAG, extract_loras
 from safelight.spec import Denoised, Draft, LoraRequest
 from safelight.spec.effects import MAX_LORAS, PinnedLora
+from safelight.spec.marks import Mark, marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class LoraEffect(Effect):
     name: str = "loras"
 
     def used(self, draft: Draft | Denoised) -> bool:
-        tagged = isinstance(draft, Draft) and any(TAG.search(text) for text in (draft.prompt, draft.negative_prompt))
+        tagged = isinstance(draft, Draft) and any(TAG.search(text) for text in marked(draft, Mark.PROMPT))
         return bool(draft.loras) or tagged
 
     def see(self, catalogue: Catalogue) -> None:
@@ -99,8 +100,10 @@ class LoraEffect(Effect):
         """The LoRAs of the field and those of the prompt's tags; the tags leave the prompt."""
         del model
         prompt, tagged = extract_loras(draft.prompt)
-        if extract_loras(draft.negative_prompt)[1]:
-            raise InvalidRequest("negative_prompt: <lora:...> belongs in the prompt; it acts on the whole picture")
+        others = [("negative_prompt", draft.negative_prompt), *(("regions", one.prompt) for one in draft.regions)]
+        for name, text in others:
+            if extract_loras(text)[1]:
+                raise InvalidRequest(f"{name}: <lora:...> belongs in the prompt; it acts on the whole picture")
         requests = (*draft.loras, *tagged)
         if not requests:
             return draft

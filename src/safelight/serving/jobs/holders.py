@@ -12,6 +12,7 @@ from safelight.database.upsert import insert_into
 from safelight.errors import UnknownAsset
 from safelight.serving.jobs.tables import HolderRow
 from safelight.spec import Denoised, Draft, Upscale
+from safelight.spec.marks import Mark, marked
 
 
 def hold(session: Session, asset_ids: Collection[str], tenant: str) -> None:
@@ -38,7 +39,4 @@ def require_access(session: Session, asset_ids: Collection[str], tenant: str | N
 
 def pictures_of(request: Draft | Denoised | Upscale) -> set[str]:
     """The ids of all pictures that the request names."""
-    conditions = (*getattr(request, "controls", ()), *getattr(request, "picture_prompts", ()))
-    named = [getattr(request, name, None) for name in ("init", "mask")]
-    named += [getattr(condition, name, None) for condition in conditions for name in ("image", "hint")]
-    return {asset_id for asset_id in named if asset_id}
+    return set(marked(request, Mark.PICTURE, Mark.SOURCE))
