@@ -23,8 +23,9 @@ CAT: dict[str, Any] = {"prompt": "the cat", "box": LEFT, "weight": 1}
 
 def latent_after_a_step(model: Model, **fields: Any) -> torch.Tensor:
     """Of a picture without guidance, so that the latent is linear in what the network predicts."""
+    sampler = model.description.defaults.sampler
     with SteppedEngine() as engine:
-        job = engine.add(spec_for(model, guidance=1, **fields), model, PICTURES)
+        job = engine.add(spec_for(model, guidance=1, sampler=sampler, **fields), model, PICTURES)
         engine.engine.step()
         return job.now.latents[0]
 
@@ -133,5 +134,5 @@ def test_shares_of_overlapping_regions_are_one_at_most() -> None:
 
 def test_a_model_that_reads_no_prompt_has_no_regions(model: Models) -> None:
     spec: Denoised = spec_for(model("variation"), prompt="", init=INIT)
-    with pytest.raises(UnsupportedOption, match="regions: .* reads no prompt"):
+    with pytest.raises(UnsupportedOption, match=r"regions: .* reads no prompt"):
         RegionsEffect().require(spec.model_copy(update={"regions": (region(box=ALL),)}), [])

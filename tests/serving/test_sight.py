@@ -49,9 +49,10 @@ def pictures(keyed_server: Keyed) -> dict[str, str]:
         ("/v1/jobs", lambda theirs, own: SMALL | {"controls": [{"model": "canny", "image": theirs}]}),
         ("/v1/jobs", lambda theirs, own: SMALL | {"controls": [{"model": "canny", "image": own, "hint": theirs}]}),
         ("/v1/jobs", lambda theirs, own: SMALL | {"picture_prompts": [{"model": "plus", "image": theirs}]}),
+        ("/v1/jobs", lambda theirs, own: SMALL | {"regions": [{"prompt": "a cat", "mask": theirs}]}),
         ("/v1/upscales", lambda theirs, own: {"init": theirs}),
     ],
-    ids=["init", "mask", "list", "control", "hint", "picture prompt", "upscale"],
+    ids=["init", "mask", "list", "control", "hint", "picture prompt", "region", "upscale"],
 )
 def test_a_key_cannot_use_pictures_that_it_may_not_see(
     keyed_server: Keyed, pictures: dict[str, str], path: str, body: Any, whose: str

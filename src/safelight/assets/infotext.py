@@ -134,6 +134,9 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
     if isinstance(spec, Refined) and spec.refiner:
         pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
         pairs["Refiner switch at"] = format_number(spec.refiner.switch)
+    for place, region in enumerate(spec.regions):
+        area = "mask" if region.box is None else ", ".join(map(format_number, region.box))
+        pairs[f"Region {place}"] = f"{region.prompt} [{area}; {format_number(region.weight)}]"
     if spec.pag_scale:
         pairs["PAG scale"] = format_number(spec.pag_scale)
         if spec.pag_layers != ("mid",):

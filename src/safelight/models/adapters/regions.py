@@ -20,6 +20,7 @@ from safelight.models.adapters.effect import Active, AtSize, Effect, Network, Pr
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.networks.latents import from_pil
 from safelight.models.networks.load import Model
+from safelight.prompts.prompt_schedule import parts_of
 from safelight.spec import Denoised, Draft, Inpaint, Region, Variation
 
 
@@ -69,6 +70,8 @@ class RegionsEffect(Effect):
         del networks
         if isinstance(spec, Variation):
             raise UnsupportedOption("regions", f"{spec.model} reads no prompt; leave them out")
+        if any(len(parts_of(text)) > 1 for text in self.texts(spec)):
+            raise UnsupportedOption("regions", "AND joins prompts of the whole picture; give two regions the same area")
 
     def load(self, spec: Denoised, model: Model | None, pictures: Mapping[str, Image.Image]) -> ActiveRegions:
         del model
