@@ -11,6 +11,7 @@ from safelight.spec import (
     HighresFix,
     ImageToImage,
     Inpaint,
+    Region,
     TextToImage,
     Tiles,
     Variation,
@@ -81,6 +82,9 @@ common: dict[str, Any] = {
     "pag_scale": st.floats(0, 30),
     "sag_scale": st.floats(0, 30),
     "freeu": st.none() | st.builds(FreeU, b1=factors, b2=factors, s1=factors, s2=factors),
+    "regions": st.lists(
+        st.builds(Region, prompt=prompts, box=st.just((0.0, 0.25, 0.5, 1.0)), weight=strengths), max_size=2
+    ).map(tuple),
     "guidance_interval": intervals.map(lambda ends: GuidanceInterval(start=ends[0], end=ends[1])),
     "clip_skip": st.integers(1, 12),
     "determinism": st.sampled_from(["fast", "strict"]),

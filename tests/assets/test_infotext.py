@@ -39,11 +39,13 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
     led = ("controls", "picture_prompts")  # of which only a summary is written
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
+    settings["regions"] = json.loads(json.dumps([region.model_dump(exclude_defaults=True) for region in spec.regions]))
     plain = {
         "guidance_rescale": 0,
         "pag_scale": 0,
         "pag_layers": ("mid",),
         "sag_scale": 0,
+        "regions": [],
         "freeu": None,
         "refiner": None,
         "mask_invert": False,

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import Call
 
+from safelight.assets.infotext import from_pairs, parse_infotext
 from safelight.assets.read_metadata import read_metadata
 from safelight.cli.regions import region_request
 from safelight.errors import InvalidRequest
 from safelight.settings import Settings
-from safelight.spec import Region, TextToImage
+from safelight.spec import Region, TextToImage, parse_draft
 
 SMALL = ("--steps", "2", "--width", "64", "--height", "64", "--seed", "1", "--json")
 
@@ -74,4 +75,6 @@ def test_regions_are_drawn_written_down_and_replayed(safelight: Call, tmp_path: 
     assert apple.prompt in ("a red apple", "a green apple")
     assert (cup.prompt, cup.weight, cup.box) == ("a cup", 0.5, None)
     assert json.loads(safelight("replay", str(file), "--json").stdout)["same"] is True
-    assert f"Region 0: {apple.prompt} [0, 0, 0.5, 1; 0.8]" in safelight("info", str(file), "--json").stdout
+    infotext = json.loads(safelight("info", str(file), "--json").stdout)["raw"]["parameters"]
+    read = parse_draft({"prompt": "on white", **from_pairs(parse_infotext(infotext).pairs)})
+    assert read.regions == spec.regions

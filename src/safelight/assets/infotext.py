@@ -134,9 +134,9 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
     if isinstance(spec, Refined) and spec.refiner:
         pairs["Refiner"] = f"{spec.refiner.model} [{spec.refiner.digest[:10]}]"
         pairs["Refiner switch at"] = format_number(spec.refiner.switch)
-    for place, region in enumerate(spec.regions):
-        area = "mask" if region.box is None else ", ".join(map(format_number, region.box))
-        pairs[f"Region {place}"] = f"{region.prompt} [{area}; {format_number(region.weight)}]"
+    if spec.regions:
+        regions = [region.model_dump(exclude_defaults=True) for region in spec.regions]
+        pairs["Regions"] = json.dumps(regions, ensure_ascii=False)
     if spec.pag_scale:
         pairs["PAG scale"] = format_number(spec.pag_scale)
         if spec.pag_layers != ("mid",):
@@ -185,6 +185,7 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("PAG layers", "pag_layers", split_list),
         ("SAG scale", "sag_scale", finite),
         ("FreeU", "freeu", factors),
+        ("Regions", "regions", json.loads),
         ("Seed", "seed", int),
         ("Model", "model", str),
         ("Clip skip", "clip_skip", int),
