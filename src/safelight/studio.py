@@ -237,7 +237,7 @@ def pictures_of(spec: Denoised | Upscale) -> list[str]:
             named.append(spec.init)
     if not isinstance(spec, Upscale):
         named += [control.hint for control in spec.controls]
-        named += [prompt.image for prompt in spec.picture_prompts]
+        named += [prompt.image for prompt in spec.picture_prompts if prompt.image is not None]
     return list(dict.fromkeys(named))
 
 

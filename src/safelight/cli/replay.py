@@ -157,7 +157,8 @@ def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> N
 
     if isinstance(spec, Upscale):
         return
-    for wanted in [*(use.hint for use in spec.controls), *(use.image for use in spec.picture_prompts)]:
+    pictures = (use.image for use in spec.picture_prompts if use.image is not None)
+    for wanted in [*(use.hint for use in spec.controls), *pictures]:
         try:
             AssetStore(settings.blobs).path_of(wanted)
         except UnknownAsset:

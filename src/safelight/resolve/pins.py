@@ -3,6 +3,7 @@
 from safelight.models.checkpoints.families import require_successor, text_widths
 from safelight.models.networks.pool import Found
 from safelight.models.networks.textual_inversion import pin_embeddings
+from safelight.models.vision.face import require_aligned
 from safelight.spec import Draft
 from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
 from safelight.studio import Studio
@@ -43,6 +44,9 @@ def pin_effects(draft: Draft, studio: Studio, found: Found) -> Draft:
     for effect in studio.effects.values():
         if effect.used(draft):
             draft = effect.pin(draft, found.description)
-    for digest in [prompt.image for prompt in draft.picture_prompts]:
-        studio.assets.path_of(digest)
+    for prompt in draft.picture_prompts:
+        if prompt.image is not None:
+            studio.assets.path_of(prompt.image)
+            if prompt.face_model is not None:
+                require_aligned(studio.size_of(prompt.image))
     return draft
