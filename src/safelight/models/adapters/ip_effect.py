@@ -118,8 +118,8 @@ class IpAdapterEffect(Effect):
             found = self.folder.find("image-encoder", pins["encoder"], digest=prompt.encoder_digest)
             pins["encoder_digest"] = found[1]
         if kind in READS_FACES and not prompt.faces:
-            require_runtime()
             pins["face_model"] = self.folder.face_model_for(prompt.face_model)
+            require_runtime()
             found = self.folder.find("face-model", pins["face_model"], digest=prompt.face_model_digest)
             pins["face_model_digest"] = found[1]
         if kind == "face-plus":
