@@ -251,7 +251,7 @@ def plus_projection(inner: Mapping[str, Tensor]) -> Plan:
 
 
 def resampler(inner: Mapping[str, Tensor]) -> Plan:
-    """Of its layers: what `plus` and FaceID Plus have in common."""
+    """Configuration and renamed weights, of any shape, of the layers that `plus` and FaceID Plus have in common."""
     layers = {found[1] for name in inner if (found := re.match(r"layers\.(\d+)\.", name))}
     first = inner["layers.0.1.1.weight"]
     config = {
