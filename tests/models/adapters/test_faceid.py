@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.control_files import LOOK, adapters_in, picture_led, write_encoder, write_ip_adapter
+from tests.control_files import LOOK, PICTURES, adapters_in, picture_led, write_encoder, write_ip_adapter
 from tests.face_files import face, write_face_model, write_faceid
 from tests.fakes import spec_for
 from tests.models.adapters.test_control_file import NAMES
 
 from safelight.errors import CorruptModel, IncompatibleControl, InvalidRequest, UnsupportedOption
 from safelight.models.adapters.ip_adapter import require_whole
+from safelight.models.adapters.ip_effect import IpAdapterEffect
 from safelight.models.adapters.ip_file import has_shortcut, require_adapter
 from safelight.models.networks.load import Model
 from safelight.models.weights.convert import convert_pickle
@@ -171,6 +172,19 @@ def test_faces_are_read_once_and_no_record_of_a_request_shows_them(home: Path, m
     spec = spec_for(ours).model_copy(update={"picture_prompts": (one.pinned,)})
     assert str(face()[0]) in spec.model_dump_json()
     assert str(face()[0]) not in repr(spec)
+
+
+def test_a_spec_from_a_file_that_names_no_reader_is_refused(home: Path, model: Models) -> None:
+    effect, ours = adapters_in(home), model("sd1")
+    for name, why in (("pictures", "image encoder"), ("face", "face model"), ("face-plus", "image encoder")):
+        look = PinnedPicturePrompt(model=name, digest=digest_of(effect, name), image=LOOK)
+        spec = spec_for(ours).model_copy(update={"picture_prompts": (look,)})
+        with pytest.raises(InvalidRequest, match=f"names no {why}"):
+            effect.load(spec, ours, PICTURES)
+
+
+def digest_of(effect: IpAdapterEffect, name: str) -> str:
+    return effect.folder.find("ip-adapter", name)[1]
 
 
 def test_its_memory_is_that_of_its_lora_too(home: Path, model: Models) -> None:

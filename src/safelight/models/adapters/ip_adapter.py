@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from safelight.errors import CorruptModel, IncompatibleControl
-from safelight.models.adapters.ip_file import READS_FACES, Projection
+from safelight.models.adapters.ip_file import Projection
 from safelight.models.checkpoints.families import read_config
 from safelight.models.hooks.adapters import Adapter
 from safelight.models.hooks.lora_terms import LowRank
@@ -119,7 +119,6 @@ def load_adapter(path: Path, kind: Projection, *, network: Any, name: str, place
     size += sum(part.nbytes for pair in layers.values() for part in pair)
     return IpAdapter(
         projection=projection,
-        reads_faces=kind in READS_FACES,
         reads_patches=kind not in ("base", "face"),
         encoder_width=encoder_width(config, kind),
         layers=layers,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from safelight.errors import IncompatibleControl
+from safelight.errors import IncompatibleControl, InvalidRequest
 from safelight.models.adapters import ip_adapter
 from safelight.models.adapters.effect import Active, Effect, Moment
 from safelight.models.adapters.ip_adapter import PromptImageEncoder, load_adapter, load_encoder, tokens_of
@@ -180,20 +180,20 @@ class IpAdapterEffect(Effect):
         self, pinned: PinnedPicturePrompt, model: Model, pictures: Mapping[str, Image.Image]
     ) -> tuple[Tokens, Tokens]:
         """The tokens of the picture or the faces, and those of none, for rows of the negative prompt."""
+        path, _ = self.folder.find("ip-adapter", pinned.model, digest=pinned.digest)
+        kind = require_adapter(path, model.description, name=pinned.model, model_name=model.name)
+        require_inputs(pinned, kind)
 
         def load_ip() -> IpAdapter:
-            path, _ = self.folder.find("ip-adapter", pinned.model, digest=pinned.digest)
-            kind = require_adapter(path, model.description, name=pinned.model, model_name=model.name)
             return load_adapter(path, kind, network=model.unet, name=pinned.model, placement=model.placement)
 
         adapter = self.load_once((pinned.digest, model.digest), load_ip)
-        states, faces = [None, None], [None, None]
-        if adapter.encoder_width:
-            assert pinned.image is not None
-            states = self.states_of(pinned, adapter, pictures[pinned.image], model.placement)
-        if adapter.reads_faces:
-            face = self.faces_of(pinned, pictures).to(model.placement.device, model.placement.dtype)
-            faces = [face, torch.zeros_like(face)]
+        states, faces = (None, None), (None, None)
+        if kind in READS_PICTURES:
+            states = self.states_of(pinned, adapter, pictures, model.placement)
+        if kind in READS_FACES:
+            given = self.faces_of(pinned, pictures).to(model.placement.device, model.placement.dtype)
+            faces = given, torch.zeros_like(given)
         positive, negative = (
             Tokens(adapter, tokens_of(adapter, *read, shortcut=bool(pinned.shortcut)))
             for read in zip(states, faces, strict=True)
@@ -201,18 +201,18 @@ class IpAdapterEffect(Effect):
         return positive, negative
 
     def states_of(
-        self, pinned: PinnedPicturePrompt, adapter: IpAdapter, image: Image.Image, placement: Placement
+        self, pinned: PinnedPicturePrompt, adapter: IpAdapter, pictures: Mapping[str, Image.Image], placement: Placement
     ) -> tuple[Tensor, Tensor]:
         """What the image encoder says of the picture, and of none: (1, width) each, or (1, patches, width)."""
-        name, digest = pinned.encoder, pinned.encoder_digest
-        assert name is not None
-        assert digest is not None
+        image, name, digest = pinned.image, pinned.encoder, pinned.encoder_digest
+        if image is None or name is None or digest is None:
+            raise unpinned(pinned, "image encoder")
 
         def load_image_encoder() -> PromptImageEncoder:
             return load_encoder(self.folder.find("image-encoder", name, digest=digest)[0], placement)
 
         encoder = self.load_once((digest, str(placement)), load_image_encoder)
-        states = encoder.read(image, patches=adapter.reads_patches)
+        states = encoder.read(pictures[image], patches=adapter.reads_patches)
         if states[0].shape[-1] != adapter.encoder_width:
             why = f"it reads {adapter.encoder_width} numbers, and the encoder says {states[0].shape[-1]}: name another"
             raise IncompatibleControl(pinned.model, why, model=f"image encoder {name}")
@@ -222,18 +222,21 @@ class IpAdapterEffect(Effect):
         """The embeddings, (n, 512) in float32 on the CPU: those that are given, or the face model's."""
         if pinned.faces:
             return torch.tensor(pinned.faces)
-        name, digest = pinned.face_model, pinned.face_model_digest
-        assert name is not None
-        assert digest is not None
-        assert pinned.image is not None
+        image, name, digest = pinned.image, pinned.face_model, pinned.face_model_digest
+        if image is None or name is None or digest is None:
+            raise unpinned(pinned, "face model")
 
         def load_model() -> FaceModel:
             return load_face_model(self.folder.find("face-model", name, digest=digest)[0])
 
-        return self.load_once((digest, FACE), load_model).embed(pictures[pinned.image])
+        return self.load_once((digest, FACE), load_model).embed(pictures[image])
 
     def load_once(self, key: tuple[str, str], load: Callable[[], T]) -> T:
         if key not in self.loaded:
             self.loaded[key] = load()
         found: T = self.loaded[key]
         return found
+
+
+def unpinned(pinned: PinnedPicturePrompt, what: str) -> InvalidRequest:
+    return InvalidRequest(f"the spec names no {what} that reads the picture of {pinned.model}")

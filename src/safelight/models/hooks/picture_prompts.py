@@ -29,7 +29,6 @@ class IpAdapter:
     """Fitted to one model; compared by identity."""
 
     projection: nn.Module
-    reads_faces: bool
     reads_patches: bool
     encoder_width: int
     """Of what it reads of a picture; 0 for nothing."""

@@ -1,4 +1,4 @@
-"""Face embeddings by a recognition network in ONNX: ArcFace (arXiv:1801.07698) and networks used as it is.
+"""Face embeddings by a recognition network in ONNX: ArcFace (arXiv:1801.07698), and networks that read alike.
 
     aligned face, 112x112 RGB in [-1, 1]  ->  the network, on the CPU  ->  a unit vector of 512 numbers
 
