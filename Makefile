@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
-EXTRAS ?= data,dev,docs,dp,mcp,postgres,server,train
+EXTRAS ?= data,dev,docs,dp,face,mcp,postgres,server,train
 # Where VENV has more than the core, a plain installation beside it.
 PLAIN = $(if $(wildcard $(DEV)),$(VENV)-plain,$(VENV))
 WORKERS ?= auto

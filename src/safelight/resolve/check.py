@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safelight.diffusion.samplers import find_sampler
 from safelight.models.adapters.control_file import describe_control, hint_kind
-from safelight.models.adapters.ip_file import require_adapter
+from safelight.models.adapters.ip_file import READS_FACES, READS_PICTURES, kind_of, require_adapter, require_inputs
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import Description, describe
@@ -47,6 +47,11 @@ def check_controls(draft: Draft, folder: ControlFolder, model: Description | Non
             hint_kind(control, describe_control(path, model, name=control.model, model_name=draft.model))
     for prompt in draft.picture_prompts:
         path = folder.path("ip-adapter", prompt.model)
-        folder.path("image-encoder", folder.encoder_for(path, prompt.encoder))
         if model is not None:
             require_adapter(path, model, name=prompt.model, model_name=draft.model)
+        kind = kind_of(path)
+        require_inputs(prompt, kind)
+        if kind in READS_PICTURES:
+            folder.path("image-encoder", folder.encoder_for(path, prompt.encoder))
+        if kind in READS_FACES and not prompt.faces:
+            folder.path("face-model", folder.face_model_for(prompt.face_model))

@@ -3,6 +3,7 @@
 from safelight.models.checkpoints.families import require_successor, text_widths
 from safelight.models.networks.pool import Found
 from safelight.models.networks.textual_inversion import pin_embeddings
+from safelight.models.vision.face import require_aligned
 from safelight.spec import Draft
 from safelight.spec.marks import Mark, marked
 from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
@@ -46,4 +47,7 @@ def pin_effects(draft: Draft, studio: Studio, found: Found) -> Draft:
             draft = effect.pin(draft, found.description)
     for digest in marked(draft, Mark.PICTURE):
         studio.assets.path_of(digest)
+    for prompt in draft.picture_prompts:
+        if prompt.image is not None and prompt.face_model is not None:
+            require_aligned(studio.size_of(prompt.image))
     return draft

@@ -37,6 +37,11 @@ ControlMode = Literal["balanced", "prompt", "control"]
 """Who is listened to more. prompt: control acts less the finer a layer is; control: as prompt, and it does not act on
 what guidance leads away from (the guess mode of ControlNet's authors)."""
 MAX_CONTROLS = 10
+FACE_WIDTH, MAX_FACES = 512, 16
+FaceEmbedding = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=FACE_WIDTH, max_length=FACE_WIDTH)
+]
+"""A face as ArcFace (arXiv:1801.07698) describes it. It tells one person from all others: personal data."""
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
 
 
@@ -168,14 +173,24 @@ class PinnedControl(ControlRequest):
 
 
 class PicturePromptRequest(Span):
-    """A picture as a part of the prompt, through an IP-Adapter."""
+    """A picture, or a face, as a part of the prompt, through an IP-Adapter."""
 
     model: ModelName
     """Name of the IP-Adapter."""
     digest: Digest | None = None
     """sha256 of the adapter's file; left out, what the name stands for now."""
-    image: PictureDigest
-    """Picture that is part of the prompt."""
+    image: PictureDigest | None = None
+    """Picture that is part of the prompt. For a face model: an aligned face, square, 112 pixels wide or a multiple."""
+    faces: Annotated[tuple[FaceEmbedding, ...], Field(max_length=MAX_FACES, repr=False)] = ()
+    """Face embeddings for a FaceID adapter, 512 numbers each; several are seen at once. Left out, the face model makes
+    one of the picture."""
+    face_model: ModelName | None = None
+    """Face model that makes the embedding of the picture for a FaceID adapter; left out, the only one there is."""
+    face_model_digest: Digest | None = None
+    """sha256 of the face model's file; left out, what the name stands for now."""
+    shortcut: bool | None = None
+    """Shortcut of FaceID Plus: whether the adapter is of version 2, whose files look alike; left out, whether its name
+    has `plusv2`."""
     encoder: ModelName | None = None
     """Folder of the image encoder; left out, the one beside the adapter, or the only one there is."""
     encoder_digest: Digest | None = None
@@ -183,10 +198,15 @@ class PicturePromptRequest(Span):
     weight: ControlWeight = 1.0
     """Weight of the adapter."""
 
+    def clashes(self) -> Iterator[InvalidField]:
+        yield from super().clashes()
+        if self.image is None and not self.faces:
+            yield InvalidField("image", "is needed; a FaceID adapter takes faces too", "faces")
+        if self.faces and self.face_model is not None:
+            yield InvalidField("face_model", "makes an embedding of the picture: leave it out, or faces", "faces")
+
 
 class PinnedPicturePrompt(PicturePromptRequest):
     """The same, pinned to the files it was drawn with."""
 
     digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-    encoder: ModelName  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-    encoder_digest: Digest  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]

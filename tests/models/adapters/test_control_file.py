@@ -45,7 +45,7 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.families import describe
 from safelight.models.networks.load import Model
 from safelight.models.networks.size_estimate import control_bytes
-from safelight.spec import ControlRequest, PicturePromptRequest
+from safelight.spec import ControlRequest
 
 Models = Callable[[str], Model]
 NAMES: dict[str, str] = {"name": "net", "model_name": "tiny"}
@@ -320,17 +320,3 @@ def test_an_encoder_of_another_width_is_refused_by_name(model: Models, tmp_path:
     assert config.is_dir()
     with pytest.raises(IncompatibleControl, match="it reads 20 numbers, and the encoder says 24"):
         picture_led(adapters_in(tmp_path), ours, "ip", encoder="wide")
-
-
-def test_faces_are_said_to_be_what_they_are(model: Models, tmp_path: Path) -> None:
-    face = {
-        "image_proj.norm.weight": torch.zeros(32),
-        "image_proj.proj.0.weight": torch.zeros(64, 512),
-        "image_proj.proj.2.weight": torch.zeros(128, 64),
-        "ip_adapter.1.to_k_ip.weight": torch.zeros(16, 32),
-    }
-    save_file(face, tmp_path / "face.safetensors")
-    with pytest.raises(UnsupportedOption, match="FaceID"):
-        require_adapter(tmp_path / "face.safetensors", model("sd1").description, **NAMES)
-    wish = PicturePromptRequest(model="face", image="0" * 64)
-    assert wish.weight == 1.0

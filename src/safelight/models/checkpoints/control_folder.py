@@ -1,15 +1,17 @@
-"""The file or folder that the name of a ControlNet, a T2I-Adapter, an IP-Adapter or an image encoder refers to.
+"""The file or folder that the name of a ControlNet, an IP-Adapter, an image encoder or a face model refers to.
 
     controlnets/canny.safetensors              a single file: its name is `canny`
     controlnets/depth/config.json              a diffusers folder: its name is `depth`
     canny@2, canny@production                  a version in the registry, as for every kind of the catalogue
     ip-adapters/image_encoder/config.json      the image encoder beside an adapter
     depth-models/dpt/config.json               the network of the preprocessor `depth`
+    face-models/w600k_r50.onnx                 a face model, for FaceID: its name is `w600k_r50`
 
-The last two are not kinds of the catalogue and are found here. All folders are under SAFELIGHT_HOME. Imports no torch.
+The last three are not kinds of the catalogue and are found here. All folders are under SAFELIGHT_HOME.
+Imports no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from safelight.models.checkpoints.digest import digest_of_sums, sums_of
 from safelight.models.weights import identify
 from safelight.models.weights.safetensors_file import NETWORK, TEXT_ENCODER, weight_files
 
-Kind = Literal["control", "ip-adapter", "image-encoder", "depth"]
+Kind = Literal["control", "ip-adapter", "image-encoder", "face-model", "depth"]
 LISTED: Mapping[Kind, tuple[identify.Kind, ...]] = {
     "control": ("controlnet", "t2i-adapter"),
     "ip-adapter": ("ip-adapter",),
@@ -31,12 +33,14 @@ LISTED: Mapping[Kind, tuple[identify.Kind, ...]] = {
 FOLDERS: Mapping[Kind, tuple[str, ...]] = {
     **{kind: tuple(CATALOGUED[one] for one in kinds) for kind, kinds in LISTED.items()},
     "image-encoder": ("ip-adapters", "image-encoders"),
+    "face-model": ("face-models",),
     "depth": ("depth-models",),
 }
 TITLES: Mapping[Kind, str] = {
     "control": "ControlNet or T2I-Adapter",
     "ip-adapter": "IP-Adapter",
     "image-encoder": "image encoder",
+    "face-model": "face model",
     "depth": "depth model",
 }
 
@@ -53,9 +57,9 @@ class ControlFolder:
             found |= self.catalogue.files(listed)
         if kind not in LISTED:
             for folder in (self.catalogue.home / name for name in FOLDERS[kind]):
-                for path in sorted(config.parent for config in folder.rglob("config.json")):
-                    if path != folder:
-                        found.setdefault(path.relative_to(folder).as_posix() if path.name in found else path.name, path)
+                for path in sorted(items_in(folder, kind)):
+                    where = path.with_suffix("") if kind == "face-model" else path
+                    found.setdefault(where.relative_to(folder).as_posix() if where.name in found else where.name, path)
         return dict(sorted(found.items()))
 
     def path(self, kind: Kind, name: str) -> Path:
@@ -118,3 +122,19 @@ class ControlFolder:
         if not known:
             raise UnknownControl("image encoder", "image_encoder", [], folder=f"a folder beside {adapter.name}")
         raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")
+
+    def face_model_for(self, named: str | None) -> str:
+        """Return the requested face model, else the only one that exists."""
+        known = self.paths("face-model")
+        if named is not None or len(known) == 1:
+            return named or next(iter(known))
+        what = f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/face-models"
+        raise InvalidRequest(f"a picture of a face is read by a face model, and {what}, or give its embedding as faces")
+
+
+def items_in(folder: Path, kind: Kind) -> Iterator[Path]:
+    """Yield what is no kind of the catalogue: ONNX files, or transformers folders."""
+    if kind == "face-model":
+        yield from folder.rglob("*.onnx")
+    else:
+        yield from (path.parent for path in folder.rglob("config.json") if path.parent != folder)

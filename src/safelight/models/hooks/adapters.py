@@ -68,8 +68,11 @@ class Adapters:
         """A copied network has hooks of ours: they go on looking here, where nothing is on while the copy is called."""
         return self
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, before_others: bool = True) -> None:
+        """`before_others`: its hooks run first whenever they were put there: a gain is one of the layer's own output,
+        and the order of additions changes the last bits."""
         self.network = network
+        self.before_others = before_others
         self.hooked: set[str] = set()
         self.now: RowStacks | None = None
         self.last: RowStacks | None = None
@@ -108,7 +111,7 @@ class Adapters:
 
     def hook(self, paths: set[str]) -> None:
         for path in paths - self.hooked:
-            self.layers[path].register_forward_hook(partial(self.adapt, path))
+            self.layers[path].register_forward_hook(partial(self.adapt, path), prepend=self.before_others)
             self.hooked.add(path)
 
     def adapt(self, path: str, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as prompts, per row: each row of one network call looks at its own pictures, or at none.
+"""Pictures and faces as prompts, per row: each row of one network call looks at its own pictures, or at none.
 
     with pictures.on(rows):        rows: for each row of the call, what it looks at
         network(...)
@@ -6,6 +6,7 @@
 Every cross-attention gets two hooks, put there once: one keeps its queries, the other adds to what it read of the words
 what the same queries read of the pictures (arXiv:2308.06721). Outside of `on` they do nothing, and rows without
 pictures are not touched. Keys and values of a picture are worked out once for each layer, and not in every call.
+An adapter that reads faces brings a LoRA, which is added for the rows that look at one (`adapters.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +19,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from safelight.models.hooks.adapters import Adapter, Adapters, Applied
+from safelight.models.hooks.adapters import Row as AdapterRow
 from safelight.models.hooks.hook import NetworkInputs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IpAdapter:
     """Fitted to one model; compared by identity."""
 
     projection: nn.Module
     reads_patches: bool
     encoder_width: int
+    """Of what it reads of a picture; 0 for nothing."""
     layers: Mapping[str, tuple[Tensor, Tensor]]
     """By the path of a cross-attention, what makes keys and values of the tokens."""
+    lora: Adapter | None
+    """Added to all attentions of rows that look at its tokens."""
     size_bytes: int
 
 
@@ -76,6 +82,7 @@ class PicturePrompts:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
+        self.loras = Adapters(network, before_others=False)
         self.hooked = False
         self.queries: Tensor | None = None
         self.now: tuple[Group, ...] = ()
@@ -91,7 +98,8 @@ class PicturePrompts:
         self.hook()
         self.now = groups_of([row or () for row in rows], next(self.network.parameters()).device)
         try:
-            yield {}
+            with self.loras.on([loras_in(row or ()) for row in rows]):
+                yield {}
         finally:
             self.now, self.queries = (), None
 
@@ -120,6 +128,12 @@ class PicturePrompts:
             inputs[0].index_add_(0, group.index, read)
 
 
+def loras_in(row: Row) -> AdapterRow:
+    """Once for each adapter, whatever the weights and the number of its pictures, as diffusers does."""
+    adapters = dict.fromkeys(seen.tokens.adapter for seen in row)
+    return tuple(Applied(adapter.lora, 1.0) for adapter in adapters if adapter.lora)
+
+
 def by_head(states: Tensor, heads: int) -> Tensor:
     """(b, places, inner) as (b, heads, places, inner / heads)."""
     return states.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -140,6 +154,11 @@ def groups_of(rows: Sequence[Row], device: torch.device) -> tuple[Group, ...]:
     )
 
 
+def attentions(network: nn.Module) -> Mapping[str, Any]:
+    """All of them by path, in the order in which diffusers counts them."""
+    return {path: module for path, module in network.named_modules() if path.endswith((".attn1", ".attn2"))}
+
+
 def cross_attentions(network: nn.Module) -> Mapping[str, Any]:
-    """By path, in the order in which diffusers counts them."""
-    return {path: module for path, module in network.named_modules() if path.endswith(".attn2")}
+    """By path, in the same order."""
+    return {path: module for path, module in attentions(network).items() if path.endswith(".attn2")}

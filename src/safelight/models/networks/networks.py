@@ -69,7 +69,7 @@ class ControlClasses:
     t2i_adapter: Callable[[Mapping[str, Any]], nn.Module]
     image_encoder: Callable[[Mapping[str, Any]], nn.Module]
     projections: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]
-    """From an image encoder's states to the tokens of an IP-Adapter; keys are `base`, `plus` and `full`."""
+    """From an image encoder's states, or a face embedding, to the tokens of an IP-Adapter, by the adapter's kind."""
 
 
 @cache
@@ -129,13 +129,21 @@ def import_control_classes() -> ControlClasses:
     from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
     from diffusers.models.embeddings import (
         ImageProjection,
+        IPAdapterFaceIDImageProjection,
+        IPAdapterFaceIDPlusImageProjection,
         IPAdapterFullImageProjection,
         IPAdapterPlusImageProjection,
     )
     from transformers.models.clip.configuration_clip import CLIPVisionConfig
     from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
-    projections = {"base": ImageProjection, "plus": IPAdapterPlusImageProjection, "full": IPAdapterFullImageProjection}
+    projections = {
+        "base": ImageProjection,
+        "plus": IPAdapterPlusImageProjection,
+        "full": IPAdapterFullImageProjection,
+        "face": IPAdapterFaceIDImageProjection,
+        "face-plus": IPAdapterFaceIDPlusImageProjection,
+    }
     return ControlClasses(
         controlnet=on_meta_device(ControlNetModel.from_config),
         controlnet_union=on_meta_device(ControlNetUnionModel.from_config),

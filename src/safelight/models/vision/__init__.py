@@ -2,5 +2,6 @@
 
 similarity clip_similarity   similarity of images and prompts
 depth preprocessors          control images for ControlNets
+face                         face embeddings for IP-Adapters
 esrgan upscalers             upscaling
 """
