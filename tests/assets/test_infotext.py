@@ -37,7 +37,7 @@ def words(text: str) -> str:
 
 def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
-    led = ("controls", "picture_prompts")  # of which only a summary is written
+    led = ("controls", "picture_prompts", "plugins")  # of which only a summary is written, or nothing
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
     plain = {
         "guidance_rescale": 0,
@@ -45,6 +45,7 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
         "pag_layers": ("mid",),
         "sag_scale": 0,
         "freeu": None,
+        "effects": {},
         "refiner": None,
         "mask_invert": False,
         "only_masked": False,

@@ -11,12 +11,13 @@ from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.hub import HUB_ID
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.vision.preprocessors import require_preprocessor
+from safelight.plugins import Plugins
 from safelight.prompts.lora_tags import extract_loras
 from safelight.spec import Draft
 from safelight.spec.parts import PartName
 
 
-def check(draft: Draft, catalogue: Catalogue) -> Description | None:
+def check(draft: Draft, catalogue: Catalogue, plugins: Plugins) -> Description | None:
     """Return the model's description, or None for one that must be downloaded first.
 
     Raises:
@@ -26,6 +27,8 @@ def check(draft: Draft, catalogue: Catalogue) -> Description | None:
         catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
         find_sampler(draft.sampler)
+    for name in draft.effects:
+        plugins.require("effect", name)
     parts: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
     for part, name in parts.items():
         if name is not None and not HUB_ID.match(name):

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from safelight.errors import InvalidField
-from safelight.spec.effects import MAX_CONTROLS, MAX_LORAS, ControlRequest, FreeU, LoraRequest, PicturePromptRequest
+from safelight.spec.effects import (
+    MAX_CONTROLS,
+    MAX_LORAS,
+    ControlRequest,
+    FreeU,
+    LoraRequest,
+    PicturePromptRequest,
+    PluginEffects,
+)
 from safelight.spec.fields import (
     Blur,
     ClipSkip,
@@ -82,6 +90,8 @@ class Draft(Frozen, use_attribute_docstrings=True):
     """Layers whose attention PAG perturbs: down, mid, up, or parts of these such as up_blocks.1.attentions.0."""
     sag_scale: SagScale | None = None
     """Self-attention guidance scale (SAG), usually 0.75: more detail, for half as much time again."""
+    effects: PluginEffects = {}  # noqa: RUF012  pydantic copies it
+    """Effects of installed plugins, by name, each with the fields that the plugin gives it."""
     vae: ModelName | None = None
     """VAE in place of the model's own: a name, a path, or a model that contains it."""
     text_encoder: ModelName | None = None

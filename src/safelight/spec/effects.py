@@ -1,9 +1,9 @@
-"""Whatever steers a picture beside its words: LoRA, ControlNet, IP-Adapter, FreeU; as requested, and as pinned."""
+"""Whatever steers a picture beside its words: LoRA, ControlNet, IP-Adapter, FreeU, plugins; as requested and pinned."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from safelight.errors import InvalidField
 from safelight.spec.fields import Digest, Fit, Fraction, Frozen, ModelName
@@ -28,6 +28,10 @@ ControlMode = Literal["balanced", "prompt", "control"]
 what guidance leads away from (the guess mode of ControlNet's authors)."""
 MAX_CONTROLS = 10
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
+MAX_EFFECTS = 20
+EffectName = Annotated[str, Field(min_length=1, max_length=100)]
+PluginEffects = Annotated[dict[EffectName, dict[str, JsonValue]], Field(max_length=MAX_EFFECTS)]
+"""Values of plugins' effects, by name; the plugin's own model checks them (`resolve/plugins.py`)."""
 
 
 class FreeU(Frozen, use_attribute_docstrings=True):

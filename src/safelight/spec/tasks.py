@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from safelight.spec.digest import digest_of
-from safelight.spec.effects import MAX_CONTROLS, MAX_LORAS, FreeU, PinnedControl, PinnedLora, PinnedPicturePrompt
+from safelight.spec.effects import (
+    MAX_CONTROLS,
+    MAX_LORAS,
+    FreeU,
+    PinnedControl,
+    PinnedLora,
+    PinnedPicturePrompt,
+    PluginEffects,
+)
 from safelight.spec.fields import (
     Blur,
     ClipSkip,
@@ -29,7 +37,15 @@ from safelight.spec.fields import (
     Strength,
     UpscaleMethod,
 )
-from safelight.spec.parts import GuidanceInterval, HighresFix, PinnedEmbedding, PinnedPart, PinnedRefiner, Tiles
+from safelight.spec.parts import (
+    GuidanceInterval,
+    HighresFix,
+    PinnedEmbedding,
+    PinnedPart,
+    PinnedPlugin,
+    PinnedRefiner,
+    Tiles,
+)
 from safelight.validation import refuse
 
 
@@ -62,6 +78,10 @@ class Picture(Frozen):
     """Self-attention guidance: how far away from a picture blurred where the network looks; 0.75 is usual."""
     vae: PinnedPart | None = None
     text_encoder: PinnedPart | None = None
+    effects: PluginEffects = {}  # noqa: RUF012  pydantic copies it
+    """Effects of plugins, with every field that the plugin gives them."""
+    plugins: tuple[PinnedPlugin, ...] = ()
+    """Those that the effects and the sampler came from."""
 
     def digest(self) -> str:
         return digest_of(self)
@@ -127,6 +147,8 @@ class Upscale(Frozen):
     method: UpscaleMethod = "lanczos"
     method_digest: Digest | None = None
     """sha256 of the network's file, where it is one's own; names of bundled ones stand for the same everywhere."""
+    plugins: tuple[PinnedPlugin, ...] = ()
+    """The one that the method came from."""
 
     def digest(self) -> str:
         return digest_of(self)

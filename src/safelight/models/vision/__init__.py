@@ -2,5 +2,5 @@
 
 similarity clip_similarity   similarity of images and prompts
 depth preprocessors          control images for ControlNets
-esrgan upscalers             upscaling
+esrgan upscalers enlarger    upscaling; an upscaler of a plugin
 """

@@ -1,0 +1,414 @@
+"""A package that registers an entry point works with no change here; one that fails is named, and the rest goes on."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.cli.conftest import safelight
+from tests.fakes import spec_for
+from tests.plugin_files import EFFECT, EXAMPLE, ROOT, SAMPLERS, UPSCALER, install, see
+from tests.tiny_models import CPU, checkpoint, load
+
+from safelight.api import generate
+from safelight.diffusion import samplers
+from safelight.diffusion.schedules import schedule_for
+from safelight.errors import InvalidField, InvalidFields, UnknownSampler, UnsupportedOption
+from safelight.models.backends.denoiser import Conditions
+from safelight.models.backends.eager import eager_denoiser
+from safelight.models.hooks.hook import EffectRows
+from safelight.models.vision.upscalers import Upscalers
+from safelight.plugins import Plugins
+from safelight.settings import Settings
+from safelight.studio import Studio, load_plugins, open_studio
+
+__all__ = ["checkpoint", "safelight"]
+SMALL: dict[str, Any] = {"seed": 7, "steps": 2}
+
+
+@pytest.fixture(scope="session")
+def focus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documented plugin, installed by pip into a folder of its own, without network."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", str(folder), str(EXAMPLE)], check=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def built_in_samplers() -> Iterator[None]:
+    before = dict(samplers.SAMPLERS)
+    yield
+    samplers.SAMPLERS.clear()
+    samplers.SAMPLERS.update(before)
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test installs packages."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def states(settings: Settings) -> dict[str, tuple[str, str | None]]:
+    """State and problem of each plugin, by name."""
+    with open_studio(settings) as studio:
+        return {plugin.name: (plugin.state, plugin.problem) for plugin in studio.plugins.all}
+
+
+# The documented example
+
+
+def test_the_documented_plugin_is_installed_and_draws(focus: Path, tmp_path: Path) -> None:
+    """In processes of their own, as a user would."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(focus)])}
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-m", "safelight", *words, "--json"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = json.loads(call("plugins"))
+    about = {"kind": "effect", "name": "focus", "package": "safelight-focus", "version": "1.0", "state": "ready"}
+    assert about.items() <= listed.items()
+    assert listed["json_schema"]["properties"]["words"]["maximum"] == 10
+    small = ("generate", "a red apple", "--seed", "7", "--steps", "2")
+    plain, focused = (json.loads(call(*small, *more)) for more in ((), ("--effect", "focus:words=3")))
+    assert Image.open(plain["path"]).tobytes() != Image.open(focused["path"]).tobytes()
+    said = json.loads(call("info", focused["path"]))["spec"]
+    assert said["effects"] == {"focus": {"words": 3.0, "places": 1.0}}
+    assert said["plugins"] == [{"kind": "effect", "name": "focus", "package": "safelight-focus", "version": "1.0"}]
+
+
+def test_help_imports_no_plugin(packages: Path) -> None:
+    install(packages, "loud", "raise SystemExit('imported')", effects={"loud": "Loud"}, samplers={"Loud": "LOUD"})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(packages)])}
+    code = "import sys; from safelight.cli.main import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loud" not in done.stdout.split()
+
+
+@pytest.fixture
+def studio(focus: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Studio]:
+    """One that sees the documented plugin."""
+    see(focus, monkeypatch)
+    with open_studio(Settings(home=home)) as opened:
+        yield opened
+
+
+def test_values_are_checked_by_the_plugins_own_model(studio: Studio) -> None:
+    def draw(**values: Any) -> None:
+        generate("a red apple", studio=studio, effects={"focus": values}, **SMALL)
+
+    with pytest.raises(InvalidField, match=r"^effects\.focus\.word: no such field; did you mean 'words'\?$"):
+        draw(word=2)
+    with pytest.raises(InvalidFields, match=r"effects\.focus\.words: .*; effects\.focus\.places: .*less than or equal"):
+        draw(words="much", places=11)
+
+
+def test_no_name_in_a_request_imports_anything(studio: Studio, packages: Path) -> None:
+    (packages / "unregistered.py").write_text("")
+    with pytest.raises(UnsupportedOption, match=r"effects\.unregistered: no plugin adds .* installed: focus"):
+        generate("a red apple", studio=studio, effects={"unregistered": {}}, **SMALL)
+    assert "unregistered" not in sys.modules
+    for known in ("freeu", "Focus"):
+        with pytest.raises(UnsupportedOption, match=f"no plugin adds the effect '{known}'"):
+            generate("a red apple", studio=studio, effects={known: {}}, **SMALL)
+
+
+def test_only_rows_with_the_effect_change(studio: Studio, checkpoint: Any) -> None:
+    """The others keep their very bits, as they are in a call that nobody's effect acts in."""
+    model = load(checkpoint("sd1"))
+    active = studio.effects["focus"].load(spec_for(model), model, {})
+    latents, timesteps = torch.randn(3, 4, 8, 8), torch.full((3,), 500.0)
+    context = torch.randn(3, 77, model.text_encoders[0].width)
+    plain = Conditions(context=context, mask=None, pooled=None, time_ids=None, guidance=None)
+    denoise = eager_denoiser(model)
+
+    def draw(*rows: Any) -> torch.Tensor:
+        effects = {"focus": EffectRows(active.hook, rows)}
+        return denoise(latents, timesteps, Conditions(**{**vars_of(plain), "effects": effects}))
+
+    without = denoise(latents, timesteps, plain)
+    mixed = draw(None, (3.0, 1.0), (1.0, 2.0))
+    assert torch.equal(mixed[0], without[0])
+    assert not torch.equal(mixed[1], without[1])
+    assert not torch.equal(mixed[2], without[2])
+    assert torch.equal(draw((1.0, 1.0), None, None), without)
+    assert torch.equal(denoise(latents, timesteps, plain), without)
+
+
+def vars_of(conditions: Conditions) -> dict[str, Any]:
+    return {name: getattr(conditions, name) for name in ("context", "mask", "pooled", "time_ids", "guidance")}
+
+
+def test_a_model_that_the_effect_is_not_for_is_refused(studio: Studio, checkpoint: Any, home: Path) -> None:
+    shutil.copytree(checkpoint("sd3"), home / "models" / "sd3")
+    with pytest.raises(UnsupportedOption, match=r"effects\.focus: this model is no UNet"):
+        generate("a red apple", studio=studio, model="sd3", effects={"focus": {}}, **SMALL)
+
+
+# A picture says which packages it came from
+
+
+def test_a_picture_is_drawn_again_with_the_plugin_and_not_without(
+    focus: Path, tmp_path: Path, safelight: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see(focus, monkeypatch)
+    drawn = safelight("generate", "apple", "--seed", 7, "--steps", 2, "--effect", 'focus:{"places": 0.5}', "--json")
+    path = json.loads(drawn.stdout)["path"]
+    again = json.loads(safelight("replay", path, "--json").stdout)
+    assert (again["identical"], again["notes"]) == (True, [])
+
+    monkeypatch.setenv("SAFELIGHT_PLUGINS", "off")
+    off = safelight("replay", path)
+    assert (off.exit_code, "'focus' of safelight-focus 1.0 is off" in off.stderr) == (2, True)
+    monkeypatch.delenv("SAFELIGHT_PLUGINS")
+
+    sys.path.remove(str(focus))
+    without = safelight("replay", path)
+    assert without.exit_code == 2
+    assert "'focus' is of the package safelight-focus 1.0, which is not installed here" in without.stderr
+
+    newer = Path(shutil.copytree(focus, tmp_path / "newer"))
+    metadata = (newer / "safelight_focus-1.0.dist-info").rename(newer / "safelight_focus-1.1.dist-info") / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    see(newer, monkeypatch)
+    other = json.loads(safelight("replay", path, "--out", "again", "--json").stdout)
+    assert other["identical"]
+    assert other["notes"] == ["safelight-focus 1.0 added the effect 'focus', and 1.1 is installed here"]
+    [pinned] = json.loads(safelight("info", other["path"], "--json").stdout)["spec"]["plugins"]
+    assert pinned["version"] == "1.1"
+
+
+def test_a_plugin_of_the_same_name_from_another_package_is_not_the_same(packages: Path, studio: Studio) -> None:
+    [drawn] = generate("a red apple", studio=studio, effects={"focus": {}}, **SMALL)
+    [pinned] = drawn.spec.plugins
+    studio.plugins.require_same(pinned)
+    with pytest.raises(UnsupportedOption, match=r"of the package unsafe-focus 1\.0, which is not installed"):
+        studio.plugins.require_same(pinned.model_copy(update={"package": "unsafe-focus"}))
+
+
+def test_a_spec_without_plugins_has_the_digest_it_always_had(studio: Studio) -> None:
+    plain, focused = (
+        generate("a red apple", studio=studio, **SMALL, **more)[0].spec for more in ({}, {"effects": {"focus": {}}})
+    )
+    assert plain.model_dump(exclude_defaults=True).keys().isdisjoint({"effects", "plugins"})
+    assert focused.model_copy(update={"effects": {}, "plugins": ()}).digest() == plain.digest() != focused.digest()
+
+
+# Those that fail
+
+FAILURES = {
+    "ModuleNotFoundError: No module named 'not_there'": ("import not_there", "Glow"),
+    "AttributeError: module 'bad' has no attribute 'Glow'": ("", "Glow"),
+    "SystemExit: 1": ("raise SystemExit(1)", "Glow"),
+    "TypeError: 'int' object is not callable": ("Glow = 3", "Glow"),
+    "ValueError: no": ("class Glow:\n  def __init__(self, catalogue): raise ValueError('no')", "Glow"),
+    "Glow is no subclass of safelight.models.adapters.effect.Effect": (
+        "class Glow:\n  def __init__(self, catalogue): pass",
+        "Glow",
+    ),
+    "it is registered as 'bad', and its name is 'glow'": (EFFECT, "Glow"),
+    "Glow.request is no pydantic model": (EFFECT.replace('"glow"', '"bad"').replace("= Request", "= dict"), "Glow"),
+    "Glow has no method hook": (EFFECT.replace('"glow"', '"bad"').replace("def hook", "def hok"), "Glow"),
+}
+
+
+@pytest.mark.parametrize("problem", FAILURES)
+def test_an_effect_that_fails_is_named_and_the_rest_goes_on(
+    problem: str, packages: Path, home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, target = FAILURES[problem]
+    install(packages, "bad", code, version="0.3", effects={"bad": target})
+    install(packages, "good", EFFECT, effects={"glow": "Glow"})
+    see(packages, monkeypatch)
+    with caplog.at_level(logging.WARNING), open_studio(Settings(home=home)) as studio:
+        found = {plugin.name: (plugin.state, plugin.problem) for plugin in studio.plugins.all}
+        assert found == {"bad": ("failed", problem), "glow": ("ready", None)}
+        assert caplog.messages == [f"the effect 'bad' of bad 0.3 did not load: {problem}"]
+        with pytest.raises(UnsupportedOption, match=r"'bad' of bad 0\.3 did not load; `safelight plugins` says why"):
+            generate("apple", studio=studio, effects={"bad": {}}, **SMALL)
+        [drawn] = generate("apple", studio=studio, effects={"glow": {}}, **SMALL)
+        assert drawn.spec.effects == {"glow": {"strength": 0.5}}
+
+
+def test_names_of_our_own_and_names_that_come_twice_are_refused(
+    packages: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    euler = "from safelight.diffusion.samplers import Sampler\nS = Sampler(name='euler', diffusers_class='', "
+    install(packages, "one", EFFECT.replace('"glow"', '"freeu"'), effects={"freeu": "Glow"})
+    install(packages, "two", EFFECT, effects={"glow": "Glow"})
+    install(packages, "three", EFFECT, effects={"glow": "Glow"})
+    install(packages, "four", f"{euler}description='')\nT = 3", samplers={"euler": "S", "Other": "T", "Mine": "S"})
+    install(packages, "five", UPSCALER, upscalers={"Lanczos": "Blocks", "realesrgan-x4plus": "Blocks"})
+    see(packages, monkeypatch)
+    with open_studio(Settings(home=home)) as studio:
+        found = {(plugin.package, plugin.name): plugin.problem for plugin in studio.plugins.all}
+    assert found == {
+        ("one", "freeu"): "one of safelight's own effects has its name",
+        ("three", "glow"): None,
+        ("two", "glow"): "another package has registered the name: effect 'glow' of three 1.0",
+        ("four", "euler"): "another sampler has its name, or an alias of it",
+        ("four", "Other"): "it is a int, and no safelight.diffusion.samplers.Sampler",
+        ("four", "Mine"): "it is registered as 'Mine', and its name is 'euler'",
+        ("five", "Lanczos"): "one of safelight's own upscalers has its name",
+        ("five", "realesrgan-x4plus"): "one of safelight's own upscalers has its name",
+    }
+    assert samplers.find_sampler("euler").diffusers_class == "EulerDiscreteScheduler"
+
+
+def test_a_failed_plugin_is_listed_and_the_doctor_fails(
+    packages: Path, safelight: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(packages, "bad", "import not_there", version="0.3", effects={"bad": "Bad"})
+    see(packages, monkeypatch)
+    shown = safelight("plugins")
+    assert shown.exit_code == 0
+    assert shown.stdout.split() == (
+        "failed effect bad bad 0.3 ModuleNotFoundError: No module named 'not_there'".split()
+    )
+    result = safelight("doctor", "--json")
+    assert result.exit_code == 1
+    [finding] = [one for one in json.loads(result.stdout)["findings"] if one["level"] == "fail"]
+    assert finding["name"] == "effect bad"
+    assert "bad 0.3: ModuleNotFoundError" in finding["found"]
+    monkeypatch.setenv("SAFELIGHT_PLUGINS", "off")
+    assert safelight("plugins").stdout.split() == "off effect bad bad 0.3".split()
+    assert safelight("doctor").exit_code == 0
+
+
+def test_a_plugin_that_is_off_is_not_imported(packages: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(packages, "quiet", EFFECT, effects={"glow": "Glow"})
+    see(packages, monkeypatch)
+    assert states(Settings(home=home, plugins=False)) == {"glow": ("off", None)}
+    assert "quiet" not in sys.modules
+
+
+def test_a_number_that_is_no_number_is_refused(packages: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be written into a spec."""
+    install(packages, "quiet", EFFECT, effects={"glow": "Glow"})
+    see(packages, monkeypatch)
+    with open_studio(Settings(home=home)) as studio, pytest.raises(InvalidField, match=r"effects\.glow: .*finite"):
+        generate("apple", studio=studio, effects={"glow": {"strength": float("nan")}}, **SMALL)
+
+
+# Samplers
+
+
+@pytest.fixture
+def with_samplers(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(packages, "extra-samplers", SAMPLERS, samplers={"Euler Poly": "POLY", "Mine a": "MINE"})
+    see(packages, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers on numpy 2
+@pytest.mark.usefixtures("with_samplers")
+def test_a_plugins_scheduler_becomes_a_table(tmp_path: Path, checkpoint: Any) -> None:
+    """Euler's step, between noise levels that fall by one factor."""
+    samplers.add_samplers(Plugins())
+    config = load(checkpoint("sd1")).description.scheduler
+    made = schedule_for("Euler Poly", config, steps=9, strength=0.8, cache=tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()  # its class may change
+    betas = np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["num_train_timesteps"]) ** 2
+    levels = np.sqrt(1 / np.cumprod(1 - betas) - 1)
+    sigma = [*np.geomspace(levels[-1], levels[0], 9)[2:], 0]
+    # The scheduler holds them in float32.
+    np.testing.assert_allclose(made.sigma, sigma, rtol=1e-5)
+    np.testing.assert_allclose(made.m[:, 0], np.diff(sigma), rtol=1e-5)
+    assert (made.x[:, 0] == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("with_samplers")
+@pytest.mark.parametrize("spacing", ["", " SGM Uniform"])
+def test_a_class_that_inherits_from_diffusers_draws_its_noise(spacing: str, checkpoint: Any) -> None:
+    """It is diffusers' ancestral Euler under another name."""
+    samplers.add_samplers(Plugins())
+    config = load(checkpoint("sd1")).description.scheduler
+    made, known = (schedule_for(f"{name}{spacing}", config, steps=9) for name in ("Mine a", "Euler a"))
+    assert (made.packed == known.packed).all()
+    assert (made.draws == known.draws).all()
+
+
+def test_a_checkpoint_cannot_name_a_class_outside_of_diffusers() -> None:
+    for name in ("extra_samplers:Ancestral", "os.system", "subprocess:Popen"):
+        with pytest.raises(UnsupportedOption, match="this version of diffusers has no such scheduler"):
+            schedule_for("Default", {"_class_name": name}, steps=3)
+
+
+@pytest.mark.usefixtures("with_samplers")
+def test_a_plugins_sampler_draws_is_listed_and_named_in_the_spec(
+    home: Path, safelight: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = safelight("samplers", "--json").stdout.splitlines()
+    assert {"Euler Poly", "Mine a SGM Uniform"} <= {json.loads(line)["name"] for line in listed}
+    result = safelight("generate", "apple", "--steps", 2, "--seed", 1, "--sampler", "e_poly", "--json")
+    path = json.loads(result.stdout)["path"]
+    said = json.loads(safelight("info", path, "--json").stdout)["spec"]
+    assert said["sampler"] == "Euler Poly"
+    assert [(one["kind"], one["package"]) for one in said["plugins"]] == [("sampler", "extra-samplers")]
+    assert json.loads(safelight("replay", path, "--json").stdout)["identical"]
+    with open_studio(Settings(home=home)) as studio:
+        variant = generate("apple", studio=studio, sampler="Mine a SGM Uniform", **SMALL)[0].spec
+        assert [one.name for one in variant.plugins] == ["Mine a"]
+        with pytest.raises(UnknownSampler, match="did you mean 'Euler Poly'"):
+            generate("apple", studio=studio, sampler="Euler Pol", **SMALL)
+    samplers.SAMPLERS.pop("Euler Poly")
+    monkeypatch.setenv("SAFELIGHT_PLUGINS", "off")
+    without = safelight("replay", path)
+    assert (without.exit_code, "extra-samplers 1.0" in without.stderr) == (2, True)
+
+
+# Upscalers
+
+
+@pytest.fixture
+def with_blocks(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(packages, "blocks", UPSCALER, upscalers={"blocks": "Blocks"})
+    see(packages, monkeypatch)
+
+
+@pytest.mark.usefixtures("with_blocks")
+def test_a_plugins_upscaler_enlarges_to_the_exact_size(safelight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (20, 10), "red").save("small.png")
+    large = safelight("upscale", "small.png", "--method", "blocks", "--scale", 3, "--json")
+    said = json.loads(large.stdout)
+    assert (said["width"], said["height"]) == (60, 30)
+    spec = json.loads(safelight("info", said["path"], "--json").stdout)["spec"]
+    assert spec["plugins"] == [{"kind": "upscaler", "name": "blocks", "package": "blocks", "version": "1.0"}]
+    assert json.loads(safelight("replay", said["path"], "--json").stdout)["identical"]
+    assert "did you mean 'blocks'" in " ".join(safelight("upscale", "small.png", "--method", "block").stderr.split())
+    monkeypatch.setenv("SAFELIGHT_PLUGINS", "off")
+    assert "upscaler: the upscaler 'blocks' of blocks 1.0 is off" in safelight("replay", said["path"]).stderr
+
+
+@pytest.mark.usefixtures("with_blocks")
+def test_a_plugins_upscaler_counts_in_memory_and_gives_way_to_a_file_of_its_name(home: Path) -> None:
+    with open_studio(Settings(home=home)) as studio:
+        catalogue = studio.models.catalogue
+    _, _, enlargers = load_plugins(Settings(home=home), catalogue, CPU)
+    upscalers = Upscalers(catalogue, CPU, enlargers)
+    assert upscalers.names()[-1] == "blocks"
+    pinned = upscalers.pin("blocks")
+    [allocation] = upscalers.allocations(pinned)
+    assert allocation.size_bytes == 1000
+    allocation.drop()
+    assert enlargers["blocks"].unloaded == 1  # type: ignore[attr-defined]
+    (home / "upscalers").mkdir()
+    (home / "upscalers" / "blocks.safetensors").write_bytes(b"a file")
+    assert upscalers.pin("blocks").digest is not None
+    assert upscalers.names().count("blocks") == 1
