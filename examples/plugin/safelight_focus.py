@@ -42,8 +42,8 @@ class Focus(FilelessEffect):
             raise UnsupportedOption("effects.focus", "this model is no UNet")
 
     def row(self, moment: Moment) -> Row:
-        values = moment.spec.effects["focus"]
-        return values["words"], values["places"]
+        values = FocusRequest.model_validate(moment.spec.effects[self.name])
+        return values.words, values.places
 
     def hook(self, network: nn.Module) -> "FocusHook":
         return FocusHook(network)

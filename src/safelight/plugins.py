@@ -62,7 +62,7 @@ class Plugins:
         """Import the plugins of a kind; one that fails keeps its problem, and the others go on.
 
         Args:
-            make: what is used of a plugin's object, by its name; raises what is wrong with it.
+            make: makes what is used of a plugin's object; raises what is wrong with it.
         """
         made: dict[str, T] = {}
         for plugin in self.all:
@@ -156,5 +156,5 @@ def field_of(kind: PluginKind, name: str) -> str:
 
 def about(loaded: Any) -> str:
     """Its description, or the first line of its docstring."""
-    text = getattr(loaded, "description", None) or inspect.getdoc(loaded) or ""
+    text = getattr(loaded, "description", None) or inspect.cleandoc(loaded.__doc__ or "")
     return str(text).partition("\n")[0]

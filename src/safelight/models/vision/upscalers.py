@@ -97,6 +97,8 @@ class Upscalers:
         Raises:
             InvalidRequest: the name now refers to other weights, and no version has that digest.
         """
+        if digest is None and name in self.plugins:
+            return Pinned(name, None)  # whatever file has that name now
         pinned = self.pin(name)
         if digest is not None and pinned.digest != digest:
             if self.catalogue.version(digest, "upscaler"):
