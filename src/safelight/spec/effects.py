@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, WithJsonSchema, field_validator
 
 from safelight.errors import InvalidField
 from safelight.spec.fields import Digest, Fit, Fraction, Frozen, ModelName
@@ -30,7 +30,10 @@ MAX_CONTROLS = 10
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
 MAX_EFFECTS = 20
 EffectName = Annotated[str, Field(min_length=1, max_length=100)]
-PluginEffects = Annotated[dict[EffectName, dict[str, JsonValue]], Field(max_length=MAX_EFFECTS)]
+EffectValues = Annotated[
+    dict[str, JsonValue], WithJsonSchema({"type": "object", "additionalProperties": True, "title": "Effect"})
+]
+PluginEffects = Annotated[dict[EffectName, EffectValues], Field(max_length=MAX_EFFECTS)]
 """Values of plugins' effects, by name; the plugin's own model checks them (`resolve/plugins.py`)."""
 
 
