@@ -1,9 +1,12 @@
 """Packages with entry points, as pip lays them down: a module, and beside it the metadata."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from safelight.diffusion import samplers
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "plugin"
@@ -79,3 +82,20 @@ def see(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder)
     for file in folder.glob("*.py"):
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def built_in_samplers() -> Iterator[None]:
+    before = dict(samplers.SAMPLERS)
+    yield
+    samplers.SAMPLERS.clear()
+    samplers.SAMPLERS.update(before)
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test installs packages."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder

@@ -99,11 +99,19 @@ class Plugins:
         """
         if self.named(kind, name):
             return
-        if found := self.of(kind, name):
-            raise UnsupportedOption(field_of(kind, name), found[0].unusable)
+        self.require_usable(kind, name)
         known = [plugin.name for plugin in self.all if plugin.kind == kind]
         which = f"{nearest(name, known)}; installed: {', '.join(known) or 'none'}"
         raise UnsupportedOption(field_of(kind, name), f"no plugin adds the {kind} {name!r}{which}")
+
+    def require_usable(self, kind: PluginKind, name: str) -> None:
+        """
+        Raises:
+            UnsupportedOption: a plugin of that name failed or is off.
+        """
+        for plugin in self.of(kind, name):
+            if plugin.unusable:
+                raise UnsupportedOption(field_of(kind, name), plugin.unusable)
 
     def require_same(self, pinned: PinnedPlugin) -> None:
         """

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safelight.diffusion.samplers import find_sampler
+from safelight.errors import UnknownSampler
 from safelight.models.adapters.control_file import describe_control, hint_kind
 from safelight.models.adapters.ip_file import require_adapter
 from safelight.models.checkpoints.catalogue import Catalogue
@@ -26,7 +27,7 @@ def check(draft: Draft, catalogue: Catalogue, plugins: Plugins) -> Description |
     for lora in (*draft.loras, *extract_loras(draft.prompt)[1]):
         catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
-        find_sampler(draft.sampler)
+        check_sampler(draft.sampler, plugins)
     for name in draft.effects:
         plugins.require("effect", name)
     parts: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
@@ -40,6 +41,14 @@ def check(draft: Draft, catalogue: Catalogue, plugins: Plugins) -> Description |
         catalogue.find(draft.refiner)
     check_controls(draft, ControlFolder(catalogue), model)
     return model
+
+
+def check_sampler(name: str, plugins: Plugins) -> None:
+    try:
+        find_sampler(name)
+    except UnknownSampler:
+        plugins.require_usable("sampler", name)
+        raise
 
 
 def check_controls(draft: Draft, folder: ControlFolder, model: Description | None) -> None:

@@ -78,6 +78,8 @@ def resolve_upscale(init: str, scale: float, method: str, studio: Studio) -> Ups
         UnsupportedOption: no upscaler has that name.
         UnsafeFile, CorruptModel: the file of that name is no upscaler.
     """
+    if method not in studio.upscalers.names():
+        studio.plugins.require_usable("upscaler", method)
     pinned = studio.upscalers.pin(method)
     studio.upscalers.require_whole(pinned)
     plugins = () if pinned.digest else pin_upscaler(method, studio)

@@ -74,6 +74,12 @@ def test_samplers_and_upscalers_are_in_the_lists_of_other_clients(client: httpx.
     assert "sharp" not in names("upscalers")
 
 
+def test_a_plugin_that_failed_is_named_where_it_is_asked_for(client: httpx.Client) -> None:
+    body = {"init": "0" * 64, "method": "sharp"}
+    error = client.post("/v1/upscales", json=body).json()["error"]
+    assert error["message"] == "upscaler: the upscaler 'sharp' of kit 1.0 did not load; `safelight plugins` says why"
+
+
 def test_a_request_without_a_key_sees_no_plugins(tmp_path: Path) -> None:
     with serving(settings_in(tmp_path, no_keys=False)) as url:
         assert httpx.get(f"{url}/v1/plugins").status_code == 401
