@@ -15,6 +15,7 @@ from safelight.assets.encode import Encoding, encode
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
 from safelight.models.adapters.lora_hash import lora_hashes
+from safelight.resolve.plugins import as_installed
 from safelight.spec import Spec, Upscale
 from safelight.studio import Studio
 from safelight.version import __version__
@@ -31,6 +32,7 @@ async def generate(
         SafelightError: the backend does not take the spec. What fails later is reported as `Failed`.
     """
     began = time.monotonic()
+    spec = as_installed(spec, studio)
     pictures = await studio.pictures(spec, tenant=tenant)
     async with aclosing(studio.submit(spec, pictures, tenant=tenant, priority=priority)) as events:
         async for event in events:

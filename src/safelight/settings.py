@@ -37,6 +37,8 @@ class Settings(BaseModel):
     """Memory for pictures being opened, changed or written; a picture that needs more is processed alone."""
     preview_every: int = Field(default=0, ge=0)
     """Steps between previews; 0 is no previews."""
+    plugins: bool = True
+    """Load installed plugins: packages that add effects, samplers and upscalers. `off` loads none."""
     database_url: str = ""
     """Database of jobs and keys: `sqlite:///FILE` or `postgresql://...`; empty: safelight.db in `home`."""
     jobs_in_hand: int = Field(default=32, gt=0)

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from PIL import Image
 
 from safelight.assets.store import AssetStore
+from safelight.diffusion.samplers import add_samplers
 from safelight.engine.backend import Backend
 from safelight.engine.loader import LocalLoader
 from safelight.engine.local import LocalBackend
@@ -30,12 +31,14 @@ from safelight.models.checkpoints.control_folder import ControlFolder
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.networks.memory import Allocation, Lease, Memory
 from safelight.models.networks.part_cache import PartCache
-from safelight.models.networks.placement import choose_placement
+from safelight.models.networks.placement import Placement, choose_placement
 from safelight.models.networks.pool import ModelPool
 from safelight.models.networks.size_estimate import budget_bytes, device_bytes
 from safelight.models.registry.registered_models import open_catalogue
+from safelight.models.vision.enlarger import Enlarger, open_enlargers
 from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
+from safelight.plugins import Plugins
 from safelight.settings import Settings
 from safelight.spec import Denoised, Spec, Upscale
 from safelight.spec.marks import Mark, marked
@@ -63,6 +66,7 @@ class Studio:
     """Where pictures are opened, changed and written, which takes memory and little time."""
     vision_pool: ImagePool
     """Where networks look at pictures or enlarge them, which takes time."""
+    plugins: Plugins
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Digests of the latest hints, by what they were made of."""
     making_hints: threading.Lock = field(default_factory=threading.Lock)
@@ -191,8 +195,10 @@ def open_studio(settings: Settings | None = None) -> Studio:
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), max_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
     parts = PartCache(PartFolder(models.catalogue))
-    upscalers = Upscalers(models.catalogue, placement)
-    loader = LocalLoader(models, parts, upscalers, open_effects(models.catalogue), memory)
+    plugins, effects, enlargers = load_plugins(settings, models.catalogue, placement)
+    plugins.log_failures()
+    upscalers = Upscalers(models.catalogue, placement, enlargers)
+    loader = LocalLoader(models, parts, upscalers, effects, memory)
     backend = LocalBackend(
         loader,
         denoiser_for=denoiser_for,
@@ -215,7 +221,17 @@ def open_studio(settings: Settings | None = None) -> Studio:
         upscalers,
         ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
+        plugins,
     )
+
+
+def load_plugins(
+    settings: Settings, catalogue: Catalogue, placement: Placement
+) -> tuple[Plugins, dict[str, Effect], dict[str, Enlarger]]:
+    """The plugins that are installed, what they make of each, and all effects and the plugins' upscalers by name."""
+    plugins = Plugins(on=settings.plugins)
+    add_samplers(plugins)
+    return plugins, open_effects(catalogue, plugins), open_enlargers(plugins, placement)
 
 
 def picture_threads() -> int:

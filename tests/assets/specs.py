@@ -66,6 +66,7 @@ highres = st.builds(
     steps=st.none() | st.integers(1, 1000),
     upscaler=st.sampled_from(["latent", "latent-bilinear", "lanczos", "realesrgan-x4plus"]),
 )
+values = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(-9, 9), st.text(max_size=9))
 parts = st.none() | st.builds(PinnedPart, name=st.text(min_size=1), digest=st.just(DIGEST))
 common: dict[str, Any] = {
     "model": st.text(min_size=1),
@@ -88,6 +89,7 @@ common: dict[str, Any] = {
     "guidance_interval": intervals.map(lambda ends: GuidanceInterval(start=ends[0], end=ends[1])),
     "clip_skip": st.integers(1, 12),
     "determinism": st.sampled_from(["fast", "strict"]),
+    "effects": st.dictionaries(st.text(min_size=1, max_size=9), st.dictionaries(st.text(), values), max_size=2),
     "vae": parts,
     "text_encoder": parts,
 }

@@ -37,7 +37,7 @@ def words(text: str) -> str:
 
 def settings_of(spec: Denoised) -> dict[str, Any]:
     """What the text carries: all but pictures and what AUTOMATIC1111 has no word for; defaults may be left out."""
-    led = ("controls", "picture_prompts")  # of which only a summary is written
+    led = ("controls", "picture_prompts", "plugins")  # of which only a summary is written, or nothing
     settings = spec.model_dump(exclude={*NOT_IN_TEXT, "loras", *led})  # LoRAs are in the prompt's tags
     settings["regions"] = json.loads(json.dumps([region.model_dump(exclude_defaults=True) for region in spec.regions]))
     plain = {
@@ -47,6 +47,7 @@ def settings_of(spec: Denoised) -> dict[str, Any]:
         "sag_scale": 0,
         "regions": [],
         "freeu": None,
+        "effects": {},
         "refiner": None,
         "mask_invert": False,
         "only_masked": False,

@@ -61,6 +61,7 @@ CASES = {
     "models rollback brand": REFUSED,
     "models verify": WORKS,
     "models rm brand@1 --force": WORKS,
+    "plugins": WORKS,
     "samplers": WORKS,
     "samplers list": WORKS,
     "samplers plot Euler --out euler.png": WORKS,

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from safelight.assets import sampler_names
 from safelight.prompts.lora_tags import with_tags
@@ -143,6 +143,8 @@ def to_pairs(spec: Denoised, *, version: str, lora_hashes: Mapping[str, str] | N
             pairs["PAG layers"] = ", ".join(spec.pag_layers)
     if spec.sag_scale:
         pairs["SAG scale"] = format_number(spec.sag_scale)
+    if spec.effects:
+        pairs["Effects"] = json.dumps(spec.effects)
     if spec.freeu:
         pairs["FreeU"] = ", ".join(map(format_number, spec.freeu.model_dump().values()))
     if (spec.guidance_interval.start, spec.guidance_interval.end) != (0, 1):
@@ -186,6 +188,7 @@ def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
         ("SAG scale", "sag_scale", finite),
         ("FreeU", "freeu", factors),
         ("Regions", "regions", json.loads),
+        ("Effects", "effects", json_object),
         ("Seed", "seed", int),
         ("Model", "model", str),
         ("Clip skip", "clip_skip", int),
@@ -233,6 +236,13 @@ def split_list(text: str) -> tuple[str, ...]:
 
 def factors(text: str) -> dict[str, float]:
     return dict(zip(("b1", "b2", "s1", "s2"), map(finite, text.split(",")), strict=True))
+
+
+def json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)  # noqa: TRY004  as every converter
+    return cast("dict[str, Any]", value)
 
 
 def quote(text: str) -> str:

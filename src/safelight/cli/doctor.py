@@ -59,7 +59,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     settings = Settings.from_environment()
     findings: list[Check] = []
-    for check in (python, processor, torch_build, device, home, embedded_model, extras):
+    for check in (python, processor, torch_build, device, home, embedded_model, extras, plugins):
         for finding in attempt(check, settings):
             findings.append(finding)
             if not as_json:
@@ -185,3 +185,18 @@ def extras(_settings: "Settings") -> list[Check]:
             )
         )
     return found
+
+
+def plugins(settings: "Settings") -> list[Check]:
+    from safelight.cli.plugins import loaded_plugins
+
+    remedy = "repair or uninstall its package, or set SAFELIGHT_PLUGINS=off to load none"
+    return [
+        Check(
+            level="fail" if plugin.state == "failed" else "ok",
+            name=f"{plugin.kind} {plugin.name}",
+            found=f"{plugin.package} {plugin.version}: {plugin.problem or plugin.state}",
+            remedy=remedy if plugin.state == "failed" else "",
+        )
+        for plugin in loaded_plugins(settings).all
+    ]

@@ -3,9 +3,10 @@
 A plain field needs no line here: its flag has the field's name, type, default and docstring.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safelight.cli.from_fields import Fields, Flag
 from safelight.cli.kept import kept
@@ -22,6 +23,7 @@ ELSEWHERE = {"prompt", "model", "scale", "tiles", "soft_mask"}
 """Fields without a flag made here: `generate` declares prompt and model itself, `safelight upscale` takes scale and
 tiles, and soft masks are for clients in which they are painted."""
 OWN = "the model's own"
+EFFECT_FORM = "NAME[:KEY=VALUE,...]"
 OPTIONS, DRAWING, START, SECOND = "", "How it is drawn", "Starting from a picture", "A second, larger pass"
 PARTS, LED = "In place of parts of the model", "Led by pictures"
 PANELS = {
@@ -76,6 +78,32 @@ def lora_request(text: str) -> dict[str, str]:
     return {"name": name, "weight": weight}
 
 
+def effect_values(texts: Sequence[str], _settings: "Settings") -> dict[str, Any]:
+    """`focus`, `focus:words=1.5,places=1.1`, or `focus:{"words": 1.5}` for values that are no single words."""
+    effects: dict[str, Any] = {}
+    for text in texts:
+        name, _, values = text.partition(":")
+        if name in effects:
+            raise InvalidRequest(f"--effect {name} is given twice: give all its fields at once")
+        effects[name] = json_object(values) if values.startswith("{") else dict(pairs(values)) if values else {}
+    return effects
+
+
+def pairs(text: str) -> Iterator[tuple[str, str]]:
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InvalidRequest(f"--effect is {EFFECT_FORM}, such as focus:words=1.5, and {part!r} is no KEY=VALUE")
+        yield key.strip(), value
+
+
+def json_object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"--effect: {text!r} is no JSON: {error}") from None
+
+
 def sides(text: str, _settings: "Settings") -> dict[str, str]:
     """`left=64,top=32`, or `64` for every side."""
     if "=" not in text:
@@ -117,6 +145,14 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         metavar="B1,B2,S1,S2",
         shown="off",
         help="FreeU's factors: 1.5,1.6,0.9,0.2 for Stable Diffusion 1, 1.3,1.4,0.9,0.2 for SDXL.",
+    ),
+    "effects": Flag(
+        name="effect",
+        kind=list[str],
+        parse=effect_values,
+        metavar=EFFECT_FORM,
+        help="An effect of an installed plugin with its fields, as focus:words=1.5 or as JSON; may be given again. "
+        "`safelight plugins` lists them.",
     ),
     "refiner": Flag(metavar="MODEL", shown="none"),
     "refiner_switch": Flag(shown="0.8"),

@@ -99,7 +99,9 @@ def generate(
     Files are named after prompt and seed, and contain the settings to draw the picture again (`safelight replay`).
     """
     from safelight.assets.encode import Encoding
+    from safelight.diffusion.samplers import add_samplers
     from safelight.models.registry.registered_models import open_catalogue
+    from safelight.plugins import Plugins
     from safelight.prompts.expand import expand_draft
     from safelight.resolve.check import check
     from safelight.settings import Settings
@@ -114,7 +116,9 @@ def generate(
     for control in fields.get("controls", ()):
         control["fit"] = given["fit"]
     draft = parse_draft(fields)
-    model_known = check(draft, open_catalogue(settings))
+    plugins = Plugins(on=settings.plugins)
+    add_samplers(plugins)
+    model_known = check(draft, open_catalogue(settings), plugins)
     if model_known and not quiet:
         say_of_size(draft, model_known)
     drafts = expand_draft(draft, n, expand=expansion(wildcards, combinatorial), folder=settings.wildcards)

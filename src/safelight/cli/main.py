@@ -18,6 +18,7 @@ from safelight.cli import (
     lora,
     mcp,
     models,
+    plugins,
     replay,
     samplers,
     serve,
@@ -78,5 +79,6 @@ app.add_typer(control.app, rich_help_panel=PARTS)
 app.add_typer(evaluate.app, rich_help_panel=PARTS)
 app.command("audit", epilog=compare.AUDIT, rich_help_panel=PARTS)(compare.audit)
 app.add_typer(samplers.app, rich_help_panel=PARTS)
+app.command("plugins", epilog=plugins.EXAMPLES, rich_help_panel=PARTS)(plugins.plugins)
 app.command("doctor", epilog=doctor.EXAMPLES, rich_help_panel=MACHINE)(doctor.doctor)
 app.command("bench", epilog=bench.EXAMPLES, rich_help_panel=MACHINE)(bench.bench)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,14 +83,16 @@ def replay(
 
     from safelight.api import run
     from safelight.assets.encode import Encoding
+    from safelight.spec import Draft
     from safelight.studio import open_studio
 
     with open_studio(settings) as studio:
+        notes = [] if isinstance(draft, Draft) else studio.plugins.differences(draft.plugins)
         original = studio.open(file)
         again = run(finish(draft, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
     lossy = file.read_bytes()[:4] != b"\x89PNG"
-    report(compare(original, again.image), lossy=lossy, path=path, as_json=as_json)
+    report(compare(original, again.image), lossy=lossy, path=path, notes=notes, as_json=as_json)
 
 
 def what_to_draw(
@@ -185,8 +188,10 @@ def compare(one: "Image.Image", other: "Image.Image") -> Difference | None:
     )
 
 
-def report(difference: Difference | None, *, lossy: bool, path: Path | None, as_json: bool) -> None:
-    """Print the result, and exit with 1 if the picture differs."""
+def report(
+    difference: Difference | None, *, lossy: bool, path: Path | None, notes: Sequence[str], as_json: bool
+) -> None:
+    """Print the result, and exit with 1 if the picture differs; `notes` are reasons why it may."""
     enough = LOSSY_DB if lossy else SAME_DB
     same = difference is not None and difference.psnr_db >= enough
     if as_json:
@@ -196,10 +201,12 @@ def report(difference: Difference | None, *, lossy: bool, path: Path | None, as_
             "max_difference": difference.worst if difference else None,
             "psnr_db": round(difference.psnr_db, 2) if difference and difference.worst else None,
             "path": str(path.absolute()) if path else None,
+            "notes": list(notes),
         }
         typer.echo(json.dumps(said))
     else:
-        typer.echo(worded(difference, same=same, lossy=lossy))
+        for text in (*notes, worded(difference, same=same, lossy=lossy)):
+            typer.echo(text)
         if path is not None:
             typer.echo(str(path))
     if not same:

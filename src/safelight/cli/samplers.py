@@ -30,8 +30,11 @@ def samplers(ctx: typer.Context, as_json: options.Json = False) -> None:
 @app.command("list", epilog=EXAMPLES)
 def list_samplers(as_json: options.Json = False) -> None:
     """List every sampler with its spacings: "Euler" with "Karras" is named "Euler Karras"."""
-    from safelight.diffusion.samplers import SAMPLERS
+    from safelight.diffusion.samplers import SAMPLERS, add_samplers
+    from safelight.plugins import Plugins
+    from safelight.settings import Settings
 
+    add_samplers(Plugins(on=Settings.from_environment().plugins))
     if as_json:
         for sampler in SAMPLERS.values():
             typer.echo(json.dumps(to_dict(sampler)))
@@ -75,14 +78,16 @@ def plot(
     """Draw the noise levels and the coefficients of a sampler's schedule to a PNG."""
     from safelight.assets.picture_name import picture_name
     from safelight.cli.out import require_writable
-    from safelight.diffusion.samplers import find_sampler
+    from safelight.diffusion.samplers import add_samplers, find_sampler
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.families import describe
     from safelight.models.registry.registered_models import open_catalogue
+    from safelight.plugins import Plugins
     from safelight.settings import Settings
 
-    sampler = find_sampler(name)
     settings = Settings.from_environment()
+    add_samplers(Plugins(on=settings.plugins))
+    sampler = find_sampler(name)
     config = describe(open_catalogue(settings).find(model)).scheduler
     file = out or Path(picture_name(sampler.name.replace("+", "p"), steps)).with_suffix(".png")
     if file.suffix.lower() != ".png":

@@ -50,7 +50,7 @@ _trace_lock = threading.Lock()
 
 
 def compile_schedule(
-    class_name: str,
+    scheduler: str | type[Any],
     *,
     model: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -62,6 +62,7 @@ def compile_schedule(
 ) -> Schedule:
     """Return the table of a diffusers scheduler from step `start` of `steps`; unknown keys in `model` are ignored.
 
+    `scheduler` is the name of one of diffusers' classes, or a class of the same shape.
     `mu` is the amount of dynamic shifting; with `evenly`, noise levels fall evenly from 1 before they are shifted.
     """
     try:
@@ -69,23 +70,19 @@ def compile_schedule(
         with _trace_lock, warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             trace = partial(_trace, steps=steps, start=start, step_options=step_options, mu=mu, evenly=evenly)
             try:
-                return trace(_open(class_name, model, options, mu), tolerance=EXACT)
+                return trace(_open(scheduler, model, options, mu), tolerance=EXACT)
             except UnsupportedOption:
-                return trace(_open(class_name, model, options, mu), tolerance=CAST)
+                return trace(_open(scheduler, model, options, mu), tolerance=CAST)
     except SafelightError:
         raise
     except Exception as error:
         # diffusers raises a dozen kinds of exception; all mean that this configuration cannot run.
+        class_name = scheduler if isinstance(scheduler, str) else scheduler.__name__
         raise UnsupportedOption(class_name, f"diffusers cannot run it with these options: {error}") from error
 
 
-def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any], mu: float | None) -> Any:
-    if class_name in CORRELATED_NOISE:
-        raise UnsupportedOption(class_name, "its noise is correlated from step to step, which no table can express")
-    schedulers = importlib.import_module("diffusers.schedulers")
-    scheduler_class = getattr(schedulers, class_name, None)
-    if scheduler_class is None:
-        raise UnsupportedOption(class_name, "this version of diffusers has no such scheduler")
+def _open(scheduler: str | type[Any], model: Mapping[str, Any], options: Mapping[str, Any], mu: float | None) -> Any:
+    scheduler_class = _named(scheduler) if isinstance(scheduler, str) else scheduler
     accepted = set(inspect.signature(scheduler_class.__init__).parameters)
     if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
         # diffusers would ignore the key and sample a noise range that the network was not trained on.
@@ -94,6 +91,16 @@ def _open(class_name: str, model: Mapping[str, Any], options: Mapping[str, Any],
         # Schedulers with dynamic shifting shift by mu.
         model = {**model, "shift": mu if model.get("time_shift_type") == "linear" else math.exp(mu)}
     return scheduler_class(**{key: value for key, value in model.items() if key in accepted} | dict(options))
+
+
+def _named(class_name: str) -> Any:
+    """Return diffusers' class of that name, which may come from a checkpoint: no name leads anywhere else."""
+    if class_name in CORRELATED_NOISE:
+        raise UnsupportedOption(class_name, "its noise is correlated from step to step, which no table can express")
+    scheduler_class = getattr(importlib.import_module("diffusers.schedulers"), class_name, None)
+    if scheduler_class is None:
+        raise UnsupportedOption(class_name, "this version of diffusers has no such scheduler")
+    return scheduler_class
 
 
 def _zero_snr_betas(model: Mapping[str, Any]) -> list[float]:
@@ -295,18 +302,17 @@ def _refusal(scheduler: Any, why: str) -> UnsupportedOption:
 @contextmanager
 def _noise_from(draw: Callable[..., torch.Tensor], scheduler: Any) -> Iterator[None]:
     """Make the scheduler take its noise from `draw`, in this thread only."""
-    module: Any = sys.modules[type(scheduler).__module__]
-    original = getattr(module, "randn_tensor", None)
-    if original is None:
-        yield
-        return
+    found: list[Any] = [sys.modules.get(kind.__module__) for kind in type(scheduler).__mro__]
+    modules = {module: module.randn_tensor for module in found if hasattr(module, "randn_tensor")}
     thread = threading.get_ident()
 
-    def randn_tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def drawn_by(original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         return (draw if threading.get_ident() == thread else original)(*args, **kwargs)
 
-    module.randn_tensor = randn_tensor
+    for module, original in modules.items():
+        module.randn_tensor = partial(drawn_by, original)
     try:
         yield
     finally:
-        module.randn_tensor = original
+        for module, original in modules.items():
+            module.randn_tensor = original

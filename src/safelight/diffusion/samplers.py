@@ -1,17 +1,18 @@
 """The samplers by their community names, and their diffusers schedulers.
 
 Names are AUTOMATIC1111's. Variants with another spacing of the noise levels are derived: "DPM++ 2M Karras" from
-"DPM++ 2M" and "Karras". A plugin adds to `SAMPLERS` as the table below does.
+"DPM++ 2M" and "Karras". `add_samplers` adds those of plugins.
 
 Not possible as a table: AUTOMATIC1111's DPM adaptive, which chooses its steps while it runs. Not in diffusers: DPM
 fast, DPM++ 2S a, Restart, CFG++, "Euler a Karras", polyexponential and Align Your Steps spacing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from safelight.errors import UnknownSampler, UnsupportedOption
+from safelight.errors import SafelightError, UnknownSampler, UnsupportedOption
+from safelight.plugins import Plugin, Plugins
 
 Kind = Literal["diffusion", "flow", "edm", "any"]
 
@@ -27,8 +28,8 @@ SPACINGS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
     name: str
-    diffusers_class: str
-    """If empty, the class in the checkpoint's own configuration."""
+    diffusers_class: str | type[Any]
+    """If empty, the class in the checkpoint's own configuration; a plugin may give a class of its own."""
     description: str
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options for the diffusers class, which override the checkpoint's configuration."""
@@ -324,6 +325,30 @@ def variants(sampler: Sampler) -> list[Sampler]:
 
 
 SAMPLERS: dict[str, Sampler] = {variant.name: variant for sampler in _TABLE for variant in variants(sampler)}
+BUILT_IN = tuple(SAMPLERS.values())
+
+
+def add_samplers(plugins: Plugins) -> None:
+    """Load the samplers of plugins, and add them to `SAMPLERS`."""
+    taken = _words(BUILT_IN)
+
+    def make(plugin: Plugin, loaded: Any) -> Sampler:
+        if not isinstance(loaded, Sampler):
+            raise SafelightError(f"it is a {type(loaded).__name__}, and no safelight.diffusion.samplers.Sampler")
+        if loaded.name != plugin.name:
+            raise SafelightError(f"it is registered as {plugin.name!r}, and its name is {loaded.name!r}")
+        words = _words(variants(loaded))
+        if taken & words:
+            raise SafelightError("another sampler has its name, or an alias of it")
+        taken.update(words)
+        return loaded
+
+    for sampler in plugins.load("sampler", make).values():
+        SAMPLERS.update({variant.name: variant for variant in variants(sampler)})
+
+
+def _words(samplers: Iterable[Sampler]) -> set[str]:
+    return {_fold(word) for sampler in samplers for word in (sampler.name, *sampler.aliases)}
 
 
 def find_sampler(name: str, schedule: str | None = None) -> Sampler:

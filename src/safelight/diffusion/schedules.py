@@ -69,12 +69,14 @@ def schedule_for(
     """Return the table of a sampler for a checkpoint whose scheduler_config.json is `model_config`.
 
     `strength` below 1 skips the first steps, as diffusers' image-to-image pipelines do. The history is empty at that
-    start, so each start has its own table. `cache` is a folder for tables.
+    start, so each start has its own table. `cache` is a folder for tables. Those of a plugin's own class are not put
+    there, since its code may change.
     """
     sampler = find_sampler(sampler) if isinstance(sampler, str) else sampler
     start = _first_step(steps, strength, rounds_up=spacing.rounds_up)
     recipe = _recipe(sampler, model_config, spacing) | {"steps": steps, "start": start}
-    return _cached(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), cache)
+    own = sampler.diffusers_class if isinstance(sampler.diffusers_class, type) else None
+    return _cached(json.dumps(recipe, sort_keys=True, default=np.ndarray.tolist), None if own else cache, own)
 
 
 def count_steps(
@@ -109,7 +111,8 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], spacing: StepSpac
     # A config saved by diffusers lists the keys that have default values; another class may have other defaults.
     unchosen = {"_use_default_values", *model_config.get("_use_default_values", ())}
     config = {key: value for key, value in model_config.items() if key not in unchosen}
-    class_name = sampler.diffusers_class or config.get("_class_name")
+    chosen = sampler.diffusers_class
+    class_name = chosen.__name__ if isinstance(chosen, type) else chosen or config.get("_class_name")
     if not class_name:
         raise UnsupportedOption(
             f"sampler {sampler.name!r}", "this checkpoint's config has no _class_name; choose a sampler"
@@ -119,7 +122,7 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], spacing: StepSpac
         raise UnsupportedOption(
             f"sampler {sampler.name!r}", f"is for {sampler.kind} models, and this one is of kind {kind}"
         )
-    model = {key: value for key, value in config.items() if key in MODEL_KEYS or not sampler.diffusers_class}
+    model = {key: value for key, value in config.items() if key in MODEL_KEYS or not chosen}
     model = {key: value for key, value in model.items() if not key.startswith("_")}
     # DDIM and DDPM clip by default; diffusers' Stable Diffusion pipelines turn it off.
     model.setdefault("clip_sample", False)
@@ -161,7 +164,7 @@ def _kind_of(config: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _cached(recipe: str, cache: Path | None) -> Schedule:
+def _cached(recipe: str, cache: Path | None, own_class: type[Any] | None) -> Schedule:
     path = cache / f"{hashlib.sha256(recipe.encode()).hexdigest()}.npz" if cache else None
     if path and (schedule := _read(path)):
         return schedule
@@ -169,7 +172,7 @@ def _cached(recipe: str, cache: Path | None) -> Schedule:
 
     parts = json.loads(recipe)
     schedule = compile_schedule(
-        parts["class"],
+        own_class or parts["class"],
         model=parts["model"],
         options=parts["options"],
         step_options=parts["step_options"],

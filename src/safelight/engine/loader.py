@@ -10,6 +10,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from PIL import Image
 
+from safelight.errors import UnsupportedOption
 from safelight.models.adapters.effect import Active, Effect
 from safelight.models.backends.packed import packed_bytes
 from safelight.models.networks.load import Model
@@ -103,8 +104,10 @@ class LocalLoader:
         """The memory for weights that drawing the spec takes, file by file.
 
         Raises:
-            SafelightError: a file is missing, has changed or is damaged.
+            SafelightError: a file is missing, has changed or is damaged, or an effect is unknown.
         """
+        if unknown := spec.effects.keys() - self.effects.keys():
+            raise UnsupportedOption(f"effects.{min(unknown)}", "no plugin here adds this effect")
         placement = self.models.placement
 
         def network(name: str, digest: str) -> Allocation:

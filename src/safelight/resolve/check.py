@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safelight.diffusion.samplers import find_sampler
+from safelight.errors import UnknownSampler
 from safelight.models.adapters.control_file import describe_control, hint_kind
 from safelight.models.adapters.ip_file import READS_FACES, READS_PICTURES, kind_of, require_adapter, require_inputs
 from safelight.models.checkpoints.catalogue import Catalogue
@@ -11,12 +12,13 @@ from safelight.models.checkpoints.families import Description, describe
 from safelight.models.checkpoints.hub import HUB_ID
 from safelight.models.checkpoints.part_folder import PartFolder
 from safelight.models.vision.preprocessors import require_preprocessor
+from safelight.plugins import Plugins
 from safelight.prompts.lora_tags import extract_loras
 from safelight.spec import Draft
 from safelight.spec.parts import PartName
 
 
-def check(draft: Draft, catalogue: Catalogue) -> Description | None:
+def check(draft: Draft, catalogue: Catalogue, plugins: Plugins) -> Description | None:
     """Return the model's description, or None for one that must be downloaded first.
 
     Raises:
@@ -25,7 +27,9 @@ def check(draft: Draft, catalogue: Catalogue) -> Description | None:
     for lora in (*draft.loras, *extract_loras(draft.prompt)[1]):
         catalogue.find(lora.name, "lora")
     if draft.sampler is not None:
-        find_sampler(draft.sampler)
+        check_sampler(draft.sampler, plugins)
+    for name in draft.effects:
+        plugins.require("effect", name)
     parts: dict[PartName, str | None] = {"vae": draft.vae, "text_encoder": draft.text_encoder}
     for part, name in parts.items():
         if name is not None and not HUB_ID.match(name):
@@ -37,6 +41,14 @@ def check(draft: Draft, catalogue: Catalogue) -> Description | None:
         catalogue.find(draft.refiner)
     check_controls(draft, ControlFolder(catalogue), model)
     return model
+
+
+def check_sampler(name: str, plugins: Plugins) -> None:
+    try:
+        find_sampler(name)
+    except UnknownSampler:
+        plugins.require_usable("sampler", name)
+        raise
 
 
 def check_controls(draft: Draft, folder: ControlFolder, model: Description | None) -> None:

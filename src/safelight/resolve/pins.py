@@ -4,6 +4,7 @@ from safelight.models.checkpoints.families import require_successor, text_widths
 from safelight.models.networks.pool import Found
 from safelight.models.networks.textual_inversion import pin_embeddings
 from safelight.models.vision.face import require_aligned
+from safelight.resolve.plugins import checked_effects
 from safelight.spec import Draft
 from safelight.spec.marks import Mark, marked
 from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
@@ -41,7 +42,8 @@ def pin_refiner(draft: Draft, studio: Studio, found: Found) -> PinnedRefiner | N
 
 
 def pin_effects(draft: Draft, studio: Studio, found: Found) -> Draft:
-    """Every effect that the draft uses, with the digests of its files."""
+    """Every effect that the draft uses, with the digests of its files, and plugins' values checked."""
+    draft = draft.model_copy(update={"effects": checked_effects(draft, studio)})
     for effect in studio.effects.values():
         if effect.used(draft):
             draft = effect.pin(draft, found.description)

@@ -10,6 +10,7 @@ from safelight.resolve.check import check
 from safelight.resolve.drawable import require_drawable
 from safelight.resolve.hints import hint_allocations, make_hints
 from safelight.resolve.pins import named_embeddings, pin_effects, pin_parts, pin_refiner
+from safelight.resolve.plugins import pin_plugins, pin_upscaler
 from safelight.spec import Denoised, Draft, Upscale
 from safelight.spec.complete import choose_seed, complete
 from safelight.studio import MANY_COPIES, Studio
@@ -23,7 +24,7 @@ async def resolve(draft: Draft, studio: Studio, *, tenant: str = "") -> Denoised
     Raises:
         SafelightError: the draft cannot be drawn; the message says why, and what can.
     """
-    await asyncio.to_thread(check, draft, studio.models.catalogue)
+    await asyncio.to_thread(check, draft, studio.models.catalogue, studio.plugins)
     found = await asyncio.to_thread(studio.models.find, draft.model)
     if draft.sampler is not None:
         draft = draft.model_copy(update={"sampler": find_sampler(draft.sampler).name})
@@ -46,6 +47,7 @@ async def resolve(draft: Draft, studio: Studio, *, tenant: str = "") -> Denoised
         embeddings=await asyncio.to_thread(named_embeddings, draft, studio, found),
         parts=await asyncio.to_thread(pin_parts, draft, studio),
         refiner=await asyncio.to_thread(pin_refiner, draft, studio, found),
+        plugins=pin_plugins(draft, studio),
         reads=description.reads,
     )
     require_sides(description, spec.width, spec.height)
@@ -76,6 +78,9 @@ def resolve_upscale(init: str, scale: float, method: str, studio: Studio) -> Ups
         UnsupportedOption: no upscaler has that name.
         UnsafeFile, CorruptModel: the file of that name is no upscaler.
     """
+    if method not in studio.upscalers.names():
+        studio.plugins.require_usable("upscaler", method)
     pinned = studio.upscalers.pin(method)
     studio.upscalers.require_whole(pinned)
-    return Upscale(init=init, scale=scale, method=method, method_digest=pinned.digest)
+    plugins = () if pinned.digest else pin_upscaler(method, studio)
+    return Upscale(init=init, scale=scale, method=method, method_digest=pinned.digest, plugins=plugins)

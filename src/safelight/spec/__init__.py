@@ -6,7 +6,7 @@
     fields.py    types of single fields: bounds and units
     marks.py     which fields hold prompts and pictures
     parts.py     second pass, tiles, intervals, pinned parts of the model
-    effects.py   regions, LoRA, ControlNet, IP-Adapter, FreeU: as requested, and as pinned
+    effects.py   regions, LoRA, ControlNet, IP-Adapter, FreeU, plugins: as requested, and as pinned
     tasks.py     the specs
     digest.py    the sha256 that names a spec for good
     draft.py     the draft

@@ -20,7 +20,7 @@ from safelight.spec.fields import (
     Steps,
     Strength,
 )
-from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedRefiner
+from safelight.spec.parts import PartName, PinnedEmbedding, PinnedPart, PinnedPlugin, PinnedRefiner
 from safelight.spec.tasks import Denoised, Edit, ImageToImage, Inpaint, TextToImage, Variation
 
 
@@ -46,6 +46,7 @@ def complete(
     embeddings: tuple[PinnedEmbedding, ...] = (),
     parts: Mapping[PartName, PinnedPart] | None = None,
     refiner: PinnedRefiner | None = None,
+    plugins: tuple[PinnedPlugin, ...] = (),
     random_seed: int | None = None,
     reads: Reads = "words",
 ) -> Denoised:
@@ -60,7 +61,8 @@ def complete(
     elsewhere = {"extend", "highres", "replace_background", "scale", "tiles", "refiner", "refiner_switch"}
     chosen = draft.model_dump(exclude_none=True, exclude=elsewhere)
     filled = defaults.model_dump() | {"seed": choose_seed() if random_seed is None else random_seed} | chosen
-    filled |= {"model_digest": model_digest, "embeddings": embeddings, "refiner": refiner} | dict(parts or {})
+    filled |= {"model_digest": model_digest, "embeddings": embeddings, "refiner": refiner, "plugins": plugins}
+    filled |= dict(parts or {})
     if reads == "instructions":
         return Edit(**only_fields(Edit, filled | {"strength": draft.strength or 1.0}))
     if reads == "picture":

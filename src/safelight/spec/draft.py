@@ -14,6 +14,7 @@ from safelight.spec.effects import (
     FreeU,
     LoraRequest,
     PicturePromptRequest,
+    PluginEffects,
     Region,
 )
 from safelight.spec.fields import (
@@ -93,6 +94,8 @@ class Draft(Frozen, use_attribute_docstrings=True):
     """Layers whose attention PAG perturbs: down, mid, up, or parts of these such as up_blocks.1.attentions.0."""
     sag_scale: SagScale | None = None
     """Self-attention guidance scale (SAG), usually 0.75: more detail, for half as much time again."""
+    effects: PluginEffects = {}  # noqa: RUF012  pydantic copies it
+    """Effects of installed plugins, by name, each with the fields that the plugin gives it."""
     vae: ModelName | None = None
     """VAE in place of the model's own: a name, a path, or a model that contains it."""
     text_encoder: ModelName | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, WithJsonSchema, field_validator
 
 from safelight.errors import InvalidField
 from safelight.spec.fields import (
@@ -43,6 +43,13 @@ FaceEmbedding = Annotated[
 ]
 """A face as ArcFace (arXiv:1801.07698) describes it. It tells one person from all others: personal data."""
 Factor = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
+MAX_EFFECTS = 20
+EffectName = Annotated[str, Field(min_length=1, max_length=100)]
+EffectValues = Annotated[
+    dict[str, JsonValue], WithJsonSchema({"type": "object", "additionalProperties": True, "title": "Effect"})
+]
+PluginEffects = Annotated[dict[EffectName, EffectValues], Field(max_length=MAX_EFFECTS)]
+"""Values of plugins' effects, by name; the plugin's own model checks them (`resolve/plugins.py`)."""
 
 
 class FreeU(Frozen, use_attribute_docstrings=True):

@@ -108,6 +108,18 @@ class PinnedPart(Frozen):
     digest: Digest
 
 
+PluginKind = Literal["effect", "sampler", "upscaler"]
+
+
+class PinnedPlugin(Frozen):
+    """A plugin that takes part in a picture, and the package that it came from."""
+
+    kind: PluginKind
+    name: str
+    package: str
+    version: str
+
+
 class PinnedRefiner(Frozen):
     """Another model that draws the rest of the walk, pinned to its weights."""
 

@@ -14,6 +14,7 @@ from safelight.spec.effects import (
     PinnedControl,
     PinnedLora,
     PinnedPicturePrompt,
+    PluginEffects,
     Region,
 )
 from safelight.spec.fields import (
@@ -39,7 +40,15 @@ from safelight.spec.fields import (
     Strength,
     UpscaleMethod,
 )
-from safelight.spec.parts import GuidanceInterval, HighresFix, PinnedEmbedding, PinnedPart, PinnedRefiner, Tiles
+from safelight.spec.parts import (
+    GuidanceInterval,
+    HighresFix,
+    PinnedEmbedding,
+    PinnedPart,
+    PinnedPlugin,
+    PinnedRefiner,
+    Tiles,
+)
 from safelight.validation import refuse
 
 
@@ -73,6 +82,10 @@ class Picture(Frozen):
     """Self-attention guidance: how far away from a picture blurred where the network looks; 0.75 is usual."""
     vae: PinnedPart | None = None
     text_encoder: PinnedPart | None = None
+    effects: PluginEffects = {}  # noqa: RUF012  pydantic copies it
+    """Effects of plugins, with every field that the plugin gives them."""
+    plugins: tuple[PinnedPlugin, ...] = ()
+    """Those that the effects and the sampler came from."""
 
     def digest(self) -> str:
         return digest_of(self)
@@ -138,6 +151,8 @@ class Upscale(Frozen):
     method: UpscaleMethod = "lanczos"
     method_digest: Digest | None = None
     """sha256 of the network's file, where it is one's own; names of bundled ones stand for the same everywhere."""
+    plugins: tuple[PinnedPlugin, ...] = ()
+    """The one that the method came from."""
 
     def digest(self) -> str:
         return digest_of(self)

