@@ -6,6 +6,7 @@
     │   ├── InvalidField          400   one field of a request
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
+    │   ├── InvalidCertificate    400   pictures cannot be signed with it, or nobody could verify the signature
     │   ├── MissingExtra          400   it needs packages that are not installed
     │   ├── UnknownModel          404
     │   ├── UnknownVersion        404   nothing is registered under that name, number or alias
@@ -102,6 +103,10 @@ class InvalidImage(InvalidRequest):
 
 class UnsupportedOption(InvalidField):
     status, code = 400, "unsupported_option"
+
+
+class InvalidCertificate(InvalidRequest):
+    status, code = 400, "invalid_certificate"
 
 
 class MissingExtra(InvalidRequest):
@@ -234,6 +239,10 @@ class EngineStopped(SafelightError):
 
 class NotReady(SafelightError):
     status, code = 503, "not_ready"
+
+
+class SigningFailed(SafelightError):
+    status, code = 503, "signing_failed"
 
 
 class StorageFailed(SafelightError):

@@ -38,6 +38,7 @@ from safelight.models.vision.preprocessors import Preprocessors
 from safelight.models.vision.upscalers import Upscalers
 from safelight.settings import Settings
 from safelight.spec import Denoised, Inpaint, Spec, TextToImage, Upscale
+from safelight.trust.policy import Policy
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -65,6 +66,8 @@ class Studio:
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Digests of the latest hints, by what they were made of."""
     making_hints: threading.Lock = field(default_factory=threading.Lock)
+    policy: Policy = field(default_factory=Policy)
+    """Which marks finished pictures carry."""
     upscaling: UpscaleBackend = field(init=False)
 
     def __post_init__(self) -> None:
@@ -186,6 +189,7 @@ class Studio:
 def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
+    policy = Policy.of(settings)
     placement = choose_placement(settings.device, settings.dtype)
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), max_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
@@ -214,6 +218,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         upscalers,
         ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
+        policy=policy,
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAME_DB = 60.0
 """PSNR from which two pictures are the same: less than one in 255 for about one pixel in fifteen."""
 LOSSY_DB = 30.0
-"""The same for JPEG and WebP, where the file itself is off by more than that."""
+"""The same for JPEG, WebP and AVIF, where the file itself is off by more than that."""
 EXAMPLES = """\
 [bold]Examples[/]
   safelight replay pictures/a-red-apple-7.png
