@@ -30,6 +30,7 @@
     ├── OutOfMemory               503   one picture alone does not fit on the device
     ├── EngineStopped             503   the engine was closed or failed; another one may run the job
     ├── NotReady                  503   the server should not be sent work now
+    ├── SigningFailed             503   a picture could not be signed, and is not given out unsigned
     ├── StorageFailed             507   the picture could not be written
     ├── JobFailed                 500   the network produced something that is not a picture
     └── JobCancelled              499   the caller, or Ctrl-C, stopped the job

@@ -134,12 +134,15 @@ class Studio:
             return self.assets.put(as_it_is, ".png").id
         return self.assets.put_image(whole(self.open(data, mode="RGBA")))
 
-    def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
-        limits = self.settings
-        return open_image(source, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, mode=mode)
+    def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB", trusted: bool = False) -> Image.Image:
+        most = self.settings
+        return open_image(
+            source, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes, mode=mode, trusted=trusted
+        )
 
-    def picture(self, digest: str) -> Image.Image:
-        return self.open(self.assets.read(digest))
+    def picture(self, digest: str, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
+        """A stored picture: drawn here, or encoded anew when it was sent."""
+        return self.open(self.assets.read(digest), mode=mode, trusted=True)
 
     def size_of(self, picture: bytes | str | Image.Image) -> tuple[int, int]:
         """Width and height of a file, or of a stored picture by its digest; nothing is decoded."""

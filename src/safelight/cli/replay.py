@@ -85,7 +85,7 @@ def replay(
     from safelight.studio import open_studio
 
     with open_studio(settings) as studio:
-        original = studio.open(file)
+        original = studio.open(file, trusted=True)
         again = run(finish(draft, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
     lossy = file.read_bytes()[:4] != b"\x89PNG"

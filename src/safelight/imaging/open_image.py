@@ -17,7 +17,7 @@ from safelight.errors import InvalidImage
 from safelight.imaging.bare_png import bare_png
 from safelight.regular_file import is_regular, open_regular
 
-ACCEPTED = "give a PNG, JPEG, WebP, AVIF or GIF picture"
+ACCEPTED = "give a PNG, JPEG, WebP or GIF picture"
 FileFormat = Literal["PNG", "JPEG", "WEBP", "AVIF", "GIF"]
 """As Pillow names them."""
 MIME: dict[FileFormat, str] = {
@@ -58,10 +58,22 @@ ORIENTATIONS: dict[int, Image.Transpose] = {
 
 
 def open_image(
-    source: bytes | Path, *, max_pixels: int, max_file_bytes: int, mode: Literal["RGB", "RGBA"] = "RGB"
+    source: bytes | Path,
+    *,
+    max_pixels: int,
+    max_file_bytes: int,
+    mode: Literal["RGB", "RGBA"] = "RGB",
+    trusted: bool = False,
 ) -> Image.Image:
-    """Decode an untrusted image; in RGB, transparent areas become white."""
+    """Decode an image; in RGB, transparent areas become white.
+
+    Args:
+        trusted: the file is the user's own or ours. AVIF is opened only then: its decoder makes pictures of up to 268
+            million pixels whatever the header says, and scales them to it (seen with libavif 1.4).
+    """
     with open_checked(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
+        if image.format == "AVIF" and not trusted:
+            raise InvalidImage(f"AVIF pictures are written, but not taken from others; {ACCEPTED}")
         load(image)
         try:
             plain = to_plain(upright(image), mode)

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from c2pa import Builder, Context
     from c2pa import Signer as C2paSigner
 
-SignCallback = Callable[[bytes], bytes | Awaitable[bytes]]
-"""Signs bytes with the certificate's key: ECDSA as r and s one after the other or in DER, each with the hash that
-belongs to the curve; PS256; Ed25519. It may be a coroutine function."""
+SignCallback = Callable[[bytes], object]
+"""Returns the signature of these bytes by the certificate's key, as bytes: ECDSA as r and s one after the other or in
+DER, each with the hash that belongs to the curve; PS256; Ed25519. It may be a coroutine function."""
 ENTRY_POINTS = "safelight.signers"
 PAUSE_S = 60
 """How long a time stamp authority that failed is left alone."""
@@ -184,12 +184,12 @@ class Signer:
         assert self.callback
         callback = self.callback
 
-        def signature() -> bytes:
+        def signature() -> object:
             answer = callback(data)
             return asyncio.run(wait_for(answer)) if inspect.isawaitable(answer) else answer
 
         try:
-            answer: object = within(self.timeout_s, signature)
+            answer = within(self.timeout_s, signature)
             if not isinstance(answer, bytes) or not answer:
                 raise TypeError(f"a signature is bytes, not {answer!r}")
         except Exception as error:
@@ -204,7 +204,7 @@ class Signer:
             raise SigningFailed(f"{NOT_SIGNED}: {error}") from None
 
 
-async def wait_for(answer: Awaitable[bytes]) -> bytes:
+async def wait_for(answer: Awaitable[object]) -> object:
     return await answer
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from safelight.errors import InvalidRequest, MissingExtra, needing
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 MASK = ".mask.png"
 TABLES = (".jsonl", ".csv", ".parquet")
 FILE_COLUMNS = ("file_name", "file", "path", "image", "url")

@@ -171,7 +171,7 @@ def file_of(value: Any) -> SentFile:
 
 
 PictureFile = Annotated[UploadFile, BeforeValidator(file_of), WithJsonSchema({"type": "string", "format": "binary"})]
-PICTURE = "The picture to edit: PNG, JPEG, WebP, AVIF or GIF. `image[]` may name several; only the first is used."
+PICTURE = "The picture to edit: PNG, JPEG, WebP or GIF. `image[]` may name several; only the first is used."
 MASK = "A PNG of the same size; transparent areas of the picture are redrawn."
 
 
