@@ -33,13 +33,14 @@ NOISE = Image.effect_noise((96, 64), 60).convert("RGB")
 
 def picture(kind: Format = "png", spec: Any = APPLE, facts: Facts = NOW, policy: Policy = POLICY) -> bytes:
     """An encoded picture with its marks, as it is before it is signed."""
-    return encode(NOISE, spec, Encoding(format=kind), version="0.1.0", marks=marks(spec, facts, policy))
+    # A copy: Pillow keeps the options of `save` at the image meanwhile, and threads would take one another's.
+    return encode(NOISE.copy(), spec, Encoding(format=kind), version="0.1.0", marks=marks(spec, facts, policy))
 
 
 def plain(kind: str = "PNG") -> bytes:
     """A picture without any metadata."""
     file = BytesIO()
-    NOISE.save(file, kind)
+    NOISE.copy().save(file, kind)
     return file.getvalue()
 
 
