@@ -21,7 +21,7 @@ from safelight.trust.credentials import (
 )
 from safelight.trust.manifest import manifest
 from safelight.trust.sign import sign
-from safelight.trust.signer import Signer, make_context, open_signer, try_out
+from safelight.trust.signer import Signer, make_context, open_signer
 
 ROOT = issue("ACME root", ca=True)
 SIGNER = issue("ACME pictures", ROOT)
@@ -172,7 +172,7 @@ def test_a_trial_signs_with_every_kind_of_key(kind: str, folder: Path) -> None:
     from tests.trust.authority import new_key
 
     issued = issue("ACME pictures", ROOT, key=new_key(kind))
-    try_out(own_credentials(folder, issued.pem + ROOT.pem, issued.key_pem))
+    Signer(own_credentials(folder, issued.pem + ROOT.pem, issued.key_pem), POLICY).try_out()
     assert not folder.exists()
 
 

@@ -21,7 +21,7 @@ from safelight.trust.credentials import Credentials, open_credentials, own_crede
 from safelight.trust.manifest import manifest
 from safelight.trust.policy import Policy
 from safelight.trust.sign import sign
-from safelight.trust.signer import SignCallback, Signed, Signer, load_callback, open_signer, try_out
+from safelight.trust.signer import SignCallback, Signed, Signer, load_callback, open_signer
 
 ROOT = issue("ACME root", ca=True)
 OWN = issue("ACME pictures", ROOT)
@@ -52,8 +52,8 @@ async def later(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("callback", [raw, in_der, later])
 def test_a_key_service_may_sign(callback: SignCallback, keyless: Credentials) -> None:
-    try_out(keyless, callback=callback)
     signer = Signer(keyless, POLICY, callback=callback)
+    signer.try_out()
     signed = sign(picture(), MADE, signer)
     found = report(signed.data, signer.context).signature
     assert (found.state, found.common_name) == ("valid", "ACME pictures")
@@ -114,7 +114,7 @@ def test_a_failure_of_one_thread_is_not_told_of_another(keyless: Credentials) ->
 def test_a_callback_with_another_key_is_found_before_it_is_used(keyless: Credentials) -> None:
     other = issue("other", ROOT)
     with pytest.raises(InvalidCertificate, match="a trial with this certificate failed"):
-        try_out(keyless, callback=lambda data: other.key.sign(data, ec.ECDSA(hashes.SHA256())))
+        Signer(keyless, POLICY, callback=lambda data: other.key.sign(data, ec.ECDSA(hashes.SHA256()))).try_out()
 
 
 def test_a_certificate_without_a_key_needs_a_signer(keyless: Credentials, home: Path) -> None:
@@ -124,6 +124,15 @@ def test_a_certificate_without_a_key_needs_a_signer(keyless: Credentials, home: 
     signer = open_signer(Settings.from_environment(trust_signer="tests.trust.test_signer:raw"))
     assert signer
     assert sign(picture(), MADE, signer).manifest
+
+
+def test_a_signer_that_is_not_there_is_found_before_anything_is_drawn(keyless: Credentials, home: Path) -> None:
+    named = Settings.from_environment(trust_signer="tests.trust.test_signer:unplugged")
+    with pytest.raises(InvalidCertificate, match=r"whose certificate is not here.*init --certificate FILE"):
+        open_signer(named)
+    use(Credentials(folder=home / "trust", chain=keyless.chain, key=None))
+    with pytest.raises(InvalidCertificate, match=r"a trial.*the module is unplugged"):
+        open_signer(named)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def init(
     """
     from safelight.errors import InvalidRequest
     from safelight.trust.credentials import open_credentials, own_credentials, read_credentials, use
-    from safelight.trust.signer import load_callback, try_out
+    from safelight.trust.policy import Policy
+    from safelight.trust.signer import Signer, load_callback
 
     settings = opened()
     if certificate is None:
@@ -63,7 +64,7 @@ def init(
         raise InvalidRequest("--certificate needs --key, unless SAFELIGHT_TRUST_SIGNER names what signs")
     own = own_credentials(settings.trust, read(certificate), None if key is None else read(key))
     callback = None if key is not None else load_callback(settings.trust_signer)
-    try_out(own, callback=callback, timeout_s=settings.trust_signer_timeout_s)
+    Signer(own, Policy(), callback=callback, timeout_s=settings.trust_signer_timeout_s).try_out()
     use(own)
     show(own, settings)
     typer.echo("A server that runs signs with it when it is started again.", err=True)

@@ -147,6 +147,30 @@ class Signer:
         signed, manifest = self.once(self.plain, data, mime, prepare, detached=detached)
         return Signed(data=signed, manifest=manifest, timestamp="missed" if missed else "off", why_missed=missed)
 
+    def try_out(self) -> None:
+        """Sign an empty picture without a time stamp, and verify it.
+
+        Raises:
+            InvalidCertificate: pictures would not be signed, or not verify.
+        """
+        from c2pa import Builder, Reader
+
+        blank = BytesIO()
+        Image.new("L", (8, 8)).save(blank, "PNG")
+        try:
+            data, _ = self.once(
+                self.plain,
+                blank.getvalue(),
+                "image/png",
+                lambda: Builder.from_json(json.dumps(EMPTY), context=self.context),
+                detached=False,
+            )
+        except SigningFailed as error:
+            raise InvalidCertificate(str(error).replace(NOT_SIGNED, "a trial with this certificate failed")) from None
+        with Reader("image/png", BytesIO(data), context=self.context) as reader:
+            if (state := reader.get_validation_state()) != "Trusted":
+                raise InvalidCertificate(f"a trial signature with this certificate is {state}")
+
     def stamped(
         self, data: bytes, mime: str, prepare: "Callable[[], Builder]", *, detached: bool
     ) -> tuple[bytes, bytes]:
@@ -175,7 +199,7 @@ class Signer:
                 raise CallbackFailed(f"{NOT_SIGNED}: {self.failures.reason}") from None
             raise SigningFailed(f"{NOT_SIGNED}: {error}") from None
         signed = result.getvalue()
-        if not manifest or (not detached and len(signed) <= len(data)):
+        if not manifest or not (detached or signed):
             raise SigningFailed(f"{NOT_SIGNED}: nothing was written")
         return (data if detached else signed), manifest
 
@@ -191,10 +215,10 @@ class Signer:
         try:
             answer = within(self.timeout_s, signature)
             if not isinstance(answer, bytes) or not answer:
-                raise TypeError(f"a signature is bytes, not {answer!r}")
-        except Exception as error:
+                raise TypeError(f"a signature is bytes, not {answer!r:.40}")
+        except Exception as error:  # noqa: BLE001  told by `once`; c2pa would write it to the log, and say less
             self.failures.reason = f"{PREFIX}TRUST_SIGNER failed ({type(error).__name__}: {error})"
-            raise
+            return b""
         return answer
 
     def require_valid(self) -> None:
@@ -208,42 +232,26 @@ async def wait_for(answer: Awaitable[object]) -> object:
     return await answer
 
 
-def try_out(credentials: Credentials, *, callback: SignCallback | None = None, timeout_s: float = 10) -> None:
-    """Sign an empty picture and verify it.
-
-    Raises:
-        InvalidCertificate: pictures signed with these credentials would not verify.
-    """
-    from c2pa import Builder, Reader
-
-    signer = Signer(credentials, Policy(), callback=callback, timeout_s=timeout_s)
-    blank = BytesIO()
-    Image.new("L", (8, 8)).save(blank, "PNG")
-    try:
-        signed = signer.sign(
-            blank.getvalue(), "image/png", lambda: Builder.from_json(json.dumps(EMPTY), context=signer.context)
-        )
-    except SigningFailed as error:
-        raise InvalidCertificate(str(error).replace(NOT_SIGNED, "a trial with this certificate failed")) from None
-    with Reader("image/png", BytesIO(signed.data), context=signer.context) as reader:
-        if (state := reader.get_validation_state()) != "Trusted":
-            raise InvalidCertificate(f"a trial signature with this certificate is {state}")
-
-
 def open_signer(settings: Settings) -> Signer | None:
-    """The process's signer; None where the policy signs nothing.
+    """The process's signer, tried out; None where the policy signs nothing.
 
     Raises:
-        SafelightError: it cannot be opened; no picture should be made that could not be signed.
+        SafelightError: it cannot sign; no picture should be drawn that could not be signed.
     """
     policy = Policy.of(settings)
     if not policy.signature:
         return None
     settings.make_home()
+    credentials = open_credentials(settings.trust)
     callback = load_callback(settings.trust_signer) if settings.trust_signer else None
-    return Signer(
-        open_credentials(settings.trust), policy, callback=callback, timeout_s=settings.trust_signer_timeout_s
-    )
+    if callback and credentials.description.development:
+        raise InvalidCertificate(
+            f"{PREFIX}TRUST_SIGNER={settings.trust_signer} signs with a key whose certificate is not here: give it to "
+            "`safelight trust init --certificate FILE`"
+        )
+    signer = Signer(credentials, policy, callback=callback, timeout_s=settings.trust_signer_timeout_s)
+    signer.try_out()
+    return signer
 
 
 def load_callback(name: str) -> SignCallback:
