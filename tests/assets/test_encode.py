@@ -139,5 +139,9 @@ def test_a_jpeg_of_a_transparent_picture_is_white_behind_it() -> None:
 def test_sizes_beyond_the_format_are_refused() -> None:
     with pytest.raises(UnsupportedOption, match="at most 16383 pixels a side; use png"):
         encode(Image.new("RGB", (16_384, 1)), UPSCALE, Encoding(format="webp"), version="1")
+    with pytest.raises(UnsupportedOption, match="at most 32768 pixels a side; use png"):
+        encode(Image.new("RGB", (32_769, 1)), UPSCALE, Encoding(format="avif"), version="1")
+    largest = encode(Image.new("RGB", (32_768, 1)), UPSCALE, Encoding(format="avif"), version="1")
+    assert read(largest).spec == UPSCALE
     with pytest.raises(UnsupportedOption, match="not between 1 and 100"):
         encode(PICTURE, APPLE, Encoding(format="jpeg", quality=0), version="1")

@@ -29,7 +29,8 @@ Format = Literal["png", "jpeg", "webp", "avif"]
 Detail = Literal["full", "minimal", "none"]
 
 SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
-MAX_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383, "avif": 65_536}
+MAX_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383, "avif": 32_768}
+"""What the format holds; of AVIF, what libavif opens again."""
 JPEG_SEGMENT_BYTES = 65_000
 """64 KB, less the segment's own header."""
 RECORD = "safelight:record"
