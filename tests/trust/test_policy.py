@@ -2,6 +2,7 @@ import pytest
 
 from safelight.errors import InvalidRequest
 from safelight.settings import Settings
+from safelight.studio import open_studio
 from safelight.trust.policy import Policy
 
 
@@ -37,6 +38,11 @@ def test_every_choice_is_a_setting() -> None:
         training="not-allowed",
         prompt=True,
     )
+
+
+def test_a_studio_does_not_open_with_a_policy_that_cannot_be() -> None:
+    with pytest.raises(InvalidRequest, match="no profile uk"):
+        open_studio(Settings.from_environment(trust_profiles="uk"))
 
 
 @pytest.mark.parametrize(

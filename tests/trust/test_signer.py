@@ -21,7 +21,7 @@ from safelight.trust.credentials import Credentials, open_credentials, own_crede
 from safelight.trust.manifest import manifest
 from safelight.trust.policy import Policy
 from safelight.trust.sign import sign
-from safelight.trust.signer import SignCallback, Signed, Signer, load_callback, open_signer
+from safelight.trust.signer import SignCallback, Signed, Signer, load_callback, make_context, open_signer
 
 ROOT = issue("ACME root", ca=True)
 OWN = issue("ACME pictures", ROOT)
@@ -180,6 +180,9 @@ def test_a_time_stamp_is_in_the_signature(policy: str, folder: Path, tsa: TimeSt
     found = report(signed.data, signer.context).signature
     assert (found.state, found.reasons) == ("valid", ())
     assert found.time_stamp.startswith("20")
+    assert found.time_stamp_trusted
+    with_another_root = make_context(issue("another root", ca=True).pem)
+    assert not report(signed.data, with_another_root).signature.time_stamp_trusted
     codes = {one["code"] for one in found.manifest["validation_results"]["activeManifest"]["success"]}
     assert codes >= {"timeStamp.validated", "timeStamp.trusted"}
 

@@ -6,6 +6,7 @@ marks          spec -> XMP elements: source type, AI system, China's AIGC label
 manifest       spec -> C2PA manifest
 certificates   X.509: a development authority and certificate, and what a chain must be
 credentials    the certificate and key in SAFELIGHT_HOME/trust
+bounded        work of others, for a time
 signer         one signer a process: with the key, or through a callback
 sign           encoded picture + manifest -> signed picture, the last change to its bytes
 ingredients    pictures that were sent -> what is kept of them for later manifests

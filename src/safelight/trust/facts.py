@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePath
 
+from safelight.imaging.canvas import Box
+
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED = SOURCE_TYPES + "trainedAlgorithmicMedia"
 """Made by a generative model, from words alone or led by pictures of which no pixel is left."""
@@ -14,9 +16,6 @@ COMPOSITE_SYNTHETIC = SOURCE_TYPES + "compositeSynthetic"
 """Put together of several pictures, some of them made by a generative model."""
 GENERATED = frozenset({TRAINED, COMPOSITE_TRAINED, COMPOSITE_SYNTHETIC, SOURCE_TYPES + "algorithmicMedia"})
 """What a picture says that is not a record of the world alone."""
-
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom, in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class Facts:
     """Whether a person waits for the picture."""
     watermark: WatermarkFact | None = None
     region: Box | None = None
-    """The part of the picture that an inpainting drew anew."""
+    """The part of the picture that an inpainting drew anew (`canvas.painted_box`)."""
     own_source: bool = False
     """Whether the picture that this one starts from was made here."""
     source_type: str = ""

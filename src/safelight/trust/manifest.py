@@ -3,7 +3,7 @@
     spec + facts + policy -> Manifest(definition, inputs)      then `sign.py`
 
 The definition is the JSON of c2pa's Builder. `inputs` are the pictures it names by label, whose files the signer is
-given by digest. Neither prompt nor user nor key name is in it; the prompt is, where policy and caller both want it.
+given by digest. No user and no key is named in it, and the prompt only where both policy and caller want it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 State = Literal["valid", "untrusted", "invalid", "absent"]
 """untrusted: the bytes are those that were signed, by a certificate of an authority that is not trusted here."""
 UNTRUSTED = "signingCredential.untrusted"
+TIME_STAMP_TRUSTED = "timeStamp.trusted"
 ACTIONS = ("c2pa.actions.v2", "c2pa.actions")
 MAX_XMP_BYTES = 4_000_000
 Json = Mapping[str, Any]
@@ -49,7 +50,9 @@ class SignatureFound:
     common_name: str = ""
     issuer: str = ""
     time_stamp: str = ""
-    """When an authority saw the signature; empty without a time stamp."""
+    """When a time stamp authority saw the signature; empty without a time stamp."""
+    time_stamp_trusted: bool = False
+    """Whether that authority is trusted here; only then does the signature outlive its certificate."""
     generator: str = ""
     actions: tuple[str, ...] = ()
     source_types: tuple[str, ...] = ()
@@ -119,6 +122,7 @@ def read_signature(data: bytes, mime: str, context: "Context", sidecar: bytes | 
     active: Json = manifests.get(found.get("active_manifest", ""), {})
     signed = active.get("signature_info", {})
     failures = list(failures_of(found.get("validation_results", {})))
+    results: Json = found.get("validation_results", {}).get("activeManifest", {})
     generators = active.get("claim_generator_info") or [{}]
     return SignatureFound(
         state=state_of(failures),
@@ -126,6 +130,7 @@ def read_signature(data: bytes, mime: str, context: "Context", sidecar: bytes | 
         common_name=signed.get("common_name", ""),
         issuer=signed.get("issuer", ""),
         time_stamp=signed.get("time", ""),
+        time_stamp_trusted=any(one.get("code") == TIME_STAMP_TRUSTED for one in results.get("success", ())),
         generator=" ".join(filter(None, (generators[0].get("name", ""), generators[0].get("version", "")))),
         actions=tuple(action.get("action", "") for action in actions_of(active)),
         source_types=tuple(kind for action in actions_of(active) if (kind := action.get("digitalSourceType"))),
