@@ -64,7 +64,7 @@ def test_everything_else_in_the_file_is_read_as_before(kind: Format, signer: Sig
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_signature_takes_at_most_six_kilobytes(kind: Format, signer: Signer) -> None:
     signed = sign(picture(kind), manifest(APPLE, replace(KNOWN, origins={}), POLICY), signer)
-    assert len(signed.data) - len(picture(kind)) <= 6000  # research's bound; 4.4 kB were measured
+    assert len(signed.data) - len(picture(kind)) <= 6000  # 4.4 kB were measured
 
 
 def test_to_the_rest_of_the_world_our_root_is_unknown(signer: Signer) -> None:
