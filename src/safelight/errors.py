@@ -6,6 +6,7 @@
     │   ├── InvalidField          400   one field of a request
     │   ├── InvalidImage          400   not a picture, or not one that is safe to open
     │   ├── UnsupportedOption     400   a known option that this model, sampler or machine cannot honour
+    │   ├── InvalidCertificate    400   pictures cannot be signed with it, or nobody could verify the signature
     │   ├── MissingExtra          400   it needs packages that are not installed
     │   ├── UnknownModel          404
     │   ├── UnknownVersion        404   nothing is registered under that name, number or alias
@@ -29,6 +30,7 @@
     ├── OutOfMemory               503   one picture alone does not fit on the device
     ├── EngineStopped             503   the engine was closed or failed; another one may run the job
     ├── NotReady                  503   the server should not be sent work now
+    ├── SigningFailed             503   a picture could not be signed, and is not given out unsigned
     ├── StorageFailed             507   the picture could not be written
     ├── JobFailed                 500   the network produced something that is not a picture
     └── JobCancelled              499   the caller, or Ctrl-C, stopped the job
@@ -102,6 +104,10 @@ class InvalidImage(InvalidRequest):
 
 class UnsupportedOption(InvalidField):
     status, code = 400, "unsupported_option"
+
+
+class InvalidCertificate(InvalidRequest):
+    status, code = 400, "invalid_certificate"
 
 
 class MissingExtra(InvalidRequest):
@@ -234,6 +240,10 @@ class EngineStopped(SafelightError):
 
 class NotReady(SafelightError):
     status, code = 503, "not_ready"
+
+
+class SigningFailed(SafelightError):
+    status, code = 503, "signing_failed"
 
 
 class StorageFailed(SafelightError):

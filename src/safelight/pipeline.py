@@ -10,6 +10,7 @@ its next step.
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime
 
 from safelight.assets.encode import Encoding, encode
 from safelight.errors import SafelightError
@@ -18,6 +19,8 @@ from safelight.models.adapters.lora_hash import lora_hashes
 from safelight.resolve.plugins import as_installed
 from safelight.spec import Spec, Upscale
 from safelight.studio import Studio
+from safelight.trust.facts import Facts
+from safelight.trust.marks import marks
 from safelight.version import __version__
 
 PNG = Encoding()
@@ -46,7 +49,9 @@ def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, b
     """The picture's file, with its spec inside, under the sha256 of its bytes."""
     try:
         hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
-        file = encode(decoded.image, spec, encoding, version=__version__, lora_hashes=hashes)
+        facts = Facts(version=__version__, when=datetime.now(UTC), uid=spec.digest()[:16])
+        marked = marks(spec, facts, studio.policy)
+        file = encode(decoded.image, spec, encoding, version=__version__, marks=marked, lora_hashes=hashes)
         asset = studio.assets.put(file, encoding.suffix)
     except SafelightError as error:
         return Failed(job_id=decoded.job_id, error=error)

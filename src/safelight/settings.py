@@ -20,7 +20,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=lambda: user_data_path("safelight", appauthor=False))
-    """Folder of pictures, models and caches."""
+    """Folder of pictures, models, keys and caches."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """auto is the fastest for the device: half precision on CUDA, float32 on CPUs without the instructions."""
@@ -78,6 +78,31 @@ class Settings(BaseModel):
     """Let administrators start training runs through the server, on any folder or URL that they name."""
     allow_private_webhooks: bool = False
     """Let callers name webhook receivers inside a private network; only if every caller is trusted with it."""
+    trust_signature: bool = True
+    """Sign every finished picture: a C2PA manifest in the file says what made it."""
+    trust_watermark: bool = True
+    """Put an invisible watermark into every finished picture."""
+    trust_profiles: str = "eu"
+    """Whose metadata marks finished pictures carry, separated by spaces. eu: IPTC's digital source type and AI fields;
+    cn: the `AIGC` label of GB 45438-2025, which needs `trust_producer`. Empty: none."""
+    trust_producer: str = ""
+    """Name or code of whoever offers the service, in the `AIGC` label."""
+    trust_timestamp: Literal["off", "best-effort", "required"] = "off"
+    """Time stamp (RFC 3161) in signatures, which keeps them valid when the certificate has expired. best-effort: sign
+    without one if the time stamp authority does not answer; required: the picture fails."""
+    trust_timestamp_url: str = ""
+    """Time stamp authority, such as `http://timestamp.example.com`."""
+    trust_oversight: Literal["auto", "fully_autonomous", "prompt_guided", "human_validated"] = "auto"
+    """C2PA's human oversight level. auto: prompt_guided where a person waits for the picture, and otherwise none."""
+    trust_training: Literal["unstated", "allowed", "not-allowed"] = "unstated"
+    """What signed pictures say of training generative models on them."""
+    trust_prompt: bool = False
+    """Put the prompt into the signed part too, of pictures with full metadata."""
+    trust_signer: str = ""
+    """What signs instead of a key on disk, such as a key service: the name of an entry point in `safelight.signers`, or
+    `module:function`; it takes the bytes to sign and returns their signature."""
+    trust_signer_timeout_s: float = Field(default=10, gt=0)
+    """How long a signature, or a time stamp, may take."""
 
     @field_validator("openai_models")
     @classmethod
@@ -142,6 +167,10 @@ class Settings(BaseModel):
     @property
     def loras(self) -> Path:
         return self.home / "loras"
+
+    @property
+    def trust(self) -> Path:
+        return self.home / "trust"
 
     @property
     def cache(self) -> Path:

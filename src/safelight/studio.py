@@ -42,6 +42,7 @@ from safelight.plugins import Plugins
 from safelight.settings import Settings
 from safelight.spec import Denoised, Spec, Upscale
 from safelight.spec.marks import Mark, marked
+from safelight.trust.policy import Policy
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -70,6 +71,8 @@ class Studio:
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Digests of the latest hints, by what they were made of."""
     making_hints: threading.Lock = field(default_factory=threading.Lock)
+    policy: Policy = field(default_factory=Policy)
+    """Which marks finished pictures carry."""
     upscaling: UpscaleBackend = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,12 +139,15 @@ class Studio:
             return self.assets.put(as_it_is, ".png").id
         return self.assets.put_image(whole(self.open(data, mode="RGBA")))
 
-    def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
-        limits = self.settings
-        return open_image(source, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, mode=mode)
+    def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB", trusted: bool = False) -> Image.Image:
+        most = self.settings
+        return open_image(
+            source, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes, mode=mode, trusted=trusted
+        )
 
-    def picture(self, digest: str) -> Image.Image:
-        return self.open(self.assets.read(digest))
+    def picture(self, digest: str, *, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
+        """A stored picture: drawn here, or encoded anew when it was sent."""
+        return self.open(self.assets.read(digest), mode=mode, trusted=True)
 
     def size_of(self, picture: bytes | str | Image.Image) -> tuple[int, int]:
         """Width and height of a file, or of a stored picture by its digest; nothing is decoded."""
@@ -191,6 +197,7 @@ class Studio:
 def open_studio(settings: Settings | None = None) -> Studio:
     """Open the engine, the models and the picture store; close with `with` or `close()`."""
     settings = settings or Settings.from_environment()
+    policy = Policy.of(settings)
     placement = choose_placement(settings.device, settings.dtype)
     memory = Memory(budget_bytes(placement.device, settings.model_memory_gb), max_bytes=device_bytes(placement.device))
     models = ModelPool(catalogue=open_catalogue(settings), placement=placement)
@@ -222,6 +229,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
         plugins,
+        policy=policy,
     )
 
 

@@ -20,7 +20,7 @@ def test_a_picture_comes_out_the_same(safelight: Call) -> None:
     assert Path(said["path"]).name == "a-red-apple-7-replayed.png"
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
 def test_a_lossy_file_is_compared_as_far_as_it_can_tell(kind: str, safelight: Call) -> None:
     made = safelight("generate", "a red apple", *QUICK, "--format", kind, "--quiet").stdout.strip()
     result = safelight("replay", made)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.assets.specs import FROM_MASK, PLAIN
 
 from safelight.errors import InvalidRequest
 from safelight.imaging.canvas import (
@@ -10,11 +11,13 @@ from safelight.imaging.canvas import (
     box_around,
     fit_to,
     grow,
+    inpaint_masks,
     outpaint_canvas,
+    painted_box,
     paste_back,
     upscale,
 )
-from safelight.spec import Sides
+from safelight.spec import Inpaint, Sides
 from safelight.spec.fields import Fit
 
 sides = st.integers(8, 200)
@@ -111,6 +114,38 @@ def test_a_mask_with_nothing_to_draw_is_refused() -> None:
         binary_mask(Image.new("L", (8, 8)), blur=4, invert=False)
     with pytest.raises(InvalidRequest, match="all black"):
         binary_mask(Image.new("L", (8, 8), 255), blur=4, invert=True)
+
+
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize("soft_mask", [False, True])
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("blur", [0.0, 3.0])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+def test_the_painted_box_holds_all_that_an_inpainting_changes(
+    fit: Fit, blur: float, invert: bool, soft_mask: bool, only_masked: bool
+) -> None:
+    how = {"fit": fit, "mask_blur": blur, "mask_invert": invert, "soft_mask": soft_mask, "only_masked": only_masked}
+    spec = Inpaint(**PLAIN | FROM_MASK | how | {"width": 96, "height": 64})
+    original, mask = ramp(120, 90), Image.new("L", (60, 45), 255 * invert)
+    mask.paste(255 * (not invert), (20, 14, 33, 30))
+    box = painted_box(mask, spec, size=original.size)
+    # As `engine/prepare.py` does it.
+    mask = fit_to(mask, *original.size, "stretch")
+    if only_masked:
+        base = original
+        hard, soft = inpaint_masks(mask, spec)
+        inner = box_around(hard, padding=8, width=96, height=64)
+    else:
+        base = fit_to(original, 96, 64, fit)
+        hard, soft = inpaint_masks(fit_to(mask, 96, 64, fit), spec)
+        inner = None
+    drawn = paste_back(base, Image.new("RGB", (96, 64), (7, 250, 3)), soft, inner)
+    changed = Image.fromarray((np.asarray(drawn) != np.asarray(base)).any(-1)).getbbox()
+    assert changed
+    assert box[0] <= changed[0] < changed[2] <= box[2] <= base.width
+    assert box[1] <= changed[1] < changed[3] <= box[3] <= base.height
+    # A weight below 1/255 of a difference below 255 may change nothing.
+    assert max(abs(a - b) for a, b in zip(box, changed, strict=True)) <= 3
 
 
 boxes = st.tuples(st.integers(0, 90), st.integers(0, 70), st.integers(1, 60), st.integers(1, 60)).map(

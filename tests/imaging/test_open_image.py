@@ -14,7 +14,7 @@ from PIL import Image
 from tests.assets.files import chunk, png, saved
 
 from safelight.errors import InvalidImage
-from safelight.imaging.open_image import open_image
+from safelight.imaging.open_image import open_image, size_in
 from safelight.settings import Settings
 
 RED = Image.new("RGB", (6, 4), (200, 10, 20))
@@ -22,16 +22,16 @@ NOISE = Image.effect_noise((64, 48), 80).convert("RGB")
 
 
 def opened(source: bytes | Path, *, max_pixels: int = 1_000_000, max_file_bytes: int = 5_000_000) -> Image.Image:
-    return open_image(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes)
+    return open_image(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes, trusted=True)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "GIF"])
 def test_pictures_open_whatever_they_are_called(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.txt"
     path.write_bytes(saved(RED, kind))
     for picture in (opened(path), opened(path.read_bytes())):
         assert (picture.mode, picture.size) == ("RGB", (6, 4))
-        # JPEG and WebP are lossy: a flat colour moves by a few levels at most.
+        # JPEG, WebP and AVIF are lossy: a flat colour moves by a few levels at most.
         assert all(abs(a - b) <= 8 for a, b in zip(picture.getpixel((2, 2)), (200, 10, 20), strict=True))
 
 
@@ -129,6 +129,7 @@ def foreign() -> dict[str, tuple[bytes, str]]:
         "pdf": (b"%PDF-1.7", "looks like PDF"),
         "bmp": (saved(RED, "BMP"), "looks like BMP"),
         "heic": (b"\0\0\0\x18ftypheic", "looks like HEIC"),
+        "video": (b"\0\0\0\x18ftypisom\0\0\2\0isomavc1avif", "looks like HEIC or a video"),
         "pickle": (pickle.dumps(RED.tobytes()), "is not a picture"),
         "text": (b"hello", "is not a picture"),
         "wave": (b"RIFF\0\0\0\0WAVEfmt ", "is not a picture"),
@@ -158,12 +159,23 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
             opened(source, max_file_bytes=1000)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "GIF"])
 def test_a_picture_over_the_limit_is_refused_by_its_header(kind: str) -> None:
     data = saved(NOISE, kind)
     assert opened(data, max_pixels=64 * 48).size == (64, 48)
     with pytest.raises(InvalidImage, match="64x48, 3,072 pixels, and at most 3,071 are opened"):
         opened(data, max_pixels=64 * 48 - 1)
+
+
+def test_an_avif_is_decoded_only_if_it_is_trusted() -> None:
+    """Its decoder heeds the size in the stream, and not the one that the header declares and we check."""
+    data = bytearray(saved(Image.new("RGB", (2000, 1000)), "AVIF"))
+    size = data.index(b"ispe") + 8
+    data[size : size + 8] = (8).to_bytes(4, "big") * 2
+    for source in (bytes(data), saved(RED, "AVIF")):
+        assert size_in(source, max_pixels=64, max_file_bytes=5000) in ((8, 8), (6, 4))
+        with pytest.raises(InvalidImage, match="AVIF pictures are written, but not taken from others; give a PNG"):
+            open_image(source, max_pixels=64, max_file_bytes=5000)
 
 
 def test_a_decompression_bomb_is_refused_before_decoding() -> None:
@@ -199,7 +211,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         opened(data[:last] + data[last:-2] * 600 + data[-2:])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "GIF"])
 def test_a_truncated_picture_is_refused(kind: str) -> None:
     data = saved(NOISE, kind)
     for length in (4, 16, len(data) // 4, len(data) // 2, len(data) * 3 // 4):
@@ -216,7 +228,7 @@ def test_a_picture_without_pixels_is_refused(width: int, height: int) -> None:
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "AVIF", "GIF"]), st.data())
 def test_a_damaged_picture_opens_or_is_refused_and_nothing_else(kind: str, data: st.DataObject) -> None:
     whole = bytearray(saved(NOISE.resize((16, 12)), kind))
     places = st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255))

@@ -76,6 +76,10 @@ CASES = {
     "eval mini --limit 1 --seeds 1 --steps 1": WORKS,
     "eval compare mini mini --seeds 1 --steps 1": JUDGED,
     "audit mini --data data --seeds 1 --steps 1": WORKS,
+    "trust init": WORKS,
+    "trust certificate": WORKS,
+    "trust rotate": WORKS,
+    "trust init --certificate nowhere.pem --key nowhere.pem": REFUSED,
     "doctor": WORKS,
     "bench --model nowhere": REFUSED,
 }

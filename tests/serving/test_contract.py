@@ -86,7 +86,7 @@ def test_every_answer_has_a_schema(tmp_path: Path) -> None:
     assert told["get /v1/jobs/{job_id}/events"] == {"text/event-stream"}
     for route in ("generations", "edits", "variations"):
         assert told[f"post /v1/images/{route}"] == {"application/json", "text/event-stream"}
-    assert told["get /v1/files/{name}"] == {"image/png", "image/jpeg", "image/webp"}
+    assert told["get /v1/files/{name}"] == {"image/png", "image/jpeg", "image/webp", "image/avif"}
 
 
 @pytest.mark.slow

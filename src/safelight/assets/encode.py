@@ -1,45 +1,46 @@
 """Encode an image as a file with its spec as metadata.
 
-                  PNG                         JPEG and WebP
+                  PNG                         JPEG, WebP and AVIF
     parameters    text chunk `parameters`     EXIF UserComment, UTF-16        read by AUTOMATIC1111 and most viewers
     our record    text chunk `safelight`      XMP `safelight:record`          JSON: the exact spec, and its digest
-    source type   XMP `Iptc4xmpExt:DigitalSourceType`                         IPTC's term for "made by a model"
+    prompt        XMP `Iptc4xmpExt:AIPromptInformation`                       IPTC's
+    marks         XMP, and a text chunk `AIGC`                                what the picture is (`trust/marks.py`)
 
-`minimal` leaves out everything that contains a prompt, which can be personal data. A JPEG holds 64 KB of EXIF and as
-much XMP: if a very long prompt does not fit, the JPEG gets the minimal metadata.
+`minimal` leaves out everything that contains a prompt, which can be personal data; `none` leaves out all but the marks.
+A JPEG holds 64 KB of EXIF and as much XMP: if a very long prompt does not fit, the JPEG gets the minimal metadata.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Literal
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from safelight.assets import xmp
 from safelight.assets.infotext import write_infotext
 from safelight.errors import UnsupportedOption
+from safelight.imaging import xmp
 from safelight.imaging.open_image import over_white
-from safelight.spec import Denoised, TextToImage, Upscale
+from safelight.spec import Denoised, Upscale
 
-Format = Literal["png", "jpeg", "webp"]
+Format = Literal["png", "jpeg", "webp", "avif"]
 Detail = Literal["full", "minimal", "none"]
 
-SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-MAX_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
+SUFFIXES: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
+MAX_SIDE: dict[Format, int] = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383, "avif": 32_768}
+"""What the format holds; of AVIF, what libavif opens again."""
 JPEG_SEGMENT_BYTES = 65_000
 """64 KB, less the segment's own header."""
 RECORD = "safelight:record"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
     format: Format = "png"
     quality: int = 90
-    """For JPEG and WebP, 1 to 100."""
+    """For JPEG, WebP and AVIF, 1 to 100."""
     metadata: Detail = "full"
 
     @property
@@ -53,7 +54,8 @@ class EmbeddedMetadata:
 
     record: str = ""
     parameters: str = ""
-    source_type: str = ""
+    prompt: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def encode(
@@ -62,12 +64,14 @@ def encode(
     encoding: Encoding,
     *,
     version: str,
+    marks: Mapping[str, str] | None = None,
     lora_hashes: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return the file's bytes.
 
     Args:
         version: the version of safelight that made the image.
+        marks: XMP elements that the file gets with any metadata, and with none.
         lora_hashes: AUTOMATIC1111's hashes of the LoRA files, by our digests.
     """
     if not 1 <= encoding.quality <= 100:
@@ -75,7 +79,7 @@ def encode(
     max_side = MAX_SIDE[encoding.format]
     if max(image.size) > max_side:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {max_side} pixels a side; use png")
-    metadata = build_metadata(spec, version=version, detail=encoding.metadata, lora_hashes=lora_hashes)
+    metadata = build_metadata(spec, encoding.metadata, version=version, marks=marks or {}, lora_hashes=lora_hashes)
     file = BytesIO()
     match encoding.format:
         case "png":
@@ -83,10 +87,12 @@ def encode(
         case "jpeg":
             rgb = over_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
             if max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
-                metadata = build_metadata(spec, version=version, detail="minimal")
+                metadata = build_metadata(spec, "minimal", version=version, marks=marks or {})
             rgb.save(file, "JPEG", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
         case "webp":
             image.save(file, "WEBP", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
+        case "avif":
+            image.save(file, "AVIF", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
     return file.getvalue()
 
 
@@ -98,24 +104,25 @@ def encode_plain(image: Image.Image) -> bytes:
 
 
 def build_metadata(
-    spec: Denoised | Upscale, *, version: str, detail: Detail, lora_hashes: Mapping[str, str] | None = None
+    spec: Denoised | Upscale,
+    detail: Detail,
+    *,
+    version: str,
+    marks: Mapping[str, str],
+    lora_hashes: Mapping[str, str] | None = None,
 ) -> EmbeddedMetadata:
     if detail == "none":
-        return EmbeddedMetadata()
+        return EmbeddedMetadata(marks=marks)
     record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
-    if isinstance(spec, Upscale):
-        # The upscaled image may or may not have come from a model: its own file has that metadata.
-        source_type = parameters = ""
-    else:
+    if not isinstance(spec, Upscale):
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
-        from_text = isinstance(spec, TextToImage)
-        source_type = "trainedAlgorithmicMedia" if from_text else "compositeWithTrainedAlgorithmicMedia"
-        parameters = write_infotext(spec, version=version, lora_hashes=lora_hashes)
-    if detail == "full":
-        record["spec"] = spec.model_dump(mode="json")
-    return EmbeddedMetadata(
-        record=json.dumps(record), parameters=parameters if detail == "full" else "", source_type=source_type
-    )
+    if detail == "minimal":
+        return EmbeddedMetadata(record=json.dumps(record), marks=marks)
+    record["spec"] = spec.model_dump(mode="json")
+    if isinstance(spec, Upscale):
+        return EmbeddedMetadata(record=json.dumps(record), marks=marks)
+    parameters = write_infotext(spec, version=version, lora_hashes=lora_hashes)
+    return EmbeddedMetadata(record=json.dumps(record), parameters=parameters, prompt=spec.prompt, marks=marks)
 
 
 def png_info(metadata: EmbeddedMetadata) -> PngInfo:
@@ -124,10 +131,10 @@ def png_info(metadata: EmbeddedMetadata) -> PngInfo:
         info.add_text("parameters", metadata.parameters)
     if metadata.record:
         info.add_text("safelight", metadata.record)
-    if metadata.source_type:
-        info.add_itxt(
-            "XML:com.adobe.xmp", xmp.packet({"Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE + metadata.source_type})
-        )
+    if xmp.AIGC in metadata.marks:
+        info.add_text("AIGC", metadata.marks[xmp.AIGC])
+    if elements := public_elements(metadata):
+        info.add_itxt("XML:com.adobe.xmp", xmp.packet(elements))
     return info
 
 
@@ -141,7 +148,10 @@ def exif(metadata: EmbeddedMetadata) -> bytes:
 
 
 def packet(metadata: EmbeddedMetadata) -> bytes:
-    elements = {RECORD: metadata.record} if metadata.record else {}
-    if metadata.source_type:
-        elements["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPE + metadata.source_type
-    return xmp.packet(elements).encode() if elements else b""
+    record = {RECORD: metadata.record} if metadata.record else {}
+    return xmp.packet(record | public_elements(metadata)).encode()
+
+
+def public_elements(metadata: EmbeddedMetadata) -> dict[str, str]:
+    """The XMP elements that are not ours."""
+    return {**metadata.marks} | ({xmp.AI_PROMPT: metadata.prompt} if metadata.prompt else {})

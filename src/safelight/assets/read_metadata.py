@@ -16,10 +16,11 @@ from PIL import ExifTags
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import iTXt
 
-from safelight.assets import comfyui, sampler_names, xmp
+from safelight.assets import comfyui, sampler_names
 from safelight.assets.encode import RECORD
 from safelight.assets.infotext import from_pairs, parse_infotext
 from safelight.errors import InvalidRequest
+from safelight.imaging import xmp
 from safelight.imaging.open_image import open_checked
 from safelight.spec import Denoised, Upscale, parse_spec
 

@@ -91,7 +91,7 @@ def hint(
     settings = Settings.from_environment(device=device)
     require_preprocessor(preprocessor)
     limits = two_numbers(thresholds)
-    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, trusted=True)
     folder = ControlFolder(open_catalogue(settings))
 
     def placement() -> "Placement":

@@ -59,7 +59,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     settings = Settings.from_environment()
     findings: list[Check] = []
-    for check in (python, processor, torch_build, device, home, embedded_model, extras, plugins):
+    for check in (python, processor, torch_build, device, home, signature, embedded_model, extras, plugins):
         for finding in attempt(check, settings):
             findings.append(finding)
             if not as_json:
@@ -151,6 +151,30 @@ def home(settings: "Settings") -> list[Check]:
     remedy = "" if enough else "enough for pictures; a full checkpoint takes 2 to 7 GB"
     found = f"{settings.home}, {free / 1e9:.1f} GB free"
     return [Check(level="ok" if enough else "warn", name="home", found=found, remedy=remedy)]
+
+
+def signature(settings: "Settings") -> list[Check]:
+    """What signs pictures; nothing is made."""
+    from datetime import UTC, datetime
+
+    from safelight.trust.credentials import read_credentials
+    from safelight.trust.policy import Policy
+
+    own = "`safelight trust init --certificate FILE --key FILE` signs with your own"
+    try:
+        if not Policy.of(settings).signature:
+            remedy = "unset SAFELIGHT_TRUST_SIGNATURE; the law may ask for marks"
+            return [Check(level="warn", name="signature", found="pictures are not signed", remedy=remedy)]
+        credentials = read_credentials(settings.trust)
+        if credentials is None:
+            found = "a development certificate is made when it is first needed"
+            return [Check(level="ok", name="signature", found=found, remedy=own)]
+        credentials.require_valid(datetime.now(UTC))
+    except SafelightError as error:
+        return [Check(level="fail", name="signature", found=str(error))]
+    about = credentials.description
+    found = f"{about.subject}, until {about.not_after.date()}"
+    return [Check(level="ok", name="signature", found=found, remedy=own if about.development else "")]
 
 
 def embedded_model(settings: "Settings") -> list[Check]:

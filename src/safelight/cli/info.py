@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP picture.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG, WebP or AVIF picture.")],
     as_json: options.Json = False,
 ) -> None:
     """Show how a picture was made.

@@ -14,6 +14,8 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
     from safelight.assets.store import AssetStore
     from safelight.imaging.open_image import open_image
 
-    image = open_image(file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA")
+    image = open_image(
+        file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA", trusted=True
+    )
     opaque = image.getchannel("A").getextrema()[0] == 255
     return AssetStore(settings.blobs).put_image(image.convert("RGB") if opaque else image)

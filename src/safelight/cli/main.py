@@ -23,6 +23,7 @@ from safelight.cli import (
     samplers,
     serve,
     train,
+    trust,
     upscale,
 )
 from safelight.cli.errors import SafelightCommands
@@ -72,6 +73,7 @@ app.command("info", epilog=info.EXAMPLES, rich_help_panel=PICTURES)(info.info)
 app.command("serve", epilog=serve.EXAMPLES, rich_help_panel=SERVER)(serve.serve)
 app.command("mcp", epilog=mcp.EXAMPLES, rich_help_panel=SERVER)(mcp.mcp)
 app.add_typer(keys.app, rich_help_panel=SERVER)
+app.add_typer(trust.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
 app.add_typer(train.app, rich_help_panel=PARTS)
 app.add_typer(lora.app, rich_help_panel=PARTS)

@@ -23,15 +23,15 @@ Out = Annotated[
         "--out", "-o", metavar="DIR", help="Folder for the pictures; created if missing.", rich_help_panel=FILES
     ),
 ]
-Format = Annotated[Literal["png", "jpeg", "webp"], typer.Option("--format", rich_help_panel=FILES)]
+Format = Annotated[Literal["png", "jpeg", "webp", "avif"], typer.Option("--format", rich_help_panel=FILES)]
 Quality = Annotated[
-    int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP, 1 to 100.", rich_help_panel=FILES)
+    int, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF, 1 to 100.", rich_help_panel=FILES)
 ]
 Detail = Annotated[
     Literal["full", "minimal", "none"],
     typer.Option(
         "--metadata",
-        help="Metadata in the file: full allows a replay, minimal omits the prompt.",
+        help="Metadata in the file: full allows a replay, minimal omits the prompt, none all but the marks.",
         rich_help_panel=FILES,
     ),
 ]

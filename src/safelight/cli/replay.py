@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAME_DB = 60.0
 """PSNR from which two pictures are the same: less than one in 255 for about one pixel in fifteen."""
 LOSSY_DB = 30.0
-"""The same for JPEG and WebP, where the file itself is off by more than that."""
+"""The same for JPEG, WebP and AVIF, where the file itself is off by more than that."""
 EXAMPLES = """\
 [bold]Examples[/]
   safelight replay pictures/a-red-apple-7.png
@@ -88,7 +88,7 @@ def replay(
 
     with open_studio(settings) as studio:
         notes = [] if isinstance(draft, Draft) else studio.plugins.differences(draft.plugins)
-        original = studio.open(file)
+        original = studio.open(file, trusted=True)
         again = run(finish(draft, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
     lossy = file.read_bytes()[:4] != b"\x89PNG"

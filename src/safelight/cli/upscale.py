@@ -23,7 +23,7 @@ EXAMPLES = """\
 
 
 def upscale(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG, WebP or GIF picture.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG, WebP, AVIF or GIF picture.")],
     scale: Annotated[float, typer.Option("--scale", "-x", help="How many times as large, above 1 and up to 8.")] = 2.0,
     method: Annotated[
         str,

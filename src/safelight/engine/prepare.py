@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 
 from safelight.diffusion.noise import draw, seeded
 from safelight.diffusion.schedule import HISTORY, Schedule
@@ -20,7 +20,7 @@ from safelight.diffusion.schedules import StepSpacing, schedule_for
 from safelight.diffusion.shapes import Latent
 from safelight.engine.job import Blend, Job, Overlay, Trajectory
 from safelight.errors import UnsupportedOption
-from safelight.imaging.canvas import binary_mask, black_and_white, box_around, fit_to
+from safelight.imaging.canvas import black_and_white, box_around, fit_to, inpaint_masks
 from safelight.models.checkpoints.families import Description
 from safelight.models.networks.latents import decode, encode, encode_unscaled, from_pil, to_pil
 from safelight.spec import Denoised, Edit, HighresFix, ImageToImage, Inpaint, Refined, TextToImage, Variation
@@ -149,21 +149,15 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
     if mask.size != original.size:
         mask = fit_to(mask, *original.size, "stretch")
     if spec.only_masked:
-        hard, soft = masks(mask, spec)
+        hard, soft = inpaint_masks(mask, spec)
         box = box_around(hard, padding=spec.padding, width=spec.width, height=spec.height)
         job.overlay = Overlay(original=original, soft_mask=soft, box=box)
         image, mask = (fit_to(part.crop(box), spec.width, spec.height, "pad") for part in (original, hard))
         return image, drawn_mask(job, spec, black_and_white(mask))
     image = fit_to(original, spec.width, spec.height, spec.fit)
-    hard, soft = masks(fit_to(mask, spec.width, spec.height, spec.fit), spec)
+    hard, soft = inpaint_masks(fit_to(mask, spec.width, spec.height, spec.fit), spec)
     job.overlay = Overlay(original=image, soft_mask=soft, box=None)
     return image, drawn_mask(job, spec, hard)
-
-
-def masks(mask: Image.Image, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
-    """The mask for drawing, and the soft mask for pasting the result over the original."""
-    hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
-    return hard, (ImageOps.invert(mask) if spec.mask_invert else mask) if spec.soft_mask else soft
 
 
 def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:

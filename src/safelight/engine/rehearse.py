@@ -12,13 +12,8 @@ from PIL import Image
 from safelight.diffusion.schedules import count_steps
 from safelight.engine.conditioning import prompts_of, require_bounded
 from safelight.engine.job import scaled_side
-from safelight.engine.prepare import (
-    masks,
-    pace_for,
-    require_mask_where_one_is_read,
-    require_two_steps,
-)
-from safelight.imaging.canvas import fit_to
+from safelight.engine.prepare import pace_for, require_mask_where_one_is_read, require_two_steps
+from safelight.imaging.canvas import fit_to, inpaint_masks
 from safelight.models.checkpoints.families import Description
 from safelight.models.networks.components import Outline
 from safelight.models.networks.encode import Prompt, check_depth
@@ -80,4 +75,4 @@ def require_white(spec: Inpaint, mask: Image.Image, size: tuple[int, int]) -> No
     mask = mask.convert("L")
     if mask.size != size:
         mask = fit_to(mask, *size, "stretch")
-    masks(mask if spec.only_masked else fit_to(mask, spec.width, spec.height, spec.fit), spec)
+    inpaint_masks(mask if spec.only_masked else fit_to(mask, spec.width, spec.height, spec.fit), spec)

@@ -7,4 +7,5 @@ canvas       fit to a size, extend for outpainting, crop and paste back
 outlines     edges and scribbles, as hints for a ControlNet
 subject      separate the subject from the background, by transparency or an even background colour
 grid         several images side by side
+xmp          XMP packets, written and read
 """

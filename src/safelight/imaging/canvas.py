@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from safelight.errors import InvalidRequest
-from safelight.spec import Sides
+from safelight.spec import Inpaint, Sides
 from safelight.spec.fields import Fit
 
 Box = tuple[int, int, int, int]
@@ -63,6 +63,25 @@ def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.
     if hard.getbbox() is None:
         raise InvalidRequest("mask is all black: white marks what is to be drawn (or use mask_invert)")
     return hard, hard.filter(ImageFilter.GaussianBlur(blur)) if blur else hard
+
+
+def inpaint_masks(mask: Image.Image, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
+    """Return the mask for drawing, and the soft mask for pasting the result over the original."""
+    hard, soft = binary_mask(mask, blur=spec.mask_blur, invert=spec.mask_invert)
+    return hard, (ImageOps.invert(mask) if spec.mask_invert else mask) if spec.soft_mask else soft
+
+
+def painted_box(mask: Image.Image, spec: Inpaint, *, size: tuple[int, int]) -> Box:
+    """Return the smallest box with every pixel of the finished picture that an inpainting may change.
+
+    Args:
+        size: width and height of the picture that it starts from.
+    """
+    mask = fit_to(mask.convert("L"), *size, "stretch")
+    if not spec.only_masked:
+        mask = fit_to(mask, spec.width, spec.height, spec.fit)
+    _, soft = inpaint_masks(mask, spec)
+    return soft.getbbox() or (0, 0, *mask.size)
 
 
 def black_and_white(mask: Image.Image) -> Image.Image:

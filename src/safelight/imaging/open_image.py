@@ -18,6 +18,15 @@ from safelight.imaging.bare_png import bare_png
 from safelight.regular_file import is_regular, open_regular
 
 ACCEPTED = "give a PNG, JPEG, WebP or GIF picture"
+FileFormat = Literal["PNG", "JPEG", "WEBP", "AVIF", "GIF"]
+"""As Pillow names them."""
+MIME: dict[FileFormat, str] = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "WEBP": "image/webp",
+    "AVIF": "image/avif",
+    "GIF": "image/gif",
+}
 OTHER_FORMATS: dict[bytes, str] = {
     b"BM": "BMP",
     b"II*\0": "TIFF",
@@ -33,6 +42,7 @@ OTHER_FORMATS: dict[bytes, str] = {
     b"<html": "HTML",
 }
 """Formats named in the error message, by their first bytes."""
+MAX_BRAND_BYTES = 256
 MAX_SCANS = 500
 """Of a progressive JPEG; each scan decodes the whole image again: libjpeg-turbo's advice against bombs."""
 ORIENTATIONS: dict[int, Image.Transpose] = {
@@ -48,10 +58,22 @@ ORIENTATIONS: dict[int, Image.Transpose] = {
 
 
 def open_image(
-    source: bytes | Path, *, max_pixels: int, max_file_bytes: int, mode: Literal["RGB", "RGBA"] = "RGB"
+    source: bytes | Path,
+    *,
+    max_pixels: int,
+    max_file_bytes: int,
+    mode: Literal["RGB", "RGBA"] = "RGB",
+    trusted: bool = False,
 ) -> Image.Image:
-    """Decode an untrusted image; in RGB, transparent areas become white."""
+    """Decode an image; in RGB, transparent areas become white.
+
+    Args:
+        trusted: the file is the user's own or ours. AVIF is opened only then: its decoder makes pictures of up to 268
+            million pixels whatever the header says, and scales them to it (seen with libavif 1.4).
+    """
     with open_checked(source, max_pixels=max_pixels, max_file_bytes=max_file_bytes) as image:
+        if image.format == "AVIF" and not trusted:
+            raise InvalidImage(f"AVIF pictures are written, but not taken from others; {ACCEPTED}")
         load(image)
         try:
             plain = to_plain(upright(image), mode)
@@ -127,7 +149,7 @@ def read_bounded(source: bytes | Path, max_file_bytes: int) -> bytes:
     return data
 
 
-def detect_format(data: bytes) -> Literal["PNG", "JPEG", "WEBP", "GIF"]:
+def detect_format(data: bytes) -> FileFormat:
     """Return the format by the first bytes, regardless of the file name."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
@@ -141,7 +163,11 @@ def detect_format(data: bytes) -> Literal["PNG", "JPEG", "WEBP", "GIF"]:
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     if data[4:8] == b"ftyp":
-        raise InvalidImage(f"the file looks like HEIC, AVIF or a video; {ACCEPTED}")
+        # The major brand, a version, and the compatible brands, within the length of the box.
+        brands = data[8 : min(int.from_bytes(data[:4], "big"), MAX_BRAND_BYTES)]
+        if any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4)):
+            return "AVIF"
+        raise InvalidImage(f"the file looks like HEIC or a video; {ACCEPTED}")
     name = next((name for start, name in OTHER_FORMATS.items() if data.startswith(start)), None)
     raise InvalidImage(f"the file {'is not a picture' if name is None else f'looks like {name}'}; {ACCEPTED}")
 

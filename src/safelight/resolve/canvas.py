@@ -45,7 +45,7 @@ def fit_canvas(draft: Draft, studio: Studio, found: Found) -> Draft:
 def find_background(draft: Draft, studio: Studio, found: Found) -> Draft:
     """Return a masked draft that draws all but the subject, at the model's own size, and lays it behind the subject."""
     assert draft.init is not None
-    image = studio.open(studio.assets.read(draft.init), mode="RGBA")
+    image = studio.picture(draft.init, mode="RGBA")
     description = found.description
     width, height = same_area(image.width / image.height, own_area(description), description.side_step)
     masked = {

@@ -57,6 +57,20 @@ def test_the_link_to_a_picture_needs_no_key(client: httpx.Client) -> None:
     assert forged.status_code == 403
 
 
+def test_a_picture_may_be_an_avif_and_the_start_of_another(client: httpx.Client) -> None:
+    job = drawn(client, output_format="avif", metadata="none")
+    answer = httpx.get(job["url"])
+    assert answer.headers["content-type"] == "image/avif"
+    assert urlsplit(job["url"]).path.endswith(".avif")
+    with Image.open(BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("AVIF", (64, 64))
+        assert b"trainedAlgorithmicMedia" in image.info["xmp"], "marks are there without metadata, too"
+    assert drawn(client, init=job["asset_id"])["state"] == "done"
+    sent = client.post("/v1/files", files={"file": ("picture.avif", answer.content)})
+    assert sent.status_code == 400
+    assert "AVIF pictures are written, but not taken from others" in sent.json()["error"]["message"]
+
+
 def test_a_list_is_accepted_as_one_request(client: httpx.Client) -> None:
     answer = client.post("/v1/jobs", json=[SMALL, SMALL | {"seed": 8}]).json()
     assert len({job["request"] for job in answer["data"]}) == 1

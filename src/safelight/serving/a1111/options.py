@@ -18,7 +18,7 @@ from safelight.validation import CheckedModel, to_invalid_fields
 
 DEFAULT_MODEL = "mini"
 MODEL_VAE = ("Automatic", "None", "")
-FORMATS: dict[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+FORMATS: dict[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif"}
 NEUTRAL: dict[str, object] = {
     "always_discard_next_to_last_sigma": False,
     "emphasis": "Original",
@@ -56,7 +56,7 @@ class Options(CheckedModel):
     """The name of a file in `vaes/`; "Automatic", "None" and "" are the model's own."""
     CLIP_stop_at_last_layers: ClipSkip | None = None
     """None: the model's default."""
-    samples_format: Literal["png", "jpg", "jpeg", "webp"] = "png"
+    samples_format: Literal["png", "jpg", "jpeg", "webp", "avif"] = "png"
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 80
     enable_pnginfo: bool = True
     """False omits the prompt from the file."""

@@ -25,7 +25,7 @@ from safelight.serving.jobs.tables import JobRow
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 LINK_LASTS_S = 3600
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".avif": "image/avif"}
 
 
 class FileView(BaseModel):

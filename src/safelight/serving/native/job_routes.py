@@ -40,7 +40,7 @@ class JobRequest(Draft):
     )
     output_format: Format = "png"
     output_compression: Annotated[int, Field(ge=1, le=100)] = 90
-    """Quality of JPEG and WebP."""
+    """Quality of JPEG, WebP and AVIF."""
     metadata: Detail = "full"
     """Metadata in the file; `minimal` omits the prompt."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
