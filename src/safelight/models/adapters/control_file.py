@@ -280,7 +280,7 @@ def made_for(shapes: Shapes) -> str | None:
 
 
 def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
-    """What the hint shows, where the net must be told: as the wish says, else what its preprocessor makes.
+    """What the hint shows, where the net must be told: as the request says, else what its preprocessor makes.
 
     Raises:
         InvalidRequest: neither says so, or the net does not know that kind.

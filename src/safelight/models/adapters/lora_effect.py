@@ -109,10 +109,10 @@ class LoraEffect(Effect):
         return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.pin_one, requests))})
 
     def pin_one(self, request: LoraRequest) -> PinnedLora:
-        """The wish with the digest of the file that its name stands for now.
+        """The request with the digest of the file that its name stands for now.
 
         Raises:
-            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the wish asks for.
+            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the request names.
         """
         if request.digest is not None:
             self.catalogue.pinned(request.name, request.digest, "lora")
