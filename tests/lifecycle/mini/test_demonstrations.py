@@ -49,7 +49,7 @@ def test_a_new_word_alone_comes_nearer_than_known_ones() -> None:
     assert numbers["nearer to it than to what words draw"] >= 0.75
 
 
-@pytest.mark.xfail(strict=True, reason="by the judge of the ninth training round one of twelve is recognised, none on white")
+@pytest.mark.xfail(strict=True, reason="the judge recognises one of twelve pictures, and none on white")
 def test_a_new_word_alone_brings_the_thing() -> None:
     """On white, as it was learnt; words for other backgrounds and the new one get in each other's way."""
     numbers = numbers_of_the_word()
