@@ -83,4 +83,4 @@ UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Frozen(CheckedModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -30,7 +30,7 @@ CHANGEABLE = {"steps", "save_every", "validate_every", "sample_every", "prompts"
 class Recipe(CheckedModel):
     """The fields of all four kinds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
     name: Name
     """Name of the resulting LoRA, embedding or model."""
@@ -224,7 +224,7 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "full": FullRecipe,
 }
 RecipeByKind = Annotated[Annotated[AnyRecipe, Field(discriminator="kind")], WrapValidator(without_tags)]
-_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind)
+_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind, config=ConfigDict(defer_build=True))
 
 
 def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:
