@@ -57,7 +57,7 @@ def list_nets(as_json: options.Json = False) -> None:
             typer.echo(f"  {name}  {path}")
         if not paths:
             where = " or ".join(str(settings.home / place) for place in FOLDERS[kind])  # pyright: ignore
-            typer.echo(f"  none; safetensors files and diffusers folders in {where} are listed here")
+            typer.echo(f"  none; put safetensors files or diffusers folders into {where}")
     if as_json:
         for name, what in PREPROCESSORS.items():
             typer.echo(json.dumps({"kind": "preprocessor", "name": name, "what": what}))
@@ -109,5 +109,7 @@ def two_numbers(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InvalidRequest(f"--thresholds is two numbers with a comma between, as 100,200, not {text!r}") from None
+        raise InvalidRequest(
+            f"--thresholds needs two numbers separated by a comma, such as 100,200, not {text!r}"
+        ) from None
     return low, high

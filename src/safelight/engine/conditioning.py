@@ -102,7 +102,7 @@ def prompts_of(
     words = [part.text for part in parts_of(spec.prompt)]
     joined = len(words) > 1
     if not about.supports_cfg and joined:
-        raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
+        raise UnsupportedOption("prompt", f"AND needs classifier-free guidance, which {name} does not support")
     if joined or (spec.guidance > 1 and about.supports_cfg):
         words.append(spec.negative_prompt)
     return [tuple(prompt_of(spec, embeddings, text) for text in unroll(one, passes)) for one in words]
@@ -130,7 +130,7 @@ def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
     """
     num_chunks = sum(len(chunks_of(prompt, tokenizer)) for prompt in prompts)
     if num_chunks > MAX_CHUNKS:
-        raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
+        raise InvalidRequest(f"prompt: all steps together need {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
 
 
 def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:

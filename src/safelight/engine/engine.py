@@ -142,7 +142,9 @@ class Engine:
     def hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if not job.now.latents[0].isfinite().all():
-                raise JobFailed("the network made numbers that are not finite; float32, or less guidance, may help")
+                raise JobFailed(
+                    "the network's output has NaN or infinite values; float32, or a lower guidance scale, may help"
+                )
             job.state = "decoding"
             self.scheduler.remove(job)
             if self.scheduler.jobs:

@@ -136,8 +136,8 @@ class LocalBackend:
         try:
             self.work()
         except Exception as error:
-            log.exception("the engine broke down")
-            fault = EngineStopped(f"the engine broke down: {type(error).__name__}: {error}")
+            log.exception("the engine failed")
+            fault = EngineStopped(f"the engine failed: {type(error).__name__}: {error}")
         finally:
             with self.closing:
                 self.closed = True

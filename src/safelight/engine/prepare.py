@@ -215,7 +215,9 @@ def until_refined(job: Job, schedule: Schedule) -> Schedule:
 def require_two_steps(steps: int) -> None:
     """Raises UnsupportedOption if either model would have no step."""
     if steps < 2:
-        raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
+        raise UnsupportedOption(
+            "refiner", "base and refiner need a step each, but there is only one: use more steps, or a higher strength"
+        )
 
 
 def refine(job: Job, cache: Path | None) -> None:

@@ -17,7 +17,7 @@ def heeded(seed: int) -> int:
     if seed >= NUM_SEEDS:
         raise PydanticCustomError(
             "seed_too_large",
-            "at most {most}: only 32 bits of a seed are heeded, so that this one draws the picture of {same}",
+            "at most {most}: only 32 bits of a seed are used, so this one would give the same picture as {same}",
             {"most": NUM_SEEDS - 1, "same": seed % NUM_SEEDS},
         )
     return seed

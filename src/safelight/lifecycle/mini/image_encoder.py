@@ -99,7 +99,7 @@ def train_image_encoder(
         if state["text_encoder"] == texts.digest:
             step, seconds = restore(state, pair, average, optimizers)
         elif accelerator.is_main_process:
-            print(f"{path} belongs to another text encoder: starting anew", flush=True)
+            print(f"{path} belongs to another text encoder: starting from the beginning", flush=True)
     began = saved = time.time()
 
     def save() -> None:

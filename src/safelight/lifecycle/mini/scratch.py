@@ -88,7 +88,7 @@ def train_all(orders: ScratchOptions, *, processes: int) -> None:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.touch()
     if not left:
-        print(f"{orders.out} is a finished run; name a stage to go on with it")
+        print(f"{orders.out} is a finished run; to continue one of its stages, name the stage")
 
 
 def result_of(stage: Stage, out: Path) -> Path:

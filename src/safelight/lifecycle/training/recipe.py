@@ -62,7 +62,7 @@ class Recipe(CheckedModel):
     """Seed of all randomness, except the secret noise and sampling of a private run."""
 
     resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
-    """Side in pixels of the square with the area that pictures are resized to; default: the model's own size."""
+    """Pictures are resized to the area of a square with this side, in pixels; default: the model's own size."""
     buckets: bool = True
     """Sort pictures into buckets of similar aspect ratio; otherwise crop them to squares."""
     flip: bool = False

@@ -23,12 +23,14 @@ def require_adapter(path: Path, model: Description, *, name: str, model_name: st
     inside = {key.removeprefix("image_proj.") for key in shapes if key.startswith("image_proj.")}
     widths = [shape[-1] for key, shape in shapes.items() if key.endswith("to_k_ip.weight") and shape]
     if not inside or not widths:
-        raise UnsupportedOption("picture_prompts", f"{path} is no IP-Adapter: those have image_proj. and ip_adapter.")
+        raise UnsupportedOption(
+            "picture_prompts", f"{path} is not an IP-Adapter: it needs tensors image_proj.* and ip_adapter.*"
+        )
     needed = model.unet.get("cross_attention_dim")
     if widths[0] != needed:
         raise IncompatibleControl(
             name,
-            f"its tokens are {widths[0]} wide, and those of the model's prompts {needed}",
+            f"its image tokens have width {widths[0]}, the model's prompt tokens {needed}",
             model=f"{model_name} ({model.family.name})",
             made_for=CONTEXT_WIDTHS.get(widths[0]),
         )

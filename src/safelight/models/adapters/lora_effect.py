@@ -171,7 +171,7 @@ def require_blocks(uses: Sequence[PinnedLora], description: Description, *, name
     """Raises UnsupportedOption where a model that is no UNet is given weights by a UNet's blocks."""
     for pinned in uses:
         if description.family.network != "unet" and (pinned.blocks or {}).keys() - {"BASE"}:
-            raise UnsupportedOption("blocks", f"LoRA {pinned.name}: {name} is no UNet and has no such blocks")
+            raise UnsupportedOption("blocks", f"LoRA {pinned.name}: {name} has no UNet, and so none of these blocks")
 
 
 def require_finite(file: LoraFile, *, name: str) -> None:

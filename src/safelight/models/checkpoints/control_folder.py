@@ -91,7 +91,8 @@ class ControlFolder:
             if version := self.catalogue.version(str(digest), listed):
                 return version, str(digest)
         raise InvalidRequest(
-            f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: the picture would differ"
+            f"{TITLES[kind]} {name!r} has digest {found[:10]} here, but {str(digest)[:10]} in the "
+            "spec: the picture would differ"
         )
 
     def files(self, kind: Kind, path: Path) -> list[Path]:
@@ -117,4 +118,4 @@ class ControlFolder:
             return next(iter(known))
         if not known:
             raise UnknownControl("image encoder", "image_encoder", [], folder=f"a folder beside {adapter.name}")
-        raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")
+        raise InvalidRequest(f"{adapter.name} fits several image encoders, {', '.join(known)}: name one")
