@@ -218,7 +218,7 @@ def test_choices_in_a_prompt_are_made_when_asked(safelight: Call, home: Path) ->
 
 def test_choices_that_cannot_be_are_refused_before_anything_is_loaded(safelight: Call) -> None:
     refused = {
-        ("--wildcards", "--combinatorial"): "give one of them",
+        ("--wildcards", "--combinatorial"): "use only one of them",
         ("--combinatorial", "-n", 501): "2 combinations; at most 1",
         ("--wildcards", "--negative", "__nowhere__"): "no wildcard 'nowhere'",
     }

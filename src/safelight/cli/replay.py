@@ -218,5 +218,5 @@ def worded(difference: Difference | None, *, same: bool, lossy: bool) -> str:
     if difference.worst == 0:
         return "identical: every pixel is the same"
     measured = f"at most {difference.worst} of 255 in a channel, PSNR {difference.psnr_db:.1f} dB"
-    allowed = f"within the loss of this file format ({LOSSY_DB:g} dB or more)" if lossy else f"{SAME_DB:g} dB or more"
-    return f"the same, {allowed}: {measured}" if same else f"another picture: {measured}"
+    allowed = f"within the loss of a lossy format ({LOSSY_DB:g} dB or more)" if lossy else f"{SAME_DB:g} dB or more"
+    return f"the same, {allowed}: {measured}" if same else f"different: {measured}"

@@ -91,7 +91,7 @@ def test_a_licence_is_recorded_now_or_later(registry: Registry, tmp_path: Path) 
 )
 def test_a_name_is_a_plain_word(registry: Registry, tmp_path: Path, name: str) -> None:
     file = write_lora(tmp_path / "file.safetensors")
-    with pytest.raises(InvalidRequest, match="is no name"):
+    with pytest.raises(InvalidRequest, match="is not a valid name"):
         registry.add(file, name=name or " ")
     assert registry.versions() == []
 
