@@ -188,7 +188,7 @@ def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models
         failed = job_service.last(bad)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, InvalidRequest)
-        assert "needs 551 chunks of tokens; at most 256" in str(failed.error)
+        assert "need 551 chunks of tokens; at most 256" in str(failed.error)
         job_service.finish()
         job_service.image(good)
 
