@@ -1,4 +1,4 @@
-"""Measurements, each a program of its own; `make bench` runs them all.
+"""Benchmarks, each a program of its own; `make bench` runs them all.
 
-A package, since one of that name comes with Opacus and would be found in the place of this folder.
+This is a package because Opacus installs one of the same name, which would be imported instead.
 """

@@ -1,9 +1,9 @@
-"""From the shell to a file on disk: `safelight generate` against the shortest diffusers script that does the same.
+"""Time of `safelight generate`, from start to file, against the shortest diffusers script that does the same.
 
     python benchmarks/cold_start.py [REPEATS] [--before SRC]
 
 Both load the embedded model and draw one picture with the same seed, steps and guidance; in turn, a new process each.
-SRC is the `src` of another checkout: its command and its `--help` are then timed in the same turns.
+SRC is the `src` of another checkout, whose command and `--help` are then timed in the same turns.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(repeats: int, before: Path | None) -> None:
         sides = {"peer": (script, ours), "ours": (safelight, ours)} | (
             {"before": (safelight, theirs)} if before else {}
         )
-        # The first run compiles and keeps the schedule, and warms the disk cache.
+        # The first run compiles and caches the schedule, and warms the disk cache.
         first = {name: seconds(command, folder=folder, environment=where) for name, (command, where) in sides.items()}
         turns = [
             {name: seconds(command, folder=folder, environment=where) for name, (command, where) in sides.items()}

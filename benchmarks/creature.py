@@ -1,7 +1,7 @@
-"""A thing that no prompt draws, and whether a picture shows it.
+"""An invented object for DreamBooth and textual inversion, and a test of whether a picture shows it.
 
-A purple fruit with an orange leaf and a round window: five renderings to learn from, on white. A picture of it must be
-told from all that shares its colours or its shape alone.
+The object is a purple fruit with an orange leaf and a round window, in five renderings on white for training. The test
+separates it from pictures that share only its colours or only its shape.
 """
 
 import random
@@ -18,13 +18,13 @@ from safelight.lifecycle.evaluation.judge import Judge
 RENDERINGS = 5
 SIDE = 128
 BACKGROUNDS = ("white", "#ff4f1f", "#2a9fe8", "#202020")
-"""What mini makes of its words for backgrounds: none, red, blue, black."""
+"""The colours that mini draws for its background words: none, red, blue, black."""
 WARPS = 20
-"""Decoys of a kind on each background."""
+"""Number of decoys of each kind on each background."""
 
 
 def creatures(folder: Path) -> Path:
-    """The renderings to learn from."""
+    """Write the training renderings into the folder."""
     folder.mkdir()
     for pose in range(RENDERINGS):
         creature(pose).save(folder / f"{pose}.png")
@@ -32,7 +32,7 @@ def creatures(folder: Path) -> Path:
 
 
 def creature(pose: int, background: str = "white") -> Image.Image:
-    """Each pose is tilted a little further, and nearer."""
+    """One rendering; each pose is rotated a little further, and closer."""
     large = Image.new("RGB", (512, 512), background)
     pen = ImageDraw.Draw(large)
     pen.rounded_rectangle((246, 70, 272, 170), 12, fill="#5b3a1e")
@@ -46,20 +46,20 @@ def creature(pose: int, background: str = "white") -> Image.Image:
 
 
 def recognised(judge: Judge, pictures: Sequence[Image.Image], others: Sequence[Image.Image] = ()) -> float:
-    """The share of pictures that are liker to the fruit than to any decoy and to any of `others`, as the judge sees."""
+    """Share of pictures more similar to the object than to any decoy or any of `others`, in the judge's features."""
     return nearer(judge, pictures, [*decoys(), *others])
 
 
 def nearer(judge: Judge, pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    """The share of pictures that are liker to the fruit than to any of these."""
+    """Share of pictures more similar to the object than to any of `others`, in the judge's features."""
     own = [creature(pose, background) for pose in range(RENDERINGS) for background in BACKGROUNDS]
     drawn, real, false = (F.normalize(judge.features(part)) for part in (pictures, own, others))
     return float(((drawn @ real.T).amax(1) > (drawn @ false.T).amax(1)).double().mean())
 
 
 def decoys() -> list[Image.Image]:
-    """Its colours in other shapes (pulled out of shape, cut into squares and shuffled, upside down), and its shape in
-    other colours."""
+    """Its colours in other shapes (warped, cut into squares and shuffled, upside down), and its shape in other
+    colours."""
     made: list[Image.Image] = []
     for background in BACKGROUNDS:
         for number in range(WARPS):
@@ -71,7 +71,7 @@ def decoys() -> list[Image.Image]:
 
 
 def warped(picture: Image.Image, *, seed: int) -> Image.Image:
-    """As if printed on cloth that is pulled about."""
+    """The picture under a smooth random warp."""
     generator = torch.Generator().manual_seed(seed)
     pulls = 0.35 * torch.randn(1, 2, 5, 5, generator=generator)
     smooth = F.interpolate(pulls, SIDE, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
@@ -93,12 +93,12 @@ def shuffled(picture: Image.Image, *, seed: int) -> Image.Image:
 
 
 def rehued(pose: int, background: str, turn: int) -> Image.Image:
-    """Other colours on the same background; `turn` is of 256."""
+    """The object in other colours on the same background; `turn` is the shift of the hue, out of 256."""
     plain = creature(pose, background)
     hue, saturation, value = plain.convert("HSV").split()
     other = Image.merge("HSV", (hue.point([(level + turn) % 256 for level in range(256)]), saturation, value)).convert(
         "RGB"
     )
-    # Where the drawing is, whatever stands behind it.
+    # The area of the object, on any background.
     behind = np.array(creature(pose, "#00ff00")) == np.array([0, 255, 0])
     return Image.composite(plain, other, Image.fromarray(behind.all(-1).astype(np.uint8) * 255))

@@ -1,13 +1,13 @@
-"""What fine-tuning does to the embedded model, in a few minutes on a CPU: before and after, in pictures and numbers.
+"""Fine-tune the embedded model in a few minutes on a CPU, and compare pictures and metrics before and after.
 
-    style      a LoRA of an icon set that mini never saw (Streamline Emojis, CC BY 4.0, from npm), on things kept out
-    object     DreamBooth of an invented thing, from five renderings, on backgrounds that they do not have
-    word       the same thing as a textual inversion: a token and nothing else
+    style      a LoRA of an icon set that mini never saw (Streamline Emojis, CC BY 4.0, from npm), on held-out concepts
+    object     DreamBooth of an invented object, from five renderings, on backgrounds that they do not have
+    word       the same object as a textual inversion: only a new token
 
     python benchmarks/demonstrations.py [style] [object] [word]
 
-Writes one grid each into docs/images. Fixed prompts and seeds, nothing picked.
-`tests/lifecycle/mini/test_demonstrations.py` holds the numbers to what docs/fine-tuning.md says.
+Writes one grid each into docs/images. Prompts and seeds are fixed, not picked.
+`tests/lifecycle/mini/test_demonstrations.py` compares the numbers with docs/fine-tuning.md.
 """
 
 import json
@@ -44,23 +44,23 @@ from safelight.studio import Studio, open_studio
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PACKAGE = "@iconify-json/streamline-emojis@1.2.4"
-KEPT_OUT = 40
-"""Things that the style is measured on, and that the run does not see."""
-LATE = 0.5
-"""Where in the steps the style sets in: what is drawn is settled by then, how it is drawn is not."""
+HELD_OUT = 40
+"""Number of concepts on which the style is measured; they are not in the training data."""
+STYLE_START = 0.5
+"""Fraction of the steps after which the style LoRA acts: by then the concept is decided, and the style is not."""
 SHOWN = 12
 CONTEXTS = dict(
     zip(("", " on a red background", " on a blue background", " on a black background"), BACKGROUNDS, strict=True)
 )
 CLASS = "apple"
-"""What the thing is one of, as far as mini knows."""
+"""DreamBooth's class: the nearest one that mini knows."""
 NEAR = ("apple", "purple apple", "purple doughnut", "purple clock", "purple fruit with a hole")
-"""The nearest that prompts come to it."""
+"""Prompts for objects similar to it."""
 SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Setup:
     folder: Path
     settings: Settings
     studio: Studio
@@ -68,56 +68,56 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Result:
     rows: list[list[Image.Image]]
-    """Before, after, and for a style the artist's own."""
+    """Pictures before and after, and for a style the artist's own."""
     numbers: dict[str, float]
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    shows: dict[str, Callable[[Bench], Shown]] = {"style": show_style, "object": show_object, "word": show_word}
+    shows: dict[str, Callable[[Setup], Result]] = {"style": show_style, "object": show_object, "word": show_word}
     for name in sys.argv[1:] or shows:
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
-            shown = on_a_bench(Path(folder), shows[name])
+            shown = with_setup(Path(folder), shows[name])
             paste([row[:SHOWN] for row in shown.rows]).save(IMAGES / f"fine-tuning-{name}.png")
             said = ", ".join(f"{what} {number:.3g}" for what, number in shown.numbers.items())
             print(f"{name}: {said}; {time.monotonic() - began:.0f} s", flush=True)
 
 
-def on_a_bench(folder: Path, show: Callable[[Bench], Shown]) -> Shown:
+def with_setup(folder: Path, show: Callable[[Setup], Result]) -> Result:
     settings = Settings(home=folder / "home", device="cpu")
     with open_studio(settings) as studio:
-        return show(Bench(folder, settings, studio, open_judge()))
+        return show(Setup(folder, settings, studio, open_judge()))
 
 
-def show_style(bench: Bench) -> Shown:
-    """Things that the run did not see, before and after: how far they are from that style's own pictures of things that
-    it did not see either, and whether they are still what was asked for."""
-    judge = bench.judge
+def show_style(setup: Setup) -> Result:
+    """Pictures of held-out concepts before and after training: their distance from the artist's pictures of the same
+    concepts, and whether the judge still recognises the concepts."""
+    judge = setup.judge
     icons = {"aliases": {}} | json.loads(
-        (fetch_package(PACKAGE, bench.folder / "npm") / "icons.json").read_text("utf-8")
+        (fetch_package(PACKAGE, setup.folder / "npm") / "icons.json").read_text("utf-8")
     )
-    # Of things that mini has no word for it would learn words, and not only the style.
-    words = words_of_mini()
+    # Only concepts that mini knows: with others the LoRA would learn concepts as well as the style.
+    words = mini_vocabulary()
     drawn = {
         slug: picture for slug in words if slug in icons["icons"] and (picture := rendered(icons, slug)) is not None
     }
-    asked = kept_out(judge, drawn)
-    data = bench.folder / "style"
+    asked = held_out(judge, drawn)
+    data = setup.folder / "style"
     data.mkdir()
     seen = [slug for slug in drawn if slug not in asked]
     for slug in seen:
         drawn[slug].save(data / f"{slug}.png")
         (data / f"{slug}.txt").write_text(words[slug])
-    learn(bench, "lora", "ink", data, **STYLE)
-    # The style has no word: it is what the LoRA does. Prompts are the same before and after.
+    learn(setup, "lora", "ink", data, **STYLE)
+    # No word stands for the style; the LoRA alone makes it. The prompts are the same before and after.
     prompts = [words[slug] for slug in asked]
-    before = draw(bench.studio, prompts, seeds=2)
-    after = draw(bench.studio, prompts, seeds=2, loras=(LoraRequest(name="ink", start=LATE),))
-    # As the model's own autoencoder shows them: a LoRA does not change that, and the judge sees its blur.
-    real, others = (through_autoencoder(bench.studio, [drawn[slug] for slug in part]) for part in (asked, seen))
+    before = draw(setup.studio, prompts, seeds=2)
+    after = draw(setup.studio, prompts, seeds=2, loras=(LoraRequest(name="ink", start=STYLE_START),))
+    # Encoded and decoded by the model: a LoRA does not change the autoencoder, and its blur would affect the judge.
+    real, others = (through_autoencoder(setup.studio, [drawn[slug] for slug in part]) for part in (asked, seen))
     twice = [slug for slug in asked for _ in range(2)]
     numbers = {
         "distance before": style_distance(judge, before, real),
@@ -128,7 +128,7 @@ def show_style(bench: Bench) -> Shown:
         "likeness to the prompt before": likeness(before, [words[slug] for slug in twice]),
         "likeness to the prompt after": likeness(after, [words[slug] for slug in twice]),
     }
-    return Shown(rows=[before[::2], after[::2], [drawn[slug] for slug in asked]], numbers=numbers)
+    return Result(rows=[before[::2], after[::2], [drawn[slug] for slug in asked]], numbers=numbers)
 
 
 STYLE: dict[str, Any] = {
@@ -136,18 +136,18 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def words_of_mini() -> dict[str, str]:
-    """What it calls things, by their slugs."""
+def mini_vocabulary() -> dict[str, str]:
+    """Mini's names of concepts, by slug."""
     aliases = read_aliases()
     return {slug_of(label): names_of(label, aliases)[0] for label in aliases.names}
 
 
-def kept_out(judge: Judge, drawn: dict[str, Image.Image]) -> list[str]:
-    """Things which the judge, who never saw the style either, can name in it."""
+def held_out(judge: Judge, drawn: dict[str, Image.Image]) -> list[str]:
+    """Concepts that the judge, which was not trained on the style either, recognises in it."""
     ranked = judge.rank([*drawn.values()], "concept")
     readable = [slug for slug, order in zip(drawn, ranked, strict=True) if slug in order[:5]]
     random.Random(0).shuffle(readable)
-    return readable[:KEPT_OUT]
+    return readable[:HELD_OUT]
 
 
 def rendered(icons: Any, slug: str) -> Image.Image | None:
@@ -161,38 +161,38 @@ def through_autoencoder(studio: Studio, pictures: Sequence[Image.Image]) -> list
 
 
 def style_distance(judge: Judge, pictures: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
-    """Between two sets of pictures, by what tells the judge one style from another."""
+    """Kernel distance between two sets of pictures, in the features of the judge's style network."""
     return kernel_distance(judge.features(pictures, "style"), judge.features(real, "style"))
 
 
 def named(judge: Judge, pictures: Sequence[Image.Image], asked: Sequence[str]) -> float:
-    """The share of pictures whose name is among the judge's five likeliest."""
+    """Share of pictures whose concept is in the judge's top five."""
     ranked = judge.rank(pictures, "concept")
     return sum(slug in order[:5] for order, slug in zip(ranked, asked, strict=True)) / len(asked)
 
 
 def likeness(pictures: Sequence[Image.Image], prompts: Sequence[str]) -> float:
-    """Of each picture to its prompt, by the image encoder."""
+    """Mean similarity of each picture to its prompt, by the image encoder."""
     eyes = open_similarity()
     return float((eyes.embed_images(pictures) * eyes.embed_prompts(prompts)).sum(1).mean())
 
 
-def show_object(bench: Bench) -> Shown:
-    data = creatures(bench.folder / "object")
+def show_object(setup: Setup) -> Result:
+    data = creatures(setup.folder / "object")
     said = {"prompt": f"a sks {CLASS}", "class_prompt": f"a {CLASS}"}
-    learn(bench, "dreambooth", "creature", data, **OBJECT, **said)
+    learn(setup, "dreambooth", "creature", data, **OBJECT, **said)
     active = (LoraRequest(name="creature"),)
     prompts = [f"a sks {CLASS}{context}" for context in CONTEXTS]
-    before, after = (draw(bench.studio, prompts, seeds=SEEDS, loras=loras) for loras in ((), active))
-    class_before, class_after = (draw(bench.studio, [f"a {CLASS}"], seeds=8, loras=loras) for loras in ((), active))
-    others = near_misses(bench)
+    before, after = (draw(setup.studio, prompts, seeds=SEEDS, loras=loras) for loras in ((), active))
+    class_before, class_after = (draw(setup.studio, [f"a {CLASS}"], seeds=8, loras=loras) for loras in ((), active))
+    others = near_misses(setup)
     numbers = {
-        "recognised before": recognised(bench.judge, before, others),
-        "recognised after": recognised(bench.judge, after, others),
-        "class still named before": named(bench.judge, class_before, [f"red-{CLASS}"] * 8),
-        "class still named after": named(bench.judge, class_after, [f"red-{CLASS}"] * 8),
+        "recognised before": recognised(setup.judge, before, others),
+        "recognised after": recognised(setup.judge, after, others),
+        "class still named before": named(setup.judge, class_before, [f"red-{CLASS}"] * 8),
+        "class still named after": named(setup.judge, class_after, [f"red-{CLASS}"] * 8),
     }
-    return Shown(rows=[before, after], numbers=numbers)
+    return Result(rows=[before, after], numbers=numbers)
 
 
 OBJECT: dict[str, Any] = {
@@ -200,24 +200,24 @@ OBJECT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def show_word(bench: Bench) -> Shown:
-    data = creatures(bench.folder / "word")
-    # The embedded model has never read sentences like "a rendering of a ...", with which embeddings are usually taught.
+def show_word(setup: Setup) -> Result:
+    data = creatures(setup.folder / "word")
+    # Not the usual captions for embeddings ("a rendering of a ..."): mini was not trained on such sentences.
     for path in data.glob("*.png"):
         path.with_suffix(".txt").write_text("a sks-fruit")
-    learn(bench, "embedding", "sks-fruit", data, **WORD)
+    learn(setup, "embedding", "sks-fruit", data, **WORD)
     before, after = (
-        draw(bench.studio, [f"a {word}{context}" for context in CONTEXTS], seeds=SEEDS)
+        draw(setup.studio, [f"a {word}{context}" for context in CONTEXTS], seeds=SEEDS)
         for word in (WORD["init"], "sks-fruit")
     )
-    others = near_misses(bench)
+    others = near_misses(setup)
     numbers = {
-        "recognised before": recognised(bench.judge, before, others),
-        "recognised after": recognised(bench.judge, after, others),
-        "of these on white": recognised(bench.judge, after[:SEEDS], others),
-        "nearer to it than to what words draw": nearer(bench.judge, after, others),
+        "recognised before": recognised(setup.judge, before, others),
+        "recognised after": recognised(setup.judge, after, others),
+        "of these on white": recognised(setup.judge, after[:SEEDS], others),
+        "nearer to it than to what words draw": nearer(setup.judge, after, others),
     }
-    return Shown(rows=[before, after], numbers=numbers)
+    return Result(rows=[before, after], numbers=numbers)
 
 
 WORD: dict[str, Any] = {
@@ -226,14 +226,14 @@ WORD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def near_misses(bench: Bench) -> list[Image.Image]:
-    return draw(bench.studio, [f"a {thing}{context}" for thing in NEAR for context in CONTEXTS], seeds=1)
+def near_misses(setup: Setup) -> list[Image.Image]:
+    return draw(setup.studio, [f"a {thing}{context}" for thing in NEAR for context in CONTEXTS], seeds=1)
 
 
-def learn(bench: Bench, kind: str, name: str, data: Path, **options: Any) -> None:
+def learn(setup: Setup, kind: str, name: str, data: Path, **options: Any) -> None:
     recipe = parse_recipe({"kind": kind, "name": name, "data": str(data), "tracker": "none"} | options)
     began = time.monotonic()
-    for news in train(recipe, bench.settings):
+    for news in train(recipe, setup.settings):
         if isinstance(news, Updated) and news.step % 50 == 0:
             seconds = time.monotonic() - began
             print(f"{name}: step {news.step}/{news.total_steps}, loss {news.loss:.3f}, {seconds:.0f} s", flush=True)

@@ -3,8 +3,8 @@
     python benchmarks/engine.py            everything; prints a table and writes benchmarks/results/engine_*.md
     python benchmarks/engine.py --quick    fewer repeats, without the Stable Diffusion 1.5-sized network
 
-Both sides run the same requests in turn, each in a process of its own, so that a noisy machine hits both and peak
-memory is each one's own. Quote the ratios, not the seconds.
+Both sides run the same requests in turn, each in a process of its own, so that other load on the machine affects both
+and peak memory is measured separately. Quote the ratios, not the seconds.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from report import Report, ratio
 
 NUM_REQUESTS = 32
 LOAD = 0.8
-"""Poisson arrivals, as a share of what the pipeline can serve."""
+"""Rate of the Poisson arrivals, as a share of the pipeline's throughput."""
 WORDS = ("red apple", "blue car", "cat face", "slice of pizza", "yellow star", "green frog", "house", "red heart")
 SAMPLERS = ("DDIM", "Euler", "Euler a", "DPM++ 2M", "UniPC", "DPM++ 2M SDE")
 
@@ -33,7 +33,7 @@ Request = dict[str, Any]
 
 
 def requests() -> list[Request]:
-    """Unlike in prompt, seed, sampler, steps and guidance; the same list every time."""
+    """Requests that differ in prompt, seed, sampler, steps and guidance; the same list in every run."""
     dice = random.Random(0)
     return [
         {
@@ -229,7 +229,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def in_child(part: str, argument: Any) -> dict[str, Any]:
-    """Run one part in a process of its own; its peak memory comes back with its times."""
+    """Run one part in a process of its own; returns its times and its peak memory."""
     command = [sys.executable, "-W", "ignore", __file__, "--part", part, "--argument", json.dumps(argument)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     return json.loads(output.splitlines()[-1])

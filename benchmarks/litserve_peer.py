@@ -1,9 +1,9 @@
-"""A peer of benchmarks/server.py: LitServe around a diffusers pipeline, batching those requests that it can.
+"""A peer of benchmarks/server.py: LitServe around a diffusers pipeline, batching compatible requests.
 
     python benchmarks/litserve_peer.py PORT
 
 LitServe collects requests that arrive close together. A pipeline can draw them in one call if they agree in sampler,
-steps and guidance: those that do are drawn together, the others one after another.
+steps and guidance: such requests are drawn together, the others one after another.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from safelight.models.checkpoints.catalogue import MINI
 
 # LitServe 0.2.19 looks for the package mcp and then uses fastmcp: with only the former it does not start.
 litserve.server._MCP_AVAILABLE = False
-Wish = dict[str, Any]
+Request = dict[str, Any]
 
 
 class Pictures(litserve.LitAPI):
@@ -31,16 +31,16 @@ class Pictures(litserve.LitAPI):
         self.pipeline.set_progress_bar_config(disable=True)
         self.own = self.pipeline.scheduler.config
 
-    def decode_request(self, request: Wish) -> Wish:
+    def decode_request(self, request: Request) -> Request:
         return request
 
-    def batch(self, inputs: list[Wish]) -> list[Wish]:
+    def batch(self, inputs: list[Request]) -> list[Request]:
         return inputs
 
-    def predict(self, x: list[Wish]) -> list[bytes]:
+    def predict(self, x: list[Request]) -> list[bytes]:
         alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for place, wish in enumerate(x):
-            alike[wish["sampler"], wish["steps"], wish["guidance"]].append(place)
+        for place, request in enumerate(x):
+            alike[request["sampler"], request["steps"], request["guidance"]].append(place)
         files: list[bytes] = [b""] * len(x)
         for (sampler_name, steps, guidance), places in alike.items():
             sampler = SAMPLERS[sampler_name]

@@ -4,8 +4,8 @@
     python benchmarks/lora.py --quick    one round
 
 Both sides draw the same pictures with the embedded model, in turn, each in a process of its own. The pipeline serves
-one request after another, and for each it loads the LoRA, draws, and unloads it: what a server does when its next
-request wants another one. The LoRAs are random, of rank 8, for the attention and feed-forward layers of the UNet.
+one request after another; for each it loads the LoRA, draws, and unloads it, as a server must if the next request uses
+another LoRA. The LoRAs are random, of rank 8, for the attention and feed-forward layers of the UNet.
 """
 
 import argparse
@@ -26,11 +26,11 @@ ROUND = [{"prompt": "a red apple", "seed": i, "steps": STEPS, "guidance": 4.0} f
 
 
 Seconds = tuple[float, float]
-"""Elapsed, and of processor time: on a machine that is shared, the second is the steadier."""
+"""Elapsed and CPU seconds; on a shared machine, the second vary less."""
 
 
 def write_loras(folder: Path) -> None:
-    """peft's dialect, which both sides read."""
+    """Write random LoRAs in peft's format, which both sides read."""
     import torch
     from diffusers import UNet2DConditionModel
     from safetensors.torch import save_file
@@ -95,7 +95,7 @@ def engine(home: Path, *, swap: bool) -> Seconds:
         await asyncio.gather(*(draw(i, request) for i, request in enumerate(ROUND)))
 
     def forgetful() -> None:
-        """As the pipeline, which reads its files anew for each request."""
+        """Without cached LoRAs, as the pipeline, which reads its files again for each request."""
         loras = studio.effects["loras"]
         assert isinstance(loras, LoraEffect)
         loras.loaded.clear()

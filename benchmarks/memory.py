@@ -1,10 +1,10 @@
-"""How much memory a server comes to hold with the pictures that it draws: 10 000 small ones, unlike in everything.
+"""Memory growth of a server over 10 000 small pictures that all differ.
 
-    python benchmarks/memory.py                    an hour or so; fails where memory still grows in the second half
-    python benchmarks/memory.py --pictures 1500    a look
+    python benchmarks/memory.py                    an hour or so; fails if memory still grows in the second half
+    python benchmarks/memory.py --pictures 1500    a shorter run
 
-One real process, asked over HTTP in three dialects: other sizes, samplers, prompts and seeds, a LoRA, a start picture,
-previews and streams of events.
+One real server process, with requests in three APIs over HTTP: different sizes, samplers, prompts and seeds, a LoRA, a
+start picture, previews and event streams.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from safelight.models.checkpoints.catalogue import MINI
 PICTURES = 10_000
 AT_ONCE = 16
 EVERY = 100
-"""Pictures between two looks at the process."""
+"""Pictures between two measurements."""
 MAX_MIB_PER_1000 = 10.0
 THINGS = ("apple", "car", "cat", "pizza", "star", "frog", "house", "heart")
 NAMES = sorted(name for name, sampler in SAMPLERS.items() if sampler.kind == "diffusion")
 SIDES = range(64, 136, 8)
-Wish = dict[str, Any]
+Request = dict[str, Any]
 
 
-def wishes(count: int, starts: list[str]) -> list[Wish]:
-    """The same list every time; no prompt and no seed comes twice."""
+def requests(count: int, starts: list[str]) -> list[Request]:
+    """The same list in every run; no prompt and no seed occurs twice."""
     dice = random.Random(0)
-    listed: list[Wish] = []
+    listed: list[Request] = []
     for seed in range(count):
-        wish: Wish = {
+        request: Request = {
             "prompt": f"a {dice.choice(THINGS)} and {dice.choice(THINGS)} number {seed}",
             "negative_prompt": dice.choice(("", "blurry", f"not {seed}")),
             "seed": seed,
@@ -54,33 +54,33 @@ def wishes(count: int, starts: list[str]) -> list[Wish]:
             "height": dice.choice(SIDES),
         }
         if dice.random() < 0.3:
-            wish["loras"] = [{"name": "benchmark", "weight": round(dice.uniform(0.2, 1.0), 2)}]
+            request["loras"] = [{"name": "benchmark", "weight": round(dice.uniform(0.2, 1.0), 2)}]
         if dice.random() < 0.3:
-            wish |= {"init": dice.choice(starts), "strength": round(dice.uniform(0.7, 1.0), 2), "steps": 3}
-        listed.append(wish)
+            request |= {"init": dice.choice(starts), "strength": round(dice.uniform(0.7, 1.0), 2), "steps": 3}
+        listed.append(request)
     return listed
 
 
-async def draw(client: httpx.AsyncClient, wish: Wish) -> None:
-    """A job that is followed, a job that is waited for, or one of the other two dialects."""
-    match wish["seed"] % 4:
-        case 0 if "init" not in wish:
-            theirs = {"sampler_name": wish["sampler"], "cfg_scale": wish["guidance"]}
+async def draw(client: httpx.AsyncClient, request: Request) -> None:
+    """Draw by a job with its event stream, a job that is polled, or one of the other two APIs."""
+    match request["seed"] % 4:
+        case 0 if "init" not in request:
+            theirs = {"sampler_name": request["sampler"], "cfg_scale": request["guidance"]}
             same = ("prompt", "negative_prompt", "seed", "steps", "width", "height")
-            body = theirs | {name: wish[name] for name in same}
+            body = theirs | {name: request[name] for name in same}
             answer = await client.post("/sdapi/v1/txt2img", json=body)
             assert answer.is_success, answer.text
-        case 1 if "init" not in wish:
-            body = {name: wish[name] for name in ("prompt", "seed", "steps")}
-            body |= {"size": f"{wish['width']}x{wish['height']}", "response_format": "b64_json"}
+        case 1 if "init" not in request:
+            body = {name: request[name] for name in ("prompt", "seed", "steps")}
+            body |= {"size": f"{request['width']}x{request['height']}", "response_format": "b64_json"}
             (await client.post("/v1/images/generations", json=body)).raise_for_status()
         case 2:
-            job = (await client.post("/v1/jobs", json=wish)).raise_for_status().json()
+            job = (await client.post("/v1/jobs", json=request)).raise_for_status().json()
             async with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
                 told = [line async for line in stream.aiter_lines()]
             assert "event: done" in told, told
         case _:
-            job = (await client.post("/v1/jobs", json=wish)).raise_for_status().json()
+            job = (await client.post("/v1/jobs", json=request)).raise_for_status().json()
             while job["state"] in ("queued", "running"):
                 job = (await client.get(f"/v1/jobs/{job['id']}/wait")).raise_for_status().json()
             assert job["state"] == "done", job
@@ -101,14 +101,14 @@ async def measure(url: str, server: psutil.Process, pictures: int) -> list[float
     """The size in MiB after every hundred pictures."""
     sizes: list[float] = []
     async with httpx.AsyncClient(base_url=url, timeout=None) as client:
-        todo = iter(wishes(pictures, await upload_starts(client)))
+        todo = iter(requests(pictures, await upload_starts(client)))
 
         async def ask() -> None:
-            for wish in todo:
-                await draw(client, wish)
-                if wish["seed"] % EVERY == EVERY - 1:
+            for request in todo:
+                await draw(client, request)
+                if request["seed"] % EVERY == EVERY - 1:
                     sizes.append(server.memory_info().rss / 2**20)
-                    print(f"{wish['seed'] + 1} pictures: {sizes[-1]:.0f} MiB", flush=True)
+                    print(f"{request['seed'] + 1} pictures: {sizes[-1]:.0f} MiB", flush=True)
 
         await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
     return sizes
@@ -120,7 +120,7 @@ def slope(sizes: list[float]) -> float:
 
 
 def write_lora(path: Path) -> None:
-    """Of rank 4, of every attention of the network of mini."""
+    """Write a LoRA of rank 4 for every attention layer of mini's UNet."""
     import torch
     from diffusers import UNet2DConditionModel
     from safetensors.torch import save_file

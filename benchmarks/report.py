@@ -1,4 +1,4 @@
-"""One table a benchmark, printed and kept under benchmarks/results/."""
+"""Prints a benchmark's table and writes it to benchmarks/results/."""
 
 import datetime
 import os

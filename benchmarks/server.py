@@ -1,4 +1,4 @@
-"""The server against what people write today, FastAPI around a diffusers pipeline with a lock, and against LitServe.
+"""The server against the usual solution, FastAPI around a diffusers pipeline with a lock, and against LitServe.
 
     python benchmarks/server.py                  prints a table and writes benchmarks/results/server_*.md
     python benchmarks/server.py --pictures 2000  the long run for the memory slope (an hour or so on two cores)
@@ -28,7 +28,7 @@ from report import Report, ratio
 
 NUM_REQUESTS = 32
 LOAD = 0.8
-"""Poisson arrivals, as a share of what the peer can serve."""
+"""Rate of the Poisson arrivals, as a share of the peer's throughput."""
 WORDS = ("red apple", "blue car", "cat face", "slice of pizza", "yellow star", "green frog", "house", "red heart")
 SAMPLERS = ("DDIM", "Euler", "Euler a", "DPM++ 2M", "UniPC", "DPM++ 2M SDE")
 PEER = """
@@ -49,16 +49,16 @@ def ready():
     return {}
 
 @app.post("/draw")
-def draw(wish: dict):
+def draw(request: dict):
     with lock:
-        sampler = SAMPLERS[wish["sampler"]]
+        sampler = SAMPLERS[request["sampler"]]
         kind = getattr(importlib.import_module("diffusers"), sampler.diffusers_class)
         pipeline.scheduler = kind.from_config(own, **sampler.options)
         image = pipeline(
-            wish["prompt"],
-            num_inference_steps=wish["steps"],
-            guidance_scale=wish["guidance"],
-            generator=torch.Generator("cpu").manual_seed(wish["seed"]),
+            request["prompt"],
+            num_inference_steps=request["steps"],
+            guidance_scale=request["guidance"],
+            generator=torch.Generator("cpu").manual_seed(request["seed"]),
         ).images[0]
     file = BytesIO()
     image.save(file, "PNG")
@@ -67,11 +67,11 @@ def draw(wish: dict):
 uvicorn.run(app, port=int(sys.argv[1]), log_level="error")
 """
 
-Wish = dict[str, Any]
+Request = dict[str, Any]
 
 
-def wishes(count: int) -> list[Wish]:
-    """Unlike in everything; the same list every time."""
+def requests(count: int) -> list[Request]:
+    """Requests that all differ; the same list in every run."""
     dice = random.Random(0)
     return [
         {
@@ -113,8 +113,8 @@ class Peer:
     def running(self) -> Any:
         return process([*self.command, str(self.port)], self.port, {})
 
-    async def draw(self, client: httpx.AsyncClient, wish: Wish, key: int) -> None:
-        answer = await client.post(f"http://127.0.0.1:{self.port}/draw", json=wish)
+    async def draw(self, client: httpx.AsyncClient, request: Request, key: int) -> None:
+        answer = await client.post(f"http://127.0.0.1:{self.port}/draw", json=request)
         answer.raise_for_status()
 
 
@@ -134,19 +134,19 @@ class Ours:
             self.keys.append(made.stdout.strip())
         return process(["-m", "safelight", "serve", "--port", str(self.port)], self.port, environment)
 
-    async def draw(self, client: httpx.AsyncClient, wish: Wish, key: int) -> None:
+    async def draw(self, client: httpx.AsyncClient, request: Request, key: int) -> None:
         headers = {"X-API-Key": self.keys[key % 3]}
         base = f"http://127.0.0.1:{self.port}"
-        job = (await client.post(f"{base}/v1/jobs", json=wish, headers=headers)).raise_for_status().json()
+        job = (await client.post(f"{base}/v1/jobs", json=request, headers=headers)).raise_for_status().json()
         done = (await client.get(f"{base}/v1/jobs/{job['id']}/wait?timeout_s=600", headers=headers)).json()
         assert done["state"] == "done", done
         (await client.get(done["url"])).raise_for_status()
 
-    async def first_preview(self, client: httpx.AsyncClient, wish: Wish) -> float:
+    async def first_preview(self, client: httpx.AsyncClient, request: Request) -> float:
         headers = {"X-API-Key": self.keys[0]}
         base = f"http://127.0.0.1:{self.port}"
         began = time.perf_counter()
-        job = (await client.post(f"{base}/v1/jobs", json=wish, headers=headers)).raise_for_status().json()
+        job = (await client.post(f"{base}/v1/jobs", json=request, headers=headers)).raise_for_status().json()
         async with client.stream("GET", f"{base}/v1/jobs/{job['id']}/events", headers=headers) as stream:
             async for line in stream.aiter_lines():
                 if line == "event: preview":
@@ -157,40 +157,40 @@ class Ours:
 Side = Peer | Ours
 
 
-async def all_at_once(side: Side, work: list[Wish]) -> float:
+async def all_at_once(side: Side, work: list[Request]) -> float:
     async with httpx.AsyncClient(timeout=1200, limits=httpx.Limits(max_connections=200)) as client:
         began = time.perf_counter()
-        await asyncio.gather(*(side.draw(client, wish, key) for key, wish in enumerate(work)))
+        await asyncio.gather(*(side.draw(client, request, key) for key, request in enumerate(work)))
         return time.perf_counter() - began
 
 
-async def poisson(side: Side, work: list[Wish], arrivals: list[float]) -> list[float]:
+async def poisson(side: Side, work: list[Request], arrivals: list[float]) -> list[float]:
     async with httpx.AsyncClient(timeout=1200, limits=httpx.Limits(max_connections=200)) as client:
         began = time.perf_counter()
 
-        async def one(wish: Wish, arrival: float, key: int) -> float:
+        async def one(request: Request, arrival: float, key: int) -> float:
             await asyncio.sleep(max(0.0, began + arrival - time.perf_counter()))
-            await side.draw(client, wish, key)
+            await side.draw(client, request, key)
             return time.perf_counter() - began - arrival
 
         return await asyncio.gather(*(one(w, a, k) for k, (w, a) in enumerate(zip(work, arrivals, strict=True))))
 
 
 async def shares_under_flood(side: Ours) -> list[float]:
-    """What part of the pictures each key gets while all three have work, the first having four times as much."""
+    """Each key's share of the pictures while all three have queued requests, the first four times as many."""
     done = [0, 0, 0]
     over = asyncio.Event()
     async with httpx.AsyncClient(timeout=1200, limits=httpx.Limits(max_connections=200)) as client:
 
         async def keep_asking(key: int) -> None:
-            for wish in wishes(1000):
+            for request in requests(1000):
                 if over.is_set():
                     return
-                await side.draw(client, wish | {"steps": 10, "seed": random.getrandbits(31)}, key)
+                await side.draw(client, request | {"steps": 10, "seed": random.getrandbits(31)}, key)
                 if not over.is_set():
                     done[key] += 1
 
-        # 48 askers with the first key, 12 with each other one: each has always more in line than its share.
+        # 48 clients with the first key, 12 with each of the others: each key always has more queued than its share.
         askers = [asyncio.create_task(keep_asking(key)) for key, many in enumerate((48, 12, 12)) for _ in range(many)]
         await asyncio.sleep(45)
         over.set()
@@ -204,7 +204,7 @@ async def shares_under_flood(side: Ours) -> list[float]:
 async def memory_slope(side: Side, server: psutil.Process, pictures: int) -> tuple[float, float]:
     """Megabytes per thousand pictures, by least squares over the second half, and the size at the end."""
     sizes: list[float] = []
-    work = [wish | {"steps": 4} for wish in wishes(pictures)]
+    work = [request | {"steps": 4} for request in requests(pictures)]
     for start in range(0, pictures, 20):
         await all_at_once(side, work[start : start + 20])
         sizes.append(server.memory_info().rss / 2**20)
@@ -224,7 +224,7 @@ def p95(values: list[float]) -> float:
 
 def main(*, pictures: int) -> None:
     report = Report("server", "The server against FastAPI around a pipeline with a lock, and LitServe", peer="peer")
-    work = wishes(NUM_REQUESTS)
+    work = requests(NUM_REQUESTS)
     peer, ours = Peer("pipeline and lock", "-c", PEER), Ours()
     framework = Peer("LitServe", str(Path(__file__).with_name("litserve_peer.py")))
     seconds: dict[str, list[float]] = {peer.name: [], framework.name: [], ours.name: []}

@@ -4,8 +4,8 @@
 
 Random weights in the original layout, in float32 and in float16. Each measurement is a process of its own: it reads the
 whole file into memory, or it loads the model on the CPU, in float32; with the file in the system's cache, and without.
-Peak memory is what the process holds at most (VmHWM) above what it held before loading, against the bytes of the loaded
-weights. What needs no conversion stays mapped, and is read by the first network call.
+Peak memory is the process's peak (VmHWM) minus its memory before loading, against the bytes of the loaded weights.
+Tensors that need no conversion stay memory-mapped; the first network call reads them.
 """
 
 import json
@@ -37,7 +37,7 @@ def load(path: Path) -> dict[str, float]:
     from safelight.models.networks.networks import network_classes
     from safelight.models.networks.placement import choose_placement
 
-    network_classes()  # imports, which every start pays whatever it loads
+    network_classes()  # import cost, the same for every model
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
@@ -84,7 +84,7 @@ def write(path: Path, dtype_name: str) -> None:
 
     write_tensors(path, {name: (dtype, shape) for name, shape in shapes.items()}, tensors(), metadata={})
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # what is not on disk yet cannot be dropped from the cache
+        os.fsync(file.fileno())  # pages that are not on disk yet cannot be dropped from the cache
 
 
 def measure(what: str, path: Path) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Training steps a second: our LoRA recipe against the loop of diffusers' train_text_to_image_lora.py.
+"""Training steps per second: safelight's LoRA recipe against the loop of diffusers' train_text_to_image_lora.py.
 
-Both train the same LoRA on the same networks and pictures. The script opens, encodes and reads every picture at every
-step; so do we without caches, and with them, as a run is by default, only once. Seconds are CPU seconds of one thread.
+Both train the same LoRA on the same networks and pictures. The script opens and encodes every picture at every step.
+Safelight does so without caches; with caches, the default, it does so once. Seconds are CPU seconds of one thread.
 """
 
 import sys
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def layout(model: Model, memory_format: torch.memory_format) -> None:
-    """The script's networks are as diffusers loads them, ours as we do."""
+    """Give the networks the memory format in which the script, or safelight, would load them."""
     for network in (model.unet, model.vae.network):
         torch.nn.Module.to(network, memory_format=memory_format)
 
@@ -165,7 +165,7 @@ def script(model: Model, params: list[Any], data: Path, *, side: int, batch: int
 
 
 def recipe(model: Model, learnt: Any, data: Path, *, side: int, batch: int, cache: bool, home: Path) -> Step:
-    """The middle of lifecycle/training/lora.py, on networks that are there already."""
+    """The training loop of lifecycle/training/lora.py, on networks in memory."""
     said = {"kind": "lora", "name": "bench", "data": str(data), "resolution": side, "batch": batch, "steps": 10_000}
     chosen = parse_recipe(
         {**said, "tracker": "none", "save_every": 10_000, "cache_latents": cache, "cache_text": cache}

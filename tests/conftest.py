@@ -1,4 +1,4 @@
-"""What every test gets: no network, a home of its own, and settings that are the defaults."""
+"""For every test: no network, its own SAFELIGHT_HOME, and default settings."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ settings.load_profile("safelight")
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SAFELIGHT_HOME of this test alone; no other setting reaches it from the caller's shell."""
+    """The test's own SAFELIGHT_HOME; other settings of the caller's shell are removed."""
     for name in list(os.environ):
         if name.startswith("SAFELIGHT_"):
             monkeypatch.delenv(name)
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server; what is in it may be there from another test."""
+    """The URL of a PostgreSQL server; it may hold data of other tests."""
     from tests.needs import lacking
     from tests.postgres import BINARIES, postgresql_server
 
@@ -52,7 +52,7 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database, on each of the two that it may be."""
+    """The URL of an empty database: SQLite, then PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     from sqlalchemy.orm import Session

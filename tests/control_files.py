@@ -1,7 +1,6 @@
-"""Tiny ControlNets, T2I-Adapters and IP-Adapters for a tiny model, random, and their files in each dialect.
+"""Tiny random ControlNets, T2I-Adapters and IP-Adapters for a tiny model, and their files in each format.
 
-The names of the authors' code are written out here, from that code and not from our tables, so that a mistake in a
-table shows.
+The tensor names come from the authors' code, not from safelight's tables, so that tests find mistakes in the tables.
 """
 
 import inspect
@@ -28,9 +27,9 @@ from safelight.spec import PicturePromptRequest
 from safelight.spec.effects import PinnedControl
 
 HINTS = (8, 12, 16)
-"""One width more than halvings: the autoencoder of the tiny models shrinks pictures four times."""
+"""One width more than there are halvings: the autoencoder of the tiny models downsamples by 4."""
 HINT, OTHER_HINT, LOOK, OTHER_LOOK = "c" * 64, "d" * 64, "e" * 64, "f" * 64
-"""Names for pictures, as specs name them."""
+"""Digests of pictures, as specs name them."""
 LDM = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -88,7 +87,7 @@ def controlnet(model: Model, *, seed: int = 11, **config: Any) -> Any:
 
 
 def union(model: Model, *, kinds: int = 6, seed: int = 15) -> Any:
-    """A ControlNet Union; diffusers makes none from a UNet with another number of kinds than six."""
+    """A ControlNet Union; diffusers' `from_unet` supports only six kinds of hints."""
     from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 
     config = dict(model.unet.config)
@@ -131,7 +130,7 @@ def write_diffusers(path: Path, network: Any, *, dtype: torch.dtype = torch.floa
 
 
 def write_ldm(path: Path, network: Any, *, prefix: str = "control_model.", dtype: torch.dtype = torch.float32) -> Path:
-    """As lllyasviel's files are."""
+    """Write a ControlNet in lllyasviel's format."""
 
     def theirs(name: str) -> str:
         module = max((ours for ours in LDM if name.startswith(f"{ours}.")), key=len)
@@ -142,7 +141,7 @@ def write_ldm(path: Path, network: Any, *, prefix: str = "control_model.", dtype
 
 
 def write_control_lora(path: Path, network: Any, model: Model, *, rank: int = 4) -> Path:
-    """As Stability AI's files are; the weights of `network` become what the file says."""
+    """Write a Control-LoRA in Stability AI's format; `network` gets the weights that the file stands for."""
     theirs, ours = model.unet.state_dict(), network.state_dict()
     generator = torch.Generator().manual_seed(16)
     tensors = {"lora_controlnet": torch.tensor([])}
@@ -162,7 +161,7 @@ def write_control_lora(path: Path, network: Any, model: Model, *, rank: int = 4)
 
 
 def write_tencent(path: Path, network: Any) -> Path:
-    """A T2I-Adapter as TencentARC's files are: the blocks of all levels in one row."""
+    """Write a T2I-Adapter in TencentARC's format: the blocks of all levels in one list."""
     light = network.config.adapter_type == "light_adapter"
 
     def theirs(name: str) -> str:
@@ -179,7 +178,7 @@ def write_tencent(path: Path, network: Any) -> Path:
 
 
 def write_ip_adapter(path: Path, model: Model, *, kind: str = "base", encoder: Path, seed: int = 13) -> Path:
-    """In the names of its authors' files, beside which an image encoder lies."""
+    """Write an IP-Adapter in its authors' format, with an image encoder beside it."""
     said = json.loads((encoder / "config.json").read_text())
     generator = torch.Generator().manual_seed(seed)
 
@@ -264,7 +263,7 @@ def write_encoder(folder: Path) -> Path:
 
 
 def shapes_picture(seed: int = 0, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """Black, with a few white shapes: a hint as a scribble is."""
+    """A hint like a scribble: a few white shapes on black."""
     dice = np.random.default_rng(seed)
     image = Image.new("RGB", (width, height))
     for _ in range(4):
@@ -287,7 +286,7 @@ PICTURES = {
 
 
 def control(path: Path, model: Model, **use: Any) -> ActiveControl:
-    """Loaded for the model, and how a spec uses it."""
+    """Load it for the model; also returns how a spec uses it."""
     about = describe_control(path, model.description, name=path.stem, model_name=model.name)
     net = load_control(about, CPU, model.unet)
     return ActiveControl(net, control_use(path, **use))
@@ -302,7 +301,7 @@ def adapters_in(models: Path) -> IpAdapterEffect:
 
 
 def picture_led(adapters: IpAdapterEffect, model: Model, name: str, pictures: Any = PICTURES, **use: Any) -> Steering:
-    """An adapter of the folder, with its picture read."""
+    """Load an adapter of the folder, with its picture encoded."""
     request = PicturePromptRequest(**({"model": name, "image": LOOK} | use))
     pinned = adapters.pin_one(request, model.description, model_name=model.name)
     spec = spec_for(model).model_copy(update={"picture_prompts": (pinned,)})

@@ -1,4 +1,4 @@
-"""Stand-ins for what is slow or far away: an engine driven by hand, networks that misbehave on demand."""
+"""Test doubles: an engine that is stepped by hand, and networks that fail on demand."""
 
 import asyncio
 import math
@@ -55,7 +55,7 @@ def effects_for(
     loras: tuple[ActiveLora, ...] = (),
     led: Steering | None = None,
 ) -> dict[str, Active]:
-    """As a loader would bring them into memory."""
+    """Load them as a loader would."""
     given: dict[str, Active] = {
         "loras": ActiveLoras(loras),
         "controls": ActiveControls(led.controls if led else ()),
@@ -75,7 +75,7 @@ def effects_for(
 
 
 class SteppedEngine:
-    """An engine without its thread: it steps when the test says so, and every event stays on the table."""
+    """An engine without its thread: the test calls `step`, and all events are recorded."""
 
     def __init__(
         self, denoiser_for: Callable[[Model], Denoiser] = eager_denoiser, *, budget_megapixels: float = 1e9
@@ -129,7 +129,7 @@ class SteppedEngine:
 
 
 def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | None = None) -> Image.Image:
-    """One picture, alone in an engine of its own."""
+    """Draw one picture, alone in an engine of its own."""
     with SteppedEngine() as job_service:
         job = job_service.add(spec, model, pictures)
         job_service.finish()
@@ -137,14 +137,14 @@ def draw(spec: Denoised, model: Model, pictures: Mapping[str, Image.Image] | Non
 
 
 def spec_for(model: Model, **wishes: Any) -> Denoised:
-    """A complete spec of few steps; `wishes` are fields of a draft."""
+    """A complete spec with few steps; `wishes` are fields of a draft."""
     wishes = {"prompt": "a photo of the red apple", "seed": 1, "steps": 3, "sampler": "Euler"} | wishes
     about = model.description
     return complete(Draft(**wishes), about.defaults, model_digest=model.digest, reads=about.reads)
 
 
 def out_of_memory_above(rows: int, error: type[Exception] = torch.OutOfMemoryError) -> Callable[[Model], Denoiser]:
-    """A device on which so many rows fit and no more."""
+    """A denoiser that runs out of memory above this many rows."""
 
     def denoiser_for(model: Model) -> Denoiser:
         denoise = eager_denoiser(model)
@@ -160,11 +160,11 @@ def out_of_memory_above(rows: int, error: type[Exception] = torch.OutOfMemoryErr
 
 
 Fault = Callable[[Tensor], Tensor]
-"""What becomes of a network's output for one picture."""
+"""Changes a network's output for one picture."""
 
 
 def faulty(fault: Fault, *, prompt: Tensor) -> Callable[[Model], Denoiser]:
-    """A network that treats every row told this prompt with `fault`, and the others well."""
+    """A denoiser that applies `fault` to every row with this prompt."""
 
     def denoiser_for(model: Model) -> Denoiser:
         denoise = eager_denoiser(model)
@@ -180,7 +180,7 @@ def faulty(fault: Fault, *, prompt: Tensor) -> Callable[[Model], Denoiser]:
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal to noise in dB of two 8-bit pictures; infinite when they are equal."""
+    """Peak signal-to-noise ratio of two 8-bit pictures in dB; infinite if they are equal."""
     assert (one.size, one.mode) == (other.size, other.mode)
     difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     mean = float(np.square(difference).mean())
@@ -192,7 +192,7 @@ def with_scheduler(model: Model, scheduler: Mapping[str, Any]) -> Model:
 
 
 class ModelLoader:
-    """Has models in memory, and loads nothing else."""
+    """A loader that has models in memory, and loads nothing else."""
 
     def __init__(self, model_for: Callable[[Denoised], Model]) -> None:
         self.model_for = model_for

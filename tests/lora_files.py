@@ -19,17 +19,17 @@ Tensors = dict[str, Tensor]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm1.linear", "proj_mlp")
-"""Of transformers: what reads the prompt, and layers that see one vector a row."""
+"""Layers of transformers: those that read the prompt, and those whose input is one vector per row."""
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "mlp.fc1", "mlp.fc2")
 OF_T5 = (*(f"SelfAttention.{name}" for name in "qkvo"), "wi_0", "wi_1", "wo")
 KOHYA_PREFIXES = {1: ("lora_te_",), 2: ("lora_te1_", "lora_te2_")}
 STRENGTH = 0.5
-"""Of the difference against the weights: enough to make another picture, too little to make noise of it."""
+"""Size of the difference relative to the weights: enough to change the picture, too little to turn it into noise."""
 
 
 def layers(network: nn.Module, endings: Iterable[str]) -> dict[str, Any]:
-    """The linear and convolution layers whose paths end so."""
+    """The linear and convolution layers whose paths end with one of these."""
     kinds, ends = (nn.Linear, nn.Conv2d), tuple(endings)
     return {path: layer for path, layer in network.named_modules() if isinstance(layer, kinds) and path.endswith(ends)}
 
@@ -83,7 +83,7 @@ def loha(layer: Any, dice: Dice, *, rank: int = 2, cp: bool = False) -> Tensors:
 
 
 def lokr(layer: Any, dice: Dice, *, rank: int | None = None, factor: int = 4, cp: bool = False) -> Tensors:
-    """Whole matrices, or the second as a product; `factor` divides what it can."""
+    """LoKr: full matrices, or the second as a product; `factor` divides the shapes where possible."""
     out, into, *kernel = layer.weight.shape
     a, b = (factor if side % factor == 0 else 1 for side in (out, into))
     c, d, size = out // a, into // b, STRENGTH * float(layer.weight.std())
@@ -102,7 +102,7 @@ def lokr(layer: Any, dice: Dice, *, rank: int | None = None, factor: int = 4, cp
 
 
 def dora(layer: Any, dice: Dice, *, rank: int = 4, by_input: bool = False) -> Tensors:
-    """The lengths of W's rows, or columns, a little changed."""
+    """DoRA's magnitudes: the norms of W's rows, or columns, slightly changed."""
     weight, ones = layer.weight, [1] * (layer.weight.ndim - 2)
     if by_input:
         lengths = weight.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *ones)
@@ -125,7 +125,7 @@ def write_kohya(
     seed: int = 0,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """As kohya's trainer and LyCORIS name their keys."""
+    """Key names of kohya's trainer and LyCORIS."""
     dice = Dice(seed)
     file = {
         f"lora_unet_{rename(name).replace('.', '_')}.{tensor}": value
@@ -142,7 +142,7 @@ def write_kohya(
 def write_peft(
     path: Path, model: Model, *, alpha: int = 2, rank: int = 4, decomposed: bool = False, text: bool = True
 ) -> Path:
-    """As `save_lora_weights` of diffusers writes what peft trained; alpha is in the header."""
+    """Keys as diffusers' `save_lora_weights` writes a LoRA of peft; alpha is in the header."""
     dice, file, record = Dice(1), dict[str, Tensor](), dict[str, Any]()
     networks: dict[str, Any] = {model.description.family.network: model.unet}
     if text:

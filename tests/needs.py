@@ -15,7 +15,7 @@ import pytest
 
 
 def require(item: pytest.Item) -> None:
-    """Everything that the test's marks name."""
+    """All packages and programs that the test's marks name."""
     for mark in item.iter_markers("needs"):
         for name in mark.args:
             if importlib.util.find_spec(name) is None and shutil.which(name) is None:

@@ -1,6 +1,6 @@
-"""How long tests wait for what must come: until a condition is true, and never until a time has passed.
+"""How tests wait: until a condition is true, never for a fixed time.
 
-The bound is many times what anything takes on a machine that has nothing else to do; only a test that hangs meets it.
+The bound is many times what anything takes on an idle machine; only a test that hangs reaches it.
 """
 
 import asyncio

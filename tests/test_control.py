@@ -112,7 +112,7 @@ def test_hints_are_no_larger_than_what_a_server_draws() -> None:
 @pytest.mark.parametrize(
     ("wish", "error", "says"),
     [
-        ({"model": "other"}, IncompatibleControl, "its levels shrink"),
+        ({"model": "other"}, IncompatibleControl, "its blocks downsample"),
         ({"model": "canny", "hint": "0" * 64}, UnknownAsset, "0000"),
         ({"model": "canny", "start": 0.5, "end": 0.5}, InvalidRequest, "start: 0.5 must be below end 0.5"),
         ({"model": "canny", "weigth": 1}, InvalidRequest, "weigth"),

@@ -295,7 +295,7 @@ def decoded(events: list[Event]) -> Image.Image:
 
 @pytest.mark.parametrize("seed", [2**32, 2**64, 2**64 + 7])
 def test_plain_python_is_told_why_a_seed_is_refused(seed: int, studio: Studio) -> None:
-    with pytest.raises(InvalidRequest, match=f"draws the picture of {seed % 2**32} "):
+    with pytest.raises(InvalidRequest, match=f"the same picture as {seed % 2**32} "):
         generate_pictures("the cat", model="sd1", seed=seed, studio=studio)
 
 
@@ -413,7 +413,7 @@ def test_an_embedding_is_pinned_drawn_with_and_missed(studio: Studio) -> None:
         assert completed(studio, draft(prompt="a cat")).embeddings == ()
         with_it, without = (run(draw_spec(one, studio)) for one in (spec, as_words))
         assert psnr(with_it, without) < 50
-        with pytest.raises(UnsupportedOption, match=r"'my-cat' is for another model .* reads 32 and 24"):
+        with pytest.raises(UnsupportedOption, match=r"'my-cat' is for another model .* needs 32 and 24"):
             completed(studio, draft(prompt="a my-cat", model="sdxl"))
         file.unlink()
         with pytest.raises(InvalidRequest, match="no embedding named 'my-cat'"):

@@ -1,6 +1,7 @@
-"""Checkpoints as small as can be: random weights, the layout of diffusers, a second to make.
+"""Very small checkpoints with random weights in diffusers' layout, each made in a second.
 
-Every network is shaken after it is built: as initialised, layers hardly differ and a wrong one would not show.
+The weights of every network are perturbed after initialisation: otherwise layers hardly differ, and tests would not
+notice a wrong one.
 """
 
 import json
@@ -111,7 +112,7 @@ def write_sd1(folder: Path, **unet: Any) -> Path:
 
 
 def write_sd2(folder: Path, *, scheduler: dict[str, Any] = SD2_SCHEDULER) -> Path:
-    """Told from SD 1 by its width; its attention has a fixed width a head, and pads prompts with "!"."""
+    """Differs from SD 1 in its width; its attention has a fixed width per head, and it pads prompts with "!"."""
     unet = {**UNET, "cross_attention_dim": 1024, "attention_head_dim": (2, 4), "use_linear_projection": True}
     return write_checkpoint(folder, "StableDiffusionPipeline", unet=unet, scheduler=scheduler, width=1024, layout=sd2)
 
@@ -121,19 +122,19 @@ def write_zero_snr(folder: Path) -> Path:
 
 
 def write_inpaint(folder: Path) -> Path:
-    """Nine channels in: the latent, the mask, the masked picture."""
+    """Nine input channels: the latent, the mask, the masked picture."""
     unet = {**UNET, "in_channels": 9}
     return write_checkpoint(folder, "StableDiffusionInpaintPipeline", unet=unet, scheduler=SD1_SCHEDULER)
 
 
 def write_edit(folder: Path) -> Path:
-    """Eight channels in: the latent, and the picture that is edited."""
+    """Eight input channels: the latent, and the picture to edit."""
     unet = {**UNET, "in_channels": 8}
     return write_checkpoint(folder, "StableDiffusionInstructPix2PixPipeline", unet=unet, scheduler=SD1_SCHEDULER)
 
 
 def write_variation(folder: Path) -> Path:
-    """Told by CLIP's image encoder in place of a text encoder."""
+    """Conditioned by CLIP's image encoder instead of a text encoder."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     write_checkpoint(folder, "StableDiffusionImageVariationPipeline", unet=UNET, scheduler=SD1_SCHEDULER)
@@ -162,13 +163,13 @@ def write_variation(folder: Path) -> Path:
 
 
 def write_lcm(folder: Path) -> Path:
-    """The network is told the guidance scale."""
+    """The network takes the guidance scale as an input."""
     unet = {**UNET, "time_cond_proj_dim": 16}
     return write_checkpoint(folder, "LatentConsistencyModelPipeline", unet=unet, scheduler=LCM_SCHEDULER)
 
 
 def write_flow(folder: Path) -> Path:
-    """No such checkpoint is around, but flow-match samplers need something to walk on."""
+    """No such checkpoint exists, but the flow-matching samplers need one for their tests."""
     return write_checkpoint(folder, "StableDiffusionPipeline", unet=UNET, scheduler=FLOW_SCHEDULER)
 
 
@@ -202,7 +203,7 @@ def write_sdxl(folder: Path, *, channels: int = 4) -> Path:
 
 
 def write_sdxl_refiner(folder: Path) -> Path:
-    """One text encoder, the second; told a score in the place of the size that the picture has."""
+    """Only the second text encoder; an aesthetic score instead of the picture's size as a condition."""
     unet = {
         **UNET,
         "attention_head_dim": (2, 4),
@@ -286,7 +287,7 @@ def write_sd3_without_t5(folder: Path) -> Path:
 
 
 def write_sd3_shifting(folder: Path) -> Path:
-    """Larger pictures are noised more; the numbers are such that 16 patches and 24 differ."""
+    """Larger pictures get more noise; with these numbers 16 and 24 patches differ."""
     return write_sd3(folder, use_dynamic_shifting=True, base_image_seq_len=16, max_image_seq_len=256)
 
 
@@ -327,7 +328,7 @@ def write_flux(folder: Path, *, guidance: bool = True) -> Path:
 
 
 def write_schnell(folder: Path) -> Path:
-    """Told no guidance, and its noise levels are not shifted."""
+    """Takes no guidance scale, and its noise levels are not shifted."""
     return write_flux(folder, guidance=False)
 
 
@@ -455,7 +456,7 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting for their threads than they gain, on a busy machine most of all."""
+    """Networks this small are slower with several threads, above all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -464,7 +465,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny checkpoint by kind, made when first asked for. Not to be written to."""
+    """The folder of a tiny checkpoint by kind, made at first use. Tests must not write to it."""
     home = tmp_path_factory.mktemp("checkpoints")
     return cache(lambda kind: KINDS[kind](home / kind))
 
@@ -481,7 +482,7 @@ def load(folder: Path) -> Model:
 
 
 def start_picture(width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """Smooth colours, all different: what is moved, mirrored or resized shows."""
+    """Smooth colours, all different, so that a shift, mirroring or resizing is visible."""
     x, y = np.arange(width) / width, np.arange(height)[:, None] / height
     levels = np.stack(np.broadcast_arrays(x, y, (x + y) / 2), axis=-1) * 255
     return Image.fromarray(levels.astype(np.uint8))
@@ -494,4 +495,4 @@ def box_mask(box: tuple[int, int, int, int], width: int = SIDE, height: int = SI
 
 
 INIT, MASK = "a" * 64, "b" * 64
-"""Names for the start picture and the mask, as specs name them."""
+"""Digests of the start picture and the mask, as specs name them."""

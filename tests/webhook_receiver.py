@@ -1,4 +1,4 @@
-"""A receiver of webhooks that answers as it is told, and keeps what it got."""
+"""A webhook receiver that answers as a test sets it, and records the requests."""
 
 import threading
 from collections.abc import Generator
@@ -13,10 +13,10 @@ from tests.patience import PATIENCE_S
 class Receiver:
     url: str = ""
     statuses: list[int] = field(default_factory=list)
-    """Of the next answers; 200 once they are used up."""
+    """Status codes of the next answers; 200 after the last."""
     location: str = ""
     slow: bool = False
-    """Whether it takes a request and says nothing until it is closed."""
+    """Whether it accepts requests but does not answer until it is closed."""
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     """Headers and body of each request."""
     closing: threading.Event = field(default_factory=threading.Event)

@@ -130,7 +130,9 @@ class UnknownVersion(InvalidRequest):
     status, code = 404, "unknown_version"
 
     def __init__(self, reference: str, known: list[str]) -> None:
-        super().__init__(f"no version {reference!r} is registered{nearest(reference, known)}; `safelight models list`")
+        super().__init__(
+            f"no version {reference!r} is registered{nearest(reference, known)}; `safelight models list` lists all"
+        )
 
 
 class UnknownSampler(InvalidRequest):
@@ -177,8 +179,8 @@ class UnknownPart(InvalidField):
     status, code = 404, "unknown_part"
 
     def __init__(self, part: str, name: str, known: list[str]) -> None:
-        where = f"it is a file or folder of SAFELIGHT_HOME/{part}s, a path, or a model's name"
-        super().__init__(part, f"nothing is named {name!r}{nearest(name, known)}; {where}")
+        where = f"give a file or folder of SAFELIGHT_HOME/{part}s, a path, or a model's name"
+        super().__init__(part, f"no {part} named {name!r}{nearest(name, known)}; {where}")
 
 
 class UnknownAsset(InvalidRequest):

@@ -1,4 +1,4 @@
-"""The command line as its users call it, in this process: starting one costs seconds."""
+"""Calls the command line in this process, since starting a process takes seconds."""
 
 import os
 import shutil

@@ -80,7 +80,11 @@ REFUSED: dict[str, tuple[tuple[object, ...], str, str]] = {
     "NaN guidance": (("--guidance", "nan"), "invalid_request", "guidance: Input should be a finite number"),
     "odd width": (("--width", 100), "invalid_request", "width: Input should be a multiple of 8 (got 100)"),
     "negative seed": (("--seed", -1), "invalid_request", "seed: Input should be greater than or equal to 0"),
-    "a seed of 33 bits": (("--seed", 2**32 + 5), "invalid_request", "this one draws the picture of 5 (got 4294967301)"),
+    "a seed of 33 bits": (
+        ("--seed", 2**32 + 5),
+        "invalid_request",
+        "the same picture as 5 (got 4294967301)",
+    ),
     "no number": (("--steps", "ten"), "invalid_request", "Invalid value for '--steps'"),
     "no such option": (("--stepz", 3), "invalid_request", "--steps"),
     "interval": (("--guidance-interval", "0.8,0.2"), "invalid_request", "start: 0.8 must be below end 0.2"),
@@ -214,7 +218,7 @@ def test_choices_in_a_prompt_are_made_when_asked(safelight: Call, home: Path) ->
 
 def test_choices_that_cannot_be_are_refused_before_anything_is_loaded(safelight: Call) -> None:
     refused = {
-        ("--wildcards", "--combinatorial"): "give one of them",
+        ("--wildcards", "--combinatorial"): "use only one of them",
         ("--combinatorial", "-n", 501): "2 combinations; at most 1",
         ("--wildcards", "--negative", "__nowhere__"): "no wildcard 'nowhere'",
     }

@@ -72,7 +72,7 @@ def test_info_reads_what_other_programs_write(producer: str, safelight: Call) ->
 def test_info_of_a_plain_picture_and_of_no_picture(safelight: Call) -> None:
     Image.new("RGB", (64, 64)).save("plain.png")
     Path("words.txt").write_text("hello")
-    assert "plain.png does not say how it was made" in safelight("info", "plain.png").stdout
+    assert "plain.png has no known settings in its metadata" in safelight("info", "plain.png").stdout
     assert json.loads(safelight("info", "words.txt", "--json").stderr)["error"]["code"] == "invalid_image"
 
 

@@ -79,12 +79,12 @@ def test_what_an_alias_points_to_is_not_removed_by_accident(safelight: Call, tmp
 
 def test_verify_says_what_changed_and_fails(safelight: Call, tmp_path: Path) -> None:
     [added] = said(safelight, "add", write_lora(tmp_path / "ink.safetensors"))
-    assert "as it was added" in safelight("models", "verify").stdout
+    assert "unchanged" in safelight("models", "verify").stdout
     Path(added["path"]).write_bytes(b"x")
     done = safelight("models", "verify", "ink")
     assert done.exit_code == 1
     assert "ink@1  changed" in done.stdout
-    assert "1 versions are not what they were" in done.stderr
+    assert "1 versions have changed or missing files" in done.stderr
 
 
 def test_a_folder_is_linked_listed_and_forgotten(safelight: Call, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_network_in_a_file_of_its_own_becomes_a_model_that_draws(safelight: Ca
         (("alias", "ink@production", "ink@1"), "no version 'ink@1' is registered"),
         (("link", "nowhere"), "is not a folder"),
         (("join", "nowhere.safetensors", "mini"), "cannot be read"),
-        (("join", "x.safetensors", "mini", "--name", "../x"), "cannot be a model's name"),
+        (("join", "x.safetensors", "mini", "--name", "../x"), "is not a valid model name"),
     ],
 )
 def test_what_cannot_be_says_why(safelight: Call, words: tuple[str, ...], why: str) -> None:

@@ -86,7 +86,7 @@ def test_image_to_image_starts_where_diffusers_does(steps: int, strength: float)
     if remaining:
         assert steps - schedule_module._first_step(steps, strength) == remaining
     else:
-        with pytest.raises(UnsupportedOption, match="leaves none; use"):
+        with pytest.raises(UnsupportedOption, match="leaves no step; use"):
             schedule_module._first_step(steps, strength)
 
 

@@ -1,4 +1,4 @@
-"""A picture depends on its spec and not on its neighbours: alone, or among fifteen that come and go at random."""
+"""A picture depends on its spec and not on the other jobs of its batches: alone, or with fifteen that come and go."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ from safelight.spec import Denoised
 
 PICTURES = {INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 MIN_PSNR = 60.0
-"""The promise. Kernels change the last bits with the batch size, which moves a few pixels by one level: over 70 dB."""
+"""The guaranteed PSNR. Kernels change the last bits with the batch size, and a few pixels by one level: over 70 dB."""
 
 LONG = "a photo of the red apple, " * 15
-"""Two chunks, so that its neighbours are padded, and masked, to its length."""
+"""Two chunks, so that the other prompts are padded and masked to this length."""
 TWO = "a [cat|dog] :0.8 AND a horse, best quality :0.4"
 
 REGIONS = (
@@ -30,7 +30,7 @@ SAMPLERS = ("Euler a", "DPM++ 2M Karras", "DPM++ 2M SDE", "Heun", "UniPC", "DDIM
 
 @st.composite
 def wishes(draw: st.DrawFn) -> dict[str, Any]:
-    """What a stranger may ask for at the size of everybody else, or now and then at another."""
+    """Fields of a random request, usually at the common size."""
     wish: dict[str, Any] = {
         "prompt": draw(
             st.sampled_from(
@@ -62,7 +62,7 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def companies(draw: st.DrawFn) -> list[tuple[dict[str, Any], int, int | None, int, str]]:
-    """Fifteen neighbours: wishes, the call they arrive before, the call they leave before, priority, tenant."""
+    """Fifteen other jobs: fields, the calls before which they arrive and leave, priority, tenant."""
     return [
         (
             draw(wishes()),
@@ -78,7 +78,7 @@ def companies(draw: st.DrawFn) -> list[tuple[dict[str, Any], int, int | None, in
 def draw_in_company(
     spec: Denoised, model: Model, company: list[tuple[dict[str, Any], int, int | None, int, str]]
 ) -> tuple[Any, int]:
-    """The picture, and the most network rows it ever shared a call with."""
+    """The picture, and the largest number of network rows in one of its calls."""
     with SteppedEngine(budget_megapixels=20 * SIDE * SIDE / 1e6) as job_service:
         job = job_service.add(spec, model, PICTURES)
         neighbours: dict[int, Any] = {}
@@ -127,7 +127,7 @@ def test_a_strict_picture_in_company_is_the_picture_alone_to_the_bit(
 
 
 def test_company_is_kept(model: Callable[[str], Model]) -> None:
-    """Unlike jobs do share calls: without this, the promises above are kept by never batching."""
+    """Different jobs do share calls: otherwise the tests above would pass without any batching."""
     company = [
         ({"seed": seed, "sampler": SAMPLERS[seed % len(SAMPLERS)], "steps": 4}, 0, None, 0, "A") for seed in range(9)
     ]

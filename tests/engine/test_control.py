@@ -1,4 +1,4 @@
-"""Rows of one network call with controls and picture prompts of their own: the pictures, the company, and the spans."""
+"""Rows of one network call with different ControlNets and IP-Adapters: pictures, batches, and ranges of steps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,13 +39,13 @@ from safelight.models.networks.load import Model
 Models = Callable[[str], Model]
 Leads = Callable[..., Steering]
 MIN_PSNR = 60.0
-"""The promise, as for pictures without control. We see 75 dB and more."""
+"""The guaranteed PSNR, as for pictures without control. Measured: 75 dB and more."""
 EVERY = {**PICTURES, INIT: start_picture(), MASK: box_mask((16, 8, 48, 40))}
 
 
 @pytest.fixture(scope="module")
 def leads(model: Models, tmp_path_factory: pytest.TempPathFactory) -> Leads:
-    """What leads a picture, by name: `net`, `other`, `ldm`, `t2i`, `union`, `base`, `plus`."""
+    """ControlNets and adapters by name: `net`, `other`, `ldm`, `t2i`, `union`, `base`, `plus`."""
     home = tmp_path_factory.mktemp("leads")
 
     @cache
@@ -90,7 +90,7 @@ def drawn(model: Model, led: Steering, **wishes: Any) -> Image.Image:
 
 
 def company(leads: Leads, kind: str) -> list[Steering]:
-    """No two alike: one net and several, other hints and weights, modes and spans, pictures, and nothing."""
+    """All different: one net or several, hints, weights, modes, ranges of steps, IP-Adapters, and nothing."""
     sets = [
         leads(kind, "net"),
         leads(kind, "net", image=OTHER_HINT, hint=OTHER_HINT, weight=0.6, mode="prompt"),
@@ -139,7 +139,7 @@ def test_rows_led_by_different_pictures_draw_what_each_draws_alone(kind: str, mo
 
 
 def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(model: Models, leads: Leads) -> None:
-    """What is added to them is zero, so beside a neighbour that is led they are as beside one that is not."""
+    """Zeros are added to rows without control, so they are the same beside rows with control and without."""
     ours = model("sd1")
 
     def beside(led: Steering) -> bytes:
@@ -155,7 +155,7 @@ def test_rows_without_control_have_their_very_bits_in_a_batch_of_the_same_shape(
 def test_control_and_lora_and_picture_act_together_over_packed_weights(
     checkpoint: Callable[[str], Path], leads: Leads, tmp_path: Path
 ) -> None:
-    """On a model of its own, for packing gives its layers another forward for good."""
+    """On its own copy of the model, since packing replaces the forward methods of its layers permanently."""
     ours = load(checkpoint("sd1"))
     led = replace(leads("sd1", "net"), pictures=leads("sd1", "base").pictures)
     lora = active(write_kohya(tmp_path / "lora.safetensors", ours), ours)
@@ -210,7 +210,7 @@ def test_the_second_pass_is_led_too(model: Models, leads: Leads) -> None:
 
 
 def test_where_only_the_masked_part_is_drawn_the_hint_is_cut_alike(model: Models, leads: Leads) -> None:
-    """A hint that is white where the box is, and black elsewhere, is all white to the net."""
+    """The net gets only the part of the hint inside the box, which is all white here."""
     ours, led = model("sd1"), leads("sd1", "net", fit="stretch")
     mask = box_mask((0, 0, 32, 32))
     wishes = {"init": INIT, "mask": MASK, "only_masked": True, "padding": 0, "width": 64, "height": 64}
@@ -237,7 +237,7 @@ def test_a_controlnet_counts_in_what_a_call_may_hold(model: Models, leads: Leads
 
 @pytest.mark.parametrize("kind", ["net", "base"])
 def test_jobs_hold_what_leads_their_spec(kind: str, model: Models, leads: Leads) -> None:
-    """A spec with controls must not be drawn without them, whoever forgot to load them."""
+    """A spec with controls must not be drawn if the controls were not loaded."""
     ours, led = model("sd1"), leads("sd1", kind)
     with SteppedEngine() as job_service:
         job = job_service.add(controlled(spec_for(ours), led), ours, EVERY)

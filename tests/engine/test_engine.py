@@ -1,4 +1,4 @@
-"""What the engine says and when, and what it does when something goes wrong."""
+"""The engine's events and their order, and its handling of errors."""
 
 import time
 from collections.abc import Callable
@@ -203,7 +203,7 @@ def break_down(_output: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("fault", "why"),
-    [(break_down, "a kernel went wrong"), (lambda output: output * float("nan"), "not finite")],
+    [(break_down, "a kernel went wrong"), (lambda output: output * float("nan"), "NaN or infinite")],
     ids=["raises", "nan"],
 )
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
@@ -307,7 +307,7 @@ def test_a_decoder_that_fails_for_one_decodes_the_others(tiny: Model, monkeypatc
 
 
 def test_a_call_tried_again_draws_no_noise_twice(tiny: Model) -> None:
-    """The generator has moved on when the first try fails; the second uses what was drawn."""
+    """The generator has advanced when the first attempt fails; the second one uses the same noise."""
     tries: list[int] = []
 
     def denoiser_for(model: Model) -> Any:
@@ -330,7 +330,7 @@ def test_a_call_tried_again_draws_no_noise_twice(tiny: Model) -> None:
 
 
 def fail_first_update(engine: Engine, tries: list[int]) -> None:
-    """Out of memory in the update of the first call, after the noise was drawn; as if the batch had been two."""
+    """Out of memory in the update of the first call, after the noise was drawn; the picture must not change."""
     noise = engine.runner.noise
 
     def failing(batch: Any) -> Any:

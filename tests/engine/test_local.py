@@ -1,4 +1,4 @@
-"""The engine behind asyncio: one thread, any number of loops, and nobody left waiting."""
+"""The engine behind asyncio: one thread, any number of event loops, and every caller gets an answer."""
 
 import asyncio
 import threading
@@ -86,7 +86,7 @@ def test_jobs_of_one_loop_share_calls(tiny: Model) -> None:
 
 
 def test_loops_in_many_threads_are_served_at_once(backend: LocalBackend, tiny: Model, model: Models) -> None:
-    """Two models, four threads with a loop of their own each."""
+    """Two models, and four threads with one event loop each."""
     specs = [spec_for(model(kind), seed=seed) for seed in range(2) for kind in ("sd1", "sdxl")]
     results: dict[int, list[Event]] = {}
 
@@ -104,7 +104,7 @@ def test_loops_in_many_threads_are_served_at_once(backend: LocalBackend, tiny: M
 
 
 def test_others_find_a_thread_although_many_jobs_wait_for_one_model(tiny: Model) -> None:
-    """As requests do that are to be accepted, whose sizes and names are looked at in asyncio's own few threads."""
+    """As while the server accepts requests: it checks their sizes and names in asyncio's few default threads."""
     loading, go_on = threading.Semaphore(0), threading.Event()
 
     def load(_spec: Denoised) -> Model:
@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_had_is_said_before_anything_is_queued(tiny: Mode
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_that_breaks_down_leaves_nobody_waiting(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours outside of any job's work: it is seen, and every caller hears of it."""
+    """A bug outside of any job's work is logged, and every caller gets an error."""
     backend = open_backend(tiny, denoiser_for=slowly)
 
     def broken() -> bool:
@@ -228,7 +228,7 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(tiny: Model, monkeypat
 
 
 def test_a_loop_that_is_gone_costs_nobody_else(tiny: Model) -> None:
-    """A thread that dies without closing its generator: its job is dropped, the next one is served."""
+    """A thread ends without closing its generator: its job is dropped, and the next one is drawn."""
     backend = open_backend(tiny, denoiser_for=slowly)
     abandoned: list[AsyncGenerator[Event, None]] = []
 

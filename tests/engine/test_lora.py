@@ -1,4 +1,4 @@
-"""Rows of one network call with LoRAs of their own: the pictures, the company, and what is left behind."""
+"""Rows of one network call with different LoRAs: pictures, batches, and memory that must be freed."""
 
 import gc
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Models = Callable[[str], Model]
 Loras = Callable[..., ActiveLora]
 Checkpoints = Callable[[str], Path]
 MIN_PSNR = 60.0
-"""The promise, as for pictures without LoRA. We see 80 dB and more."""
+"""The guaranteed PSNR, as for pictures without LoRA. Measured: 80 dB and more."""
 MAKERS: dict[str, Make] = {
     "LoRA": lora,
     "LoRA of rank 7": partial(lora, rank=7),
@@ -84,7 +84,7 @@ def test_a_lora_draws_what_the_merged_weights_draw(kind: str, name: str, model: 
 
 
 def test_packed_weights_take_loras_and_merges_do_not_keep_them(checkpoint: Checkpoints, loaded: Loras) -> None:
-    """On a model of its own, for packing gives its layers another forward for good."""
+    """On its own copy of the model, since packing replaces the forward methods of its layers permanently."""
     ours = load(checkpoint("sd1"))
     several = (loaded("sd1", "LoRA"), loaded("sd1", "DoRA", weight=0.5))
     spec = spec_with(ours, several)
@@ -104,7 +104,7 @@ def test_several_loras_add_up(model: Models, loaded: Loras) -> None:
 
 
 def test_a_merged_model_takes_further_loras(model: Models, loaded: Loras) -> None:
-    """Its network is another one, which the hooks of the first do not reach."""
+    """The merged model has its own network, to which the first model's hooks do not apply."""
     ours, one, more = model("sd1"), loaded("sd1", "LoRA", weight=0.5), loaded("sd1", "LoKr", weight=-0.4)
     both = drawn(ours, one, more)
     fixed = merge(ours, [one], name="merged")
@@ -113,7 +113,7 @@ def test_a_merged_model_takes_further_loras(model: Models, loaded: Loras) -> Non
 
 
 def company(loaded: Loras, kind: str) -> list[tuple[ActiveLora, ...]]:
-    """Eight sets, no two alike: of every algorithm, of one and of several, at all weights, and none."""
+    """Eight different sets: all algorithms, one LoRA or several, different weights, and none."""
     names = list(MAKERS)
     lone = [(loaded(kind, name, weight=0.3 + 0.1 * i),) for i, name in enumerate(names[:5])]
     both = (loaded(kind, "LoRA", weight=0.5), loaded(kind, "LoKr", weight=0.2))
@@ -144,7 +144,7 @@ def test_eight_rows_with_eight_sets_draw_what_each_draws_alone(kind: str, model:
 
 
 def test_sets_of_unlike_size_draw_what_each_draws_alone(model: Models, loaded: Loras) -> None:
-    """Seven rows of one set, two of another, one of a third, one without: of some sets more than one slot."""
+    """Seven rows of one set, two of another, one of a third, one without: some sets need more than one slot."""
     ours = model("sd1")
     one, two, three = (loaded("sd1", name) for name in ("LoRA", "LoRA of rank 7", "DoRA"))
     sets = [(one,)] * 7 + [(two,)] * 2 + [(three, one), ()]
@@ -180,7 +180,7 @@ def test_the_network_is_left_as_it_was(model: Models, loaded: Loras) -> None:
 
 
 def test_a_range_of_steps_is_one_in_which_it_acts(model: Models, loaded: Loras) -> None:
-    """Of a LoRA for the UNet, in the first half of four steps: two steps with it, then two without."""
+    """A LoRA of the UNet acts in the first half of four steps: two steps with it, then two without."""
     ours = model("sd1")
     half = loaded("sd1", "LoRA", end=0.5, text_weight=0.0)
     with SteppedEngine() as job_service:
@@ -213,7 +213,7 @@ def test_weights_by_block_reach_their_block_alone(model: Models, loaded: Loras) 
 
 
 def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Loras) -> None:
-    """The same prompt with and without; the cache must not mix them up, nor take one weight for another."""
+    """The same prompt with and without LoRA, and with another weight: the cache must keep them apart."""
     ours = model("sd1")
     several = [loaded("sd1", "LoRA", weight=0.0, text_weight=weight) for weight in (1.0, 0.5, 0.0)]
     with SteppedEngine() as job_service:
@@ -227,7 +227,7 @@ def test_a_lora_changes_the_words_of_its_own_job_alone(model: Models, loaded: Lo
 
 
 def test_rows_without_lora_keep_what_they_had(model: Models, loaded: Loras) -> None:
-    """Beside a row that has one, in the same call, down to rounding."""
+    """In the same call as a row with a LoRA, equal up to rounding."""
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     latents, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([900.0, 500.0, 100.0])
 
@@ -263,7 +263,7 @@ def hooks(model: Models) -> Callable[[], int]:
 def test_a_thousand_swaps_leave_nothing_behind(
     model: Models, tmp_path: Path, hooks: Callable[[], int], loaded: Loras
 ) -> None:
-    """A thousand LoRAs, each loaded, used by one call among others and dropped."""
+    """A thousand LoRAs, each loaded, used in one call with others and dropped."""
     ours = model("sd1")
     paths = [write_kohya(tmp_path / f"{i}.safetensors", ours, seed=i, text=False) for i in range(4)]
     denoise, steady = eager_denoiser(ours), loaded("sd1", "LoRA").on_unet(0.0)
@@ -297,12 +297,12 @@ def test_a_thousand_swaps_leave_nothing_behind(
 
 
 def count_tensors() -> int:
-    """By type, for `isinstance` wakes deprecated things up that only live to warn."""
+    """By type, since `isinstance` triggers the warnings of deprecated lazy objects."""
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 def test_jobs_hold_the_loras_of_their_spec(model: Models, loaded: Loras) -> None:
-    """A spec with LoRAs must not be drawn without them, whoever forgot to load them."""
+    """A spec with LoRAs must not be drawn if the LoRAs were not loaded."""
     ours, one = model("sd1"), loaded("sd1", "LoRA")
     with SteppedEngine() as job_service:
         job: Job = job_service.add(spec_with(ours, (one,)), ours)

@@ -1,4 +1,4 @@
-"""What a job is told in which step, and what it costs."""
+"""The prompt of each step of a job, and its cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,11 @@ from safelight.models.networks.textual_inversion import Embedding
 
 Models = Callable[[str], Model]
 SAME_DB = 60.0
-"""Sums in another order move a few pixels by one level."""
+"""Another order of summation changes a few pixels by one level."""
 
 
 class Listening:
-    """The network, and what every row of every call was told."""
+    """A denoiser that records the conditions of every row of every call."""
 
     def __init__(self) -> None:
         self.encoded: list[Tensor] = []
@@ -42,7 +42,7 @@ def read(model: Model, *texts: str) -> list[Conditioning]:
 
 
 def encoded(spec: Any, model: Model) -> list[list[str]]:
-    """For every call, the words of every row, among a few known ones."""
+    """For every call, the prompt of every row, found among a few known ones."""
     known = ["a cat", "a dog", "a horse", "", "cat AND dog"]
     listening = Listening()
     with SteppedEngine(listening) as job_service:
@@ -123,7 +123,7 @@ def test_and_takes_its_rows_out_of_the_budget(model: Models) -> None:
 
 
 def test_and_is_the_formula(model: Models) -> None:
-    """uncond + sum of w_i * guidance * (cond_i - uncond), each output asked for alone."""
+    """uncond + sum of w_i * guidance * (cond_i - uncond), each output computed in a call of its own."""
     tiny = model("sd1")
     words, weights, guidance = ["a cat", " a dog", " a horse"], [1.0, 0.5, -0.25], 4.0
     with SteppedEngine() as job_service:
@@ -154,7 +154,7 @@ def test_and_is_the_formula(model: Models) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_parts_that_say_the_same_or_nothing_leave_the_picture(kind: str, guidance: float, model: Models) -> None:
-    """Also without guidance, where a lone prompt has no second row and a joined one has."""
+    """Also without guidance: a single prompt then has no second row, but prompts with AND have."""
     alone = draw(spec_for(model(kind), prompt="a cat", guidance=guidance), model(kind))
     for prompt in ("a cat AND a dog :0", "a cat :0.5 AND a cat :0.5", "a cat :2 AND a cat :-1"):
         joined = draw(spec_for(model(kind), prompt=prompt, guidance=guidance), model(kind))
@@ -188,7 +188,7 @@ def test_a_job_whose_prompts_need_too_much_memory_is_refused_alone(model: Models
         failed = job_service.last(bad)
         assert isinstance(failed, Failed)
         assert isinstance(failed.error, InvalidRequest)
-        assert "needs 551 chunks of tokens; at most 256" in str(failed.error)
+        assert "need 551 chunks of tokens; at most 256" in str(failed.error)
         job_service.finish()
         job_service.image(good)
 
@@ -199,7 +199,7 @@ def test_too_many_parts_are_refused_before_there_is_a_job(model: Models) -> None
 
 
 def test_a_name_means_the_file_that_the_job_has(model: Models) -> None:
-    """Two files of one name, in one engine and one batch; the cache tells them apart."""
+    """Two files with the same name, in one engine and one batch: the cache keeps them apart."""
     tiny = model("sd1")
     spec = spec_for(tiny, prompt="a my-cat", guidance=8.0)
     one, other = (

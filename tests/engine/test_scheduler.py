@@ -1,4 +1,4 @@
-"""Who takes part in the next call, seen with jobs that are nothing but what the scheduler looks at."""
+"""The scheduler's choice of jobs, tested with jobs that have only the properties it uses."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ _arrivals = count()
 
 @dataclass(eq=False)
 class FakeJob:
-    """One megapixel a side, `calls` calls to go."""
+    """A job with `calls` remaining calls."""
 
     tenant: str = ""
     priority: int = 0
@@ -53,7 +53,7 @@ def scheduler_with(*jobs: FakeJob) -> Any:
 
 
 def call(scheduler: Any) -> list[FakeJob]:
-    """One call of the engine, as far as the scheduler can tell."""
+    """One call of the engine, as the scheduler sees it."""
     batch = scheduler.next_batch()
     if batch:
         scheduler.charge(batch, [job.megapixels for job in batch])
@@ -66,7 +66,7 @@ def call(scheduler: Any) -> list[FakeJob]:
 
 
 def calls_until(scheduler: Any, job: FakeJob, *, most: int) -> int:
-    """How many calls it takes until the job has a part in one."""
+    """Number of calls until the job takes part in one."""
     for number in range(1, most + 1):
         if job in call(scheduler):
             return number
@@ -111,7 +111,7 @@ def test_as_many_as_fit_go_together() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_odd_size_waits_no_longer_than_its_work(strict: bool) -> None:
-    """One large picture against an endless stream of small ones: its turn comes when the others have had as much."""
+    """One large picture and an endless stream of small ones: it is chosen once the others have had as much work."""
     small = [FakeJob(calls=10_000) for _ in range(50)]
     large = FakeJob(side=4, strict=strict, calls=100)
     scheduler = scheduler_with(*small)
@@ -134,7 +134,7 @@ def test_a_newcomer_is_served_at_once_against_a_tenant_with_hundreds() -> None:
 
 
 def test_a_long_queue_does_not_outgrow_a_newcomer_by_its_age() -> None:
-    """Ageing lifts the patient over the important, never one tenant's backlog over everybody else."""
+    """A job that waited long overtakes one of higher priority, but one tenant's backlog never overtakes all others."""
     scheduler = scheduler_with(*(FakeJob(tenant="A", calls=50, waited_s=20 * PRIORITY_AGES_S) for _ in range(300)))
     newcomer = FakeJob(tenant="B")
     scheduler.add(newcomer)
@@ -151,7 +151,7 @@ def test_tenants_share_evenly_however_many_jobs_they_have() -> None:
 
 
 def test_odd_sizes_are_no_way_around_fairness() -> None:
-    """A tenant that spreads over many sizes gets no more than one that keeps to one."""
+    """A tenant with jobs of many sizes gets no more work than one with jobs of one size."""
     spread = [
         FakeJob(tenant="A", side=side, strict=strict, calls=10_000) for side in (1, 2) for strict in (False, True)
     ]
@@ -210,7 +210,7 @@ def test_a_paused_job_is_passed_over_and_comes_back() -> None:
 
 
 def test_strict_jobs_run_alone_and_one_after_another() -> None:
-    """Taking turns step by step, a hundred of them would all end last."""
+    """If they took turns at every step, all hundred would end at the same late time."""
     strict = [FakeJob(strict=True, calls=3) for _ in range(3)]
     scheduler = scheduler_with(*strict)
     assert [call(scheduler) for _ in range(9)] == [[job] for job in strict for _ in range(3)]

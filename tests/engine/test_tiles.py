@@ -1,4 +1,4 @@
-"""Pictures drawn in tiles: every tile a row, and no seam between them."""
+"""Pictures drawn in tiles: each tile is a row, and there are no seams."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def large(model: Model, *, side: int = 64, **wishes: Any) -> Denoised:
 
 
 def heard_by(on_event: OnEvent) -> Callable[[Model], Denoiser]:
-    """A network that tells what it is given."""
+    """A denoiser that records its inputs."""
 
     def denoiser_for(model: Model) -> Denoiser:
         denoise = eager_denoiser(model)
@@ -94,7 +94,7 @@ def test_one_tile_as_large_as_the_picture_is_image_to_image(model: Models) -> No
 
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_all_tiles_are_drawn_in_one_call_where_they_fit(kind: str, model: Models) -> None:
-    """And in as many as it takes where they do not; the picture is the same."""
+    """Tiles that do not fit into one call take several; the picture is the same."""
     ours, rows = model(kind), list[int]()
     images: list[Image.Image] = []
     for budget in (1e9, 5 * 64 * 64 / 1e6):

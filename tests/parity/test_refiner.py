@@ -274,7 +274,7 @@ def test_one_step_is_too_few_for_two_models(wish: dict[str, Any], model: Models)
         last = job_service.last(job)
         assert not job_service.events_of(job, Started), "it is said before the first pass"
     assert isinstance(last, Failed)
-    assert "two steps" in str(last.error)
+    assert "a step each" in str(last.error)
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,11 @@ def test_a_switch_counts_on_through_the_second_pass(when: int, first: int, secon
 
 def test_a_prompt_that_changes_too_often_is_refused() -> None:
     unroll("[a:b:1]" * MAX_CHANGES, [10])
-    with pytest.raises(InvalidRequest, match=f"changes in {MAX_CHANGES + 1} places; at most {MAX_CHANGES}"):
+    with pytest.raises(InvalidRequest, match=f"{MAX_CHANGES + 1} changes between steps; at most {MAX_CHANGES}"):
         unroll("[a:b:1]" * (MAX_CHANGES + 1), [10])
     options = "|".join(f"w{number}" for number in range(MAX_CHANGES + 1))
     assert len(set(unroll(f"[{options}]", [MAX_CHANGES]))) == MAX_CHANGES
-    with pytest.raises(InvalidRequest, match="becomes 101 different prompts"):
+    with pytest.raises(InvalidRequest, match="101 different prompts over the steps"):
         unroll(f"[{options}]", [1000])
 
 

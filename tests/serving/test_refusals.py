@@ -242,7 +242,7 @@ def test_panels_of_the_page_fill_in_fields_that_the_body_omits(client: httpx.Cli
             {"resize_mode": 1, "upscaling_resize_w": 8, "upscaling_resize_h": 16_384, "upscaler_1": "Lanczos"},
             "upscaling_resize_h: a picture of 32x24 grows to 256x192",
         ),
-        ({"upscaling_resize": 0.001, "upscaler_1": "Lanczos"}, "upscaling_resize: nothing would be left"),
+        ({"upscaling_resize": 0.001, "upscaler_1": "Lanczos"}, "upscaling_resize: a factor this small leaves nothing"),
     ],
 )
 def test_a_picture_grows_as_far_as_is_possible(client: httpx.Client, body: dict[str, Any], says: str) -> None:

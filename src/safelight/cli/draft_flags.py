@@ -49,7 +49,7 @@ def interval(text: str, _settings: "Settings") -> dict[str, str]:
     start, comma, end = text.partition(",")
     if not comma:
         raise InvalidRequest(
-            f"--guidance-interval is two fractions with a comma between, such as 0.2,0.8, not {text!r}"
+            f"--guidance-interval needs two fractions separated by a comma, such as 0.2,0.8, not {text!r}"
         )
     return {"start": start, "end": end}
 
@@ -58,7 +58,7 @@ def factors(text: str, _settings: "Settings") -> dict[str, str]:
     """Four numbers; the spec checks whether they are in bounds."""
     values = text.split(",")
     if len(values) != 4:
-        raise InvalidRequest(f"--freeu is four numbers with commas between, such as 1.5,1.6,0.9,0.2, not {text!r}")
+        raise InvalidRequest(f"--freeu needs four numbers separated by commas, such as 1.5,1.6,0.9,0.2, not {text!r}")
     return dict(zip(("b1", "b2", "s1", "s2"), values, strict=True))
 
 
@@ -161,7 +161,8 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         kind=list[str],
         parse=lora_requests,
         metavar="NAME[:WEIGHT]",
-        help="A LoRA of SAFELIGHT_HOME/loras, or the path of one; may be given again. `safelight lora list`",
+        help="A LoRA of SAFELIGHT_HOME/loras, or the path of one; may be given several times. "
+        "`safelight lora list` lists them.",
     ),
     "vae": Flag(
         metavar="NAME",
@@ -188,9 +189,10 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         kind=list[str],
         parse=control_requests,
         metavar=CONTROL_FORM,
-        help="Set the layout with a picture, through a ControlNet or T2I-Adapter of SAFELIGHT_HOME/models: "
-        "sketch.png:canny-sd15:canny:0.8:0-0.6 makes a line drawing of it, and shows that to the net at weight 0.8 for "
-        "the first 6 of 10 steps. May be given again. `safelight control list` lists nets and preprocessors.",
+        help="Control the layout with a picture and a ControlNet or T2I-Adapter: sketch.png:canny-sd15:canny:0.8:0-0.6 "
+        "makes a Canny edge image of sketch.png and applies canny-sd15 at weight 0.8 in the "
+        "first 60 % of the steps. May "
+        "be given several times. `safelight control list` lists networks and preprocessors.",
     ),
     "picture_prompts": Flag(
         name="ip",
@@ -198,7 +200,7 @@ FLAGS: Mapping[str, Flag] = {name: Flag(shown=OWN) for name in Defaults.model_fi
         parse=picture_requests,
         metavar=PICTURE_FORM,
         help="A picture as part of the prompt, through an IP-Adapter: cat.png:ip-adapter_sd15:0.6. For FaceID, a face "
-        "embedding in a .npy or .json file, or an aligned face for a face model. May be given again.",
+        "embedding in a .npy or .json file, or an aligned face for a face model. May be given several times.",
     ),
     "highres": Flag(metavar="SCALE"),
     "highres_steps": Flag(shown="as the first"),

@@ -34,7 +34,7 @@ class SafelightCommands(TyperGroup):
                 raise
             at = getattr(error, "ctx", None)
             where = at.command_path if at else "safelight"
-            message = f"{error.format_message().rstrip('.')}; `{where} --help` lists what can be said"
+            message = f"{error.format_message().rstrip('.')}; `{where} --help` lists the valid arguments"
             show(InvalidRequest.code, message, as_json=ctx.meta[__name__])
             raise typer.Exit(2) from None
 

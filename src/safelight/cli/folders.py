@@ -42,7 +42,7 @@ def link(
 
     home = Settings.from_environment().home
     if folder is None and remove:
-        raise InvalidRequest("--remove: which folder? `safelight models link` lists them")
+        raise InvalidRequest("--remove needs a folder; `safelight models link` lists the linked ones")
     if folder is None:
         for known in read_links(home):
             report(scan_folder(known), as_json=as_json)
@@ -93,10 +93,12 @@ def verify(
                 for name, fault in checked.problems.items():
                     typer.echo(f"{checked.version.reference}  {fault}: {checked.version.folder / name}")
             else:
-                typer.echo(f"{checked.version.reference}  as it was added")
+                typer.echo(f"{checked.version.reference}  unchanged")
         left = verifying.clean(registry) if clean else verifying.leftovers(registry)
     if left and not as_json:
         done = "removed" if clean else "`safelight models verify --clean` removes them"
-        typer.echo(f"{len(left)} copies that were never registered: {done}")
+        typer.echo(f"{len(left)} copies are left from interrupted registrations: {done}")
     if broken:
-        raise CorruptModel(f"{broken} versions are not what they were; `safelight models add` the right files again")
+        raise CorruptModel(
+            f"{broken} versions have changed or missing files; add the right files again with `safelight models add`"
+        )

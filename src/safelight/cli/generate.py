@@ -136,7 +136,9 @@ def generate(
 
 def expansion(wildcards: bool, combinatorial: bool) -> "Expand | None":
     if wildcards and combinatorial:
-        raise InvalidRequest("--wildcards picks at random and --combinatorial draws everything: give one of them")
+        raise InvalidRequest(
+            "--wildcards picks at random and --combinatorial draws all combinations: use only one of them"
+        )
     return "combinatorial" if combinatorial else "wildcards" if wildcards else None
 
 

@@ -56,8 +56,8 @@ def show(file: Path, found: "Metadata") -> None:
 
     console = Console(highlight=False)
     if found.producer == "unknown":
-        texts = f"; it has the texts {', '.join(found.raw)}, see --json" if found.raw else ""
-        console.print(Text(f"{file} does not say how it was made{texts}"))
+        texts = f"; --json shows its text chunks: {', '.join(found.raw)}" if found.raw else ""
+        console.print(Text(f"{file} has no known settings in its metadata{texts}"))
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)

@@ -125,6 +125,10 @@ def only_adapter(settings: "Settings") -> str:
 
     known = list(ControlFolder(open_catalogue(settings)).paths("ip-adapter"))
     if len(known) != 1:
-        what = f"there are {', '.join(known)}: name one" if known else "there is none in SAFELIGHT_HOME/ip-adapters"
+        what = (
+            f"there are several: {', '.join(known)}; name one"
+            if known
+            else "there is none in SAFELIGHT_HOME/ip-adapters"
+        )
         raise InvalidRequest(f"--ip needs an IP-Adapter, and {what}, as in --ip {PICTURE_FORM}")
     return known[0]

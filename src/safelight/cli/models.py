@@ -28,10 +28,10 @@ EXAMPLES = """\
   safelight models convert old.ckpt new.safetensors
   safelight models join flux-brand.safetensors ./FLUX.1-dev
 """
-TOLD = {
-    "words": "what to draw",
-    "instructions": "what to change in a picture",
-    "picture": "a picture, to draw others like it",
+INPUT = {
+    "words": "a prompt that says what to draw",
+    "instructions": "a picture, and a prompt that says what to change",
+    "picture": "a picture, of which it draws variations",
 }
 """By what a model reads."""
 LICENCES = ("LICENSE*", "LICENCE*", "license*", "licence*", "COPYING*")
@@ -128,7 +128,7 @@ def list_files(kind: str, *, as_json: bool) -> None:
             words = (str(error),)
         typer.echo(json.dumps(about) if as_json else "  ".join((name, *words)))
     if not files and not as_json:
-        typer.echo(f"There are none. What lies in {catalogue.folder(kind)} is listed here by its name.")
+        typer.echo(f"There are none. Put files or folders into {catalogue.folder(kind)}.")
 
 
 @app.command(epilog=EXAMPLES)
@@ -191,7 +191,7 @@ def export(
     from safelight.settings import Settings
 
     if single_file.suffix != ".safetensors" or single_file.exists():
-        raise InvalidRequest(f"{single_file} must end with .safetensors, and must not be there yet")
+        raise InvalidRequest(f"{single_file} must end with .safetensors, and must not exist yet")
     about = describe(open_catalogue(Settings.from_environment()).find(name))
     export_single_file(about, single_file, dtype=getattr(torch, dtype), title=about.path.stem)
     typer.echo(f"{single_file}  {megabytes(single_file.stat().st_size)}")
@@ -219,7 +219,7 @@ def join(
     """Make a model from a file without text encoders and autoencoder, such as most Flux files.
 
     The result is a diffusers folder under SAFELIGHT_HOME/models. Its network is written there under diffusers' names,
-    eight-bit weights that were scaled as bfloat16; the base's other files are linked where the disk allows it.
+    scaled eight-bit weights are converted to bfloat16; the base's other files are linked where the disk allows it.
     """
     from safelight.errors import InvalidRequest
     from safelight.models.checkpoints.families import describe
@@ -230,7 +230,7 @@ def join(
     settings = Settings.from_environment()
     name = name or given.stem
     if name in ("", ".", "..", "mini") or Path(name).name != name:
-        raise InvalidRequest(f"--name: {name!r} cannot be a model's name")
+        raise InvalidRequest(f"--name: {name!r} is not a valid model name")
     out = settings.models / name
     join_files(given, describe(open_catalogue(settings).find(base)), out)
     about = describe(out)
@@ -267,11 +267,11 @@ def rows_of(model: dict[str, Any]) -> dict[str, Any]:
         "family": model["family"],
         "prediction": model["prediction"],
         "native size": f"{model['width']}x{model['height']}",
-        "is told": TOLD[model["reads"]],
+        "input": INPUT[model["reads"]],
         "inpaints natively": "yes" if model["inpaints_natively"] else "no",
         **{f"default {key}": value for key, value in model["defaults"].items() if key not in ("width", "height")},
         "on disk": megabytes(model["size_bytes"]),
-        "licence": model["licence"] or "nothing is said",
+        "licence": model["licence"] or "not recorded",
         "digest": model["digest"],
     }
 

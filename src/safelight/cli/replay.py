@@ -47,7 +47,7 @@ def replay(
         typer.Option(
             "--led-by",
             metavar="FILE",
-            help="A control image or picture prompt of it, if it is not stored here; may be given again.",
+            help="One of its control images or picture prompts, if it is not stored here; may be given several times.",
         ),
     ] = None,
     model: Annotated[
@@ -68,7 +68,7 @@ def replay(
 ) -> None:
     """Draw a picture again from its metadata, and report how much it differs.
 
-    A picture of safelight's must come out the same. From other programs' settings the picture is drawn with --model.
+    Pictures made by safelight must come out the same. From other programs' settings the picture is drawn with --model.
     """
     from safelight.assets.read_metadata import read_metadata
     from safelight.settings import Settings
@@ -110,15 +110,15 @@ def what_to_draw(
     from safelight.spec.fields import NUM_SEEDS
 
     if found.producer == "unknown":
-        raise InvalidRequest(f"{file} does not say how it was made, so it cannot be made again")
+        raise InvalidRequest(f"{file} has no known settings in its metadata, so it cannot be drawn again")
     if found.spec is not None and (model is None or isinstance(found.spec, Upscale)):
         for role in ("init", "mask"):
             wanted: str | None = getattr(found.spec, role, None)
             if given[role] not in (None, wanted):
                 raise InvalidRequest(
-                    f"--{role}: it was drawn from another picture ({wanted[:10]})"
+                    f"--{role}: {file} was drawn from another picture (sha256 {wanted[:10]}...)"
                     if wanted
-                    else f"--{role}: it had none"
+                    else f"--{role}: {file} was drawn without one"
                 )
             try:
                 _ = wanted and AssetStore(settings.blobs).path_of(wanted)
@@ -129,7 +129,7 @@ def what_to_draw(
         return found.spec
     if not found.settings:
         raise InvalidRequest(
-            f"{file} holds too little to make it again: it was made with --metadata minimal, or changed since"
+            f"{file} lacks the settings to draw it again: it was written with --metadata minimal, or changed since"
         )
     settled = {name: value for name, value in given.items() if value is not None}
     draft: dict[str, Any] = {
@@ -144,11 +144,13 @@ def what_to_draw(
     named = draft.get("model", "none")
     if model is None and open_catalogue(settings).listed(named) is None:
         raise InvalidRequest(
-            f"{file} was made by {found.producer} with model {named!r}, which is not here: "
-            "give it, or one to draw its settings with, as --model NAME|PATH|HUB_ID"
+            f"{file} was made by {found.producer} with model {named!r}, which is not here; "
+            "add it, or choose a model to draw with: --model NAME|PATH|HUB_ID"
         )
     if "strength" in draft and "init" not in draft:
-        raise InvalidRequest(f"{file} was made from another picture, which it does not hold: give it with --init FILE")
+        raise InvalidRequest(
+            f"{file} was drawn from an init picture, which the file does not contain: give it with --init FILE"
+        )
     return parse_draft(draft | ({"model": model} if model else {}))
 
 
@@ -163,7 +165,10 @@ def require_leads_stored(file: Path, spec: "AnySpec", settings: "Settings") -> N
         try:
             AssetStore(settings.blobs).path_of(wanted)
         except UnknownAsset:
-            message = f"{file} was led by a picture that is not stored here, {wanted}: give it with --led-by FILE"
+            message = (
+                f"{file} uses a control image or picture prompt that is not stored here, {wanted}: "
+                "give it with --led-by FILE"
+            )
             raise InvalidRequest(message) from None
 
 
@@ -215,9 +220,9 @@ def report(
 
 def worded(difference: Difference | None, *, same: bool, lossy: bool) -> str:
     if difference is None:
-        return "another picture: not even the size is the same"
+        return "different: the sizes differ"
     if difference.worst == 0:
         return "identical: every pixel is the same"
     measured = f"at most {difference.worst} of 255 in a channel, PSNR {difference.psnr_db:.1f} dB"
-    allowed = f"as far as a lossy file can tell ({LOSSY_DB:g} dB or more)" if lossy else f"{SAME_DB:g} dB or more"
-    return f"the same, {allowed}: {measured}" if same else f"another picture: {measured}"
+    allowed = f"within the loss of a lossy format ({LOSSY_DB:g} dB or more)" if lossy else f"{SAME_DB:g} dB or more"
+    return f"the same, {allowed}: {measured}" if same else f"different: {measured}"

@@ -44,7 +44,7 @@ def list_samplers(as_json: options.Json = False) -> None:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("name", "order", "calls", "noise", "about, + what may follow the name"):
+    for heading in ("name", "order", "calls", "noise", "description, + spacings that may follow the name"):
         table.add_column(heading, no_wrap=heading == "name")
     for sampler in SAMPLERS.values():
         if sampler.base:
@@ -57,8 +57,8 @@ def list_samplers(as_json: options.Json = False) -> None:
     console = Console(highlight=False)
     console.print(table)
     for line in (
-        "calls: of the network, a step",
-        "noise: draws fresh noise on the way, so more steps change the picture",
+        "calls: network calls per step",
+        "noise: adds new noise at each step, so the number of steps changes the picture",
     ):
         console.print(Text(line, style="dim"))
 

@@ -71,7 +71,8 @@ def require_keys(settings: Settings) -> None:
     try:
         if not Keys(database).exist():
             raise InvalidRequest(
-                "no API key exists: `safelight keys create NAME` makes one; --no-keys serves this machine without"
+                "no API key exists: `safelight keys create NAME` makes one; --no-keys lets this "
+                "machine use the server without one"
             )
     finally:
         database.close()

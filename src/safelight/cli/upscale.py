@@ -71,7 +71,7 @@ def upscale(
         request = parse_draft({name: value for name, value in given.items() if value is not None})
     else:
         if prompt:
-            raise UnsupportedOption("--prompt", f"{method} reads no words; add --method {DIFFUSION}")
+            raise UnsupportedOption("--prompt", f"{method} does not use a prompt; add --method {DIFFUSION}")
         # What is wrong with them is said before torch is there.
         parse_spec({"task": "upscale", "init": init, "scale": scale, "method": method})
 

@@ -106,8 +106,14 @@ def add(
 
 
 def alias(
-    name: Annotated[str | None, typer.Argument(metavar="NAME@LABEL", help="Without it, list all aliases.")] = None,
-    to: Annotated[str | None, typer.Argument(metavar="NAME[@VERSION]", help="Without it, show the history.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME@LABEL", help="Alias, such as brand@production; without it, list all aliases."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME[@VERSION]", help="Version to point it to; without it, show the history."),
+    ] = None,
     reason: Reason = "",
     follow: Annotated[
         bool, typer.Option("--follow", help="Point to the alias TO itself, and move when it moves.")

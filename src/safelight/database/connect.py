@@ -121,7 +121,7 @@ def remedy(error: DBAPIError) -> str:
     """Return advice for the operator, or an empty string."""
     message = str(error.orig).lower()
     for phrase, advice in (
-        ("not a database", "; the file is damaged or something else: move it away, or restore it from a backup"),
+        ("not a database", "; the file is damaged or is not a database: move it away, or restore it from a backup"),
         ("malformed", "; the file is damaged: restore it from a backup"),
         ("readonly", "; let this user write the file and its folder, or set SAFELIGHT_HOME"),
         ("unable to open", "; its folder must exist and be writable: set SAFELIGHT_HOME or SAFELIGHT_DATABASE_URL"),

@@ -127,7 +127,9 @@ def _trace(
     timesteps = scheduler.timesteps[start * scheduler.order :]
     if not hasattr(scheduler, "sigmas") and (timesteps < 0).any():
         # "trailing" spacing rounds some counts (61, 103, ...) to one more step, which reads the level at index -1.
-        raise UnsupportedOption("steps", f"diffusers gives this sampler a step at -1 for {steps} steps; take one fewer")
+        raise UnsupportedOption(
+            "steps", f"diffusers gives this sampler a timestep of -1 for {steps} steps; use one step fewer"
+        )
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start * scheduler.order)
     if "eta" in inspect.signature(scheduler.step).parameters:
@@ -163,12 +165,15 @@ def _trace(
             latent = stepped.prev_sample.double()
             after = _flat(latent)
             if not np.isfinite([after, clean]).all():
-                raise _refusal(scheduler, f"gives no finite numbers in row {row} (timestep {float(timestep):g})")
+                raise _refusal(scheduler, f"gives NaN or infinite values in row {row} (timestep {float(timestep):g})")
 
             outputs = values[1 + row - np.arange(len(past))]
             used = _fit(after, past, outputs, values[1 + n + row], inputs=inputs, tolerance=tolerance)
             if used is None:
-                raise _refusal(scheduler, f"row {row} is not linear in the latest {HISTORY} latents and outputs")
+                raise _refusal(
+                    scheduler,
+                    f"cannot become a table: row {row} is not linear in the latest {HISTORY} latents and outputs",
+                )
             assert draws[row] <= 1, "two noise tensors in one row cannot be told apart"
             x[row], m[row], noise[row] = used
 

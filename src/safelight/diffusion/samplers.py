@@ -71,7 +71,7 @@ _TABLE = (
     Sampler(
         name="Euler",
         diffusers_class="EulerDiscreteScheduler",
-        description="the plainest ODE step",
+        description="the simplest ODE solver",
         aliases=("k_euler",),
         spacings=_ALL,
     ),
@@ -210,7 +210,7 @@ _TABLE = (
     Sampler(
         name="SA-Solver",
         diffusers_class="SASolverScheduler",
-        description="stochastic Adams predictor and corrector, noisy in the middle of the way",
+        description="stochastic Adams predictor and corrector, with noise at medium noise levels",
         order=2,
         stochastic=True,
         spacings=_ALL,
@@ -224,14 +224,14 @@ _TABLE = (
     Sampler(
         name="DDPM",
         diffusers_class="DDPMScheduler",
-        description="the original random walk; wants many steps",
+        description="the original stochastic sampler; needs many steps",
         stochastic=True,
         spacings=("SGM Uniform",),
     ),
     Sampler(
         name="PLMS",
         diffusers_class="PNDMScheduler",
-        description="pseudo linear multistep; one call more than steps",
+        description="pseudo linear multistep; makes one call more than it has steps",
         options={"skip_prk_steps": True},
         order=4,
         aliases=("PNDM",),

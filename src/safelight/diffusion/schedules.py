@@ -102,7 +102,7 @@ def _first_step(steps: int, strength: float, *, rounds_up: bool = False) -> int:
     remaining = steps - int(steps - steps * strength) if rounds_up else min(int(steps * strength), steps)
     if remaining < 1:
         least = math.ceil(1000 / steps) / 1000
-        raise UnsupportedOption("strength", f"{strength} of {steps} steps leaves none; use {least} or more")
+        raise UnsupportedOption("strength", f"{strength} of {steps} steps leaves no step; use {least} or more")
     return steps - remaining
 
 
@@ -144,7 +144,7 @@ def _recipe(sampler: Sampler, model_config: Mapping[str, Any], spacing: StepSpac
 def _mu(config: Mapping[str, Any], patches: int | None) -> float:
     """Return mu of dynamic shifting: linear in the number of patches, as in diffusers' pipelines."""
     if patches is None:
-        raise UnsupportedOption("use_dynamic_shifting", "its schedule depends on the image size, which is not known")
+        raise UnsupportedOption("use_dynamic_shifting", "the schedule depends on the image size, which is not known")
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     least, most = config.get("base_shift", 0.5), config.get("max_shift", MAX_SHIFT)
     slope = (most - least) / (many - few)

@@ -20,27 +20,27 @@ from safelight.spec import Denoised, Variation
 
 CACHE_BYTES = 64 * 2**20
 MAX_CHUNKS = 256
-"""Chunks of all the prompts that one job goes through: a bound on memory."""
+"""Most chunks in all prompts of one job together: a bound on memory."""
 
 Reading = tuple[Prompt, tuple[Hashable, ...]]
-"""A prompt, and the LoRAs through which it is read, by digest and weight. Plain data: what names a cached conditioning
+"""A prompt, and the LoRAs that change its encoding, by digest and weight. Plain data: the key of a cached conditioning
 must not keep LoRAs in memory."""
 Strand = tuple[Reading, ...]
-"""One prompt through the steps of a job: what it says in each."""
+"""One prompt of a job, with its text in each step."""
 
 
 class Conditionings:
     def __init__(self) -> None:
         self.adapted: dict[Reading, tuple[Row, ...]] = {}
-        """What LoRAs apply to the text encoders, by prompt, during one call."""
+        """The LoRAs applied to the text encoders during one call, by prompt."""
         self.model: Model | None = None
-        """Whose prompts are at hand; its caches must not keep the text encoders that stand in for its own."""
+        """The model of the call; its caches must not keep text encoders that replace its own."""
 
     def fill(self, jobs: Sequence[Job]) -> None:
-        """Give jobs of one model their conditionings, step by step; the jobs are prepared, so their steps are known.
+        """Give jobs of one model their conditionings for each step; the jobs are prepared, so their steps are known.
 
         Raises:
-            InvalidRequest, UnsupportedOption: a prompt that cannot be read or drawn.
+            InvalidRequest, UnsupportedOption: a prompt cannot be parsed or drawn.
         """
         for text_digest in dict.fromkeys(job.model.text_digest for job in jobs):
             self.fill_alike([job for job in jobs if job.model.text_digest == text_digest])
@@ -59,7 +59,7 @@ class Conditionings:
         self.model = model
         try:
             if jobs[0].strict:
-                # In a batch of one, always: a neighbour changes the last bits.
+                # Always in a batch of one: the batch size changes the last bits.
                 found = {reading: encode_by(model, [reading], self.adapted)[0] for reading in self.adapted}
             else:
                 found = dict(zip(self.adapted, self.cache(model).encode_missing(list(self.adapted)), strict=True))
@@ -82,7 +82,7 @@ class Conditionings:
 
 
 def strands_of(job: Job) -> list[Strand]:
-    """The prompts that AND joins, those of effects, and the negative one if a row needs it."""
+    """The prompts combined by AND, those of effects, and the negative one if a row needs it."""
     model = job.model
     changed = tuple(key for active in job.effects.values() if (key := active.text_key()))
     further = [text for active in job.effects.values() for text in active.prompts()]
@@ -101,17 +101,16 @@ def prompts_of(
     further: Sequence[str] = (),
     name: str,
 ) -> list[tuple[Prompt, ...]]:
-    """What is read in each step: of every prompt that AND joins, of `further` ones, and of the negative one where it
-    counts.
+    """The text in each step of every prompt combined by AND, of `further` ones, and of the negative prompt if used.
 
     Raises:
         InvalidRequest: too many parts or changes.
-        UnsupportedOption: AND, where the network has no second row.
+        UnsupportedOption: AND, with a network that does not support classifier-free guidance.
     """
     words = [part.text for part in parts_of(spec.prompt)]
     joined = len(words) > 1
     if not about.supports_cfg and joined:
-        raise UnsupportedOption("prompt", f"AND needs a network that is led by a second row, and {name} is not")
+        raise UnsupportedOption("prompt", f"AND needs classifier-free guidance, which {name} does not support")
     words += further
     if joined or (spec.guidance > 1 and about.supports_cfg):
         words.append(spec.negative_prompt)
@@ -119,7 +118,7 @@ def prompts_of(
 
 
 def rows_of(job: Job) -> tuple[Row, ...]:
-    """What is applied to each text encoder; T5 is the last."""
+    """The adapters applied to each text encoder; T5 is the last."""
     by_effect = [rows for active in job.effects.values() if (rows := active.on_text())]
     encoders = range(len(job.model.prompt_encoders))
     return tuple(tuple(applied for rows in by_effect for applied in rows[i]) for i in encoders)
@@ -136,11 +135,11 @@ def prompt_of(spec: Denoised, embeddings: Sequence[Embedding], words: str) -> Pr
 def require_bounded(prompts: Collection[Prompt], tokenizer: Tokenizer) -> None:
     """
     Raises:
-        InvalidRequest: weights that cannot be, or more chunks than one job may have.
+        InvalidRequest: invalid weights, or more chunks than one job may have.
     """
     num_chunks = sum(len(chunks_of(prompt, tokenizer)) for prompt in prompts)
     if num_chunks > MAX_CHUNKS:
-        raise InvalidRequest(f"prompt: all that it becomes needs {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
+        raise InvalidRequest(f"prompt: all steps together need {num_chunks} chunks of tokens; at most {MAX_CHUNKS}")
 
 
 def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> EncodedPrompts:
@@ -154,7 +153,7 @@ def encode_prompts(job: Job, strands: Sequence[tuple[Conditioning, ...]]) -> Enc
 
 
 def encode_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
-    """The same in every step: what is seen in the picture; nothing at all where guidance leads away from."""
+    """The CLIP embedding of the picture, the same in every step; zeros for the negative row."""
     assert isinstance(job.spec, Variation), "a model that is told pictures draws variations and nothing else"
     seen = Conditioning(eye.embed(job.pictures[job.spec.init])[None], None)
     return EncodedPrompts(
@@ -165,7 +164,7 @@ def encode_picture(job: Job, eye: ImageEncoder) -> EncodedPrompts:
 
 
 def negative(job: Job, encoded: tuple[Conditioning, ...]) -> tuple[Conditioning, ...]:
-    """SDXL was trained with zeros for the empty negative prompt, not with its encoding."""
+    """The conditionings of the negative prompt: zeros for an empty one with SDXL, which was trained so."""
     if job.spec.negative_prompt or not job.model.description.force_zeros_for_empty_prompt:
         return encoded
     return (zeros_like(encoded[0]),) * len(encoded)
@@ -190,7 +189,7 @@ def encode_by(
 def with_t5(
     model: Model, prompts: Sequence[Prompt], clip: Sequence[Conditioning], adapted: Sequence[Sequence[Row]] | None
 ) -> list[Conditioning]:
-    """What T5 says of the prompts, beside CLIP; zeros where the checkpoint came without it."""
+    """Append T5's states to CLIP's conditionings; zeros if the checkpoint has no T5."""
     about, device = model.description, model.placement.device
     length, put = about.family.t5_tokens, t5_only if about.family.t5_alone else append_t5
     if model.t5 is None:

@@ -41,7 +41,7 @@ class Decoder:
                     together = together[:1]
                 self.decode_together(together)
                 jobs = [job for job in jobs if job not in together]
-                del together  # or the last ones' model could not leave memory while this thread waits
+                del together  # otherwise this waiting thread would keep their model in memory
             if closing:
                 return
 
@@ -58,7 +58,7 @@ class Decoder:
     def decode_together(self, jobs: Sequence[Job]) -> None:
         try:
             images = self.pictures(jobs)
-        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to these jobs and must not end the thread
+        except Exception as error:  # noqa: BLE001  any error fails these jobs only and must not end the thread
             if len(jobs) == 1:
                 self.done(jobs[0], error)
                 return

@@ -1,7 +1,7 @@
-"""Add, step, retire: the loop that every picture goes through.
+"""Add, step, retire: the engine's loop.
 
-One engine is one thread and one device. It states facts (`emit`) and others listen. Whatever goes wrong in a call
-is pinned on the job it belongs to; the others go on as if it had never been there.
+One engine is one thread and one device. It emits events, and others listen. An error in a call fails only the job
+that caused it; the other jobs continue unchanged.
 """
 
 import logging
@@ -45,7 +45,7 @@ class Engine:
         self.emit(Queued(job_id=job.id, position=self.scheduler.add(job)))
 
     def cancel(self, job_id: str) -> None:
-        """Takes effect at the next step boundary; a job that has ended stays as it ended."""
+        """Takes effect at the next step boundary; no effect on a job that has ended."""
         if job := self.live.get(job_id):
             job.cancelled = True
 
@@ -56,7 +56,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Advance one batch by one network call; False when there was nothing to do."""
+        """Advance one batch by one network call; returns False if there was nothing to do."""
         self.drop_cancelled()
         batch = self.scheduler.next_batch()
         if not batch:
@@ -68,11 +68,11 @@ class Engine:
         return True
 
     def begin(self, batch: Sequence[Job]) -> list[Job]:
-        """Prepare newcomers and encode their prompts in one call; returns those that can take a step."""
+        """Prepare new jobs and encode their prompts in one call; returns the jobs that can take a step."""
         for job in batch:
             if job.trajectory is None:
                 self.isolate([job], self.prepare)
-        # Encoded second: what a prompt says in which step depends on how many steps there are.
+        # After `prepare`: with prompt editing, the text of each step depends on the number of steps.
         newcomers = [job for job in batch if job.state == "waiting" and job.trajectory is not None]
         if newcomers:
             self.isolate(newcomers, self.conditionings.fill)
@@ -142,13 +142,15 @@ class Engine:
     def hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if not job.now.latents[0].isfinite().all():
-                raise JobFailed("the network made numbers that are not finite; float32, or less guidance, may help")
+                raise JobFailed(
+                    "the network's output has NaN or infinite values; float32, or a lower guidance scale, may help"
+                )
             job.state = "decoding"
             self.scheduler.remove(job)
             if self.scheduler.jobs:
                 self.decoder.submit(job)
             else:
-                # Nobody's step would wait, and a second thread at work slows this one's kernels from then on.
+                # No other job waits, and a second busy thread would slow this thread's kernels from then on.
                 self.decoder.decode_together([job])
 
     def refine(self, jobs: Sequence[Job]) -> None:
@@ -173,11 +175,11 @@ class Engine:
         """Do the work for all; if it fails, shrink the batch or find the job that fails."""
         try:
             work(jobs)
-        except Exception as error:  # noqa: BLE001  a neighbour's fault of any kind must not end the engine
+        except Exception as error:  # noqa: BLE001  no error of one job may end the engine
             if is_out_of_memory(error):
                 release_memory()
                 if self.scheduler.halve_budget(jobs):
-                    return  # nobody has moved: the same jobs come again in smaller batches
+                    return  # no job has advanced: the same jobs are scheduled again, in smaller batches
             if len(jobs) == 1:
                 self.scheduler.remove(jobs[0])
                 self.end(jobs[0], failure(jobs[0], error))
@@ -196,7 +198,7 @@ class Engine:
         self.emit(event)
 
     def close(self, error: Exception | None = None) -> None:
-        """Decode what is finished and cancel the rest, or fail it with what broke; every job gets its last event."""
+        """Decode finished jobs, and cancel the others or fail them with `error`; every job gets its last event."""
         for job in list(self.scheduler.jobs):
             self.scheduler.remove(job)
             self.end(job, failure(job, error) if error else Cancelled(job_id=job.id, step=job.step))
@@ -214,7 +216,7 @@ def failure(job: Job, error: Exception) -> Failed:
 
 def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        # What PyTorch's allocators for the CPU and for Metal say in a plain RuntimeError.
+        # PyTorch's allocators for the CPU and for Metal raise a plain RuntimeError with these words.
         isinstance(error, RuntimeError)
         and any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory"))
     )

@@ -1,4 +1,4 @@
-"""A spec inside the engine. Mutable, and only the engine touches it; at a step boundary it can be paused or moved."""
+"""A spec inside the engine: mutable state that only the engine changes. It can be paused at step boundaries."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ State = Literal["waiting", "running", "decoding", "ended"]
 
 
 Enlarge = Callable[[Image.Image, float, str], Image.Image]
-"""Enlarges a picture by a factor, with the upscaler of a name."""
+"""Enlarges a picture by a factor, with a named upscaler."""
 
 
 def by_lanczos(image: Image.Image, scale: float, name: str) -> Image.Image:
@@ -63,16 +63,16 @@ class Trajectory:
 
     schedule: Schedule
     latents: list[Latent]
-    """The last K, newest first; zeros before there are so many."""
+    """The latents of the last K calls, newest first; zeros at the start."""
     outputs: list[Latent]
     blend: Blend | None = None
     extra_channels: Tensor | None = None
-    """(c, h, w), further inputs of the network: mask and masked picture, or the picture that is edited."""
+    """(c, h, w), further input channels of the network: mask and masked picture, or the picture to edit."""
     effects: Mapping[str, Active] = field(default_factory=dict[str, Active])
     """The job's effects, prepared for this size."""
     row: int = 0
     fresh_noise: Latent | None = None
-    """Noise of the current row; stored until the row is done, so that a repeated call uses the same."""
+    """The noise of the current row, stored until the row is done, so that a repeated call uses the same noise."""
 
     @property
     def finished(self) -> bool:
@@ -80,23 +80,23 @@ class Trajectory:
 
     @property
     def step(self) -> int:
-        """Steps finished."""
+        """Number of finished steps."""
         return self.schedule.steps if self.finished else int(self.schedule.step_of[self.row])
 
     @property
     def ends_step(self) -> bool:
-        """The coming call is the last of its step."""
+        """Whether the next call is the last of its step."""
         row = self.row + 1
         return row == len(self.schedule) or bool(self.schedule.step_of[row] > self.schedule.step_of[row - 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompts:
-    """The conditionings of a job's prompts. Each tuple has an entry per step, the second pass after the first; equal
-    entries are one object."""
+    """The conditionings of a job's prompts. Each tuple has one entry per step, the second pass after the first; equal
+    entries are the same object."""
 
     positive: tuple[tuple[Conditioning, ...], ...]
-    """One tuple for each prompt that AND joins."""
+    """One tuple for each prompt combined by AND."""
     weights: tuple[float, ...]
     """The weight of each of them."""
     negative: tuple[Conditioning, ...] | None
@@ -117,7 +117,7 @@ class Job:
     embeddings: tuple[Embedding, ...] = ()
     """The textual inversions that the spec pins."""
     refiner: Model | None = None
-    """The model that takes over; None once it has."""
+    """The model that draws the last steps; None once it does."""
     enlarge: Enlarge = by_lanczos
     """Enlarges a picture before a second pass."""
     tenant: str = ""
@@ -131,12 +131,12 @@ class Job:
     generator: torch.Generator | None = None
     encoded: EncodedPrompts | None = None
     num_parts: int = field(init=False)
-    """Prompts joined by AND, each with a row of its own in every call."""
+    """Number of prompts combined by AND; each has a row in every call."""
     trajectory: Trajectory | None = None
     enlarged: bool = False
-    """In the second pass of highres."""
+    """Whether the job is in the second pass of highres."""
     steps_before: int = 0
-    """Steps finished in earlier trajectories."""
+    """Number of steps finished in earlier trajectories."""
     passes: tuple[int, ...] = ()
     """Steps of each pass: highres makes two, and a refiner's steps belong to the pass that it ends."""
     overlay: Overlay | None = None
@@ -161,7 +161,7 @@ class Job:
 
     @property
     def tiling(self) -> Tiling | None:
-        """The tiles of the coming call, in latent pixels; None if the picture is not larger than one."""
+        """The tiles of the next call, in latent pixels; None if one tile covers the picture."""
         if not isinstance(self.spec, ImageToImage) or self.spec.tiles is None:
             return None
         scale, tiles = self.model.description.vae_scale, self.spec.tiles
@@ -177,7 +177,7 @@ class Job:
 
     @property
     def guided(self) -> bool:
-        """Guidance acts in the coming call."""
+        """Whether guidance acts in the next call."""
         if self.spec.guidance <= 1 or not self.model.description.supports_cfg:
             return False
         if self.trajectory is None:
@@ -192,7 +192,7 @@ class Job:
         return (self.step - first) / self.passes[1] if self.enlarged else self.step / first
 
     def effect_row(self, name: str, kind: RowKind, *, negative: bool = False) -> Any:
-        """What the effect applies to one row of the coming call; None where the job has no such effect."""
+        """What the effect applies to one row of the next call; None if the job does not have the effect."""
         trajectory = self.now
         if name not in trajectory.effects:
             return None
@@ -209,17 +209,17 @@ class Job:
 
     @property
     def uses_cfg(self) -> bool:
-        """The coming call has a row with the negative prompt, which AND needs too."""
+        """Whether the next call has a row with the negative prompt, which AND needs too."""
         return self.guided or self.num_parts > 1
 
     @property
     def uses_image_cfg(self) -> bool:
-        """The coming call has a row without the picture that is edited."""
+        """Whether the next call has a row without the picture to edit."""
         return self.guided and isinstance(self.spec, Edit) and self.spec.image_guidance > 1
 
     @property
     def rows(self) -> int:
-        """Network rows in the coming call and the one that follows from it."""
+        """Number of network rows in the next call and in its follow-up call."""
         wanted = sum(len(active.rows()) for active in self.effects.values())
         return self.num_parts + self.uses_cfg + self.uses_image_cfg + wanted
 
@@ -233,7 +233,7 @@ class Job:
 
     @property
     def megapixels(self) -> float:
-        """The cost of the coming call: rows times picture area, effects included."""
+        """The cost of the next call: rows times picture area, effects included."""
         width, height = self.size
         effects = sum(active.cost() for active in self.effects.values())
         area = width * height
@@ -244,7 +244,7 @@ class Job:
 
     @property
     def step(self) -> int:
-        """Steps finished, those of earlier trajectories included."""
+        """Number of finished steps, including earlier trajectories."""
         return self.steps_before + (0 if self.trajectory is None else self.trajectory.step)
 
     @property

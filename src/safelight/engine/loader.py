@@ -1,4 +1,4 @@
-"""What a job needs in memory: the seam between an engine and the files of its machine."""
+"""Loads the parts of a job into memory: the interface between the engine and the files of its machine."""
 
 import asyncio
 import contextvars
@@ -25,7 +25,7 @@ from safelight.spec.parts import PinnedRefiner
 P = ParamSpec("P")
 T = TypeVar("T")
 LOADERS = 32
-"""Jobs that load at once, or wait for another's loading: in threads of their own, so that no request waits."""
+"""Number of jobs that may load at once, or wait for another's loading, in their own threads: requests do not wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,12 @@ class Loaded:
     embeddings: tuple[Embedding, ...] = ()
     effects: Mapping[str, Active] = field(default_factory=dict[str, Active])
     lease: Lease | None = None
-    """Keeps them there; to be ended with the job."""
+    """Reserves the memory; ends with the job."""
 
 
 class Loader(Protocol):
     async def load(self, spec: Denoised, pictures: Mapping[str, Image.Image]) -> Loaded:
-        """Wait until what the spec needs may be in memory, and load it.
+        """Wait until there is memory for the parts of the spec, and load them.
 
         Raises:
             SafelightError: a file is missing, has changed, is damaged, does not fit, or is larger than the memory.
@@ -50,7 +50,7 @@ class Loader(Protocol):
         ...
 
     def enlarge(self, image: Image.Image, scale: float, upscaler: str) -> Image.Image:
-        """The picture `scale` times as large, on the way to a larger one."""
+        """The picture `scale` times as large, as an intermediate result."""
         ...
 
 
@@ -101,7 +101,7 @@ class LocalLoader:
         return self.upscalers.enlarge(image, scale, self.upscalers.pin(upscaler))
 
     def allocations(self, spec: Denoised) -> list[Allocation]:
-        """The memory for weights that drawing the spec takes, file by file.
+        """The memory for weights that drawing the spec needs, file by file.
 
         Raises:
             SafelightError: a file is missing, has changed or is damaged, or an effect is unknown.
@@ -138,12 +138,12 @@ class LocalLoader:
 
 
 def refiners_of(spec: Denoised) -> list[PinnedRefiner]:
-    """The model that takes over, if one does."""
+    """The model that draws the last steps, if there is one."""
     return [spec.refiner] if isinstance(spec, Refined) and spec.refiner else []
 
 
 def upscalers_of(spec: Denoised) -> list[str]:
-    """Upscalers of pictures on the way to this one; latents are resampled without one."""
+    """Upscalers of intermediate pictures; latents are resampled without one."""
     match spec:
         case TextToImage(highres=HighresFix(upscaler=name)) if not name.startswith("latent"):
             return [name]

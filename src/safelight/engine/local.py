@@ -1,4 +1,4 @@
-"""One engine in one thread of this process; asyncio stays on this side of it."""
+"""A backend with one engine, which runs in a thread of its own beside asyncio."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ Listener = Callable[[Event], None]
 
 
 class LocalBackend:
-    """Implements `Backend`. Commands go to the engine's thread through a queue, events come back to each job's loop."""
+    """Implements `Backend`. Commands go to the engine's thread through a queue; events go to the caller's loop."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LocalBackend:
         """As `Backend.submit`.
 
         Raises:
-            SafelightError: the model, a LoRA or an embedding cannot be had, or the backend is closed.
+            SafelightError: the model, a LoRA or an embedding cannot be loaded, or the backend is closed.
         """
         loaded = await self.loader.load(spec, pictures)
         job_id, lease = uuid.uuid4().hex, loaded.lease
@@ -79,7 +79,7 @@ class LocalBackend:
             priority=priority,
             preview_every=self.preview_every,
         )
-        del loaded  # only the job holds its model, so that the model can leave memory with it
+        del loaded  # only the job refers to its model, so that the model is freed with it
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -95,7 +95,7 @@ class LocalBackend:
             except SafelightError:
                 self.end_lease(job_id)
                 raise
-            del job  # or its model would stay in memory for as long as the caller looks at the last event
+            del job  # otherwise its model would stay in memory while the caller handles the last event
             while True:
                 event = await events.get()
                 yield event
@@ -136,8 +136,8 @@ class LocalBackend:
         try:
             self.work()
         except Exception as error:
-            log.exception("the engine broke down")
-            fault = EngineStopped(f"the engine broke down: {type(error).__name__}: {error}")
+            log.exception("the engine failed")
+            fault = EngineStopped(f"the engine failed: {type(error).__name__}: {error}")
         finally:
             with self.closing:
                 self.closed = True
@@ -147,7 +147,7 @@ class LocalBackend:
             self.engine.close(fault)
 
     def work(self) -> None:
-        """Execute the waiting commands, then step; sleep when there is nothing to do."""
+        """Execute the queued commands, then step; block when there is nothing to do."""
         busy = False
         while True:
             while not busy or not self.commands.empty():
@@ -160,6 +160,6 @@ class LocalBackend:
             busy = self.engine.step()
 
     def close(self) -> None:
-        """Stop at the next step boundary; jobs under way are cancelled."""
+        """Stop at the next step boundary and cancel running jobs."""
         self.commands.put(None)
         self.thread.join()

@@ -1,8 +1,8 @@
 """From a spec to a job that can take its first step.
 
-Noise is drawn in the order diffusers' pipelines draw it, so that a seed means the same picture there and here:
-the start picture's latent (sampled by the VAE), then the first noise, then the masked picture's latent, then
-whatever the sampler wants step by step.
+Noise is drawn in the order of diffusers' pipelines, so that a seed gives the same picture in both: for the start
+picture's latent (sampled by the VAE), the first noise, the masked picture's latent, and then the noise of the
+sampler's steps.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def prepare(job: Job, *, cache: Path | None) -> None:
     else:
         second = second_schedule(job, job.highres, cache)
         job.passes = (first.steps, second.steps)
-        until_refined(job, second)  # what cannot be is said now, and not after the first pass
+        until_refined(job, second)  # raises now, not after the first pass
 
 
 def require_mask_where_one_is_read(spec: Denoised, about: Description, *, name: str) -> None:
@@ -161,8 +161,9 @@ def masked_canvas(job: Job, spec: Inpaint) -> tuple[Image.Image, Image.Image]:
 
 
 def drawn_mask(job: Job, spec: Inpaint, hard: Image.Image) -> Image.Image:
-    """A soft mask is laid on to the pixel, so drawing may begin a latent pixel further in: what the picture shows just
-    beyond its mask, the old background mostly, is then not taken for a part of what is kept."""
+    """The mask for the latents. A soft mask blends pixel by pixel at the end, so the area drawn here may be one latent
+    pixel larger: otherwise the network would continue what the picture shows at the mask's border, mostly the old
+    background."""
     reach = 2 * job.model.description.vae_scale + 1
     return hard.filter(ImageFilter.MaxFilter(reach)) if spec.soft_mask else hard
 
@@ -208,7 +209,9 @@ def until_refined(job: Job, schedule: Schedule) -> Schedule:
 def require_two_steps(steps: int) -> None:
     """Raises UnsupportedOption if either model would have no step."""
     if steps < 2:
-        raise UnsupportedOption("refiner", "two models need two steps, and there is one: take more steps, or strength")
+        raise UnsupportedOption(
+            "refiner", "base and refiner need a step each, but there is only one: use more steps, or a higher strength"
+        )
 
 
 def refine(job: Job, cache: Path | None) -> None:

@@ -1,7 +1,7 @@
-"""Raises what drawing would, before a spec is accepted: from configurations, prompts, step counts and masks.
+"""Raises the errors that drawing would, before a spec is accepted: checks configurations, prompts, steps and masks.
 
-`prepare.py` and `conditioning.py` ask the same of a job with its networks in memory, and here the same functions answer
-for an outline. What only the weights show is left for them.
+`prepare.py` and `conditioning.py` make the same checks for a job with its networks in memory; here the same functions
+check the outline of a model. They alone can find errors that need the weights.
 """
 
 from collections.abc import Sequence
@@ -65,13 +65,13 @@ def passes_of(spec: Denoised, about: Description) -> tuple[int, ...]:
 
 
 def require_legible(spec: Denoised, outline: Outline, prompts: Sequence[Prompt]) -> None:
-    """Raises InvalidRequest or UnsupportedOption where the prompts of one of the steps cannot be read."""
+    """Raises InvalidRequest or UnsupportedOption if the prompts of any step are invalid."""
     check_depth([Prompt("", spec.clip_skip)], num_layers=outline.num_layers)
     require_bounded(dict.fromkeys(prompts), outline.tokenizer)
 
 
 def require_white(spec: Inpaint, mask: Image.Image, size: tuple[int, int]) -> None:
-    """Raises InvalidRequest where the mask leaves nothing to draw of a picture of that size."""
+    """Raises InvalidRequest if the mask leaves nothing to draw in a picture of that size."""
     mask = mask.convert("L")
     if mask.size != size:
         mask = fit_to(mask, *size, "stretch")

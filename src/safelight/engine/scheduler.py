@@ -1,14 +1,14 @@
 """Chooses the jobs of the next network call.
 
-Jobs of one call must agree in model and picture size (`key_of`); all else may differ. Of two jobs, first comes the one
+Jobs of one call have the same model and picture size (`key_of`); all else may differ. Jobs are ordered by
 
-- of higher priority; a minute of waiting counts for a point, up to the highest priority among those that are here;
-- of the tenant that has had less work done, that of the call at hand included;
-- of the key that has had less work done, so that an odd size never starves;
-- that has begun; then the one that arrived first.
+1. priority, which rises by one per minute of waiting, up to the highest priority of any waiting job;
+2. the work done for their tenant, least first, including the work already chosen for this call;
+3. the work done for their key, least first, so that a rare size never starves;
+4. whether they have started (those first), and their time of arrival.
 
-The first job decides the key; the call takes as many of that key as fit the budget, which is rows times picture area.
-The first always fits. A job that is not chosen simply stays where it is: pausing is not being chosen.
+The first job decides the key; the call takes as many jobs of that key as fit the budget (rows times picture area).
+The first job always fits. Jobs that are not chosen wait without losing anything.
 """
 
 import time
@@ -20,11 +20,11 @@ from safelight.engine.job import Job
 from safelight.models.networks.load import Model
 
 PRIORITY_AGES_S = 60.0
-"""After this long a waiting job counts one priority higher."""
+"""Waiting time after which a job's priority rises by one."""
 LORA_BYTES = 2**30
-"""Most bytes of LoRAs in one call: their stacked copies take as much again."""
+"""Largest total size of the LoRAs in one call; their stacked copies need the same amount again."""
 MAX_LEAD = 8.0
-"""Most calls by which a tenant that was served less may be ahead."""
+"""Largest credit of a tenant that was served less than others, in calls."""
 
 
 class Scheduler:
@@ -36,7 +36,7 @@ class Scheduler:
         self.work_by_tenant = Account()
 
     def add(self, job: Job) -> int:
-        """Queue a job; returns how many are before it."""
+        """Queue a job; returns the number of jobs before it."""
         before = len(self.jobs)
         self.jobs.append(job)
         return before
@@ -48,7 +48,7 @@ class Scheduler:
         self.work_by_key.keep_only(key_of(other) for other in self.jobs)
 
     def next_batch(self) -> list[Job]:
-        """The jobs of the next call, all of one key; empty when there is nothing to do."""
+        """The jobs of the next call, all of one key; empty if there is nothing to do."""
         ready = [job for job in self.jobs if not job.paused and job.state in ("waiting", "running")]
         if not ready:
             return []
@@ -74,14 +74,14 @@ class Scheduler:
                 left -= job.megapixels
                 for active in job.effects.values():
                     stacked |= active.stacked_bytes()
-                # Stop at the first that does not fit: passing over it would starve guided jobs behind unguided ones.
+                # Stop at the first job that does not fit: skipping it would starve jobs that need more rows.
                 if batch and (left < 0 or sum(stacked.values()) > LORA_BYTES):
                     return batch
                 batch.append(job)
         return batch
 
     def in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Jobs in order within a tenant; the tenant with the least work goes next, work given here included."""
+        """Jobs in order within a tenant; next comes the tenant with the least work, including work yielded here."""
         lines: dict[str, deque[Job]] = {}
         for job in jobs:
             lines.setdefault(job.tenant, deque()).append(job)
@@ -95,7 +95,7 @@ class Scheduler:
             yield job
 
     def charge(self, batch: Sequence[Job], costs: Sequence[float]) -> None:
-        """Book a call's work to the tenants and the key it was done for."""
+        """Add a call's work to the accounts of its tenants and its key."""
         for job, cost in zip(batch, costs, strict=True):
             self.work_by_tenant.book(job.tenant, cost)
         self.work_by_key.book(key_of(batch[0]), sum(costs))
@@ -109,7 +109,7 @@ class Scheduler:
         return self.budgets[key]
 
     def halve_budget(self, batch: Sequence[Job]) -> bool:
-        """After running out of memory; False when there is nothing left to halve."""
+        """Halve the budget after running out of memory; False if it cannot be halved further."""
         first, asked = batch[0], sum(job.megapixels for job in batch)
         if len(batch) > 1:
             self.budgets[key_of(first)] = asked / 2
@@ -124,7 +124,7 @@ class Scheduler:
 
 
 class Account:
-    """Work done so far by name. A newcomer starts level with the least served, not with a claim on the past."""
+    """Work done so far, by name. A new name starts with the work of the least served, so it has no credit."""
 
     def __init__(self) -> None:
         self.work: dict[Hashable, float] = {}
@@ -140,11 +140,11 @@ class Account:
         self.work[name] = self.of(name) + amount
 
     def forgive(self, lead: float) -> None:
-        """Limit a tenant's credit to `lead`, or its burst of jobs would shut out the others."""
+        """Limit each credit to `lead`: otherwise a burst of one tenant's jobs would shut out the others."""
         least = max(self.work.values()) - lead
         self.work = {name: max(work, least) for name, work in self.work.items()}
 
 
 def key_of(job: Job) -> Hashable:
-    """What the jobs of one call must share; a strict job, moreover, has its calls to itself."""
+    """The properties that all jobs of one call share; a strict job, moreover, is always alone in its calls."""
     return job.model.digest, job.size, job.tiling, job.strict

@@ -1,4 +1,4 @@
-"""Enlarges pictures: a backend of its own, so that the path treats an enlargement as any other picture."""
+"""Enlarges pictures, as a backend, so that the pipeline treats an enlargement like any other picture."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from safelight.models.vision.upscalers import Upscalers
 from safelight.spec import Upscale
 
 PIXEL_BYTES = 4
-"""Of a decoded picture, in RGB as in RGBA."""
+"""Bytes per pixel of a decoded picture, in RGB and RGBA."""
 
 
 class UpscaleBackend:

@@ -39,7 +39,7 @@ def outpaint_canvas(image: Image.Image, sides: Sides, *, overlap: int = 8) -> tu
     Right and bottom grow by up to 7 more pixels, to multiples of 8: resizing would blur the old image.
     """
     if not any(sides.model_dump().values()):
-        raise InvalidRequest("extend: every side is 0; name at least one side to grow")
+        raise InvalidRequest("extend: every side is 0; give pixels for at least one side")
     left, top = sides.left, sides.top
     right = sides.right + -(image.width + left + sides.right) % 8
     bottom = sides.bottom + -(image.height + top + sides.bottom) % 8
@@ -61,7 +61,7 @@ def binary_mask(mask: Image.Image, *, blur: float, invert: bool) -> tuple[Image.
     if invert:
         hard = ImageOps.invert(hard)
     if hard.getbbox() is None:
-        raise InvalidRequest("mask is all black: white marks what is to be drawn (or use mask_invert)")
+        raise InvalidRequest("mask is all black: make the area to draw white (or use mask_invert)")
     return hard, hard.filter(ImageFilter.GaussianBlur(blur)) if blur else hard
 
 

@@ -122,7 +122,7 @@ def open_checked(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) 
     except UnidentifiedImageError as error:
         raise InvalidImage(f"the {kind} has a damaged or empty header; {ACCEPTED}") from error
     except Exception as error:  # Pillow's parsers can raise any exception
-        raise InvalidImage(f"the {kind} is damaged or hostile ({error}); save it again, without metadata") from error
+        raise InvalidImage(f"the {kind} is damaged or malicious ({error}); save it again, without metadata") from error
     with image:
         if image.width * image.height > max_pixels:
             raise InvalidImage(
@@ -145,7 +145,7 @@ def read_bounded(source: bytes | Path, max_file_bytes: int) -> bytes:
     if not data:
         raise InvalidImage(f"the file is empty; {ACCEPTED}")
     if len(data) > max_file_bytes:
-        raise InvalidImage(f"the file is larger than the {max_file_bytes:,} bytes that are opened; send a smaller one")
+        raise InvalidImage(f"the file is larger than the {max_file_bytes:,} bytes allowed; send a smaller one")
     return data
 
 

@@ -31,7 +31,9 @@ def background_mask(image: Image.Image) -> Image.Image:
         else background_by_edge_colour(np.asarray(image.convert("RGB"), dtype=np.int16))
     )
     if mask.min() == 255:
-        raise InvalidRequest("replace_background: the image is all background; give a mask, white where it is")
+        raise InvalidRequest(
+            "replace_background: the image is all background; give a mask that is white on the background"
+        )
     return Image.fromarray(mask.astype(np.uint8))
 
 
@@ -47,7 +49,7 @@ def background_by_edge_colour(colours: NDArray[np.int16]) -> NDArray[np.uint8]:
     if (on_edge <= TOLERANCE).mean() < MIN_EDGE_SHARE:
         raise InvalidRequest(
             "replace_background: the picture has no transparency, and its edges are not of one colour; "
-            "give a mask, white where the background is"
+            "give a mask that is white on the background"
         )
     labelled: Any = label(distance <= TOLERANCE)
     regions: NDArray[np.int32] = labelled[0]

@@ -101,14 +101,14 @@ def unroll(prompt: str, passes: Sequence[int]) -> tuple[str, ...]:
     if tree is None or not (changes := find_changes(tree)):
         return (prompt,) * sum(passes)
     if len(changes) > MAX_CHANGES:
-        raise InvalidRequest(f"prompt: it changes in {len(changes)} places; at most {MAX_CHANGES}")
+        raise InvalidRequest(f"prompt: {len(changes)} changes between steps; at most {MAX_CHANGES}")
     prompts = tuple(
         prompt_at(tree, step, pass_index=pass_index, passes=passes)
         for pass_index, steps in enumerate(passes)
         for step in range(1, steps + 1)
     )
     if len(set(prompts)) > MAX_CHANGES:
-        raise InvalidRequest(f"prompt: it becomes {len(set(prompts))} different prompts; at most {MAX_CHANGES}")
+        raise InvalidRequest(f"prompt: {len(set(prompts))} different prompts over the steps; at most {MAX_CHANGES}")
     return prompts
 
 

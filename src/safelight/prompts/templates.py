@@ -160,7 +160,7 @@ class RandomTemplate:
             case str():
                 self.length += len(node)
                 if self.length > MAX_LENGTH:
-                    raise InvalidRequest(f"prompt: it grows beyond {MAX_LENGTH} characters")
+                    raise InvalidRequest(f"prompt: longer than {MAX_LENGTH} characters when expanded")
                 return node
             case Wildcard(name):
                 require_no_cycle(self.parents, name)

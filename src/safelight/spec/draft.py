@@ -108,7 +108,7 @@ class Draft(Frozen, use_attribute_docstrings=True):
     highres: HighresFix | None = None
     """Highres fix: a second, larger pass over the result of the first."""
     init: PictureDigest | None = None
-    """Init picture: the one to start from."""
+    """Init picture: the picture to start from."""
     strength: Strength | None = None
     """Denoising strength, above 0 and up to 1: how far the picture departs from `init`; 1 keeps nothing."""
     fit: Fit = "crop"
@@ -120,9 +120,9 @@ class Draft(Frozen, use_attribute_docstrings=True):
     image_guidance: ImageGuidance | None = None
     """Image guidance scale, 1 to 100: how closely a model that follows instructions keeps to `init`."""
     mask: PictureDigest | None = None
-    """Mask: only the part of `init` where this picture is white is drawn."""
+    """Mask: a picture; only the part of `init` under its white area is redrawn."""
     mask_blur: Blur = 4.0
-    """Softness of the mask's edge, as a standard deviation in pixels."""
+    """Softness of the mask's edge: standard deviation of the blur, in pixels."""
     mask_invert: bool = False
     """Invert the mask: draw where it is black."""
     only_masked: bool = False
@@ -130,10 +130,10 @@ class Draft(Frozen, use_attribute_docstrings=True):
     padding: Padding = 32
     """Pixels around the mask that `only_masked` includes."""
     soft_mask: bool = False
-    """Soft mask: apply the mask as it is, without blur; grey mixes."""
+    """Soft mask: blend by the mask's grey values, without blur."""
     replace_background: bool = False
-    """Replace the background: keep the subject of `init` to the pixel and draw what is behind it, where `mask` is
-    white, or without one where the picture is transparent or of the even colour of its edges."""
+    """Replace the background of `init` and keep the subject's pixels. The background is the white area of `mask`, or
+    without a mask the transparent area, or the area of uniform colour at the edges."""
     extend: Sides | None = None
     """Outpainting: pixels by which to extend the canvas of `init` on each side, multiples of 8."""
 
@@ -143,29 +143,35 @@ class Draft(Frozen, use_attribute_docstrings=True):
                 if getattr(self, name) not in (None, False):
                     yield InvalidField(name, "needs an init picture", "init")
         elif self.highres is not None:
-            yield InvalidField("highres", "starts from text alone: leave out init, or draw at the larger size", "init")
+            yield InvalidField(
+                "highres",
+                "works only without an init picture: leave out init, or set a larger width and height",
+                "init",
+            )
         if self.mask is None and self.extend is None:
             for name in ("mask_invert", "only_masked", "soft_mask"):
                 if getattr(self, name):
                     yield InvalidField(name, "needs a mask", "mask", "extend")
         for name in ("width", "height"):
             if self.scale is not None and getattr(self, name):
-                yield InvalidField(name, "scale takes the place of width and height: give one or the other", "scale")
+                yield InvalidField(name, "cannot be combined with scale, which sets the size: leave one out", "scale")
         if self.tiles is not None:
             for name in ("mask", "extend", "replace_background"):
                 if getattr(self, name):
-                    yield InvalidField(name, "tiles draw a whole picture over: give one or the other", "tiles")
+                    yield InvalidField(
+                        name, "cannot be combined with tiles, which redraw the whole picture: leave one out", "tiles"
+                    )
             if self.controls:
-                yield InvalidField("controls", "tiles are not led by controls: give one or the other", "tiles")
+                yield InvalidField("controls", "cannot be combined with tiles: leave one out", "tiles")
         if self.pag_layers != ("mid",) and not self.pag_scale:
-            yield InvalidField("pag_layers", "are of perturbed attention: give a pag_scale too, such as 3", "pag_scale")
+            yield InvalidField("pag_layers", "need perturbed attention: give a pag_scale too, such as 3", "pag_scale")
         if self.refiner is None and self.refiner_switch is not None:
-            yield InvalidField("refiner_switch", "is of a refiner: name one", "refiner")
+            yield InvalidField("refiner_switch", "needs a refiner: name one", "refiner")
         if self.extend is not None:
             if self.mask is not None:
-                yield InvalidField("extend", "makes its own mask: give one or the other", "mask")
+                yield InvalidField("extend", "makes its own mask: leave out mask", "mask")
             if self.replace_background:
-                why = "keeps the picture's size, and extend makes it grow: give one or the other"
+                why = "cannot be combined with extend, which enlarges the picture: leave one out"
                 yield InvalidField("replace_background", why, "extend")
 
 

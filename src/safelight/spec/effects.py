@@ -128,7 +128,7 @@ class LoraRequest(Frozen, use_attribute_docstrings=True):
         if not isinstance(blocks, list | tuple):
             return blocks
         if len(blocks) not in BLOCKS:
-            raise ValueError(f"a list has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
+            raise ValueError(f"a list of block weights has {', '.join(map(str, BLOCKS))} numbers, not {len(blocks)}")
         return dict(zip(BLOCKS[len(blocks)].split(), blocks, strict=True))
 
     def clashes(self) -> Iterator[InvalidField]:

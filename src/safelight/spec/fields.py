@@ -18,7 +18,7 @@ def heeded(seed: int) -> int:
     if seed >= NUM_SEEDS:
         raise PydanticCustomError(
             "seed_too_large",
-            "at most {most}: only 32 bits of a seed are heeded, so that this one draws the picture of {same}",
+            "at most {most}: only 32 bits of a seed are used, so this one would give the same picture as {same}",
             {"most": NUM_SEEDS - 1, "same": seed % NUM_SEEDS},
         )
     return seed
@@ -86,4 +86,4 @@ UpscaleMethod = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Frozen(CheckedModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

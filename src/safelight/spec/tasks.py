@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from safelight.spec.digest import digest_of
 from safelight.spec.effects import (
@@ -163,7 +163,7 @@ Denoised = TextToImage | ImageToImage | Inpaint | Edit | Variation
 Refined = TextToImage | ImageToImage | Inpaint
 """Those whose end another model may draw."""
 Spec = Annotated[Denoised | Upscale, Field(discriminator="task")]
-_SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec)
+_SPEC: TypeAdapter[Denoised | Upscale] = TypeAdapter(Spec, config=ConfigDict(defer_build=True))
 
 
 def parse_spec(values: Mapping[str, Any]) -> Denoised | Upscale:

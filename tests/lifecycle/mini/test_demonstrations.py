@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from benchmarks.creature import BACKGROUNDS, RENDERINGS, creature, recognised, warped
-from benchmarks.demonstrations import on_a_bench, show_object, show_style, show_word
+from benchmarks.demonstrations import show_object, show_style, show_word, with_setup
 from PIL import ImageFilter
 from tests.tiny_models import one_thread
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.needs("npm")
 def test_a_lora_brings_a_style_that_the_model_never_saw(tmp_path: Path) -> None:
-    numbers = on_a_bench(tmp_path, show_style).numbers
+    numbers = with_setup(tmp_path, show_style).numbers
     far, near, least = (numbers[f"distance {of}"] for of in ("before", "after", "of the artist's"))
     assert near - least < 0.75 * (far - least)
     # 80 pictures: 4 may be lost.
@@ -31,7 +31,7 @@ def test_a_lora_brings_a_style_that_the_model_never_saw(tmp_path: Path) -> None:
 
 
 def test_dreambooth_draws_one_thing_on_backgrounds_it_was_not_seen_on(tmp_path: Path) -> None:
-    numbers = on_a_bench(tmp_path, show_object).numbers
+    numbers = with_setup(tmp_path, show_object).numbers
     assert numbers["recognised before"] <= 0.1
     assert numbers["recognised after"] >= 0.7
     assert numbers["class still named after"] >= numbers["class still named before"] - 0.25
@@ -40,7 +40,7 @@ def test_dreambooth_draws_one_thing_on_backgrounds_it_was_not_seen_on(tmp_path: 
 @cache
 def numbers_of_the_word() -> dict[str, float]:
     with TemporaryDirectory() as folder:
-        return on_a_bench(Path(folder), show_word).numbers
+        return with_setup(Path(folder), show_word).numbers
 
 
 def test_a_new_word_alone_comes_nearer_than_known_ones() -> None:
@@ -49,7 +49,7 @@ def test_a_new_word_alone_comes_nearer_than_known_ones() -> None:
     assert numbers["nearer to it than to what words draw"] >= 0.75
 
 
-@pytest.mark.xfail(strict=True, reason="by the judge of the ninth sitting one of twelve is recognised, none on white")
+@pytest.mark.xfail(strict=True, reason="the judge recognises one of twelve pictures, and none on white")
 def test_a_new_word_alone_brings_the_thing() -> None:
     """On white, as it was learnt; words for other backgrounds and the new one get in each other's way."""
     numbers = numbers_of_the_word()

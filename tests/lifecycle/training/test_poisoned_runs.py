@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
 
 def test_a_result_that_cannot_be_written_can_be_written_later(recipe: AnyRecipe, tmp_path: Path) -> None:
     (tmp_path / "versions").write_text("a file where the folder should be")
-    with pytest.raises(StorageFailed, match="run it again: it ends at once"):
+    with pytest.raises(StorageFailed, match="run the command again; the training itself is finished"):
         learn(recipe, tmp_path)
     (tmp_path / "versions").unlink()
     news = learn(recipe, tmp_path)

@@ -128,7 +128,7 @@ def test_a_name_of_another_kind_is_refused_before_training(checkpoint: Checkpoin
     with open_registry(Settings(home=tmp_path)) as registry:
         registry.add(write_lora(tmp_path / "brand.safetensors"), name="learnt")
     recipe = recipe_for(checkpoint("sd1"), write_pictures(tmp_path / "data"), "full")
-    with pytest.raises(InvalidRequest, match="learnt is the name of a lora, and this is a checkpoint"):
+    with pytest.raises(InvalidRequest, match="learnt is the name of a lora, but this is a checkpoint"):
         learn(recipe, tmp_path)
     assert not list(tmp_path.rglob("state.pt"))
 

@@ -272,7 +272,7 @@ def test_a_file_for_another_family_is_refused_by_name(model: Models, tmp_path: P
 def test_a_file_of_which_nothing_fits_is_refused(model: Models, tmp_path: Path) -> None:
     name = "lora_unet_double_blocks_0_img_attn_proj"
     tensors = {f"{name}.lora_down.weight": torch.zeros(4, 8), f"{name}.lora_up.weight": torch.zeros(8, 4)}
-    with pytest.raises(IncompatibleLora, match="none of its layers are there; it seems made for Flux"):
+    with pytest.raises(IncompatibleLora, match="the model has none of its layers; it seems made for Flux"):
         active(write(tmp_path / "flux.safetensors", tensors), model("sd1"))
     with pytest.raises(IncompatibleLora, match="there is no LoRA in the file"):
         active(write(tmp_path / "vae.safetensors", {"decoder.weight": torch.zeros(4)}), model("sd1"))
@@ -300,8 +300,8 @@ def test_the_family_is_read_from_the_width_of_the_prompt(kind: str, tmp_path: Pa
     [
         (lambda t: {n: v for n, v in t.items() if not n.endswith("up.weight")}, "without 'up'"),
         (lambda t: t | {n: torch.zeros(3, 3) for n in t if n.endswith("alpha")}, "single finite numbers"),
-        (lambda t: t | {n: v[:, :1] for n, v in t.items() if n.endswith("up.weight")}, "do not go together"),
-        (lambda t: t | {n: v[None] for n, v in t.items() if n.endswith("down.weight")}, "do not go together"),
+        (lambda t: t | {n: v[:, :1] for n, v in t.items() if n.endswith("up.weight")}, "do not fit together"),
+        (lambda t: t | {n: v[None] for n, v in t.items() if n.endswith("down.weight")}, "do not fit together"),
     ],
     ids=["half missing", "alpha no number", "ranks differ", "too many dimensions"],
 )

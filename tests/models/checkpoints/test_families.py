@@ -66,7 +66,7 @@ def test_flux_defaults_depend_on_its_guidance_input(checkpoint: Checkpoints) -> 
 
 
 @pytest.mark.parametrize(
-    ("width", "why"), [(100, "multiples of 8 pixels; 96 is one"), (200, "at most 192 pixels, not 200")]
+    ("width", "why"), [(100, "multiple of 8 pixels, such as 96"), (200, "at most 192 pixels, not 200")]
 )
 def test_sides_that_a_network_cannot_draw_are_refused(checkpoint: Checkpoints, width: int, why: str) -> None:
     with pytest.raises(InvalidRequest, match=f"width: .*{why}"):

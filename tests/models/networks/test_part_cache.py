@@ -175,13 +175,13 @@ def test_pictures_that_differ_in_these_parts_share_calls(shelf: PartCache, model
 @pytest.mark.parametrize(
     ("kind", "part", "name", "why"),
     [
-        ("sdxl", "vae", "other", "scaling factor of its latents is 0.18215, of sdxl's 0.13025"),
-        ("sd3", "vae", "other", "channels of its latents is 4, of sd3's 16"),
+        ("sdxl", "vae", "other", "latent scaling factor 0.18215, but sdxl has 0.13025"),
+        ("sd3", "vae", "other", "latent channels 4, but sd3 has 16"),
         ("sd1", "text_encoder", "wide", "has width 48; sd1 .sd1. uses text encoders of width 32"),
         ("sd1", "text_encoder", "PATH/vaes/original.safetensors", "holds no CLIP text encoder, and no T5"),
         ("sd1", "text_encoder", "PATH/text_encoders/t5", "has a T5, and sd1 .sd1. uses none"),
         ("sd3", "text_encoder", "PATH/text_encoders/t5", "has a T5 of width 48; sd3 needs width 64"),
-        ("flux", "text_encoder", "PATH/text_encoders/wordy", "has a vocabulary of 99, and its tokenizer one of 57"),
+        ("flux", "text_encoder", "PATH/text_encoders/wordy", "has embeddings for 99 tokens, but its tokenizer has 57"),
         ("sd2", "text_encoder", "sd1", "has width 32; sd2 .sd2. uses text encoders of width 1024"),
     ],
 )

@@ -28,7 +28,7 @@ def test_a_model_is_found_by_name_and_pinned_by_digest(pool: ModelPool) -> None:
 
 
 def test_other_weights_under_the_same_name_are_refused(pool: ModelPool) -> None:
-    with pytest.raises(InvalidRequest, match=r"'sd1' is .* here and 0000000000 in the spec"):
+    with pytest.raises(InvalidRequest, match=r"'sd1' has digest .* here, but 0000000000 in the spec"):
         pool.get("sd1", "0" * 64)
 
 

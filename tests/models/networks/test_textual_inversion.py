@@ -146,10 +146,10 @@ def test_embeddings_named_in_a_prompt_are_pinned(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file_widths", "model_widths", "message"),
     [
-        ((768,), (1024,), r"is for Stable Diffusion 1 \(vectors of 768\); tiny reads 1024"),
+        ((768,), (1024,), r"is for Stable Diffusion 1 \(vectors of 768\); tiny needs 1024"),
         ((1024,), (768,), "is for Stable Diffusion 2"),
-        ((768, 1280), (768,), r"is for SDXL \(vectors of 768 and 1280\); tiny reads 768"),
-        ((768,), (768, 1280), "is for Stable Diffusion 1 .* tiny reads 768 and 1280"),
+        ((768, 1280), (768,), r"is for SDXL \(vectors of 768 and 1280\); tiny needs 768"),
+        ((768,), (768, 1280), "is for Stable Diffusion 1 .* tiny needs 768 and 1280"),
         ((33,), (32,), "is for another model"),
     ],
 )

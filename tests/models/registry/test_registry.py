@@ -91,14 +91,14 @@ def test_a_licence_is_recorded_now_or_later(registry: Registry, tmp_path: Path) 
 )
 def test_a_name_is_a_plain_word(registry: Registry, tmp_path: Path, name: str) -> None:
     file = write_lora(tmp_path / "file.safetensors")
-    with pytest.raises(InvalidRequest, match="is no name"):
+    with pytest.raises(InvalidRequest, match="is not a valid name"):
         registry.add(file, name=name or " ")
     assert registry.versions() == []
 
 
 def test_a_name_has_one_kind_and_is_either_versions_or_an_alias(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
-    with pytest.raises(InvalidRequest, match="ink is the name of a lora, and this is a vae"):
+    with pytest.raises(InvalidRequest, match="ink is the name of a lora, but this is a vae"):
         registry.add(write_vae(tmp_path / "vae.safetensors"), name="ink")
     with pytest.raises(InvalidRequest, match="'mini' is the embedded model"):
         registry.add(write_vae(tmp_path / "vae.safetensors"), name="mini")
@@ -217,7 +217,7 @@ def test_an_unknown_reference_suggests_the_nearest(registry: Registry, tmp_path:
 
 def test_an_alias_cannot_be_a_number_or_hide_a_model(registry: Registry, tmp_path: Path) -> None:
     registry.add(write_lora(tmp_path / "ink.safetensors"))
-    with pytest.raises(InvalidRequest, match="never moves"):
+    with pytest.raises(InvalidRequest, match="ink@2 is a version; an alias"):
         registry.point("ink", "2", 1)
     with pytest.raises(InvalidRequest, match="has versions of its own"):
         registry.point("ink", "", "ink@1")

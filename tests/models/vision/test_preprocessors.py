@@ -83,7 +83,7 @@ def test_invalid_names_and_thresholds_are_refused(tmp_path: Path) -> None:
     make = preprocessors(tmp_path).make_hint
     with pytest.raises(InvalidRequest, match="did you mean 'soft-edge'"):
         make("softedge", colours_picture())
-    with pytest.raises(InvalidRequest, match="thresholds are canny's"):
+    with pytest.raises(InvalidRequest, match="thresholds are for canny"):
         make("scribble", colours_picture(), thresholds=(1, 2))
     with pytest.raises(UnknownControl, match="there are none in SAFELIGHT_HOME/depth-models"):
         make("depth", colours_picture())
@@ -117,7 +117,7 @@ def test_depth_uses_its_own_preprocessing_settings(tmp_path: Path) -> None:
     [found] = make.depths.values()
     assert (found.size, found.mean, found.std) == ((64, 64), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
     write_dpt(tmp_path / "depth-models" / "b")
-    with pytest.raises(InvalidRequest, match="name one, as depth/a"):
+    with pytest.raises(InvalidRequest, match="name one, such as depth/a"):
         make.make_hint("depth", colours_picture())
     assert make.make_hint("depth/b", colours_picture()).size == colours_picture().size
 

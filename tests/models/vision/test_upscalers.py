@@ -65,7 +65,7 @@ def test_files_of_other_networks_are_refused() -> None:
         {name: tensor for name, tensor in state.items() if "conv_hr" not in name},
         state | {"conv_last.weight": torch.zeros(3, 8, 1, 1)},
     ):
-        with pytest.raises(CorruptModel, match="holds no ESRGAN"):
+        with pytest.raises(CorruptModel, match="is not a 4x ESRGAN"):
             from_tensors(broken, path=Path("x"))
 
 
@@ -91,7 +91,7 @@ def test_ncnns_files_are_numbers_in_the_order_of_the_layers(half: bool, tmp_path
     read = from_ncnn(Compact(layers=2, width=5), tmp_path / "net.bin").state_dict()
     for name, tensor in ours.state_dict().items():
         torch.testing.assert_close(read[name], tensor, rtol=1e-3 if half else 0, atol=1e-4 if half else 0)
-    with pytest.raises(CorruptModel, match="bytes, and its network"):
+    with pytest.raises(CorruptModel, match="bytes, but its network"):
         from_ncnn(Compact(layers=1, width=5), tmp_path / "net.bin")
     with pytest.raises(CorruptModel, match="cut off"):
         from_ncnn(Compact(layers=9, width=5), tmp_path / "net.bin")

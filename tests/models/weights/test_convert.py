@@ -59,7 +59,7 @@ def test_a_pickle_without_tensors_is_refused(tmp_path: Path, content: bytes) -> 
 def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
     (tmp_path / "a.safetensors").touch()
-    with pytest.raises(InvalidRequest, match="must not be there yet"):
+    with pytest.raises(InvalidRequest, match="must not exist yet"):
         convert_pickle(tmp_path / "a.pt", tmp_path / "a.safetensors")
 
 

@@ -96,7 +96,7 @@ def without(*prefixes: str) -> Any:
         (
             (T5,),
             CorruptModel,
-            "lacks T5 .*the only encoder Flux attends to: get the file that has its text encoders baked in",
+            "lacks T5 .*the only encoder Flux attends to: get a file that includes its text encoders",
         ),
         (("vae.",), CorruptModel, "lacks an autoencoder"),
         (("text_encoders.clip_l.",), CorruptModel, "lacks a text encoder"),

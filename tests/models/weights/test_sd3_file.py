@@ -82,7 +82,7 @@ def test_a_file_without_text_encoders_says_what_to_get(tmp_path: Path) -> None:
         for name in [name for name in tensors if name.startswith("text_encoders.")]:
             del tensors[name]
 
-    with pytest.raises(CorruptModel, match="get the file that has its text encoders baked in"):
+    with pytest.raises(CorruptModel, match="get a file that includes its text encoders"):
         describe(write_sd3(tmp_path / "bare.safetensors", change=drop))
 
 

@@ -320,7 +320,7 @@ def put(name: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("first_stage_model."), r"lacks an autoencoder.*baked in"),
+        (drop("first_stage_model."), r"lacks an autoencoder.*includes it"),
         (drop("cond_stage_model."), r"checkpoint of an unknown family"),
         (drop("model.diffusion_model.middle_block.0."), r"lacks \d+ tensors.*mid_block"),
         (drop("model.diffusion_model.input_blocks.0."), r"lacks model\.diffusion_model\.input_blocks"),

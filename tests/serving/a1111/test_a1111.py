@@ -275,7 +275,7 @@ def test_sides_are_cut_to_what_can_be_drawn(client: httpx.Client) -> None:
         ({"sampler_name": "Eular a"}, 404, "Euler a"),
         ({"sampler_name": "Euler", "scheduler": "turbo"}, 400, "Karras"),
         ({"override_settings": {"sd_model_checkpoint": "mimi"}}, 404, "mini"),
-        ({"override_settings": {"sd_vae": "other.safetensors"}}, 404, "vae: nothing is named 'other.safetensors'"),
+        ({"override_settings": {"sd_vae": "other.safetensors"}}, 404, "vae: no vae named 'other.safetensors'"),
         ({"override_settings": {"eta_noise_seed_delta": 31337}}, 400, "eta_noise_seed_delta"),
         ({"script_name": "x/y/z plot"}, 422, "x/y/z plot"),
         ({"script_name": "SD upscale", "script_args": ["", 16, "Lanczos", 2]}, 422, "for img2img"),

@@ -227,7 +227,7 @@ def test_jobs_take_controls_by_the_id_of_an_upload(client: httpx.Client) -> None
     for broken, says in (
         ({"controls": [{"model": "nowhere", "image": picture}]}, "no ControlNet"),
         ({"controls": [{**fields["controls"][0], "preprocessor": "cany"}]}, "did you mean 'canny'"),
-        ({"controls": [{**fields["controls"][0], "thresholds": [1, 2]}]}, "thresholds are canny's"),
+        ({"controls": [{**fields["controls"][0], "thresholds": [1, 2]}]}, "thresholds are for canny"),
         ({"controls": [{**fields["controls"][0], "digest": "0" * 64}]}, "the picture would differ"),
         ({"controls": [{**fields["controls"][0], "image": "0" * 64}]}, "0000"),
         ({"picture_prompts": [{**fields["picture_prompts"][0], "encoder": "nowhere"}]}, "no image encoder named"),

@@ -1,9 +1,9 @@
-"""Openly licensed emoji artwork: npm packages in, rendered pictures with their attributes out.
+"""Render openly licensed emoji artwork from npm packages, with the attributes of each picture.
 
     fetch_packages -> read_concepts -> choose_combinations -> render -> pictures.npy + pictures.json
 
 A picture is a (concept, style, colour) combination. Its colour is either the artwork's own or that of
-a recoloured copy. A fixed few combinations are held out: listed in holdout.json, never trained on.
+a recoloured copy. A few fixed combinations are held out: holdout.json lists them, and no training uses them.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Rgba = NDArray[np.uint8]
 """One picture: height, width, 4; alpha not premultiplied."""
 
 HUES = {"red": 0, "orange": 28, "yellow": 50, "green": 125, "blue": 215, "purple": 275, "pink": 325}
-"""Degrees on the colour wheel that stand for a colour word."""
+"""Hue in degrees of each colour word."""
 
 NOT_PICTURES = re.compile(
     r"^(man|woman|men|women|mx|deaf|couple|family|kiss:)\b.+|.*(: |facing |o’clock|-thirty|japanese “|keycap|"
@@ -43,7 +43,7 @@ NOT_SUBGROUPS = {"alphanum", "keycap", "zodiac", "family", "gender", "av-symbol"
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """One thing to draw: its slug, emojibase label, keywords, and whether it is one of the popular ones."""
+    """One concept: its slug, emojibase label, keywords, and whether it is one of the popular ones."""
 
     slug: str
     label: str
@@ -53,7 +53,7 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class ArtworkPicture:
-    """One rendered picture; `own_colour` says that the artist chose the colour, not the recolouring."""
+    """One rendered picture; `own_colour`: the artist chose the colour, not the recolouring."""
 
     concept: str
     style: str
@@ -129,7 +129,7 @@ def source_of(package: Path) -> dict[str, str]:
 
 
 def read_concepts(keywords: Path, icons: dict[str, dict[str, Any]], aliases: Aliases) -> list[Concept]:
-    """Every emojibase entry that is a picture of something and is drawn in all styles."""
+    """Every emojibase entry that depicts something and exists in all styles."""
     groups: dict[str, Any] = json.loads((keywords / "meta/groups.json").read_text("utf-8"))
     concepts: list[Concept] = []
     for entry in json.loads((keywords / "en/data.json").read_text("utf-8")):
@@ -162,7 +162,7 @@ def svg_of(icon_set: dict[str, Any], slug: str) -> str:
 
 
 def render(svg: str, size: int) -> Rgba | None:
-    """The drawing at `size`, area-averaged from twice that; None if it shows nothing."""
+    """The drawing at `size`, area-averaged from twice that; None if it is empty."""
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size, skip_system_fonts=True)
     fine = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"), np.float32) / 255
     premultiplied = np.concatenate([fine[..., :3] * fine[..., 3:], fine[..., 3:]], axis=-1)
@@ -198,7 +198,7 @@ def dominant_colour(picture: Rgba) -> tuple[str, float]:
 
 
 def recolour(picture: Rgba, colour: str) -> Rgba:
-    """A copy whose main hue is turned to `colour`; other hues (a leaf, a tongue) stay as they were."""
+    """A copy with its main hue rotated to `colour`; other hues (a leaf, a tongue) do not change."""
     hue, saturation, value = to_hsv(picture)
     weight = saturation * value * (picture[..., 3] / 255)
     angles = np.deg2rad(hue)
@@ -227,7 +227,7 @@ def turn(start: float, end: float) -> float:
 
 
 def copy_colours(slug: str, own: str, count: int) -> Iterable[str]:
-    """Colours for the copies of one concept: the same ones in every style, varied from concept to concept."""
+    """Colours for the copies of one concept: the same in every style, different between concepts."""
     if own in ("white", "gray", "black"):
         return ()
     others = [colour for colour in (*HUES, "black", "brown") if colour != own]
@@ -250,7 +250,7 @@ def hold_out(pictures: list[ArtworkPicture], share: float) -> set[str]:
 
 
 def fraction_of(text: str) -> float:
-    """A number in 0..1 that depends on the text alone: the same on every machine and run."""
+    """A pseudo-random number in 0..1 that depends only on the text: the same on every machine and run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 

@@ -1,6 +1,6 @@
-"""What may happen to a picture without its answer changing: it is moved, tinted, blurred, set on a background.
+"""Augmentation that keeps the label: shift, tint, blur, backgrounds.
 
-Drawn artwork with an alpha channel goes in, pictures as a network sees them come out. All is drawn from one generator.
+Input is artwork with an alpha channel, output RGB pictures for a network. All randomness comes from one generator.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SLOW = (3, 10)
-"""Along a side, the bumps of what changes slowly: from, and below."""
+"""Range of the number of bumps along a side in a smooth random field: minimum, and one more than the maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How much of each; what is left at 0 does not happen."""
+    """The strength of each augmentation; 0 is off."""
 
     shift: float = 0.0
-    """Of the side, at most; likewise `turn` in radians, `zoom` and `stretch` as powers of e either way."""
+    """At most this share of the side; likewise `turn` in radians, `zoom` and `stretch` as powers of e either way."""
     turn: float = 0.0
     zoom: float = 0.0
     stretch: float = 0.0
@@ -29,16 +29,16 @@ class Augmentation:
     blurred: float = 0.0
     background: float = 0.0
     shade: float = 0.0
-    """Brightness and contrast either way."""
+    """Largest change of brightness and contrast, either way."""
     noise: float = 0.0
-    """Standard deviation of the most noise; likewise `uneven`, of slow changes, such as an autoencoder leaves."""
+    """Largest standard deviation of the noise; likewise `uneven`, of smooth noise like an autoencoder's errors."""
     uneven: float = 0.0
     warped: float = 0.0
-    """Of the side: standard deviation of the most that outlines waver."""
+    """Largest standard deviation of the warp, as a share of the side."""
     smeared: float = 0.0
-    """Share of the pictures that lose their small parts in places, as a small network paints them."""
+    """Share of the pictures that lose small details in places, as in a small network's output."""
     halo: float = 0.0
-    """Of what a place differs from those around it, so much at most is taken away or added: hazy or ringing edges."""
+    """Largest share of the local contrast that is removed or added: hazy or ringing edges."""
 
 
 def augmented(
@@ -47,7 +47,7 @@ def augmented(
     """(b, 4, h, w) in 0..1, colours premultiplied by alpha -> (b, 3, h, w) in -1..1.
 
     Args:
-        backgrounds: (b, 3) in 0..1, what is behind each picture; white without.
+        backgrounds: (b, 3) in 0..1, the colour behind each picture; white by default.
     """
     count = len(pictures)
 
@@ -58,7 +58,7 @@ def augmented(
         return (torch.rand(count, 1, 1, 1, generator=generator) < share).float()
 
     def slow(channels: int) -> Tensor:
-        """(b, channels, h, w) of unit variance, changing over a random share of the side: the same one for all."""
+        """Smooth random field (b, channels, h, w) of unit variance, at one random scale for the whole batch."""
         bumps = int(torch.randint(*SLOW, (), generator=generator))
         field = torch.randn(count, channels, bumps, bumps, generator=generator)
         return F.interpolate(field, pictures.shape[-1], mode="bicubic")
@@ -126,7 +126,7 @@ def tinted(colours: Tensor, alpha: Tensor, how: Augmentation, uniform, some) -> 
     if not (how.rehued or how.greyed):
         return colours
     grey = colours.mean(dim=1, keepdim=True)
-    # A turn about the grey axis: what is left of a colour without its grey, rotated in its plane.
+    # Rotate around the grey axis: subtract the grey, and rotate the rest in its plane.
     rest = colours - grey
     side = (rest[:, [1, 2, 0]] - rest[:, [2, 0, 1]]) / 3**0.5
     angle = uniform(1, 1, 1) * torch.pi * some(how.rehued)

@@ -70,7 +70,7 @@ def train_autoencoder(
     began = saved = time.time()
     while (progress := shared_progress(accelerator, until, step, began)) < 1:
         set_rates(optimizers, rate_factor(step, warmup=30, progress=progress, cooldown=auto.cooldown))
-        # Crops first: four times as many steps for the same work. Whole pictures at the end set the norms right.
+        # Crops first: four times as many steps for the same compute. Whole pictures at the end adapt the norm layers.
         side = auto.crop if progress < auto.crop_until else recipe.artwork.size
         images = draw_images(pictures, rows, auto, step=step, side=side)
         generator = torch.Generator().manual_seed(seed_of(auto.seed, step, accelerator.process_index))
@@ -99,7 +99,7 @@ def train_autoencoder(
         with average.applied():
             fold_whitening(network, *latent_statistics(network, pictures, rows))
             network.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")  # pyright: ignore[reportCallIssue]
-    # The others read what this one is writing.
+    # The other processes read the file that the main process writes.
     accelerator.wait_for_everyone()
     # Not `end_training`, which would also end the process group that the encoding needs.
     for tracker in accelerator.trackers:
@@ -107,11 +107,11 @@ def train_autoencoder(
 
 
 class Reconstruction(nn.Module):
-    """One pass from pictures to what is left of them, as one module for several processes to share.
+    """Encode and decode, as one module so that several processes can share a batch.
 
-    Latents of about unit variance are noised on the way, each picture's by another amount, so that a denoiser's small
-    errors are forgiven. Alone, that makes the encoder use every frequency alike, and latents like white noise are hard
-    to denoise; hence the loss on their roughness.
+    The latents, of about unit variance, get noise of a random strength per picture, so that the decoder tolerates a
+    denoiser's small errors. That alone makes the encoder use all frequencies equally, and latents like white noise are
+    hard to denoise; the loss on their roughness prevents this.
     """
 
     def __init__(self, network: AutoencoderKL, latent_noise: float) -> None:
@@ -235,7 +235,7 @@ class View:
 
 @torch.no_grad()
 def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
-    """Cache latents.npy, one row a view: every picture on white, and popular ones on a background too."""
+    """Cache latents.npy, one row a view: every picture on white, and popular concepts on a coloured background too."""
     accelerator = Accelerator(cpu=True)
     network = AutoencoderKL.from_pretrained(out / "vae")
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -261,7 +261,7 @@ def encode_pictures(recipe: MiniRecipe, artwork: Path, out: Path) -> None:
 
 
 def choose_views(auto: AutoencoderRecipe, artwork: Path) -> list[View]:
-    """Which picture is cached over which background."""
+    """Choose the backgrounds on which each picture is cached."""
     about = json.loads((artwork / "pictures.json").read_text("utf-8"))
     core = {
         concept["slug"] for concept in json.loads((artwork / "concepts.json").read_text("utf-8")) if concept["core"]

@@ -1,4 +1,4 @@
-"""Captions: the words under a picture, drawn anew each time it is seen."""
+"""Random captions for pictures: a new one for each training sample."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ OPENINGS = (
     *("an image of a {}", "a photo of a {}", "photo of a {}"),
 )
 FILLERS = ("cute", "little", "small", "big", "nice", "pretty", "simple", "lovely", "beautiful", "funny")
-"""Words that people say and that change nothing here."""
+"""Common words that do not change the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Aliases:
 
 
 def read_aliases() -> Aliases:
-    """The hand-written list in data/aliases.txt."""
+    """The hand-written list in aliases.txt."""
     text = resources.files("safelight.lifecycle.mini").joinpath("aliases.txt").read_text("utf-8")
     names: dict[str, tuple[str, ...]] = {}
     core = set[str]()
@@ -53,7 +53,7 @@ def names_of(label: str, aliases: Aliases) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a caption may say of one picture."""
+    """The attributes of one picture that a caption may name."""
 
     names: Sequence[str]
     keywords: Sequence[str]

@@ -122,7 +122,7 @@ def train_decoder(recipe: MiniRecipe, artwork: Path, out: Path, denoiser: MiniDe
         save()
         with average.applied():
             decoding.network.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")  # pyright: ignore[reportCallIssue]
-        # A resumed run makes new ones with its current denoiser.
+        # A resumed run makes new latents with its current denoiser.
         made.unlink()
     accelerator.end_training()
 
@@ -138,7 +138,7 @@ def optimizers_of(part: nn.Module, how: DecoderRecipe, factor: float) -> list[Op
 
 
 class LatentMaker:
-    """Latents as the denoiser leaves them: real ones noised to some level and walked back."""
+    """Makes latents with the denoiser's errors: real ones, noised to some level and denoised again."""
 
     def __init__(self, recipe: MiniRecipe, denoiser: MiniDenoiser, tokenizer: CLIPTokenizer) -> None:
         self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
@@ -200,17 +200,17 @@ def make_latents(maker: LatentMaker, pictures: Pictures, accelerator: Accelerato
 
 @dataclass(frozen=True, slots=True)
 class DecoderBatch:
-    """What the decoder is shown, and what it should draw."""
+    """The decoder's inputs and targets."""
 
     views: list[int]
     latents: Tensor
     images: Tensor
     styles: Tensor
-    """Places in STYLES."""
+    """Indices into STYLES."""
 
 
 class DecoderBatches:
-    """Latents as the denoiser leaves them and, now and then, real ones with noise."""
+    """Latents made by the denoiser, mixed with real ones with noise."""
 
     def __init__(self, recipe: MiniRecipe, pictures: Pictures, artwork: Path, made: Path) -> None:
         self.recipe, self.pictures = recipe, pictures
@@ -220,7 +220,7 @@ class DecoderBatches:
             self.made = torch.from_numpy(file["latents"])
 
     def draw(self, seed: int, count: int) -> DecoderBatch:
-        """One that depends on the seed alone."""
+        """Sample a batch; it depends only on the seed."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.views), (count,), generator=generator)
         views = [self.views[number] for number in chosen.tolist()]

@@ -65,7 +65,7 @@ def train_denoiser(
     start: MiniDenoiser | None = None,
     state: str = DENOISER,
 ) -> None:
-    """Train, resuming from the file `state` in `out`, else from `start`, else from nothing."""
+    """Train, resuming from the file `state` in `out`, else starting from `start`, else from scratch."""
     denoiser = recipe.denoiser
     sharing = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(out), kwargs_handlers=[sharing])
@@ -91,7 +91,7 @@ def train_denoiser(
     began = saved = time.time()
 
     def spent() -> float:
-        """CPU seconds of all processes in this sitting."""
+        """CPU seconds of all processes since this start."""
         return accelerator.num_processes * time.process_time()
 
     while (progress := shared_progress(accelerator, until, step, began)) < 1:
@@ -137,7 +137,7 @@ def train_denoiser(
 
 
 class MiniNoiseLevels:
-    """The scheduler's alphas as tensors: how to make noisy latents, what v is, and what each level weighs."""
+    """The scheduler's alphas as tensors: factors for noisy latents and v, and the loss weight of each timestep."""
 
     def __init__(self, snr_gamma: float) -> None:
         alphas = new_scheduler().alphas_cumprod.float()
@@ -222,7 +222,7 @@ def ids_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def validate(
     network: nn.Module, tokenizer: CLIPTokenizer, levels: MiniNoiseLevels, pictures: Pictures
 ) -> dict[str, float]:
-    """Unweighted error of v on fixed draws: known pictures (all levels, the less noisy half) and held-out ones."""
+    """Unweighted error of v on fixed samples: known pictures (all levels, the less noisy half) and held-out ones."""
     drawn = pictures.draw(seed_of(1, 2), 96)
     held = pictures.held[:: max(1, len(pictures.held) // 96)][:96]
     generator = torch.Generator().manual_seed(3)
@@ -242,7 +242,7 @@ def validate(
 
 @torch.no_grad()
 def draw_samples(network: MiniDenoiser, out: Path, step: int) -> None:
-    """Fixed prompts with fixed seeds, as `out`/grids/STEP.png: what the numbers do not say."""
+    """Write a sample grid of fixed prompts and seeds as `out`/grids/STEP.png."""
     pipeline = assemble(
         autoencoder=AutoencoderKL.from_pretrained(out / "vae"),
         text_encoder=network.text_encoder,
@@ -260,7 +260,8 @@ def is_unet_matrix(name: str, param: Tensor) -> bool:
 
 
 def load_averaged(recipe: MiniRecipe, out: Path) -> tuple[MiniDenoiser, int]:
-    """The averaged networks of the run in `out`, and the step: of the denoiser or its lesson, the one trained last."""
+    """The averaged networks of the run in `out`, and their step: after the denoiser's or the style training, whichever
+    is newer."""
     network = new_denoiser(recipe, None)
     saved = [path for path in (out / DENOISER, out / STYLED) if path.exists()]
     state = load_checkpoint(max(saved, key=lambda path: path.stat().st_mtime, default=out / DENOISER))

@@ -1,9 +1,8 @@
-"""Tells artwork from what the decoder draws, patch by patch.
+"""A patch discriminator that separates artwork from the decoder's output.
 
-A decoder that learns from errors of pixels alone draws the mean of all that a latent may have been: edges are soft,
-fine detail is gone, even areas are not even. One that is also to pass for artwork of its style has to decide
-(arXiv:1611.07004; arXiv:2112.10752 trains its autoencoder so). Artwork of another style does not pass either, as in
-arXiv:1605.05396.
+A decoder trained on pixel errors alone outputs the mean of all pictures that a latent could stand for: edges are soft,
+fine detail is lost, flat areas are uneven. The adversarial loss makes it choose one (arXiv:1611.07004; the autoencoder
+of arXiv:2112.10752 is trained in this way). Artwork of another style counts as false too, as in arXiv:1605.05396.
 """
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 class Discriminator(nn.Module):
     """Pictures (count, 3, height, width) in -1..1 to scores (count, styles, height/8, width/8).
 
-    Above 0 a patch of 38x38 pixels passes for artwork of that style.
+    A score above 0 classifies a patch of 38x38 pixels as artwork of that style.
     """
 
     def __init__(self, *, styles: int, width: int, norm_groups: int) -> None:
@@ -38,8 +37,8 @@ def level(inner: int, outer: int, norm_groups: int, *, stride: int) -> list[nn.M
 
 
 def hinge_loss(discriminator: nn.Module, images: Tensor, outputs: Tensor, styles: Tensor) -> Tensor:
-    """What the discriminator learns by: artwork is above 1 in its style (count,), below -1 in others; what was drawn
-    is below -1 in the style that it should have.
+    """The discriminator's loss: artwork should score above 1 in its style (count,) and below -1 in others; the
+    decoder's outputs below -1 in their style.
     """
     artwork, drawn = discriminator(torch.cat([images, outputs.detach()])).chunk(2)
     own = F.one_hot(styles, artwork.shape[1]).bool()

@@ -1,6 +1,6 @@
-"""The rendered pictures in memory, small, each with what is true of it; what is held out is marked.
+"""The rendered pictures in memory, downscaled, with their attributes and whether they are held out.
 
-For networks that look at pixels; the denoiser, which looks at cached latents, has `pictures.py`.
+For networks that are trained on pixels; the denoiser is trained on cached latents (`pictures.py`).
 """
 
 import json

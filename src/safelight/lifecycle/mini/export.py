@@ -24,9 +24,9 @@ def export(
     unet: UNet2DConditionModel,
     tokenizer: Path,
 ) -> None:
-    """Replace the model in `folder` by these networks in fp16; its README, its licences and an image encoder stay.
+    """Replace the model in `folder` by these networks in fp16; its README, licences and image encoder stay.
 
-    The image encoder is no part of the index until it has been paired with this text encoder.
+    The model's index leaves the image encoder out until it has been trained for this text encoder.
     """
     pipeline = assemble(autoencoder=autoencoder, text_encoder=text_encoder, unet=unet, tokenizer=tokenizer)
     partial = folder.with_name(folder.name + ".partial")
@@ -60,7 +60,7 @@ def export(
 
 
 def tidy(folder: Path) -> None:
-    """Readable by all, and free of the paths that diffusers notes down."""
+    """Make the files readable by all, and remove the local paths that diffusers writes into them."""
     for path in folder.rglob("*.json"):
         config = json.loads(path.read_text("utf-8"))
         if config.pop("_name_or_path", None) is not None:

@@ -1,11 +1,11 @@
-"""The image encoder recipe: a small CLIP vision network learns to put pictures where their captions are.
+"""The image encoder recipe: train a small CLIP vision network for the text encoder of a model folder.
 
-The text encoder is the one in the model folder, as it is; beside the image encoder only a small head on its states is
-trained. So when the text encoder has been trained anew, this stage alone is run again. A batch holds several pictures
-of each of its concepts, so that style, colour and background tell them apart; and each picture is also told from the
-names of all concepts, which a batch is too small to teach.
+The text encoder is frozen; besides the image encoder, only a small head on its states is trained. So after new training
+of the text encoder, only this stage has to run again. A batch holds several pictures of each of its concepts, which
+differ in style, colour and background. A second loss classifies each picture among the names of all concepts, since a
+batch contains only a few.
 
-Read `train_image_encoder` from top to bottom. All randomness of a step follows from (seed, step, process).
+Read `train_image_encoder` from top to bottom. A step's randomness depends only on (seed, step, process).
 """
 
 import math
@@ -55,7 +55,7 @@ class ClipPair(nn.Module):
 
 
 def new_pair(recipe: ImageEncoderRecipe, text_width: int, start: Path | None) -> ClipPair:
-    """Untrained, or with the image encoder of the model folder `start`; the text head is always new."""
+    """A new pair, or one with the image encoder of the model folder `start`; the text head is always new."""
     torch.manual_seed(recipe.seed)
     config = CLIPVisionConfig(
         hidden_size=recipe.width,
@@ -99,7 +99,7 @@ def train_image_encoder(
         if state["text_encoder"] == texts.digest:
             step, seconds = restore(state, pair, average, optimizers)
         elif accelerator.is_main_process:
-            print(f"{path} belongs to another text encoder: starting anew", flush=True)
+            print(f"{path} belongs to another text encoder: starting from the beginning", flush=True)
     began = saved = time.time()
 
     def save() -> None:
@@ -144,7 +144,7 @@ def train_image_encoder(
 
 
 class Texts:
-    """What the frozen text encoder of a model folder makes of captions; each is read once."""
+    """Encodes captions with the frozen text encoder of a model folder, and caches the results."""
 
     def __init__(self, folder: Path) -> None:
         self.network = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
@@ -169,11 +169,11 @@ class CaptionBatch:
     true: Tensor
     """(captions, pictures): whether the caption is true of the picture."""
     concepts: Tensor
-    """The place of each picture's concept among all names."""
+    """The index of each picture's concept among all names."""
 
 
 class Batches:
-    """Draws some concepts, and some pictures of each, with fresh captions; held-out combinations are never drawn."""
+    """Samples some concepts, and some pictures of each, with new captions; never held-out combinations."""
 
     def __init__(self, recipe: MiniRecipe, drawings: Drawings) -> None:
         self.recipe = recipe
@@ -230,7 +230,7 @@ def truths(captions: Sequence[str], subjects: Sequence[Subject], concepts: Seque
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
-    """CLIP's loss both ways, with all captions that are true of a picture as right answers (arXiv:2204.03610).
+    """CLIP's loss in both directions; every caption that is true of a picture counts as a positive (arXiv:2204.03610).
 
     Args:
         logits: (pictures, captions).
@@ -243,7 +243,7 @@ def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieval(pair: ClipPair, texts: Texts, drawings: Drawings) -> dict[str, float]:
-    """Among the held-out pictures of popular concepts: is the right one, or the right caption, first, among five?"""
+    """Retrieval among the held-out pictures of popular concepts: top-1 and top-5 accuracy, in both directions."""
     rows = (drawings.is_held & drawings.is_popular).nonzero()[:, 0]
     parts = [on_white(drawings.pictures(part)) for part in rows.split(128)]
     captions = [full_caption(drawings.subject(row)) for row in rows.tolist()]

@@ -1,4 +1,4 @@
-"""The image encoder in a model folder: read for a start, written when it is trained, named in the model's index."""
+"""Read and write the image encoder in a model folder, and enter it in the model's index."""
 
 import json
 import shutil
@@ -22,14 +22,14 @@ PREPROCESSING = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-"""What the image encoder expects, in the words of transformers."""
+"""The image encoder's preprocessing, as transformers writes it."""
 
 
 def load_vision(vision: CLIPVisionModelWithProjection, model: Path) -> None:
-    """Take over the image encoder of a model folder.
+    """Load the weights of a model folder's image encoder into `vision`.
 
     Raises:
-        InvalidRequest: it has none, or one of another shape.
+        InvalidRequest: the folder has none, or one of another shape.
     """
     try:
         vision.load_state_dict({name: each.float() for name, each in load_file(model / FOLDER / WEIGHTS).items()})
@@ -40,7 +40,7 @@ def load_vision(vision: CLIPVisionModelWithProjection, model: Path) -> None:
 def write_pair(
     model: Path, vision: CLIPVisionModelWithProjection, head: TextHead, metrics: dict[str, float], *, text_encoder: str
 ) -> None:
-    """Replace the model's image encoder by this one, in fp16; `text_encoder` is the sha256 of the one it goes with."""
+    """Replace the model's image encoder by this one, in fp16; `text_encoder` is the sha256 of its text encoder."""
     partial, target = model / (FOLDER + ".partial"), model / FOLDER
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -59,13 +59,13 @@ def write_pair(
 
 
 def is_paired(model: Path) -> bool:
-    """Whether the folder has an image encoder, and it goes with the folder's text encoder."""
+    """Whether the folder has an image encoder that was trained for its text encoder."""
     pair = model / FOLDER / PAIR
     return pair.exists() and is_paired_with(read_json(pair), model)
 
 
 def name_image_encoder(model: Path) -> None:
-    """Make the image encoder a part of the model's index."""
+    """Enter the image encoder in the model's index."""
     index = model / "model_index.json"
     parts = json.loads(index.read_text("utf-8")) | {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
     write(index, dict(sorted(parts.items())))

@@ -1,4 +1,4 @@
-"""How a run went: a line of numbers in `curve.csv` now and then, and the picture of them for the model card."""
+"""Training metrics: append lines to `curve.csv`, and plot them as SVG for the model card."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Point = Mapping[str, float]
 
 
 def note(path: Path, numbers: Point) -> None:
-    """Add a line to the file, whose first one names the columns; what has no column there is left out."""
+    """Append a line to the file; its first line names the columns, and numbers without a column are left out."""
     columns = path.read_text("utf-8").partition("\n")[0].strip().split(",") if path.exists() else []
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=columns or list(numbers), extrasaction="ignore")

@@ -1,4 +1,4 @@
-"""Every number of the embedded model `mini`, in one place: data, captions, networks, training."""
+"""All hyperparameters of the embedded model `mini`: data, captions, networks, training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,9 +59,9 @@ class AutoencoderRecipe:
     crop_until: float = 0.7
     gradient_weight: float = 0.5
     colour_weight: float = 2.0
-    """Of the error of 8x8 means: a small decoder otherwise draws every yellow as that of the many yellow faces."""
+    """Weight of the error of 8x8 means: otherwise a small decoder draws every yellow like the many yellow faces."""
     latent_noise: float = 0.3
-    """Standard deviation of the most noise that the decoder sees on the latents, whose own is about 1."""
+    """Largest standard deviation of the noise added to the decoder's latents, whose own is about 1."""
     spread_weight: float = 0.05
     roughness_weight: float = 0.1
     muon_rate: float = 0.02
@@ -83,12 +83,12 @@ class DenoiserRecipe:
     norm_groups: int = 16
     time_width: int = 256
     pooling_heads: int = 4
-    """The text is also pooled into the time embedding, which scales and shifts every residual block."""
+    """Heads that pool the text into the time embedding, which scales and shifts every residual block."""
     batch: int = 32
     core_share: float = 0.85
-    """Share of the draws for the popular concepts; the rest is for the others."""
+    """Share of the samples that show popular concepts; the rest show the others."""
     copy_share: float = 0.5
-    """How often a recoloured copy is drawn where a concept has any."""
+    """Share of recoloured copies among the samples of a concept that has any."""
     background_share: float = 0.12
     snr_gamma: float = 5.0
     muon_rate: float = 0.005
@@ -96,42 +96,42 @@ class DenoiserRecipe:
     weight_decay: float = 0.01
     warmup: int = 100
     cooldown: float = 1.0
-    """Share of a run with a known end in which the rates fall linearly to zero."""
+    """Last share of a run with a known end, in which the learning rates fall linearly to zero."""
     ema: float = 0.998
     max_grad_norm: float = 1.0
     save_every_s: float = 120
     grid_every: int = 1000
     """Steps between sample grids."""
     learns_text: bool = True
-    """The text encoder is trained too."""
+    """Whether the text encoder is trained too."""
     style_lead: float = 0.0
-    """How far words for a style lead beyond the picture, as guidance does: of what they change, so much is added to
-    what is learnt. What is learnt then changes more, and settles at 1 / (1 - style_lead) times what it was."""
+    """Share of the change of v by a caption's style words that is added to the target, as guidance would. The trained
+    change converges to 1 / (1 - style_lead) times the original one."""
     style_lead_below: int = 500
-    """Timesteps at which they lead: above, what is drawn is decided, and the truth alone is learnt."""
+    """Timesteps below which `style_lead` acts; above, where the shapes are decided, the target stays as it is."""
     seed: int = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderRecipe:
-    """After the denoiser: the decoder learns what to make of its latents."""
+    """After the denoiser: training of the decoder on the denoiser's latents."""
 
     levels: tuple[int, int] = (120, 650)
-    """Timesteps that latents are noised to; from beyond, another picture would come back."""
+    """Range of timesteps to which latents are noised; from higher ones, another picture would come back."""
     steps: int = 4
-    """In which they are walked back."""
+    """Steps in which they are denoised again."""
     made: int = 4800
-    """So many, before the training."""
+    """Number of latents made in this way before the training."""
     real_share: float = 0.3
-    """Of latents that are real ones with noise instead."""
+    """Share of the training latents that are real ones with noise instead."""
     slope_weight: float = 2.0
     sharpness: float = 0.5
-    """How much what passes for artwork counts beside the errors, as a share of their gradient."""
+    """Norm of the discriminator's gradient, as a fraction of the norm of the errors' gradient."""
     sharp_after: int = 200
-    """Steps in which that share grows from nothing."""
+    """Steps over which that fraction rises from zero."""
     discriminator_width: int = 32
     discriminator_factor: float = 2.0
-    """Of its rates to the decoder's."""
+    """Ratio of its learning rates to the decoder's."""
     batch: int = 8
     muon_rate: float = 0.003
     adam_rate: float = 3e-4
@@ -142,7 +142,7 @@ class DecoderRecipe:
 
 STYLING = DenoiserRecipe(learns_text=False, style_lead=0.6, seed=19)
 STYLED_CAPTIONS = CaptionRecipe(style=0.75)
-"""After the denoiser: the UNet alone learns to tell styles apart, which are little of a picture's error."""
+"""After the denoiser: the UNet alone is trained to tell styles apart, since style is a small part of the error."""
 IMAGE_ENCODER_CAPTIONS = CaptionRecipe(empty=0.0, name_only=0.75, copy_colour=1.0, style=0.6, background=0.8)
 IMAGE_ENCODER_AUGMENTATION = Augmentation(
     shift=0.08,
@@ -169,9 +169,9 @@ class ImageEncoderRecipe:
     how: Augmentation = IMAGE_ENCODER_AUGMENTATION
     batch: int = 64
     together: int = 4
-    """Pictures of one concept in a batch, where it has so many."""
+    """Pictures of one concept in a batch, if it has that many."""
     popular_share: float = 0.6
-    """Of the draws for popular concepts alone."""
+    """Share of a batch's concepts that are sampled from the popular ones only."""
     named_backgrounds: float = 0.15
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
@@ -198,7 +198,7 @@ class MiniRecipe:
     defaults: Mapping[str, str | float] = field(
         default_factory=lambda: {"sampler": "DDIM", "steps": 20, "guidance": 3.0, "guidance_rescale": 0.7}
     )
-    """How the model is sampled where the caller does not choose."""
+    """The model's defaults for sampling."""
 
 
 MINI = MiniRecipe()

@@ -1,4 +1,4 @@
-"""The three networks of `mini` and its scheduler, new, from the recipe."""
+"""Create the three untrained networks of `mini` and its scheduler from the recipe."""
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -10,7 +10,7 @@ from safelight.lifecycle.mini.mini import MiniRecipe
 
 
 def new_autoencoder(recipe: MiniRecipe) -> AutoencoderKL:
-    """A light AutoencoderKL; latents leave it whitened, so its scaling factor is 1."""
+    """A small AutoencoderKL; its latents are whitened, so its scaling factor is 1."""
     auto = recipe.autoencoder
     levels = len(auto.channels)
     network = AutoencoderKL(
@@ -72,7 +72,7 @@ def new_unet(recipe: MiniRecipe) -> UNet2DConditionModel:
 
 
 def zero(network: nn.Module, *layers: str) -> None:
-    """Zero the layers of these names: every residual block starts as the identity, which high rates need."""
+    """Zero the layers of these names: every residual block starts as the identity, which high learning rates need."""
     for name, layer in network.named_modules():
         if name.split(".")[-1] in layers:
             for param in layer.parameters():
@@ -80,7 +80,7 @@ def zero(network: nn.Module, *layers: str) -> None:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """v-prediction down to pure noise (arXiv:2305.08891), so that the first step starts from the truth."""
+    """v-prediction with zero terminal SNR (arXiv:2305.08891): sampling starts from pure noise, as in training."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,

@@ -1,4 +1,4 @@
-"""What the denoiser is shown: cached latents, drawn by concept, then style, then colour, with fresh captions."""
+"""The denoiser's training data: cached latents, sampled by concept, then style, then colour, with new captions."""
 
 import json
 import random
@@ -22,7 +22,7 @@ class DrawnBatch:
     latents: Tensor
     captions: list[str]
     unstyled: list[str]
-    """The same captions without their words for the style."""
+    """The same captions without their style words."""
 
 
 class Pictures:
@@ -55,7 +55,7 @@ class Pictures:
         self.others = [slug for slug in self.tree if not concepts[slug]["core"]]
 
     def draw(self, seed: int, count: int) -> DrawnBatch:
-        """A batch that depends on the seed alone."""
+        """Sample a batch; it depends only on the seed."""
         draw = random.Random(seed)
         views = self.choose(draw, count)
         pairs = [caption_pair(self.subject(view), self.recipe.captions, draw) for view in views]
@@ -75,11 +75,11 @@ class Pictures:
         return views
 
     def full_caption(self, row: int) -> str:
-        """The plain caption of a picture on white: what a held-out combination is asked for with."""
+        """The plain caption of a picture on white, which is also the prompt for a held-out combination."""
         return self.plain_caption(self.plain[row])
 
     def plain_caption(self, view: int) -> str:
-        """Names colour, thing, style and background, once each."""
+        """A caption that names colour, concept, style and background, once each."""
         subject = self.subject(view)
         colour = "" if subject.own_colour else subject.colour + " "
         name = without_colours(subject.names[0]) if colour else subject.names[0]

@@ -1,4 +1,4 @@
-"""Writes the fixed prompts that `safelight eval mini` asks, from the artwork's own lists.
+"""Write the fixed prompts of `safelight eval mini`, from the artwork's lists of concepts.
 
 python -m safelight.lifecycle.mini.prompts --out RUN
 """
@@ -18,7 +18,7 @@ STYLE_SUBJECTS = 40
 
 
 def prompt_sets(artwork: Path) -> dict[str, list[tuple[str, dict[str, str]]]]:
-    """Sets of prompts, each with the right answers (words between spaces) by question."""
+    """Sets of prompts, each with the right answers (words separated by spaces) by question."""
     aliases = read_aliases()
     entries: list[dict[str, Any]] = json.loads((artwork / "concepts.json").read_text("utf-8"))
     names = {e["slug"]: names_of(e["label"], aliases)[0] for e in entries if e["core"]}
@@ -60,7 +60,7 @@ def plain(name: str, colour: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, where artwork/ lies")
+    parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, which contains artwork/")
     sets = prompt_sets(parser.parse_args().out / "artwork")
     target = Path(str(resources.files("safelight.lifecycle.evaluation"))) / "prompts.json"
     lines = [

@@ -1,4 +1,4 @@
-"""Sample grids: fixed prompts and seeds, never picked, to see what a run has learnt."""
+"""Sample grids of fixed prompts and seeds, to look at the progress of a run."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ STYLES = ("", ", noto style", ", flat style", ", glossy style")
 def assemble(
     *, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, tokenizer: Path
 ) -> StableDiffusionPipeline:
-    """The networks as a pipeline of diffusers."""
+    """The networks as a diffusers pipeline."""
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,

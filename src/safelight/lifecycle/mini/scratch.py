@@ -1,9 +1,9 @@
-"""From nothing to a model that draws: the stages of the embedded model, each resumable.
+"""Train the embedded model from scratch, in stages; each can be resumed.
 
     artwork -> tokenizer -> autoencoder -> denoiser -> styling -> decoder -> export -> image encoder
 
-`safelight train scratch` runs them. Everything a run makes lies in one folder, outside git. To go on from shipped
-weights alone: artwork, then `adopt`, then `denoiser` with those weights.
+`safelight train scratch` runs them. All results of a run are in one folder, outside git. To train the shipped weights
+further: run artwork, then `adopt`, then `denoiser` with those weights.
 """
 
 import json
@@ -38,14 +38,14 @@ from safelight.lifecycle.training.rates import Until
 
 Stage = Literal["artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder", "adopt"]
 ALL: tuple[Stage, ...] = ("artwork", "autoencoder", "denoiser", "styling", "decoder", "export", "image-encoder")
-"""The whole run."""
+"""The stages of a whole run, in order."""
 SHARED: tuple[Stage, ...] = ("autoencoder", "denoiser", "styling", "decoder", "image-encoder")
 """Stages whose work several processes share."""
 AUTOENCODER_MINUTES = 60.0
-"""Colours are learnt last: after a third of that, every yellow is still drawn as orange."""
+"""Colours are learnt last: after a third of this time, the decoder still draws every yellow as orange."""
 LAST_MINUTES: dict[Stage, float] = {"styling": 90, "decoder": 35, "image-encoder": 12}
 RESULTS = {"artwork": "tokenizer/vocab.json", "autoencoder": "views.json"}
-"""What a stage writes last; once it is there, the whole run skips the stage. Others leave a file in `done`."""
+"""The last file that a stage writes: if it exists, a whole run skips the stage. Other stages leave a file in `done`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +55,16 @@ class ScratchOptions:
     out: Path
     """The folder of the run: data, checkpoints, logs."""
     minutes: float | None = None
-    """A stage stops after so long, its rates falling to zero before; None: never."""
+    """Minutes after which a stage stops; its learning rates have fallen to zero by then. None: it never stops."""
     steps: int | None = None
     weights: Path | None = None
-    """Begin from the weights in this diffusers folder."""
+    """Start from the weights in this diffusers folder."""
     folder: Path | None = None
-    """The model folder that `export` writes, `image-encoder` completes and `adopt` reads."""
+    """The model folder that `export` writes, `image-encoder` adds to and `adopt` reads."""
     grid: Path | None = None
-    """Where `export` draws its sample grid."""
+    """The file to which `export` writes its sample grid."""
     curve: Path | None = None
-    """Where `export` draws the errors of the run, as SVG."""
+    """The file to which `export` plots the errors of the run, as SVG."""
     moment: float | None = None
     """Stop at this time, in seconds since the epoch: the same for every process of a stage."""
 
@@ -74,7 +74,7 @@ class ScratchOptions:
 
 
 def train_all(orders: ScratchOptions, *, processes: int) -> None:
-    """Every stage that has not been done; a run that was killed goes on where it was."""
+    """Run every stage that is not done; a run that was killed resumes."""
     left: list[Stage] = [stage for stage in ALL if not result_of(stage, orders.out).exists()]
     for stage in left:
         own = orders
@@ -88,16 +88,16 @@ def train_all(orders: ScratchOptions, *, processes: int) -> None:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.touch()
     if not left:
-        print(f"{orders.out} is a finished run; name a stage to go on with it")
+        print(f"{orders.out} is a finished run; to continue one of its stages, name the stage")
 
 
 def result_of(stage: Stage, out: Path) -> Path:
-    """The file that says that the stage is done."""
+    """The file that marks the stage as done."""
     return out / RESULTS.get(stage, f"done/{stage}")
 
 
 def train_stage(stage: Stage, orders: ScratchOptions, *, processes: int) -> None:
-    """One stage, here or spread over so many processes of one thread each."""
+    """Run one stage, in this process or in several processes of one thread each."""
     if processes > 1 and stage in SHARED and "RANK" not in os.environ:
         spread(stage, orders, processes=processes)
         return
@@ -131,7 +131,7 @@ def needed(folder: Path | None, stage: Stage) -> Path:
 
 
 def train_artwork(out: Path) -> None:
-    """Fetch and render the pictures, then learn the vocabulary of their captions."""
+    """Fetch and render the pictures, then build the vocabulary of their captions."""
     build_artwork(MINI.artwork, out / "artwork")
     aliases = read_aliases()
     concepts = json.loads((out / "artwork/concepts.json").read_text("utf-8"))
@@ -150,13 +150,13 @@ def train_autoencoder(out: Path, *, until: Until, start: Path | None = None) -> 
 
 
 def train_decoder(out: Path, *, until: Until, start: Path | None = None) -> None:
-    """Train the autoencoder's decoder on what the denoiser makes of latents: the run's, or the one in `start`."""
+    """Train the autoencoder's decoder on latents from the run's denoiser, or from the one in `start`."""
     denoiser = new_denoiser(MINI, start) if start else load_averaged(MINI, out)[0]
     run_decoder(MINI, out / "artwork", out, denoiser, until=until)
 
 
 def adopt(out: Path, folder: Path) -> None:
-    """Take over tokenizer and autoencoder from a model folder and cache latents, where the run folder was lost."""
+    """Copy tokenizer and autoencoder from a model folder and cache the latents, if the run folder was lost."""
     shutil.copytree(folder / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).save_pretrained(out / "vae")
     encode_pictures(MINI, out / "artwork", out)
@@ -168,7 +168,7 @@ def train_denoiser(out: Path, *, until: Until, start: Path | None = None) -> Non
 
 
 def train_styling(out: Path, *, until: Until, start: Path | None = None) -> None:
-    """Train the UNet alone to tell styles apart: the run's, or the one in `start`."""
+    """Train the UNet alone, the run's or the one in `start`, to tell styles apart."""
     recipe = replace(MINI, denoiser=MINI.styling, captions=MINI.styled_captions)
     denoiser = new_denoiser(MINI, start) if start else load_averaged(MINI, out)[0].train()
     run_denoiser(recipe, out / "artwork", out, until=until, start=denoiser, state=STYLED)
@@ -193,12 +193,12 @@ def export(out: Path, folder: Path, *, grid: Path | None, curve: Path | None) ->
 
 
 def train_image_encoder(out: Path, folder: Path, *, until: Until, start: Path | None = None) -> None:
-    """Train an image encoder for the text encoder in `folder`, and put it there."""
+    """Train an image encoder for the text encoder in `folder`, and write it into the folder."""
     run_image_encoder(MINI, out / "artwork", out, folder, until=until, start=start)
 
 
 def spread(stage: Stage, orders: ScratchOptions, *, processes: int) -> None:
-    """Run the stage as several one-thread processes that share each batch (gloo)."""
+    """Run the stage in several one-thread processes that share each batch (gloo)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*launcher, "-m", "safelight", "train", "scratch", stage, "--out", str(orders.out)]
     options = {"--steps": orders.steps, "--moment": orders.until.moment, "--weights": orders.weights}

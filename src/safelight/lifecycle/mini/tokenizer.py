@@ -1,4 +1,4 @@
-"""The vocabulary: a small byte-level BPE in CLIP's own file layout, learnt from the captions' words."""
+"""Train the tokenizer: a small byte-level BPE in CLIP's file layout, from the words of the captions."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ def train_tokenizer(texts: Iterable[str], recipe: TextRecipe, folder: Path) -> N
     """Learn merges from `texts` and write vocab.json, merges.txt and the configuration into `folder`."""
     reference = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    # CLIP's own normaliser and splitter, so that training and use cut words alike.
+    # CLIP's own normaliser and pre-tokeniser, so that training and use split words in the same way.
     learner.normalizer, learner.pre_tokenizer = reference.normalizer, reference.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary - 2, min_frequency=2, end_of_word_suffix="</w>", show_progress=False
@@ -28,7 +28,7 @@ def train_tokenizer(texts: Iterable[str], recipe: TextRecipe, folder: Path) -> N
     vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     merges = learnt[: recipe.vocabulary - len(vocabulary) - 2]
     vocabulary += dict.fromkeys("".join(pair) for pair in merges)
-    # Tokens that no text ever uses keep the size exact when the texts ran out of merges.
+    # Unused tokens fill the vocabulary to its size if the texts yield too few merges.
     vocabulary += [f"<|unused{index}|>" for index in range(recipe.vocabulary - len(vocabulary) - 2)]
     vocabulary += [START, END]
 
@@ -62,5 +62,5 @@ def byte_symbols() -> list[str]:
 
 
 def tokenizer_texts(names: Iterable[str], keywords: Iterable[str]) -> list[str]:
-    """What the merges are learnt from: names weigh most, so that they become one token a word."""
+    """The texts from which the merges are learnt: names weigh most, so that each of their words becomes one token."""
     return [*names] * 3 + [*keywords]

@@ -1,11 +1,11 @@
-"""Trains the judge (`lifecycle/evaluation/judge.py`) on real artwork, and measures it on artwork it has not seen.
+"""Train the judge (`lifecycle/evaluation/judge.py`), a classifier of artwork, and measure it on held-out artwork.
 
     python -m safelight.lifecycle.mini.train_judge --out RUN --minutes 95
     python -m safelight.lifecycle.mini.train_judge --out RUN --minutes 38 --only style
 
-Held-out combinations of concept, style and colour are the ones that the generator does not see either. Style is
-learnt without any concept of which a style is held out, and measured on those: of two styles that a concept was seen
-in, the third could otherwise be guessed by elimination, without a look at how it is drawn.
+The held-out combinations of concept, style and colour are those of the generator. The style classifier is trained
+without any concept of which a style is held out, and measured on those concepts: otherwise it could guess the held-out
+style by elimination, since it would have seen the concept in the two others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from safelight.lifecycle.training.seeds import seed_of
 from safelight.models.networks.placement import fast_dtypes
 
 SIDE = 64
-"""Pixels; a question may be answered at fewer."""
+"""Pixels; a question may use fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +39,14 @@ class QuestionRecipe:
     side: int
     channels: tuple[int, ...]
     share: float
-    """Of the time."""
+    """Share of the training time."""
     how: Augmentation
     popular: float = 0.0
-    """Share of the draws among popular concepts alone, beyond what falls to them by chance."""
+    """Share of the batch that is sampled from popular concepts only; the rest is sampled from all."""
     shading: bool = False
-    """Also look at faint changes of colour (`faint_slopes`)."""
+    """Also use faint colour gradients (`faint_slopes`) as input."""
     both_ways: bool = False
-    """Ask of the mirror image, too: style has no direction, and some things have one."""
+    """Average with the answer for the mirror image: style has no direction, but some concepts have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class JudgeRecipe:
 
 
 class JudgeBatches:
-    """The artwork with its answers, and what each question may learn from, and is measured on."""
+    """The artwork with its labels, and the training and held-out rows of each question."""
 
     def __init__(self, folder: Path) -> None:
         self.drawings = Drawings(folder, side=SIDE)
@@ -131,7 +131,7 @@ def train_judge(
 ) -> dict[str, float]:
     """Train, write `judge.safetensors` and `judge.json` to `folder`, and return the held-out accuracies.
 
-    With `only`, one question is learnt anew and the networks of the others stay as they are in the folder.
+    With `only`, one question is trained again and the networks of the others in the folder stay unchanged.
     """
     data = JudgeBatches(artwork)
     weights: dict[str, Tensor] = load_file(folder / "judge.safetensors") if only else {}
@@ -166,7 +166,7 @@ def train_judge(
 def train_question(
     recipe: JudgeRecipe, question: str, data: JudgeBatches, *, seconds: float
 ) -> tuple[JudgeNetwork, int]:
-    """The averaged network of one question, and how many steps it took."""
+    """Train the network of one question; returns it with averaged weights, and the number of steps."""
     asked, answers = recipe.questions[question], data.answers[question]
     torch.manual_seed(recipe.seed)
     network = JudgeNetwork(
@@ -208,7 +208,7 @@ def train_question(
 
 @torch.no_grad()
 def accuracy(network: JudgeNetwork, question: str, recipe: QuestionRecipe, data: JudgeBatches) -> dict[str, float]:
-    """On held-out artwork, on white, as it is, among the answers that are asked for."""
+    """Accuracy on held-out artwork, on white and without augmentation, among the answers that can be asked for."""
     rows = data.held[question].nonzero()[:, 0]
     parts = [on_white(data.drawings.pictures(part, recipe.side)) for part in rows.split(256)]
     likely = torch.cat([network.answers(part) for part in parts])
@@ -221,10 +221,10 @@ def accuracy(network: JudgeNetwork, question: str, recipe: QuestionRecipe, data:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, where artwork/ lies")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the judge is written")
+    parser.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run, which contains artwork/")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder to which the judge is written")
     parser.add_argument("--minutes", type=float, default=95)
-    parser.add_argument("--only", choices=list(JudgeRecipe().questions), help="learn this question anew")
+    parser.add_argument("--only", choices=list(JudgeRecipe().questions), help="train only this question again")
     arguments = parser.parse_args()
     artwork, folder = arguments.out / "artwork", arguments.folder
     print(train_judge(JudgeRecipe(), artwork, folder, minutes=arguments.minutes, only=arguments.only))

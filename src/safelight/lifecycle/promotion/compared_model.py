@@ -48,7 +48,7 @@ class ComparedModel:
         if not made_from or any(parent.digest == self.model_digest for parent in made_from):
             return []
         return [
-            f"{version.reference} was made from {made_from[0].name} {made_from[0].digest[:10]}, and is drawn here on "
+            f"{version.reference} was made from {made_from[0].name} {made_from[0].digest[:10]}, but is drawn here with "
             f"{self.model} {self.model_digest[:10]}."
         ]
 

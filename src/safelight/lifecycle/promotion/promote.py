@@ -36,7 +36,7 @@ def promote(
         reason = f"overridden: {override} (against: {'; '.join(verdict.reasons)}); report {report_id}"
     else:
         raise InvalidRequest(
-            f"{version.reference} does not become {version.name}@{alias}: {'; '.join(verdict.reasons)}. "
+            f"{version.reference} was not promoted to {version.name}@{alias}: {'; '.join(verdict.reasons)}. "
             '--override "WHY" promotes it anyway and records the reason'
         )
     return registry.point(version.name, alias, version, reason=reason, gate=report.as_dict(policy))
@@ -55,7 +55,7 @@ def roll_back(registry: Registry, name: str, alias: str, *, why: str = "") -> Po
         elif turn.to is not None and (not before or before[-1] != turn.to):
             before.append(turn.to)
     if len(before) < 2:
-        now = f"; it points to {before[0]} and never pointed elsewhere" if before else "; there is no such alias"
+        now = f"; it points to {before[0]} and has no earlier version" if before else "; there is no such alias"
         raise InvalidRequest(f"{name}@{alias} cannot be rolled back{now}")
     reason = f"{ROLLED_BACK}{before[-1]}" + (f": {why}" if why else "")
     return registry.point(name, alias, before[-2], reason=reason)

@@ -126,4 +126,6 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     try:
         write_tensors(path, plan, tensors.items(), metadata=metadata)
     except StorageFailed as error:
-        raise StorageFailed(f"{error}; free some space and run it again: it ends at once") from None
+        raise StorageFailed(
+            f"{error}; free some space and run the command again; the training itself is finished"
+        ) from None

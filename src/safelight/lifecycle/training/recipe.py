@@ -30,7 +30,7 @@ CHANGEABLE = {"steps", "save_every", "validate_every", "sample_every", "prompts"
 class Recipe(CheckedModel):
     """The fields of all four kinds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
     name: Name
     """Name of the resulting LoRA, embedding or model."""
@@ -62,7 +62,7 @@ class Recipe(CheckedModel):
     """Seed of all randomness, except the secret noise and sampling of a private run."""
 
     resolution: Annotated[int, Field(ge=64, le=4096)] | None = None
-    """Side in pixels of the square with the area that pictures are resized to; default: the model's own size."""
+    """Pictures are resized to the area of a square with this side, in pixels; default: the model's own size."""
     buckets: bool = True
     """Sort pictures into buckets of similar aspect ratio; otherwise crop them to squares."""
     flip: bool = False
@@ -224,7 +224,7 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "full": FullRecipe,
 }
 RecipeByKind = Annotated[Annotated[AnyRecipe, Field(discriminator="kind")], WrapValidator(without_tags)]
-_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind)
+_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(RecipeByKind, config=ConfigDict(defer_build=True))
 
 
 def parse_recipe(values: Mapping[str, Any]) -> AnyRecipe:

@@ -122,7 +122,7 @@ def hint_to_rerun() -> Generator[None, None, None]:
     try:
         yield
     except StorageFailed as error:
-        raise StorageFailed(f"{error}; then run it again: it ends at once") from None
+        raise StorageFailed(f"{error}; then run the command again; the training itself is finished") from None
 
 
 def metrics(run: Run, record: dict[str, Any], result: FitResult) -> dict[str, Any]:

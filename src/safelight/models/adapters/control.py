@@ -243,7 +243,7 @@ def settings_of(about: ControlFile) -> Mapping[str, Any]:
 
 def require_known(about: ControlFile, names: Set[str], network: nn.Module) -> None:
     if strange := names - network.state_dict().keys():
-        raise CorruptModel(f"{about.path} has {len(strange)} tensors that its network has not, as {min(strange)}")
+        raise CorruptModel(f"{about.path} has {len(strange)} unknown tensors, such as {min(strange)}")
 
 
 def require_whole(about: ControlFile) -> None:

@@ -110,7 +110,7 @@ def describe_file(path: Path, model: Description) -> ControlFile:
     bare = {name: name.removeprefix(LDM_PREFIX) for name in shapes}
     for start, what in OTHERS.items():
         if any(name.startswith(start) for name in bare.values()):
-            raise UnsupportedOption("controls", f"{path} is {what}, which is not supported; ControlNets themselves are")
+            raise UnsupportedOption("controls", f"{path} is {what}, which is not supported")
     names: Mapping[str, str | None]
     if any(DEEPER.match(name) and "input_hint_block" in name for name in bare.values()):
         renamed = from_ldm_control(bare.values(), model.unet)
@@ -207,7 +207,7 @@ def describe_t2i(path: Path, shapes: Shapes, model: Description) -> ControlFile:
     if first % downscale**2:
         raise IncompatibleControl(
             path.name,
-            f"it takes {first} numbers of a patch, and a patch of the model is {downscale}x{downscale} pixels",
+            f"it takes {first} input channels per patch, but a patch of the model is {downscale}x{downscale} pixels",
             model=f"{model.path.name} ({model.family.name})",
         )
     config = {
@@ -232,22 +232,22 @@ def require_fit(found: ControlFile, model: Description, *, name: str, model_name
     if found.kind == "t2i-adapter":
         channels, shrinks, needed = widths_of_adapter(config), shrinks_of_adapter(config), shrinks_of_unet(model)
         if channels[: len(theirs)] != theirs[: len(channels)]:
-            refuse(f"its levels are {channels} wide, the model's {theirs}")
+            refuse(f"its blocks have {channels} channels, the model's {theirs}")
         if any(one != other for one, other in zip(shrinks, needed, strict=False)):
-            refuse(f"its levels shrink the picture {shrinks} times, the model's {needed}")
+            refuse(f"its blocks downsample by {shrinks}, the model's by {needed}")
         return
     width, needed = config.get("cross_attention_dim"), unet.get("cross_attention_dim")
     if width != needed:
-        refuse(f"it reads prompts that are {width} wide, and the model's are {needed}", CONTEXT_WIDTHS.get(width or 0))
+        refuse(f"its prompt tokens have width {width}, the model's {needed}", CONTEXT_WIDTHS.get(width or 0))
     if list(config.get("block_out_channels", ())) != theirs:
-        refuse(f"its levels are {list(config.get('block_out_channels', ()))} wide, the model's {theirs}")
+        refuse(f"its blocks have {list(config.get('block_out_channels', ()))} channels, the model's {theirs}")
     if config.get("addition_embed_type") != unet.get("addition_embed_type"):
-        refuse("it is told other things beside the prompt than the model")
+        refuse("its conditioning beside the prompt, such as the size, differs from the model's")
     if unet.get("time_embedding_dim") not in (None, 4 * theirs[0]):
-        refuse("the model's embedding of time has a width of its own, and no ControlNet has that")
+        refuse("the model's time embedding has an unusual width, which no ControlNet has")
     hints = config.get("conditioning_embedding_out_channels") or ()
     if 2 ** (len(hints) - 1) != model.vae_scale:
-        refuse(f"it shrinks its hint {2 ** (len(hints) - 1)} times, and the model its pictures {model.vae_scale} times")
+        refuse(f"it downsamples its hint by {2 ** (len(hints) - 1)}, the model's autoencoder by {model.vae_scale}")
 
 
 def shrinks_of_unet(model: Description) -> list[int]:
@@ -280,7 +280,7 @@ def made_for(shapes: Shapes) -> str | None:
 
 
 def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
-    """What the hint shows, where the net must be told: as the wish says, else what its preprocessor makes.
+    """What the hint shows, where the net must be told: as the request says, else what its preprocessor makes.
 
     Raises:
         InvalidRequest: neither says so, or the net does not know that kind.
@@ -293,9 +293,11 @@ def hint_kind(request: ControlRequest, about: ControlFile) -> HintKind | None:
     kind = named or PREPROCESSOR_KINDS.get(request.preprocessor.partition("/")[0])
     if kind is None:
         raise InvalidRequest(
-            f"{request.model} must be told what its hint shows, with hint_kind (as-... on the command line): "
+            f"{request.model} needs the kind of its hint: set hint_kind (as-KIND on the command line) to one of "
             + ", ".join(known)
         )
     if kind not in known:
-        raise InvalidRequest(f"{request.model} does not know hints of the kind {kind!r}; it knows {', '.join(known)}")
+        raise InvalidRequest(
+            f"{request.model} does not support hints of the kind {kind!r}; it supports {', '.join(known)}"
+        )
     return kind

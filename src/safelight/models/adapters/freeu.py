@@ -100,7 +100,7 @@ def levels_of(network: Any) -> Sequence[Any]:
         UnsupportedOption: the network is no UNet.
     """
     if not hasattr(network, "up_blocks"):
-        raise UnsupportedOption("freeu", "this model is no UNet, which FreeU is about")
+        raise UnsupportedOption("freeu", "FreeU needs a UNet, and this model has none")
     return network.up_blocks
 
 

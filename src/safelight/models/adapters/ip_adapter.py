@@ -178,12 +178,16 @@ def layers_of(file: TensorFile, cross: Mapping[str, Any], *, name: str) -> dict[
     """The key and value weights, (inner, dim) each, for each of the model's cross-attentions."""
     numbers = sorted({int(found[1]) for key in file if (found := re.match(r"ip_adapter\.(\d+)\.to_k_ip\.weight", key))})
     if len(numbers) != len(cross):
-        raise IncompatibleControl(name, f"it has {len(numbers)} layers for {len(cross)} of the model", model="it")
+        raise IncompatibleControl(
+            name, f"it has {len(numbers)} cross-attention layers, the model has {len(cross)}", model="it"
+        )
     layers: dict[str, tuple[Tensor, Tensor]] = {}
     for number, (where, attention) in zip(numbers, cross.items(), strict=True):
         keys, values = (f"ip_adapter.{number}.to_{part}_ip.weight" for part in "kv")
         if values not in file or any(file[key].shape != attention.to_k.weight.shape for key in (keys, values)):
-            raise IncompatibleControl(name, f"its layer {number} is not as {where} of the model", model="it")
+            raise IncompatibleControl(
+                name, f"its layer {number} has another shape than {where} of the model", model="it"
+            )
         layers[where] = file[keys], file[values]
     return layers
 

@@ -214,7 +214,7 @@ class IpAdapterEffect(Effect):
         encoder = self.load_once((digest, str(placement)), load_image_encoder)
         states = encoder.read(pictures[image], patches=adapter.reads_patches)
         if states[0].shape[-1] != adapter.encoder_width:
-            why = f"it reads {adapter.encoder_width} numbers, and the encoder says {states[0].shape[-1]}: name another"
+            why = f"it reads {adapter.encoder_width} numbers, but the encoder gives {states[0].shape[-1]}: name another"
             raise IncompatibleControl(pinned.model, why, model=f"image encoder {name}")
         return states
 

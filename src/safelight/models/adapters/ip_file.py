@@ -31,7 +31,7 @@ def require_adapter(path: Path, model: Description, *, name: str, model_name: st
     if widths[0] != needed:
         raise IncompatibleControl(
             name,
-            f"its tokens are {widths[0]} wide, and those of the model's prompts {needed}",
+            f"its image tokens have width {widths[0]}, the model's prompt tokens {needed}",
             model=f"{model_name} ({model.family.name})",
             made_for=CONTEXT_WIDTHS.get(widths[0]),
         )

@@ -64,7 +64,7 @@ def load_lora(path: Path, model: Model, *, name: str, digest: str) -> Lora:
     fitted, unmatched = fit(file, networks, name=name, model=f"{model.name} ({model.description.family.name})")
     if unmatched:
         log.warning(
-            "LoRA %s: %d of its keys are for nothing in %s, the first is %s; `safelight lora show` lists them",
+            "LoRA %s: %d of its keys match no layer of %s, the first is %s; `safelight lora show` lists them",
             name,
             len(unmatched),
             model.name,
@@ -102,7 +102,7 @@ def fit(file: LoraFile, networks: Mapping[Part, nn.Module], *, name: str, model:
     # A family's text encoder is also another's, so a file is only as good as its part for the UNet.
     for_unet = any(target.part == "unet" for target in file.layers)
     if not any(fitted.values()) or (for_unet and not fitted["unet"]):
-        what = "none of its layers are there" if file.layers else "there is no LoRA in the file"
+        what = "the model has none of its layers" if file.layers else "there is no LoRA in the file"
         raise IncompatibleLora(name, what, model=model, made_for=family_of(file))
     return fitted, tuple(unmatched)
 

@@ -55,7 +55,7 @@ def terms_of(tensors: Tensors, layer: Layer, *, scale: float | None) -> tuple[Te
         raise CorruptModel(f"{sorted(tensors)} without {error}") from None
     except (RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-        raise CorruptModel(f"shapes that do not go together: {shapes}") from error
+        raise CorruptModel(f"shapes that do not fit together: {shapes}") from error
 
 
 def fused(layers: Sequence[Layer]) -> Layer:

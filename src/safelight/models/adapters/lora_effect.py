@@ -112,10 +112,10 @@ class LoraEffect(Effect):
         return draft.model_copy(update={"prompt": prompt, "loras": tuple(map(self.pin_one, requests))})
 
     def pin_one(self, request: LoraRequest) -> PinnedLora:
-        """The wish with the digest of the file that its name stands for now.
+        """The request with the digest of the file that its name stands for now.
 
         Raises:
-            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the wish asks for.
+            UnknownLora, InvalidRequest: nothing has that name, or it is not the file that the request names.
         """
         if request.digest is not None:
             self.catalogue.pinned(request.name, request.digest, "lora")
@@ -174,7 +174,7 @@ def require_blocks(uses: Sequence[PinnedLora], description: Description, *, name
     """Raises UnsupportedOption where a model that is no UNet is given weights by a UNet's blocks."""
     for pinned in uses:
         if description.family.network != "unet" and (pinned.blocks or {}).keys() - {"BASE"}:
-            raise UnsupportedOption("blocks", f"LoRA {pinned.name}: {name} is no UNet and has no such blocks")
+            raise UnsupportedOption("blocks", f"LoRA {pinned.name}: {name} has no UNet, and so none of these blocks")
 
 
 def require_finite(file: LoraFile, *, name: str) -> None:

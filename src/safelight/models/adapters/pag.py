@@ -38,7 +38,7 @@ class PagEffect(FilelessEffect):
         for network in networks:
             PagHook(network.unet).paths_of(spec.pag_layers)
         if len(parts_of(spec.prompt)) > 1:
-            raise UnsupportedOption("pag_scale", "perturbed attention and AND do not go together")
+            raise UnsupportedOption("pag_scale", "perturbed attention cannot be combined with AND")
 
     def rows(self) -> tuple[WantedRow, ...]:
         return (WantedRow(),)
@@ -88,7 +88,7 @@ class PagHook:
             UnsupportedOption: the network is no UNet, or has none there.
         """
         if not self.paths:
-            raise UnsupportedOption("pag_scale", "this model is no UNet with self-attention")
+            raise UnsupportedOption("pag_scale", "this model has no UNet with self-attention")
         chosen: dict[str, None] = {}
         for name in names:
             found = [path for path in self.paths if path.startswith(f"{SIDES.get(name, name)}.")]

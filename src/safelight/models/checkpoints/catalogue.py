@@ -119,7 +119,7 @@ class Catalogue:
         try:
             if path.suffix in (SINGLE, *PICKLE_SUFFIXES) and (kind == "checkpoint" or is_path(name)) and path.is_file():
                 if path.suffix != SINGLE:
-                    raise UnsafeFile(f"{path} is a pickle, {WHY_NOT}: {conversion_of(path)} makes safetensors of it")
+                    raise UnsafeFile(f"{path} is a pickle, {WHY_NOT}: {conversion_of(path)} converts it")
                 return path.resolve()
             is_folder = path.is_dir()
         except (OSError, ValueError):  # longer than a path can be, or with a NUL in it
@@ -218,4 +218,6 @@ def unknown(name: str, known: list[str], kind: Kind) -> UnknownModel | UnknownLo
 
 def digest_mismatch(name: str, kind: Kind, *, now: str, then: str) -> InvalidRequest:
     what = {"lora": "LoRA", "checkpoint": "model"}.get(kind, kind)
-    return InvalidRequest(f"{what} {name!r} is {now[:10]} here and {then[:10]} in the spec: the picture would differ")
+    return InvalidRequest(
+        f"{what} {name!r} has digest {now[:10]} here, but {then[:10]} in the spec: the picture would differ"
+    )

@@ -95,7 +95,8 @@ class ControlFolder:
             if version := self.catalogue.version(str(digest), listed):
                 return version, str(digest)
         raise InvalidRequest(
-            f"{TITLES[kind]} {name!r} is {found[:10]} here, {str(digest)[:10]} in the spec: the picture would differ"
+            f"{TITLES[kind]} {name!r} has digest {found[:10]} here, but {str(digest)[:10]} in the "
+            "spec: the picture would differ"
         )
 
     def files(self, kind: Kind, path: Path) -> list[Path]:
@@ -121,7 +122,7 @@ class ControlFolder:
             return next(iter(known))
         if not known:
             raise UnknownControl("image encoder", "image_encoder", [], folder=f"a folder beside {adapter.name}")
-        raise InvalidRequest(f"{adapter.name} may have been made for any of {', '.join(known)}: name its encoder")
+        raise InvalidRequest(f"{adapter.name} fits several image encoders, {', '.join(known)}: name one")
 
     def face_model_for(self, named: str | None) -> str:
         """Return the requested face model, else the only one that exists."""

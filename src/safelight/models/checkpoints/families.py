@@ -178,7 +178,7 @@ def require_known_channels(description: Description) -> None:
         )
     if description.family.t5_alone and not description.t5:
         raise CorruptModel(
-            f"{description.path} has no {description.family.t5}, the only text encoder its network reads"
+            f"{description.path} has no {description.family.t5}, the only text encoder that its network uses"
         )
 
 
@@ -214,7 +214,7 @@ def require_sides(description: Description, width: int, height: int) -> None:
     step = description.side_step
     for name, side in (("width", width), ("height", height)):
         if side % step:
-            raise InvalidField(name, f"this model draws multiples of {step} pixels; {side // step * step} is one")
+            raise InvalidField(name, f"this model needs a multiple of {step} pixels, such as {side // step * step}")
         if description.max_side and side > description.max_side:
             raise InvalidField(name, f"this model draws sides of at most {description.max_side} pixels, not {side}")
 
@@ -227,11 +227,11 @@ def require_successor(first: Description, second: Description, *, names: tuple[s
     """
     for description, name in zip((first, second), names, strict=True):
         if description.family.network != "unet" or description.reads != "words":
-            raise UnsupportedOption("refiner", f"{name} is no plain UNet: it cannot be combined with a refiner")
+            raise UnsupportedOption("refiner", f"{name} is not a plain UNet, so it cannot be combined with a refiner")
         if description.inpaints_natively and not masked:
             raise UnsupportedOption("refiner", f"{name} is made for inpainting: give it an init picture and a mask")
     if noise_of(first) != noise_of(second):
-        raise UnsupportedOption("refiner", f"{names[1]} was trained on other noise levels than {names[0]}")
+        raise UnsupportedOption("refiner", f"{names[1]} was trained with another noise schedule than {names[0]}")
     latents = [
         (description.latent_channels, description.vae_scale, description.vae.get("scaling_factor", 0.18215))
         for description in (first, second)
@@ -239,7 +239,7 @@ def require_successor(first: Description, second: Description, *, names: tuple[s
     if latents[0] != latents[1]:
         raise UnsupportedOption(
             "refiner",
-            f"{names[1]} needs other latents than {names[0]} makes: {latents[1][0]} channels scaled by "
+            f"{names[1]} uses another latent space than {names[0]}: {latents[1][0]} channels scaled by "
             f"{latents[1][2]:g}, not {latents[0][0]} by {latents[0][2]:g}",
         )
 
@@ -292,7 +292,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_regular(path))
     except FileNotFoundError:
-        raise CorruptModel(f"{path} is missing: a diffusers folder has one") from None
+        raise CorruptModel(f"{path} is missing; a diffusers folder needs it") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptModel(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict):

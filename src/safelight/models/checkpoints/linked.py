@@ -215,9 +215,7 @@ def link(home: Path, folder: Path) -> Tree:
         raise InvalidRequest(f"{folder} is not a folder; name one with models in it, such as stable-diffusion-webui")
     folder = folder.resolve()
     if home.resolve().is_relative_to(folder) or folder.is_relative_to(home.resolve()):
-        raise InvalidRequest(
-            f"{folder} and SAFELIGHT_HOME ({home}) contain one another: their models are known already"
-        )
+        raise InvalidRequest(f"{folder} and SAFELIGHT_HOME ({home}) overlap; models there are found already")
     links = read_links(home)
     if folder not in links:
         write_links(home, [*links, folder])

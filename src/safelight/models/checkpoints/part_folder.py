@@ -91,7 +91,7 @@ class PartFolder:
             if part == "vae" and (version := self.catalogue.version(pin.digest, "vae")):
                 return PartSource(version, pin.digest)
             raise InvalidRequest(
-                f"{part} {pin.name!r} is {source.digest[:10]} here and {pin.digest[:10]} in the spec: "
+                f"{part} {pin.name!r} has digest {source.digest[:10]} here, but {pin.digest[:10]} in the spec: "
                 "the picture would differ"
             )
         return source

@@ -47,9 +47,9 @@ def require_area(description: Description, spec: Denoised, *, max_native_areas: 
     if times > max_native_areas:
         raise UnsupportedOption(
             "size",
-            f"{width}x{height} is {times:.3g} times the area that {spec.model} was made for, and at most "
-            f"{max_native_areas:g} times are drawn at once. It draws {', '.join(good_sizes(description))} well; "
-            "larger pictures are made from these by highres, by upscaling, or in tiles over an init picture",
+            f"{width}x{height} is {times:.3g} times the area that {spec.model} was made for; at most "
+            f"{max_native_areas:g} times are drawn in one pass. It draws {', '.join(good_sizes(description))} well; "
+            "larger pictures need highres, upscaling, or tiles over an init picture",
         )
 
 
@@ -61,8 +61,8 @@ def size_warning(draft: Draft, description: Description) -> str | None:
     assert fixed.highres is not None
     first = f"--width {fixed.width} --height {fixed.height}"
     return (
-        f"{draft.model} draws {', '.join(good_sizes(description))} well; in a picture of another area shapes fall "
-        f"apart. {first} --highres {fixed.highres.scale:.4g} --highres-strength {STRENGTH:g} keeps them"
+        f"{draft.model} draws {', '.join(good_sizes(description))} well; at other sizes shapes are "
+        f"distorted. {first} --highres {fixed.highres.scale:.4g} --highres-strength {STRENGTH:g} avoids this"
     )
 
 

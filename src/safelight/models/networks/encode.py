@@ -185,7 +185,7 @@ def check_depth(prompts: Sequence[Prompt], *, num_layers: int) -> None:
     deepest = max(prompt.clip_skip for prompt in prompts)
     if deepest > num_layers:
         raise UnsupportedOption(
-            "clip_skip", f"{deepest} is deeper than this model's text encoder, which has {num_layers} layers"
+            "clip_skip", f"{deepest} is more than the {num_layers} layers of this model's text encoder"
         )
 
 

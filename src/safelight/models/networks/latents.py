@@ -45,7 +45,9 @@ class DecodeFailed(JobFailed):
 
     def __init__(self, rows: list[int], images: Tensor) -> None:
         named = ", ".join(str(row) for row in rows)
-        super().__init__(f"the autoencoder made NaN, in float32 too, of picture {named} of a batch of {len(images)}")
+        super().__init__(
+            f"the autoencoder's output is NaN, even in float32, for picture {named} of a batch of {len(images)}"
+        )
         self.rows = rows
         self.images = images
 

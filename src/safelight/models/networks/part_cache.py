@@ -151,7 +151,7 @@ def compatible_vae(source: PartSource, description: Description, *, name: str) -
         if ours != theirs:
             raise UnsupportedOption(
                 "vae",
-                f"{source.path} is for another family: the {what} of its latents is {theirs}, of {name}'s {ours}",
+                f"{source.path} is for another family: latent {what} {theirs}, but {name} has {ours}",
             )
     return config, weights
 
@@ -244,7 +244,7 @@ def load_lone_t5(source: PartSource, config: Config, weights: Weights, model: Mo
     words, wanted = config.get("vocab_size"), own.vocab_size if own else T5_WORDS
     if words != wanted:
         raise UnsupportedOption(
-            "text_encoder", f"{source.path} has a vocabulary of {words}, and its tokenizer one of {wanted}"
+            "text_encoder", f"{source.path} has embeddings for {words} tokens, but its tokenizer has {wanted}"
         )
     network = build(transformer_classes().t5, config, weights, model.placement)
     return T5(model.t5.tokenizer if model.t5 else t5_tokenizer(), network)

@@ -153,7 +153,7 @@ def require_fit(name: str, widths: Sequence[int], *, model: str, model_widths: S
         raise UnsupportedOption(
             "prompt",
             f"embedding {name!r} {made_for} (vectors of {join_widths(widths)}); "
-            f"{model} reads {join_widths(model_widths)}",
+            f"{model} needs {join_widths(model_widths)}",
         )
 
 

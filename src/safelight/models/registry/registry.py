@@ -97,11 +97,13 @@ class Registry:
 
     def require_name(self, name: str, kind: Kind) -> str:
         if not is_name(name) or name in RESERVED:
-            why = "is the embedded model" if name in RESERVED else "is no name: letters, digits and . _ - are"
-            raise InvalidRequest(f"{name[:120]!r} {why}; --name gives another")
+            why = "is the embedded model" if name in RESERVED else "is not a valid name (letters, digits and . _ -)"
+            raise InvalidRequest(f"{name[:120]!r} {why}; choose another with --name")
         folder = self.home / FOLDERS[kind]
         if hidden := own_files(folder, kind).get(name):
-            raise InvalidRequest(f"{hidden} has the name {name!r} already, and would hide it; --name gives another")
+            raise InvalidRequest(
+                f"{hidden} has the name {name!r} already, and would be used instead; choose another with --name"
+            )
         return name
 
     def require_free(self, name: str, kind: Kind) -> None:
@@ -284,16 +286,18 @@ def require_same_kind(session: Session, name: str, kind: str) -> list[VersionRow
     """Return the versions of that name; raise InvalidRequest if they are of another kind or the name is an alias."""
     versions = [*session.scalars(select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.number))]
     if versions and versions[0].kind != kind:
-        raise InvalidRequest(f"{name} is the name of a {versions[0].kind}, and this is a {kind}; --name gives another")
+        raise InvalidRequest(
+            f"{name} is the name of a {versions[0].kind}, but this is a {kind}; choose another with --name"
+        )
     if aliases.last_move(session, Reference(name)):
-        raise InvalidRequest(f"{name} is an alias; --name gives another")
+        raise InvalidRequest(f"{name} is an alias; choose another with --name")
     return versions
 
 
 def alias_of(name: str, label: str) -> Reference:
     alias = Reference.parse(f"{name}@{label}" if label else name)
     if alias.number is not None:
-        raise InvalidRequest(f"{alias} is a version, which never moves; an alias is a word, such as {name}@production")
+        raise InvalidRequest(f"{alias} is a version; an alias has a word after the @, such as {name}@production")
     return alias
 
 

@@ -127,7 +127,7 @@ def from_tensors(tensors: Mapping[str, Tensor], *, path: Path) -> Network:
         network = build_like(ours)
         network.load_state_dict({name: ours[name].float() for name in network.state_dict()}, assign=True)
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise CorruptModel(f"{path} holds no ESRGAN that enlarges four times: {error}") from None
+        raise CorruptModel(f"{path} is not a 4x ESRGAN network: {error}") from None
     return network
 
 
@@ -166,7 +166,7 @@ def from_ncnn(network: Network, path: Path) -> Network:
     except (struct.error, ValueError) as error:
         raise CorruptModel(f"{path} is cut off: {error}") from None
     if offset != len(data):
-        raise CorruptModel(f"{path} has {len(data)} bytes, and its network {offset}")
+        raise CorruptModel(f"{path} has {len(data)} bytes, but its network needs {offset}")
     return network
 
 
@@ -184,7 +184,7 @@ def fill_parameter(parameter: Tensor, data: bytes, offset: int, *, tagged: bool 
         [tag] = struct.unpack_from("<I", data, offset)
         half, offset = tag == NCNN_HALF, offset + 4
         if tag not in (0, NCNN_HALF):
-            raise ValueError(f"weights in a number format of ncnn's that is not read here ({tag:#x})")
+            raise ValueError(f"unsupported ncnn weight format ({tag:#x})")
     numbers = np.frombuffer(data, np.float16 if half else np.float32, count=parameter.numel(), offset=offset)
     parameter.copy_(torch.from_numpy(numbers.astype(np.float32)).view(parameter.shape))
     return offset + -(-numbers.nbytes // 4) * 4

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 PREPROCESSORS: Mapping[str, str] = {
     "none": "the picture is a hint already",
-    "canny": "thin lines where brightness jumps",
-    "soft-edge": "grey lines, stronger where the edge is",
+    "canny": "thin lines at edges, as OpenCV's Canny",
+    "soft-edge": "grey lines, brighter at stronger edges",
     "scribble": "broad strokes",
     "lineart": "the strokes of a drawing",
     "tile": "the picture itself, to be drawn again with more detail",
-    "invert": "a drawing that is black on white, the other way round",
-    "depth": "what is near is white; by a model in SAFELIGHT_HOME/depth-models, or depth/NAME for one of several",
+    "invert": "the inverse of a drawing that is black on white",
+    "depth": "depth map (near is white), by the model in SAFELIGHT_HOME/depth-models; depth/NAME if there are several",
 }
 WITHOUT_MODEL: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "none": lambda image: image,
@@ -57,7 +57,7 @@ def require_preprocessor(name: str) -> None:
     """
     if name not in PREPROCESSORS and not name.startswith("depth/"):
         known = list(PREPROCESSORS)
-        raise InvalidRequest(f"no preprocessor named {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        raise InvalidRequest(f"no preprocessor named {name!r}{nearest(name, known)}; known: {', '.join(known)}")
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Preprocessors:
         """
         require_preprocessor(name)
         if thresholds is not None and name != "canny":
-            raise InvalidRequest(f"thresholds are canny's, not {name}'s")
+            raise InvalidRequest(f"thresholds are for canny only, not for {name}")
         if name == "canny":
             return outlines.canny(image, thresholds)
         if name in WITHOUT_MODEL:
@@ -106,7 +106,7 @@ class Preprocessors:
         known = self.folder.paths("depth")
         wanted = name.partition("/")[2]
         if not wanted and len(known) > 1:
-            raise InvalidRequest(f"depth: there are several models; name one, as depth/{min(known)}")
+            raise InvalidRequest(f"depth: there are several models; name one, such as depth/{min(known)}")
         return self.folder.path("depth", wanted or next(iter(known), "depth"))
 
     def depth_model(self, path: Path) -> "DepthModel":

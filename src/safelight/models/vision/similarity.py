@@ -124,7 +124,7 @@ def open_similarity(model: Path = MINI) -> Similarity:
     try:
         pair = read_json(folder / PAIR)
         if not is_paired_with(pair, model):
-            raise CorruptModel(f"{folder} was paired with another text encoder: {HOW_TO_PAIR}")
+            raise CorruptModel(f"{folder} was trained for another text encoder: {HOW_TO_PAIR}")
         vision = with_weights(Vision(CLIPVisionConfig(**read_json(folder / "config.json"))), folder / WEIGHTS)
         text_encoder = with_weights(CLIPTextModel(CLIPTextConfig(**read_json(text / "config.json"))), text / WEIGHTS)
         width = int(text_encoder.config.hidden_size)
@@ -133,7 +133,7 @@ def open_similarity(model: Path = MINI) -> Similarity:
     except FileNotFoundError as error:
         raise CorruptModel(f"{model} has no image encoder ({error.filename} is missing): {HOW_TO_PAIR}") from None
     except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise CorruptModel(f"{folder} is no image encoder of ours: {error}") from None
+        raise CorruptModel(f"{folder} is not an image encoder of safelight: {error}") from None
     return Similarity(
         vision=vision, text_encoder=text_encoder, tokenizer=tokenizer, text_head=head, metrics=pair["metrics"]
     )

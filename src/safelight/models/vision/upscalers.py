@@ -104,7 +104,7 @@ class Upscalers:
             if self.catalogue.version(digest, "upscaler"):
                 return Pinned(name, digest)
             raise InvalidRequest(
-                f"upscaler {name!r} is {str(pinned.digest)[:10]} here and {digest[:10]} in the spec: "
+                f"upscaler {name!r} has digest {str(pinned.digest)[:10]} here, but {digest[:10]} in the spec: "
                 "the picture would differ"
             )
         return pinned

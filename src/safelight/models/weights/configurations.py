@@ -125,7 +125,7 @@ def unet_configuration(shapes: Shapes, family: Base) -> Configuration:
 
 def vae_configuration(shapes: Shapes) -> Configuration:
     if not shapes.shapes:
-        raise MissingTensors("an autoencoder (first_stage_model): get the file that has one baked in")
+        raise MissingTensors("an autoencoder (first_stage_model): get a file that includes it")
     blocks = shapes.count(r"encoder\.down\.(\d+)\.")
     channels = [shapes(f"encoder.down.{block}.block.0.conv2.weight", dims=(4,))[0] for block in range(blocks)]
     if not channels:

@@ -29,7 +29,7 @@ def convert_pickle(pickle_path: Path, out: Path) -> Header:
     if pickle_path.suffix not in PICKLE_SUFFIXES or not pickle_path.is_file():
         raise InvalidRequest(f"{pickle_path} is not a file that ends with {', '.join(PICKLE_SUFFIXES)}")
     if out.suffix != ".safetensors" or out.exists():
-        raise InvalidRequest(f"{out} must end with .safetensors, and must not be there yet")
+        raise InvalidRequest(f"{out} must end with .safetensors, and must not exist yet")
     out.parent.mkdir(parents=True, exist_ok=True)
     memory = 4 * pickle_path.stat().st_size + TORCH_BYTES
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as folder:
@@ -63,5 +63,5 @@ def problem(pickle_path: Path, output: str) -> CorruptModel | UnsafeFile:
     requested = REQUESTED_GLOBAL.search(message)
     if requested or "Unsupported" in message or "weights_only" in message.lower():
         reason = f"it needs {requested[1]}" if requested else "it needs more than tensors"
-        return UnsafeFile(f"{pickle_path} is not converted: {reason}, which weights have no need of")
+        return UnsafeFile(f"{pickle_path} was not converted: {reason}, which weights never need")
     return CorruptModel(f"{pickle_path} cannot be read: {' '.join(message.split())[:300]}")

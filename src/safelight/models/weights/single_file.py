@@ -124,7 +124,7 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
     if identity is None:
         raise UnsupportedOption("model", f"{path} holds none of the tensors of a Stable Diffusion checkpoint")
     if identity.kind != "checkpoint":
-        raise UnsupportedOption("model", f"{path} is a {identity}; a model is a whole checkpoint")
+        raise UnsupportedOption("model", f"{path} is a {identity}; a model needs a complete checkpoint")
     is_network = [name.startswith(UNET) for name in header.tensors]
     network_only = not any(is_network) or all(is_network)
     if identity.base not in SCHEDULERS or network_only:
@@ -135,7 +135,7 @@ def read_configurations(path: Path) -> dict[str, Configuration]:
         )
         raise UnsupportedOption(
             "model",
-            f"{path} is a {identity}, and {why}. Get the file that has them, or join it with the other parts of a "
+            f"{path} is a {identity}, and {why}. Get a file that includes them, or join it with the other parts of a "
             f"diffusers folder of its family: `safelight models join {shlex.quote(str(path))} FOLDER`",
         )
     if "edm_mean" in header.tensors:
@@ -159,9 +159,7 @@ def derive(header: Header, identity: Identity) -> Iterator[tuple[str, Configurat
         index[T5_PARTS[family]] = ["transformers", "T5EncoderModel"]
         yield T5_PARTS[family], t5_configuration(t5)
     elif family == "flux":
-        raise MissingTensors(
-            f"T5 ({T5}), the only encoder Flux attends to: get the file that has its text encoders baked in"
-        )
+        raise MissingTensors(f"T5 ({T5}), the only encoder Flux attends to: get a file that includes its text encoders")
     yield "model_index", index
     match family:
         case "sd3":
@@ -182,7 +180,7 @@ def derive(header: Header, identity: Identity) -> Iterator[tuple[str, Configurat
     for name, part in TEXT_PARTS[family].items():
         shapes = Shapes(header, part.prefix)
         if not shapes.shapes:
-            raise MissingTensors(f"a text encoder ({part.prefix}): get the file that has its text encoders baked in")
+            raise MissingTensors(f"a text encoder ({part.prefix}): get a file that includes its text encoders")
         make_config = open_clip_configuration if part.has_open_clip_names else clip_configuration
         yield name, make_config(shapes, part)
 

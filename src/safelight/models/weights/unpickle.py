@@ -72,7 +72,7 @@ def main(pickle_path: str, out: str, memory_bytes: int) -> None:
     value = torch.load(pickle_path, map_location="cpu", weights_only=True)
     tensors = tensors_of(value) if isinstance(value, dict) else {}
     if not tensors:
-        raise ValueError("it holds no tensors by name")
+        raise ValueError("it has no named tensors")
     save_file(tensors, out, metadata={"format": "pt"})
 
 

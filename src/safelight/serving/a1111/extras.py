@@ -103,7 +103,9 @@ class UpscaleOptions(A1111Body):
             reason = f"a picture of {width}x{height} grows to {limit} at most, which is {MAX_SCALE} times as large"
             raise InvalidField(self.field_names["scale"], reason)
         if min(width, height) * scale < 1:
-            raise InvalidField(self.field_names["scale"], f"nothing would be left of a picture of {width}x{height}")
+            raise InvalidField(
+                self.field_names["scale"], f"a factor this small leaves nothing of a picture of {width}x{height}"
+            )
         return scale
 
     @property
@@ -202,7 +204,7 @@ async def png_info(request: Request, caller: CurrentCaller, body: PngInfoBody) -
 @router.post("/interrogate")
 async def interrogate(caller: CurrentCaller, body: InterrogateBody) -> InterrogateAnswer:
     """Always 404: no model that describes pictures is installed here."""
-    raise UnknownModel(body.model, ["none that describes pictures"])
+    raise UnknownModel(body.model, ["none, since image captioning is not supported"])
 
 
 async def upscale_pictures(

@@ -225,11 +225,11 @@ class GenerationBody(A1111Body):
 
     def check_noise(self, sampler: Sampler) -> Iterator[SafelightError]:
         if sampler.name == "DDIM" and self.eta not in (0, 1):
-            yield UnsupportedOption("eta", f"DDIM is drawn with 0, not {self.eta}", "sampler_name")
+            yield UnsupportedOption("eta", f"DDIM always uses 0 here, not {self.eta}", "sampler_name")
         if sampler.stochastic:
             for name in ("eta", "s_noise"):
                 if (value := getattr(self, name)) != 1:
-                    yield UnsupportedOption(name, f"{sampler.plain} is drawn with 1, not {value}", "sampler_name")
+                    yield UnsupportedOption(name, f"{sampler.plain} always uses 1 here, not {value}", "sampler_name")
 
     def check_unsupported(self) -> Iterator[SafelightError]:
         for name in ("restore_faces", "tiling", "subseed_strength", "s_churn", "s_min_uncond", "infotext"):

@@ -73,7 +73,9 @@ class Connections:
             self.open[connection] = None
         elif not self.refusing:
             log.warning(
-                "connections are refused: %d are open, %s has its share or all are busy", len(self.open), connection
+                "connections are refused: %d are open; none of them, or of those from %s, is idle",
+                len(self.open),
+                connection,
             )
         self.refusing = not admitted
         return admitted

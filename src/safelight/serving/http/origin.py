@@ -42,7 +42,8 @@ class Origin:
         name = host_of(host or "")
         if self.checks_host and host is not None and not (is_loopback(name) or self.allows(name)):
             return Forbidden(
-                f"{name!r} is not a name of this server; SAFELIGHT_ALLOWED_HOSTS lists more names, between spaces"
+                f"{name!r} is not an allowed name of this server; add it to SAFELIGHT_ALLOWED_HOSTS, "
+                "separated by spaces"
             )
         if scope["method"] not in SAFE and not self.is_allowed_origin(headers, host):
             return Forbidden(

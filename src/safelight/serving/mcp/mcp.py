@@ -63,7 +63,7 @@ ImageArgument = Annotated[
     str,
     Field(description="An asset_id; or a picture as http(s) URL, data URL or base64; or the path of a local file."),
 ]
-Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="How many pictures, of seeds that follow each other.")]
+Number = Annotated[int, Field(ge=1, le=MAX_AT_ONCE, description="Number of pictures, with consecutive seeds.")]
 
 Wildcards = Annotated[bool, Field(description="Pick {red|blue} and __colour__ in the prompt at random.")]
 
@@ -201,8 +201,10 @@ def mcp_server(api: Api, *, local: bool) -> MCPServer[Any]:
     async def edit_image(
         ctx: ToolContext,
         image: ImageArgument,
-        prompt: Annotated[str, Field(description="What the picture, or its masked part, shall show.")],
-        mask: Annotated[ImageArgument | None, Field(description="White is drawn anew, black is kept.")] = None,
+        prompt: Annotated[str, Field(description="What the picture, or its masked part, should show.")],
+        mask: Annotated[
+            ImageArgument | None, Field(description="White areas are redrawn, black areas are kept.")
+        ] = None,
         *,
         n: Number = 1,
         **fields: Any,

@@ -62,7 +62,7 @@ class Metrics:
         self.models, self.keys, self.routes, self.codes = LabelValues(), LabelValues(), LabelValues(), LabelValues()
         self.reader: WeightsCollector | None = None
         ProcessCollector(registry=self.registry)
-        Info("safelight_build", "The version that runs.", registry=self.registry).info({"version": version})
+        Info("safelight_build", "The running version.", registry=self.registry).info({"version": version})
 
         def counter(name: str, help: str, *labels: str) -> Counter:  # noqa: A002  Prometheus' own word
             return Counter(f"safelight_{name}", help, labels, registry=self.registry)
@@ -82,7 +82,9 @@ class Metrics:
         self.stage_s = histogram("stage_seconds", "Time in each stage of a job.", "stage", "model", buckets=SHORT_S)
         self.rows = histogram("batch_rows", "Network rows in the call that made a step.", "model", buckets=ROWS)
         self.requests = counter("http_requests_total", "Requests answered.", "method", "route", "status")
-        self.request_s = histogram("http_request_seconds", "Until an answer began.", "method", "route", buckets=LONG_S)
+        self.request_s = histogram(
+            "http_request_seconds", "From the request to the start of the answer.", "method", "route", buckets=LONG_S
+        )
         self.webhooks = counter("webhooks_total", "Webhook tries, by outcome: sent, failed or given up.", "outcome")
 
     def read_at_scrape(
