@@ -10,18 +10,14 @@ its next step.
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime
 
-from safelight.assets.encode import Encoding, encode
+from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError
 from safelight.events import Decoded, Event, Failed, Stored
-from safelight.models.adapters.lora_hash import lora_hashes
+from safelight.finish import finish
 from safelight.resolve.plugins import as_installed
-from safelight.spec import Spec, Upscale
+from safelight.spec import Spec
 from safelight.studio import Studio
-from safelight.trust.facts import Facts
-from safelight.trust.marks import marks
-from safelight.version import __version__
 
 PNG = Encoding()
 
@@ -46,13 +42,9 @@ async def generate(
 
 
 def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:
-    """The picture's file, with its spec inside, under the sha256 of its bytes."""
+    """The picture's file, with its spec and marks inside, under the sha256 of its bytes."""
     try:
-        hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
-        facts = Facts(version=__version__, when=datetime.now(UTC), uid=spec.digest()[:16])
-        marked = marks(spec, facts, studio.policy)
-        file = encode(decoded.image, spec, encoding, version=__version__, marks=marked, lora_hashes=hashes)
-        asset = studio.assets.put(file, encoding.suffix)
+        asset = finish(decoded.image, spec, studio, encoding)
     except SafelightError as error:
         return Failed(job_id=decoded.job_id, error=error)
     seconds = time.monotonic() - began

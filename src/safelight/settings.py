@@ -173,5 +173,9 @@ class Settings(BaseModel):
         return self.home / "trust"
 
     @property
+    def origins(self) -> Path:
+        return self.home / "origins"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"

@@ -42,7 +42,10 @@ from safelight.plugins import Plugins
 from safelight.settings import Settings
 from safelight.spec import Denoised, Spec, Upscale
 from safelight.spec.marks import Mark, marked
+from safelight.trust.ingredients import Kept
+from safelight.trust.origins import UNMARKED, Origins, open_origins
 from safelight.trust.policy import Policy
+from safelight.trust.signer import Signer, open_signer
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -68,6 +71,10 @@ class Studio:
     vision_pool: ImagePool
     """Where networks look at pictures or enlarge them, which takes time."""
     plugins: Plugins
+    origins: Origins
+    """What pictures that were sent said of themselves."""
+    signer: Signer | None
+    """Signs finished pictures; None where the policy signs nothing."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Digests of the latest hints, by what they were made of."""
     making_hints: threading.Lock = field(default_factory=threading.Lock)
@@ -125,19 +132,39 @@ class Studio:
         """Store a picture that a caller sent, in its turn."""
         return await self.image_pool.work(await self.claim(data, tenant=tenant), self.keep, data)
 
-    def keep(self, source: ImageSource, *, mode: str = "RGB") -> str:
+    def keep(self, source: ImageSource, *, mode: str = "RGB", file: bytes | None = None) -> str:
         """Store a picture a job starts from; returns the digest that a draft names it by.
 
-        The bytes of a PNG are kept, less all but the picture (`imaging/bare_png.py`). All else is encoded anew.
+        The bytes of a PNG are kept, less all but the picture (`imaging/bare_png.py`). All else is encoded anew. What
+        the file says of itself is kept beside it.
+
+        Args:
+            file: the file that a picture in memory was made of.
         """
-        if isinstance(source, Image.Image):
-            return self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
         most = self.settings
-        data = source if isinstance(source, bytes) else read_bounded(Path(source), most.max_file_bytes)
-        as_it_is = bare_file(data, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
-        if as_it_is is not None:
-            return self.assets.put(as_it_is, ".png").id
-        return self.assets.put_image(whole(self.open(data, mode="RGBA")))
+        if isinstance(source, Image.Image):
+            digest = self.assets.put_image(whole(source) if mode == "RGB" else source.convert(mode))
+        else:
+            file = source if isinstance(source, bytes) else read_bounded(Path(source), most.max_file_bytes)
+            as_it_is = bare_file(file, max_pixels=most.max_pixels, max_file_bytes=most.max_file_bytes)
+            if as_it_is is None:
+                digest = self.assets.put_image(whole(self.open(file, mode="RGBA")))
+            else:
+                digest = self.assets.put(as_it_is, ".png").id
+        if file is not None:
+            self.origins.note(file, digest)
+        return digest
+
+    def keep_made(self, image: Image.Image, *, of: str) -> str:
+        """Store a picture that was made of a stored one, with what is known of that one; returns its digest."""
+        digest = self.assets.put_image(image)
+        self.origins.carry(of, self.assets.read(of), digest)
+        return digest
+
+    def origin(self, digest: str) -> Kept:
+        """What a stored picture says of itself, or said when it was sent."""
+        known = self.origins.of(digest)
+        return self.origins.read(self.assets.read(digest)) if known == UNMARKED else known
 
     def open(self, source: bytes | Path, *, mode: Literal["RGB", "RGBA"] = "RGB", trusted: bool = False) -> Image.Image:
         most = self.settings
@@ -229,6 +256,8 @@ def open_studio(settings: Settings | None = None) -> Studio:
         ImagePool("pictures", threads=picture_threads(), budget_bytes=picture_bytes),
         ImagePool("vision", threads=VISION_THREADS, budget_bytes=picture_bytes),
         plugins,
+        open_origins(settings),
+        open_signer(settings),
         policy=policy,
     )
 

@@ -80,20 +80,29 @@ def encode(
     if max(image.size) > max_side:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {max_side} pixels a side; use png")
     metadata = build_metadata(spec, encoding.metadata, version=version, marks=marks or {}, lora_hashes=lora_hashes)
+    if encoding.format == "jpeg" and max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
+        metadata = build_metadata(spec, "minimal", version=version, marks=marks or {})
+    return write(image, encoding, metadata)
+
+
+def write(image: Image.Image, encoding: Encoding, metadata: EmbeddedMetadata) -> bytes:
     file = BytesIO()
     match encoding.format:
         case "png":
             image.save(file, "PNG", pnginfo=png_info(metadata))
         case "jpeg":
             rgb = over_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
-            if max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
-                metadata = build_metadata(spec, "minimal", version=version, marks=marks or {})
             rgb.save(file, "JPEG", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
         case "webp":
             image.save(file, "WEBP", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
         case "avif":
             image.save(file, "AVIF", quality=encoding.quality, exif=exif(metadata), xmp=packet(metadata))
     return file.getvalue()
+
+
+def encode_marked(image: Image.Image, encoding: Encoding, marks: Mapping[str, str]) -> bytes:
+    """Encode a picture that has no spec of its own, with XMP elements."""
+    return write(image, encoding, EmbeddedMetadata(marks=marks))
 
 
 def encode_plain(image: Image.Image) -> bytes:

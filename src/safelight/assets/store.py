@@ -49,6 +49,22 @@ class AssetStore:
         """Store an input image of a job and return its id, as used in the spec."""
         return self.put(encode_plain(image), ".png").id
 
+    def signed_before(self, key: str) -> Asset | None:
+        """The asset that `note_signed` noted under the key, if it is still whole."""
+        try:
+            digest = read_regular(self._note(key)).decode()
+            return Asset(id=digest, path=self.path_of(digest), size_bytes=len(self.read(digest)))
+        except (OSError, UnknownAsset, CorruptAsset, UnicodeDecodeError):
+            return None
+
+    def note_signed(self, key: str, asset: Asset) -> None:
+        """Note which asset a file became when it was signed; losing the note only costs a second signature."""
+        with suppress(OSError), written_temporarily(self._note(key), asset.id.encode()) as part:
+            part.replace(self._note(key))
+
+    def _note(self, key: str) -> Path:
+        return self.folder / "signed" / key[:2] / key
+
     def path_of(self, digest: str) -> Path:
         path = self._find(digest)
         if path is None:

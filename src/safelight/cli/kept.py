@@ -12,10 +12,13 @@ def kept(file: Path | None, settings: "Settings") -> str | None:
     if file is None:
         return None
     from safelight.assets.store import AssetStore
-    from safelight.imaging.open_image import open_image
+    from safelight.imaging.open_image import open_image, read_bounded
+    from safelight.trust.origins import open_origins
 
     image = open_image(
         file, max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes, mode="RGBA", trusted=True
     )
     opaque = image.getchannel("A").getextrema()[0] == 255
-    return AssetStore(settings.blobs).put_image(image.convert("RGB") if opaque else image)
+    digest = AssetStore(settings.blobs).put_image(image.convert("RGB") if opaque else image)
+    open_origins(settings).note(read_bounded(file, settings.max_file_bytes), digest)
+    return digest

@@ -15,7 +15,7 @@ def grow_canvas(draft: Draft, studio: Studio, found: Found) -> Draft:
     step = found.description.side_step
     canvas, mask = outpaint_canvas(studio.picture(draft.init), draft.extend)
     grown = {
-        "init": studio.assets.put_image(canvas),
+        "init": studio.keep_made(canvas, of=draft.init),
         "mask": studio.assets.put_image(mask),
         "extend": None,
         "width": draft.width or rounded(canvas.width, step),
@@ -50,7 +50,7 @@ def find_background(draft: Draft, studio: Studio, found: Found) -> Draft:
     width, height = same_area(image.width / image.height, own_area(description), description.side_step)
     masked = {
         # Opening in RGB lays a picture over white; converting keeps half-transparent edges free of it.
-        "init": studio.assets.put_image(image.convert("RGB")),
+        "init": studio.keep_made(image.convert("RGB"), of=draft.init),
         "mask": draft.mask or studio.assets.put_image(background_mask(image)),
         "replace_background": False,
         "soft_mask": True,

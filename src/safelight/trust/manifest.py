@@ -73,6 +73,20 @@ def composite(digests: Sequence[str], kinds: Sequence[str], facts: Facts, policy
     return Manifest(definition=definition(facts, actions, [*training(policy)], []), inputs=inputs)
 
 
+def derived(digest: str, actions: Sequence[str], facts: Facts) -> Manifest:
+    """The manifest of a picture that was made of a stored one by geometry alone.
+
+    Args:
+        digest: of the stored picture.
+        actions: what was done, in C2PA's terms.
+    """
+    inputs = (Input(label="parent", title="source picture", relationship="parentOf", digest=digest),)
+    opened: Json = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["parent"]}}
+    return Manifest(
+        definition=definition(facts, [opened, *(action(name, facts) for name in actions)], [], []), inputs=inputs
+    )
+
+
 def definition(facts: Facts, actions: list[Json], assertions: list[Json], ingredients: list[Json]) -> Json:
     done = {"label": "c2pa.actions.v2", "data": {"allActionsIncluded": True, "actions": actions}}
     return {

@@ -27,6 +27,15 @@ def marks(spec: Denoised | Upscale, facts: Facts, policy: Policy) -> dict[str, s
     return elements
 
 
+def derived_marks(facts: Facts, policy: Policy) -> dict[str, str]:
+    """XMP elements of a picture that was made of a marked one by geometry alone: what that one said."""
+    kind = facts.source_type
+    elements = {DIGITAL_SOURCE_TYPE: kind} if "eu" in policy.profiles and kind else {}
+    if "cn" in policy.profiles and kind in GENERATED:
+        elements[AIGC] = aigc_label(policy.producer, facts.uid)
+    return elements
+
+
 def source_type(spec: Denoised | Upscale, facts: Facts) -> str:
     """IPTC's digital source type as its full URI; "" where nothing is known of the picture that was enlarged."""
     match spec:

@@ -5,7 +5,7 @@ no SQLAlchemy.
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from safelight.settings import Settings
 
 if TYPE_CHECKING:
     from safelight.models.registry.registry import Registry
-    from safelight.models.registry.version import Version
+    from safelight.models.registry.version import Lineage, Version
 
 T = TypeVar("T")
 
@@ -94,6 +94,16 @@ class RegisteredModels:
 
         database = Database(connect(self.settings.database, pooled=False))
         return read(Registry(database, self.settings.home))
+
+
+def registered_lineage(settings: Settings, digests: Sequence[str]) -> "dict[str, Lineage]":
+    """The lineage of those weights that are registered, by digest."""
+    if not has_any(settings.database):
+        return {}
+    from safelight.database.connect import Database, connect
+    from safelight.models.registry.registry import Registry
+
+    return Registry(Database(connect(settings.database, pooled=False)), settings.home).lineage_of(digests)
 
 
 def has_versions(url: str, kind: Kind) -> bool:

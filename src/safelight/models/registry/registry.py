@@ -9,7 +9,7 @@ so a killed process leaves no incomplete version.
 """
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,15 @@ class Registry:
         conditions = (VersionRow.digest == digest, VersionRow.kind == kind, VersionRow.removed.is_(None))
         query = select(VersionRow).where(*conditions).limit(1)
         return self.database.read(lambda session: self.to_version(row) if (row := session.scalar(query)) else None)
+
+    def lineage_of(self, digests: Sequence[str]) -> dict[str, Lineage]:
+        """Return the lineage of those weights that are registered, by digest."""
+        query = select(VersionRow).where(VersionRow.digest.in_(digests))
+
+        def work(session: Session) -> dict[str, Lineage]:
+            return {row.digest: self.to_version(row).lineage for row in session.scalars(query)}
+
+        return self.database.read(work)
 
     def set_licence(self, reference: str, licence: Licence) -> Version:
         """Set the licence of a version, the only thing about it that can change: it may be found out later."""

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from safelight.assets.encode import Encoding
 from safelight.assets.read_metadata import read_metadata
 from safelight.errors import InvalidField, JobCancelled, SafelightError, UnknownModel, UnsupportedOption
+from safelight.finish import derive
 from safelight.imaging.canvas import upscale
 from safelight.models.vision.upscalers import LANCZOS, Upscalers
 from safelight.resolve.resolve import resolve_upscale
@@ -25,7 +27,6 @@ from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.keys import Caller
 from safelight.serving.jobs.service import SubmitOptions
 from safelight.serving.jobs.tables import JobRow
-from safelight.serving.native.files import as_base64
 from safelight.spec.fields import MAX_SCALE
 from safelight.studio import Studio
 from safelight.validation import default_field, rename_fields
@@ -259,7 +260,9 @@ def finish(stored: StoredPicture, body: UpscaleOptions, studio: Studio) -> str:
         width, height = body.upscaling_resize_w, body.upscaling_resize_h
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    return as_base64(image)
+    actions = ("c2pa.resized.proportional",) * (stored.scale < 1) + ("c2pa.cropped",) * body.crops
+    file = derive(stored.upscaled or stored.digest, image, studio, Encoding(), actions=actions)
+    return base64.b64encode(file).decode()
 
 
 def html_of(body: UpscaleOptions) -> str:

@@ -16,7 +16,7 @@ def store_init(data: bytes, mask: Image.Image | None, body: ImageToImageBody, st
     if mask is None or body.inpainting_fill != 0:
         return studio.keep(data)
     covered = ImageOps.invert(mask) if body.inpainting_mask_invert else mask
-    return studio.keep(fill_from_surroundings(studio.open(data), covered))
+    return studio.keep(fill_from_surroundings(studio.open(data), covered), file=data)
 
 
 def store_mask(data: bytes, studio: Studio) -> tuple[Image.Image, str]:

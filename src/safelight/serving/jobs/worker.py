@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safelight.assets.encode import Encoding
-from safelight.errors import EngineStopped, JobFailed, SafelightError, StorageFailed
+from safelight.errors import EngineStopped, JobFailed, SafelightError, SigningFailed, StorageFailed
 from safelight.events import Cancelled, Decoded, Event, Failed, Started, Stepped, Stored, Trained
 from safelight.pipeline import generate
 from safelight.serving.jobs.attempts import LEASE_S, Attempts, JobProgress, is_training
@@ -255,7 +255,7 @@ class JobWorker:
                 attempts.finish(job, asset_id=None, seconds=trained.seconds, progress=progress, details=details)
             case Failed(error=EngineStopped() as error):
                 attempts.put_back(job, progress, reason=self.error_fields(error)["message"], suspect=True)
-            case Failed(error=StorageFailed() as error) if job.attempts <= STORAGE_RETRIES:
+            case Failed(error=(StorageFailed() | SigningFailed()) as error) if job.attempts <= STORAGE_RETRIES:
                 log.warning("job %s: %s", job.id, error)
                 attempts.put_back(job, progress, delay_s=2.0**job.attempts, reason=self.error_fields(error)["message"])
             case Failed(error=error):

@@ -1,0 +1,129 @@
+"""The last stage of every picture that leaves: encoded with its marks, signed, stored.
+
+    pixels -> encode with metadata and marks -> sign -> file under the sha256 of its bytes
+
+Nothing changes a file after it was signed. What is made of a stored picture by geometry alone, such as a smaller copy,
+is marked and signed again, with that picture as its parent (`derive`).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import torch
+from PIL import Image
+
+from safelight.assets.encode import Encoding, encode, encode_marked
+from safelight.assets.store import Asset
+from safelight.errors import UnknownAsset
+from safelight.imaging.canvas import painted_box
+from safelight.models.adapters.lora_hash import lora_hashes
+from safelight.models.registry.registered_models import registered_lineage
+from safelight.spec import Denoised, Inpaint, Upscale
+from safelight.studio import Studio
+from safelight.trust.facts import Facts, Origin
+from safelight.trust.manifest import Manifest, derived, manifest, pinned
+from safelight.trust.marks import derived_marks, marks
+from safelight.trust.origins import UNMARKED
+from safelight.trust.sign import sign
+from safelight.version import __version__
+
+
+def finish(image: Image.Image, spec: Denoised | Upscale, studio: Studio, encoding: Encoding) -> Asset:
+    """Store a finished picture with all the marks that the policy names.
+
+    Raises:
+        SigningFailed: the picture could not be signed; nothing is stored.
+        StorageFailed: the disk is full.
+        UnsupportedOption: the format cannot hold the picture.
+    """
+    facts = facts_of(spec, studio, encoding)
+    hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
+    elements = marks(spec, facts, studio.policy)
+    file = encode(image, spec, encoding, version=__version__, marks=elements, lora_hashes=hashes)
+    instead = {} if isinstance(spec, Upscale) else {control.image: control.hint for control in spec.controls}
+    return put_signed(file, manifest(spec, facts, studio.policy), studio, encoding, instead=instead)
+
+
+def derive(asset_id: str, image: Image.Image, studio: Studio, encoding: Encoding, *, actions: tuple[str, ...]) -> bytes:
+    """The file of a picture that was made of a stored one by geometry alone.
+
+    Args:
+        actions: what was done, in C2PA's terms, such as `c2pa.cropped`.
+    """
+    source = studio.origin(asset_id)
+    facts = Facts(version=__version__, when=datetime.now(UTC), uid=asset_id[:16], source_type=source.source_type)
+    file = encode_marked(image, encoding, derived_marks(facts, studio.policy))
+    if studio.signer is None:
+        return file
+    found = derived(asset_id, actions, facts)
+    return sign(file, found, studio.signer, pictures={asset_id: file_of(asset_id, studio)}).data
+
+
+def put_signed(
+    file: bytes, found: Manifest, studio: Studio, encoding: Encoding, *, instead: Mapping[str, str]
+) -> Asset:
+    """Sign and store a file. The same file is signed once, so that a repeated job does not make a second picture of it.
+
+    Args:
+        instead: for inputs that may not be stored any more, what to show in their place, by digest.
+    """
+    if studio.signer is None:
+        return studio.assets.put(file, encoding.suffix)
+    pictures = {given.digest: file_of(given.digest, studio, instead.get(given.digest)) for given in found.inputs}
+    key = hashlib.sha256(file)
+    key.update(studio.signer.credentials.description.fingerprint.encode())
+    key.update(studio.policy.timestamp.encode())
+    for digest in sorted(pictures):
+        key.update(hashlib.sha256(pictures[digest]).digest())
+    if known := studio.assets.signed_before(key.hexdigest()):
+        return known
+    signed = sign(file, found, studio.signer, pictures=pictures)
+    asset = studio.assets.put(signed.data, encoding.suffix)
+    studio.assets.note_signed(key.hexdigest(), asset)
+    return asset
+
+
+def file_of(digest: str, studio: Studio, instead: str | None = None) -> bytes:
+    """What stands for a stored picture in a manifest: what was kept of it when it was sent, or its file."""
+    try:
+        return studio.origins.of(digest).archive or studio.assets.read(digest)
+    except UnknownAsset:
+        if instead is None:
+            raise
+        return studio.assets.read(instead)
+
+
+def facts_of(spec: Denoised | Upscale, studio: Studio, encoding: Encoding) -> Facts:
+    """What is true of the picture beyond its spec."""
+    facts = Facts(
+        version=__version__,
+        when=datetime.now(UTC),
+        uid=spec.digest()[:16],
+        torch_version=torch.__version__,
+        origins=lineage_of(spec, studio),
+        full_metadata=encoding.metadata == "full",
+    )
+    match spec:
+        case Inpaint():
+            box = painted_box(studio.picture(spec.mask), spec, size=studio.size_of(spec.init))
+            return replace(facts, region=box)
+        case Upscale():
+            source = studio.origin(spec.init)
+            own = source.archive is not None and studio.origins.of(spec.init) == UNMARKED
+            return replace(facts, own_source=own, source_type=source.source_type)
+        case _:
+            return facts
+
+
+def lineage_of(spec: Denoised | Upscale, studio: Studio) -> dict[str, Origin]:
+    """Where the weights come from that the registry knows, by their digest."""
+    digests = [digest for _, _, digest in pinned(spec)]
+    return {
+        digest: Origin(
+            trained_from=tuple(parent.digest for parent in lineage.parents if parent.digest),
+            data_set=lineage.dataset_digest,
+        )
+        for digest, lineage in registered_lineage(studio.settings, digests).items()
+    }
