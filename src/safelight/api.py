@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,10 +48,8 @@ class Drawn:
         return self.spec.seed
 
     def _repr_png_(self) -> bytes:
-        """Notebooks show the picture itself."""
-        buffer = BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
+        """Notebooks show the picture itself, with its marks."""
+        return self.path.read_bytes()
 
 
 def generate(

@@ -6,7 +6,8 @@
 Frozen and free of torch, so that a server, a log or a page can use them without importing torch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Stored:
     path: str
     seconds: float
     """Seconds from submission to the stored file."""
+    marks: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What became of each mark, by layer: `{"signature": "signed", "timestamp": "missed"}`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,9 @@ is marked and signed again, with that picture as its parent (`derive`).
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -29,8 +30,17 @@ from safelight.trust.origins import UNMARKED
 from safelight.trust.sign import sign
 from safelight.version import __version__
 
+log = logging.getLogger(__name__)
 
-def finish(image: Image.Image, spec: Denoised | Upscale, studio: Studio, encoding: Encoding) -> Asset:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    asset: Asset
+    marks: Mapping[str, str]
+    """What became of each layer: `signature` is signed or off; `timestamp` is stamped, missed or off."""
+
+
+def finish(image: Image.Image, spec: Denoised | Upscale, studio: Studio, encoding: Encoding) -> Finished:
     """Store a finished picture with all the marks that the policy names.
 
     Raises:
@@ -63,14 +73,14 @@ def derive(asset_id: str, image: Image.Image, studio: Studio, encoding: Encoding
 
 def put_signed(
     file: bytes, found: Manifest, studio: Studio, encoding: Encoding, *, instead: Mapping[str, str]
-) -> Asset:
+) -> Finished:
     """Sign and store a file. The same file is signed once, so that a repeated job does not make a second picture of it.
 
     Args:
         instead: for inputs that may not be stored any more, what to show in their place, by digest.
     """
     if studio.signer is None:
-        return studio.assets.put(file, encoding.suffix)
+        return Finished(asset=studio.assets.put(file, encoding.suffix), marks={"signature": "off"})
     pictures = {given.digest: file_of(given.digest, studio, instead.get(given.digest)) for given in found.inputs}
     key = hashlib.sha256(file)
     key.update(studio.signer.credentials.description.fingerprint.encode())
@@ -78,11 +88,13 @@ def put_signed(
     for digest in sorted(pictures):
         key.update(hashlib.sha256(pictures[digest]).digest())
     if known := studio.assets.signed_before(key.hexdigest()):
-        return known
+        return Finished(asset=known, marks={"signature": "signed"})
     signed = sign(file, found, studio.signer, pictures=pictures)
     asset = studio.assets.put(signed.data, encoding.suffix)
     studio.assets.note_signed(key.hexdigest(), asset)
-    return asset
+    if signed.why_missed:
+        log.warning("a picture is signed without a time stamp: %s", signed.why_missed)
+    return Finished(asset=asset, marks={"signature": "signed", "timestamp": signed.timestamp})
 
 
 def file_of(digest: str, studio: Studio, instead: str | None = None) -> bytes:

@@ -44,8 +44,9 @@ async def generate(
 def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:
     """The picture's file, with its spec and marks inside, under the sha256 of its bytes."""
     try:
-        asset = finish(decoded.image, spec, studio, encoding)
+        finished = finish(decoded.image, spec, studio, encoding)
     except SafelightError as error:
         return Failed(job_id=decoded.job_id, error=error)
     seconds = time.monotonic() - began
-    return Stored(job_id=decoded.job_id, asset_id=asset.id, path=str(asset.path), seconds=seconds)
+    asset = finished.asset
+    return Stored(job_id=decoded.job_id, asset_id=asset.id, path=str(asset.path), seconds=seconds, marks=finished.marks)

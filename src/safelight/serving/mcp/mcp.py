@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -26,7 +25,6 @@ from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
-from PIL import Image
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -346,17 +344,9 @@ async def picture(api: Api, context: ToolContext, asset_id: str) -> list[Content
     answer = await api.request("GET", f"/v1/files/{asset_id}", context)
     data, kind = answer.content, answer.headers["content-type"]
     if len(data) > MAX_INLINE_BYTES:
-        data, kind = await asyncio.to_thread(smaller, data), "image/jpeg"
+        small = await api.request("GET", f"/v1/files/{asset_id}?max_side={MAX_INLINE_SIDE}", context)
+        data, kind = small.content, small.headers["content-type"]
     return [ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=kind)]
-
-
-def smaller(data: bytes) -> bytes:
-    """A smaller JPEG for viewing; the asset is unchanged."""
-    with Image.open(BytesIO(data)) as image:
-        image.thumbnail((MAX_INLINE_SIDE, MAX_INLINE_SIDE))
-        file = BytesIO()
-        image.convert("RGB").save(file, "JPEG", quality=85)
-    return file.getvalue()
 
 
 async def stored_id(api: Api, context: ToolContext, image: str, *, local: bool) -> str:

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from safelight.errors import SafelightError
-from safelight.events import Event, Started, Stepped
+from safelight.events import Event, Started, Stepped, Stored
 from safelight.models.networks.memory import Memory
 from safelight.serving.monitoring.stages import Stage
 
@@ -76,6 +76,7 @@ class Metrics:
         self.pictures = counter("pictures_total", "Pictures drawn and stored.", "model", "key")
         self.failures = counter("failures_total", "Jobs that failed, by the error's code.", "code", "model", "key")
         self.refusals = counter("refusals_total", "Requests refused, by the error's code.", "code", "key")
+        self.marks = counter("marks_total", "Marks of pictures, by layer and what became of them.", "layer", "outcome")
         self.steps = counter("steps_total", "Denoising steps made.", "model", "key")
         self.compute_s = counter("compute_seconds_total", "Network seconds spent on pictures.", "model", "key")
         self.wait_s = histogram("wait_seconds", "From acceptance to the first network call.", "key", buckets=LONG_S)
@@ -109,6 +110,9 @@ class Metrics:
             case Stepped(batch_rows=batch_rows):
                 self.steps.labels(model, key).inc()
                 self.rows.labels(model).observe(batch_rows)
+            case Stored(marks=marks):
+                for layer, outcome in marks.items():
+                    self.marks.labels(layer, outcome).inc()
             case _:
                 pass
         for stage in stages:

@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from safelight.assets.encode import Encoding
 from safelight.errors import Forbidden, UnknownAsset
+from safelight.finish import derive
 from safelight.serving.http.auth import CurrentCaller, caller_of
 from safelight.serving.http.description import PICTURE
 from safelight.serving.http.parts import parts_of
 from safelight.serving.jobs.holders import hold, require_access
 from safelight.serving.jobs.tables import JobRow
+from safelight.studio import Studio
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -53,6 +55,7 @@ async def download(
     name: Annotated[str, Path(description="The `asset_id` of a job; a suffix such as `.png` may follow.")],
     expires: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     signature: Annotated[str | None, Query()] = None,
+    max_side: Annotated[int | None, Query(ge=64, le=4096, description="Answer a JPEG with no longer side.")] = None,
 ) -> Response:
     """Download a picture, with a key that may see it or with a signed link from an answer."""
     parts = parts_of(request)
@@ -69,10 +72,22 @@ async def download(
         caller = await caller_of(request)
         await parts.database.ask(require_access, [asset_id], caller.sees)
     path = await asyncio.to_thread(parts.studio.assets.path_of, asset_id)
+    if max_side is not None:
+        claim = await parts.studio.claim(asset_id)
+        small = await parts.studio.image_pool.work(claim, smaller, asset_id, max_side, parts.studio)
+        return Response(small, media_type="image/jpeg")
     data = await asyncio.to_thread(parts.studio.assets.read, asset_id)
     # The name is the digest of the content, which therefore never changes.
     headers = {"cache-control": "private, max-age=31536000, immutable"}
     return Response(data, media_type=TYPES[path.suffix], headers=headers)
+
+
+def smaller(asset_id: str, max_side: int, studio: Studio) -> bytes:
+    """A JPEG of the picture with no side longer than `max_side`, marked as the picture is."""
+    image = studio.picture(asset_id)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    actions = ("c2pa.resized.proportional", "c2pa.transcoded")
+    return derive(asset_id, image, studio, Encoding(format="jpeg", quality=85), actions=actions)
 
 
 def link(request: Request, job: JobRow) -> str:
