@@ -242,7 +242,7 @@ def test_a_picture_that_cannot_be_stored_has_failed(studio: Studio, monkeypatch:
         raise StorageFailed("disk full")
 
     monkeypatch.setattr(AssetStore, "put", full)
-    events = events_of(draft(), studio)
+    events = events_of(draft().model_copy(update={"seed": 246}), studio)  # one that was not signed before
     assert [type(event) for event in events[-2:]] == [Decoded, Failed]
 
 

@@ -104,6 +104,12 @@ class Settings(BaseModel):
     trust_signer_timeout_s: float = Field(default=10, gt=0)
     """How long a signature, or a time stamp, may take."""
 
+    trust_detector: Literal["public", "keys", "off"] = "public"
+    """Who may ask the server what a picture says of itself, at `/verify` and `/v1/verify`. public: everybody; keys: who
+    has an API key; off: nobody."""
+    trust_detector_per_minute: int = Field(default=30, gt=0)
+    """How many pictures one address may ask about in a minute."""
+
     @field_validator("openai_models")
     @classmethod
     def check_pairs(cls, value: str) -> str:

@@ -255,7 +255,7 @@ def test_marks_are_counted(url: str) -> None:
 
 @pytest.mark.needs("exiftool")
 def test_exiftool_reads_the_manifest(url: str, tmp_path: Path) -> None:
-    for kind in ("png", "jpeg", "avif"):  # 12.57 does not see C2PA in WebP
+    for kind in ("png", "jpeg"):  # 12.57, of Debian 12, does not see C2PA in WebP and AVIF
         file = tmp_path / f"picture.{kind}"
         file.write_bytes(job(url, "/v1/jobs", **SMALL, output_format=kind))
         said = subprocess.run(["exiftool", "-j", str(file)], check=True, capture_output=True, text=True)

@@ -25,6 +25,7 @@ from safelight.cli import (
     train,
     trust,
     upscale,
+    verify,
 )
 from safelight.cli.errors import SafelightCommands
 from safelight.version import __version__
@@ -70,6 +71,7 @@ app.command("generate", epilog=generate.EXAMPLES, rich_help_panel=PICTURES)(gene
 app.command("replay", epilog=replay.EXAMPLES, rich_help_panel=PICTURES)(replay.replay)
 app.command("upscale", epilog=upscale.EXAMPLES, rich_help_panel=PICTURES)(upscale.upscale)
 app.command("info", epilog=info.EXAMPLES, rich_help_panel=PICTURES)(info.info)
+app.command("verify", epilog=verify.EPILOG, rich_help_panel=PICTURES)(verify.verify)
 app.command("serve", epilog=serve.EXAMPLES, rich_help_panel=SERVER)(serve.serve)
 app.command("mcp", epilog=mcp.EXAMPLES, rich_help_panel=SERVER)(mcp.mcp)
 app.add_typer(keys.app, rich_help_panel=SERVER)

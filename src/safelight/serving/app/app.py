@@ -19,6 +19,7 @@ from safelight.serving.a1111 import routes as a1111
 from safelight.serving.a1111.progress import ActiveRequests
 from safelight.serving.http import errors, health, metrics_route, viewer_route
 from safelight.serving.http.access_log import AccessLog
+from safelight.serving.http.address_limit import AddressLimit
 from safelight.serving.http.description import describe
 from safelight.serving.http.observe import Observer, device_memory, queue_state
 from safelight.serving.http.origin import Origin
@@ -34,12 +35,13 @@ from safelight.serving.jobs.webhooks import Webhooks
 from safelight.serving.jobs.worker import JobWorker
 from safelight.serving.monitoring.metrics import Metrics
 from safelight.serving.monitoring.traces import Traces
-from safelight.serving.native import files, job_routes, plugin_routes, upscales
+from safelight.serving.native import files, job_routes, plugin_routes, upscales, verify_page, verify_routes
 from safelight.serving.native.events import JobMessage
 from safelight.serving.openai import images as openai
 from safelight.serving.openai.bodies import EditMessage, EditRequest, GenerationMessage, VariationRequest
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
+from safelight.trust.examiner import Examiner
 from safelight.version import __version__
 
 
@@ -78,7 +80,10 @@ def create_app(
     errors.install(app)
     for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
-    for part in (job_routes, upscales, files, plugin_routes, openai):
+    app.state.askers = AddressLimit(settings.trust_detector_per_minute)
+    app.state.examiner = Examiner(settings)
+    app.include_router(verify_page.router)
+    for part in (job_routes, upscales, files, plugin_routes, verify_routes, openai):
         app.include_router(part.router, responses=errors.ERROR_RESPONSES)
     describe(app, [JobMessage, GenerationMessage, EditMessage, EditRequest, VariationRequest])
     app.add_middleware(Origin, settings=settings)
