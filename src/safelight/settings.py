@@ -102,6 +102,12 @@ class Settings(BaseModel):
     trust_signer_timeout_s: float = Field(default=10, gt=0)
     """How long a signature, or a time stamp, may take."""
 
+    trust_ledger: bool = True
+    """Keep a ledger of finished pictures in the database: digests, marks, and beside them the prompt."""
+    trust_ledger_days: float | None = Field(default=None, ge=0)
+    """Days for which the ledger keeps prompts and names of keys; 0: it takes none. Empty: for good. Its other rows
+    stay."""
+
     @field_validator("openai_models")
     @classmethod
     def check_pairs(cls, value: str) -> str:
