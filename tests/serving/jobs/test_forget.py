@@ -1,23 +1,20 @@
 """A tenant is erased: from tables, files, and the bytes that deletion leaves behind, on either database."""
 
 import json
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from sqlalchemy import make_url, text
 from sqlalchemy.orm import Session
-from tests.cli.conftest import Call, safelight
-from tests.serving.conftest import ended, serving, settings_in
+from tests.byte_search import bytes_of, where
 from tests.trust.ledgers import column, verified
 
 from safelight.assets.store import AssetStore
-from safelight.database.connect import Database, open_database
+from safelight.database.connect import Database
 from safelight.errors import InvalidRequest, NotReady
 from safelight.serving.jobs.attempts import Attempts
 from safelight.serving.jobs.forget import Forgetting, find_tenant
@@ -25,10 +22,8 @@ from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
 from safelight.settings import Settings
-from safelight.trust.credentials import trusted_roots
 from safelight.trust.entry import Entry, actor_of
 from safelight.trust.ledger import Ledger
-from safelight.trust.statements import read_statement
 
 SECRET = "a portrait of aunt Wilhelmina"
 IDEMPOTENCY = "wilhelmina-at-home-1"
@@ -88,20 +83,6 @@ def picture(shade: int) -> bytes:
     file = BytesIO()
     Image.frombytes("L", (64, 64), Random(shade).randbytes(64 * 64)).save(file, "PNG")
     return file.getvalue()
-
-
-def bytes_of(*folders: Path) -> Iterator[tuple[Path, bytes]]:
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                yield path, path.read_bytes()
-
-
-def where(needles: dict[str, bytes], *folders: Path) -> list[tuple[str, str]]:
-    """Which needle lies in which file."""
-    return [
-        (name, str(path)) for path, data in bytes_of(*folders) for name, needle in needles.items() if needle in data
-    ]
 
 
 def files_of(database: Database) -> Path:
@@ -243,45 +224,3 @@ def test_a_key_is_found_by_name_and_id(workshop: Workshop) -> None:
     with pytest.raises(InvalidRequest, match="several keys had the name 'ann': give the id of one"):
         find_tenant(workshop.database, "ann")
     assert find_tenant(workshop.database, tenant) == tenant
-
-
-# The command ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_tenant_of_a_running_server_is_forgotten(home: Path, safelight: Call) -> None:
-    settings = settings_in(home, no_keys=False)
-    database = open_database(settings.database)
-    key = Keys(database).create("wilhelmina")
-    database.close()
-    with serving(settings) as url, httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
-        body = {"prompt": SECRET, "steps": 2, "width": 64, "height": 64}
-        headers = {"idempotency-key": IDEMPOTENCY}
-        job = client.post("/v1/jobs", json=body, headers=headers).raise_for_status().json()
-        done = ended(client, job["id"])
-        path = AssetStore(settings.blobs).path_of(done["asset_id"])
-        needles = {"prompt": b"Wilhelmina", "key": IDEMPOTENCY.encode(), "picture": path.read_bytes()[-400:-300]}
-        counted = safelight("forget", "wilhelmina", "--dry-run", "--json")
-        assert json.loads(counted.stdout)["pictures"] == 1
-        assert path.exists()
-        forgotten = safelight("forget", "wilhelmina", "--yes")
-        assert forgotten.exit_code == 0, forgotten.output
-        assert "backups" in forgotten.stdout
-        assert client.get("/v1/jobs").status_code == 401
-        assert where(needles, home) == []
-    [report] = (home / "reports").iterdir()
-    signed = json.loads(report.read_text())
-    statement = read_statement(signed["statement"], trusted_roots(settings.trust))
-    assert (statement.payload, statement.trusted) == (signed["report"], True)
-    assert signed["report"]["assets"] == [done["asset_id"]]
-    assert signed["report"]["counts"]["jobs"] == 1
-    assert where(needles | {"name": b"wilhelmina"}, home) == []
-    assert safelight("trust", "ledger", "verify").exit_code == 0
-
-
-def test_the_command_asks_and_takes_no_for_an_answer(home: Path, safelight: Call) -> None:
-    safelight("keys", "create", "joe")
-    refused = safelight("forget", "joe", input="n\n")
-    assert refused.exit_code != 0
-    assert "Erase all of it, for good?" in refused.output
-    assert "joe" in safelight("keys", "list").stdout
-    assert not (home / "reports").exists()
