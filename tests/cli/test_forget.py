@@ -55,3 +55,25 @@ def test_the_command_asks_and_takes_no_for_an_answer(home: Path, safelight: Call
     assert "Erase all of it, for good?" in refused.output
     assert "joe" in safelight("keys", "list").stdout
     assert not (home / "reports").exists()
+
+
+def test_with_a_key_service_that_is_away_nothing_is_erased(home: Path, safelight: Call) -> None:
+    safelight("keys", "create", "joe")
+    safelight("trust", "init")
+    refused = safelight("forget", "joe", "--yes", env={"SAFELIGHT_TRUST_SIGNER": "tests.trust.test_verify_chain:away"})
+    assert refused.exit_code == 1
+    assert "SAFELIGHT_TRUST_SIGNER failed" in refused.stderr
+    assert "joe" in safelight("keys", "list").stdout
+    assert not (home / "reports").exists()
+
+
+def test_a_report_is_written_to_a_new_file_or_nothing_is_erased(safelight: Call, tmp_path: Path) -> None:
+    safelight("keys", "create", "joe")
+    (tmp_path / "there.json").write_text("{}")
+    refused = safelight("forget", "joe", "--yes", "--out", tmp_path / "there.json")
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
+    said = json.loads(safelight("forget", "joe", "--yes", "--json", "--out", tmp_path / "new.json").stdout)
+    assert said["counts"]["jobs"] == 0
+    assert json.loads((tmp_path / "new.json").read_text())["statement"]
+    assert "no key has the name or id" in safelight("forget", "joe", "--yes").stderr

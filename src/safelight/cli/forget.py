@@ -2,9 +2,11 @@
 
 import json
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -65,22 +67,15 @@ def forget(
         if not yes:
             typer.confirm("Erase all of it, for good?", abort=True)
         signer = StatementSigner.open(settings)
+        signer.sign({"kind": "trial"})  # before anything is erased
         path = out or report_path(settings.home)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("x", encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest(f"the report {path} cannot be written: {error.strerror or error}") from None
-        done = False
-        try:
+        with created(path) as file:
             report = forgetting.erase().report(now=time.time())
-            done = True
-            statement = signer.sign(report)
-            json.dump({"report": report, "statement": statement}, file, indent=2)
-        finally:
-            file.close()
-            if not done:
-                path.unlink()
+            written: dict[str, object] = {"report": report, "statement": None}
+            try:
+                written["statement"] = signer.sign(report)
+            finally:
+                json.dump(written, file, indent=2)
     finally:
         database.close()
     if as_json:
@@ -88,6 +83,24 @@ def forget(
         return
     typer.echo(f"Erased. Signed report: {path}")
     typer.echo("Out of reach: " + "; ".join(OUT_OF_REACH) + ".")
+
+
+@contextmanager
+def created(path: Path) -> Generator[TextIO, None, None]:
+    """A new file; it is removed again if nothing was written to it."""
+    from safelight.errors import InvalidRequest
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("x", encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"the report {path} cannot be written: {error.strerror or error}") from None
+    try:
+        with file:
+            yield file
+    finally:
+        if path.stat().st_size == 0:
+            path.unlink()
 
 
 def describe(counts: "Counts") -> None:

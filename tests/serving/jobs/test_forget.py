@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import make_url, text
-from sqlalchemy.orm import Session
 from tests.byte_search import bytes_of, where
 from tests.trust.ledgers import column, verified
 
@@ -200,8 +199,8 @@ def test_an_interrupted_run_can_be_started_again(workshop: Workshop, monkeypatch
     workshop.draw("wilhelmina", SECRET, 1)
     done = getattr(Forgetting, at)
 
-    def crash(self: Forgetting, session: Session) -> None:
-        done(self, session)
+    def crash(self: Forgetting, *arguments: Any) -> None:
+        done(self, *arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Forgetting, at, crash)

@@ -11,8 +11,10 @@ The ledger's rows stay, which hold digests, so the chain verifies as before. Bac
 elsewhere and pictures that were handed out are out of reach.
 """
 
+import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -24,7 +26,7 @@ from sqlalchemy.orm import Session
 from safelight.assets.store import AssetStore
 from safelight.database.connect import Database
 from safelight.database.scrub import scrub
-from safelight.errors import InvalidRequest, NotReady, StorageFailed, nearest
+from safelight.errors import InvalidRequest, NotReady, SafelightError, StorageFailed, nearest
 from safelight.serving.jobs.attempts import LEASE_S
 from safelight.serving.jobs.queue import JobQueue
 from safelight.serving.jobs.tables import EventRow, HolderRow, JobRow, KeyRow, UsageRow, WorkerRow
@@ -32,7 +34,10 @@ from safelight.trust.entry import actor_of
 from safelight.trust.ledger import Ledger, take_turn
 from safelight.trust.tables import LedgerBodyRow, LedgerRow
 
-PAGE = 500
+log = logging.getLogger(__name__)
+
+PAGE = 200
+"""Pictures at once: other writers of SQLite wait meanwhile."""
 POLL_S = 0.5
 SETTLE_S = 3.0
 """How long a picture that was just being stored when its job was cancelled may take."""
@@ -43,6 +48,7 @@ OUT_OF_REACH = (
     "logs kept elsewhere, which name keys",
     "pictures and webhooks that were sent to others",
     "models that were trained for this key",
+    "uploads of requests that were refused, which no key holds",
 )
 
 
@@ -74,7 +80,7 @@ class Forgotten:
     """What was done to the database's files."""
 
     checkpoint: str | None = None
-    """Of the ledger afterwards: a signed statement."""
+    """Of the ledger afterwards: a signed statement; None if nothing signs now."""
 
     def report(self, *, now: float) -> dict[str, Any]:
         """Digests and counts; no text, no name."""
@@ -154,12 +160,17 @@ class Forgetting:
         self.stop()
         self.ledger.write_pending()
         counts = self.count()
-        erased = self.database.write(self.erase_pictures)
+        erased = self.erase_pictures()
+        self.erase_runs()
         self.database.write(self.erase_rows)
         scrub(self.database, TABLES)
         self.database.write(lambda session: session.execute(delete(KeyRow).where(KeyRow.id == self.tenant)))
         scrubbed = scrub(self.database, TABLES)
-        checkpoint = self.ledger.checkpoint()
+        checkpoint = None
+        try:
+            checkpoint = self.ledger.checkpoint()
+        except SafelightError as error:  # all is erased, which the caller must learn
+            log.warning("no checkpoint of the ledger could be made: %s", error)
         return Forgotten(tenant=self.tenant, counts=counts, asset_ids=erased, scrubbed=scrubbed, checkpoint=checkpoint)
 
     # Steps
@@ -191,18 +202,26 @@ class Forgetting:
         """Heartbeats of the workers, by token."""
         return self.database.read(lambda session: {row.token: row.beat for row in session.scalars(select(WorkerRow))})
 
-    def erase_pictures(self, session: Session) -> list[str]:
-        """Remove the files, in the transaction that found out who holds them."""
-        take_turn(session)
-        mine, _ = self.pictures(session)
-        try:
-            for asset_id in mine:
-                self.assets.remove(asset_id)
-            for folder in self.runs(session):
+    def erase_pictures(self) -> list[str]:
+        """Remove the files, some at a time, each time in the transaction that found out who holds them."""
+        mine, _ = self.database.read(self.pictures)
+        erased: list[str] = []
+        for some in pages(sorted(mine)):
+            erased += self.database.write(lambda session, some=some: self.erase_some(session, some))
+        return erased
+
+    def erase_some(self, session: Session, asset_ids: list[str]) -> list[str]:
+        alone = sorted(set(asset_ids) - self.held_by_others(session, asset_ids))
+        for asset_id in alone:
+            self.assets.remove(asset_id)
+        return alone
+
+    def erase_runs(self) -> None:
+        for folder in self.database.read(lambda session: list(self.runs(session))):
+            try:
                 rmtree(folder)
-        except OSError as error:
-            raise StorageFailed(f"{error.filename} cannot be erased: {error.strerror or error}") from error
-        return sorted(mine)
+            except OSError as error:
+                raise StorageFailed(f"{folder} cannot be erased: {error.strerror or error}") from error
 
     def erase_rows(self, session: Session) -> None:
         take_turn(session)
@@ -217,9 +236,8 @@ class Forgetting:
 
     def pictures(self, session: Session) -> tuple[set[str], set[str]]:
         """The stored files of the tenant: those that nobody else holds, and the others."""
-        actor = actor_of(self.tenant)
         held = session.scalars(select(HolderRow.asset_id).where(HolderRow.tenant == self.tenant))
-        made = session.scalars(select(LedgerRow.asset_id).where(LedgerRow.actor == actor))
+        made = session.scalars(select(LedgerRow.asset_id).where(LedgerRow.actor == actor_of(self.tenant)))
         found = {asset_id for asset_id in (*held, *made) if asset_id}
         for job in session.scalars(select(JobRow).where(JobRow.tenant == self.tenant)).yield_per(PAGE):
             found |= {job.asset_id} if job.asset_id else set()
@@ -227,14 +245,18 @@ class Forgetting:
         found = {asset_id for asset_id in found if self.assets.has(asset_id)}
         shared: set[str] = set()
         for some in pages(sorted(found)):
-            others = (
-                select(HolderRow.asset_id).where(HolderRow.tenant != self.tenant, HolderRow.asset_id.in_(some)),
-                select(JobRow.asset_id).where(JobRow.tenant != self.tenant, JobRow.asset_id.in_(some)),
-                select(LedgerRow.asset_id).where(LedgerRow.actor != actor, LedgerRow.asset_id.in_(some)),
-            )
-            for query in others:
-                shared |= {asset_id for asset_id in session.scalars(query) if asset_id}
+            shared |= self.held_by_others(session, some)
         return found - shared, shared
+
+    def held_by_others(self, session: Session, asset_ids: list[str]) -> set[str]:
+        others = (
+            select(HolderRow.asset_id).where(HolderRow.tenant != self.tenant, HolderRow.asset_id.in_(asset_ids)),
+            select(JobRow.asset_id).where(JobRow.tenant != self.tenant, JobRow.asset_id.in_(asset_ids)),
+            select(LedgerRow.asset_id).where(
+                LedgerRow.actor != actor_of(self.tenant), LedgerRow.asset_id.in_(asset_ids)
+            ),
+        )
+        return {asset_id for query in others for asset_id in session.scalars(query) if asset_id}
 
     def runs(self, session: Session) -> Iterator[Path]:
         """Folders of the tenant's training runs."""
@@ -244,11 +266,18 @@ class Forgetting:
                 yield folder
 
 
-def named_in(spec: Mapping[str, Any]) -> set[str]:
-    """The pictures that a stored spec names. It is not parsed: an older safelight may have written it."""
-    leads = [*(spec.get("controls") or ()), *(spec.get("picture_prompts") or ())]
-    named = [spec.get("init"), spec.get("mask"), *(lead.get(name) for lead in leads for name in ("image", "hint"))]
-    return {asset_id for asset_id in named if isinstance(asset_id, str)}
+def named_in(value: Any) -> set[str]:
+    """Whatever looks like the id of a picture, anywhere in a stored spec. It is not parsed: an older safelight may have
+    written it."""
+    match value:
+        case str():
+            return {value} if re.fullmatch(r"[0-9a-f]{64}", value) else set()
+        case dict():
+            return set[str]().union(*map(named_in, value.values()))
+        case list():
+            return set[str]().union(*map(named_in, value))
+        case _:
+            return set()
 
 
 def find_tenant(database: Database, key: str) -> str:
