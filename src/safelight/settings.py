@@ -109,6 +109,11 @@ class Settings(BaseModel):
     has an API key; off: nobody."""
     trust_detector_per_minute: int = Field(default=30, gt=0)
     """How many pictures one address may ask about in a minute."""
+    trust_ledger: bool = True
+    """Keep a ledger of finished pictures in the database: digests, marks, and beside them the prompt."""
+    trust_ledger_days: float | None = Field(default=None, ge=0)
+    """Days for which the ledger keeps prompts and names of keys; 0: it takes none. Empty: for good. Its other rows
+    stay."""
 
     @field_validator("openai_models")
     @classmethod

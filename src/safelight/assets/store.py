@@ -71,6 +71,22 @@ class AssetStore:
             raise UnknownAsset(f"no picture {digest!r} is stored here; an id is the 64 hex digits a job reported")
         return path
 
+    def has(self, digest: str) -> bool:
+        return self._find(digest) is not None
+
+    def remove(self, digest: str) -> None:
+        """Remove a stored image; nothing happens if it is not there.
+
+        Raises:
+            StorageFailed: the file cannot be removed.
+        """
+        if (path := self._find(digest)) is not None:
+            try:
+                path.unlink(missing_ok=True)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise StorageFailed(f"cannot remove {path}: {error.strerror or error}") from error
+
     def read(self, digest: str) -> bytes:
         """Return the stored bytes, verified by their sha256."""
         path = self.path_of(digest)

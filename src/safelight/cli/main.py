@@ -12,6 +12,7 @@ from safelight.cli import (
     control,
     doctor,
     evaluate,
+    forget,
     generate,
     info,
     keys,
@@ -75,6 +76,7 @@ app.command("verify", epilog=verify.EPILOG, rich_help_panel=PICTURES)(verify.ver
 app.command("serve", epilog=serve.EXAMPLES, rich_help_panel=SERVER)(serve.serve)
 app.command("mcp", epilog=mcp.EXAMPLES, rich_help_panel=SERVER)(mcp.mcp)
 app.add_typer(keys.app, rich_help_panel=SERVER)
+app.command("forget", epilog=forget.EXAMPLES, rich_help_panel=SERVER)(forget.forget)
 app.add_typer(trust.app, rich_help_panel=SERVER)
 app.add_typer(models.app, rich_help_panel=PARTS)
 app.add_typer(train.app, rich_help_panel=PARTS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safelight.cli import options
+from safelight.cli import ledger, options
 
 if TYPE_CHECKING:
     from safelight.settings import Settings
@@ -28,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog=EXAMPLES,
 )
+app.add_typer(ledger.app)
 
 
 @app.command()

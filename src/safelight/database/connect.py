@@ -162,8 +162,8 @@ def connect(url: str, *, pooled: bool = True) -> Engine:
 def prepare_sqlite(connection: object, _record: object) -> None:
     connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]  `begin_transaction` sends BEGIN
     cursor = connection.cursor()  # pyright: ignore[reportAttributeAccessIssue]
-    # Readers do not wait for the writer; a commit is synced to disk before it returns.
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    # Readers do not wait for the writer; a commit is synced to disk before it returns; what is deleted is overwritten.
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         retry_while_locked(lambda pragma=pragma: cursor.execute(f"PRAGMA {pragma}"))
     cursor.close()
 

@@ -12,5 +12,15 @@ sign           encoded picture + manifest -> signed picture, the last change to 
 ingredients    pictures that were sent -> what is kept of them for later manifests
 verify         a file -> the marks it carries, and what each says
 
+entry          what the ledger says of a picture; its digests and hashes
+chain_keys     keys of the ledger's chain
+tables         the ledger's tables
+ledger         append, find, erase, checkpoint
+pending        entries that wait for the database
+verify_chain   whether the ledger is what was written
+export         the ledger as JSON lines
+statements     signed JSON: checkpoints, reports
+fingerprint    whether a picture is the one that the ledger knows
+
     pixels -> watermark -> encode with marks -> sign -> sha256
 """

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from safelight.trust.statements import read_statement
 from tests.serving.conftest import serving, settings_in
 from tests.serving.test_marked_doors import SMALL, job
 from tests.serving.test_sight import file_of
@@ -18,6 +17,7 @@ from safelight.cli.main import app
 from safelight.settings import Settings
 from safelight.trust.credentials import trusted_roots
 from safelight.trust.facts import TRAINED
+from safelight.trust.statements import read_statement
 
 
 @pytest.fixture(scope="module")
