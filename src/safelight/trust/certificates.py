@@ -147,10 +147,11 @@ def read_key(pem: bytes) -> "PrivateKey":
         raise InvalidCertificate(f"no private key ({error}): a PEM file is needed") from None
 
 
-def check_chain(chain: Sequence["Certificate"], key: "PrivateKey | None" = None) -> None:
+def check_chain(chain: Sequence["Certificate"], key: "PrivateKey | None" = None, *, at: datetime | None = None) -> None:
     """
     Args:
         key: of the first certificate; None where something else signs.
+        at: when it must be valid; now, if left out.
 
     Raises:
         InvalidCertificate: pictures cannot be signed with it, or nobody could verify the signature.
@@ -162,7 +163,7 @@ def check_chain(chain: Sequence["Certificate"], key: "PrivateKey | None" = None)
     algorithm_of(leaf)
     if key is not None and key.public_key() != leaf.public_key():
         raise InvalidCertificate("the key does not belong to the first certificate: it signs for another one")
-    check_dates(leaf, datetime.now(UTC))
+    check_dates(leaf, at or datetime.now(UTC))
     if is_root(leaf):
         raise InvalidCertificate("the certificate is signed by itself, which C2PA refuses: have an authority issue it")
     if len(chain) == 1:
