@@ -66,6 +66,8 @@ class Stored:
     path: str
     seconds: float
     """Seconds from submission to the stored file."""
+    pixels: str = ""
+    """sha256 of the pixels as they were drawn, before marks and compression."""
     marks: Mapping[str, str] = field(default_factory=dict[str, str])
     """What became of each mark, by layer: `{"signature": "signed", "timestamp": "missed"}`."""
 

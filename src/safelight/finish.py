@@ -1,6 +1,6 @@
 """The last stage of every picture that leaves: encoded with its marks, signed, stored.
 
-    pixels -> encode with metadata and marks -> sign -> file under the sha256 of its bytes
+    pixels -> encode with metadata and marks -> sign -> file under the sha256 of its bytes -> row in the ledger
 
 Nothing changes a file after it was signed. What is made of a stored picture by geometry alone, such as a smaller copy,
 is marked and signed again, with that picture as its parent (`derive`).
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import torch
 from PIL import Image
 
-from safelight.assets.encode import Encoding, encode, encode_marked
+from safelight.assets.encode import Encoding, encode, encode_marked, pixels_digest
 from safelight.assets.store import Asset
 from safelight.errors import UnknownAsset
 from safelight.imaging.canvas import painted_box
@@ -23,7 +23,9 @@ from safelight.models.adapters.lora_hash import lora_hashes
 from safelight.models.registry.registered_models import registered_lineage
 from safelight.spec import Denoised, Inpaint, Upscale
 from safelight.studio import Studio
+from safelight.trust.entry import Entry, actor_of
 from safelight.trust.facts import Facts, Origin
+from safelight.trust.fingerprint import likeness
 from safelight.trust.manifest import Manifest, derived, manifest, pinned
 from safelight.trust.marks import derived_marks, marks
 from safelight.trust.origins import UNMARKED
@@ -38,10 +40,23 @@ class Finished:
     asset: Asset
     marks: Mapping[str, str]
     """What became of each layer: `signature` is signed or off; `timestamp` is stamped, missed or off."""
+    pixels: str = ""
+    """sha256 of the pixels as they were drawn (`assets.encode.pixels_digest`)."""
 
 
-def finish(image: Image.Image, spec: Denoised | Upscale, studio: Studio, encoding: Encoding) -> Finished:
-    """Store a finished picture with all the marks that the policy names.
+def finish(
+    image: Image.Image,
+    spec: Denoised | Upscale,
+    studio: Studio,
+    encoding: Encoding,
+    *,
+    tenant: str = "",
+    place: str = "",
+) -> Finished:
+    """Store a finished picture with all the marks that the policy names, and write it into the ledger.
+
+    Args:
+        place: the request and the picture's place in it, such as the id of its job: it has one picture for good.
 
     Raises:
         SigningFailed: the picture could not be signed; nothing is stored.
@@ -49,11 +64,48 @@ def finish(image: Image.Image, spec: Denoised | Upscale, studio: Studio, encodin
         UnsupportedOption: the format cannot hold the picture.
     """
     facts = facts_of(spec, studio, encoding)
+    pixels = pixels_digest(image)
     hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
-    elements = marks(spec, facts, studio.policy)
-    file = encode(image, spec, encoding, version=__version__, marks=elements, lora_hashes=hashes)
+    file = encode(
+        image,
+        spec,
+        encoding,
+        version=__version__,
+        pixels=pixels,
+        marks=marks(spec, facts, studio.policy),
+        lora_hashes=hashes,
+    )
     instead = {} if isinstance(spec, Upscale) else {control.image: control.hint for control in spec.controls}
-    return put_signed(file, manifest(spec, facts, studio.policy), studio, encoding, instead=instead)
+    finished = put_signed(file, manifest(spec, facts, studio.policy), studio, encoding, instead=instead)
+    finished = replace(finished, pixels=pixels)
+    return recorded(finished, image, spec, studio, tenant=tenant, place=place) if studio.ledger else finished
+
+
+def recorded(
+    finished: Finished, image: Image.Image, spec: Denoised | Upscale, studio: Studio, *, tenant: str, place: str
+) -> Finished:
+    """The picture with its row in the ledger; or the one that its place in the request had already."""
+    assert studio.ledger
+    signer = studio.signer
+    words = {} if isinstance(spec, Upscale) else {"prompt": spec.prompt, "negative_prompt": spec.negative_prompt}
+    entry = Entry(
+        action="upscaled" if isinstance(spec, Upscale) else "drawn",
+        asset_id=finished.asset.id,
+        actor=actor_of(tenant),
+        pixels_before=finished.pixels,
+        pixels_after=finished.pixels,
+        spec_digest=spec.digest(),
+        model="" if isinstance(spec, Upscale) else spec.model_digest,
+        place=place,
+        marks=dict(finished.marks) | ({"certificate": signer.credentials.description.fingerprint} if signer else {}),
+        words={name: text for name, text in words.items() if text},
+        likeness=likeness(image),
+    )
+    appended = studio.ledger.append(entry)
+    if appended.asset_id == finished.asset.id:
+        return finished
+    path = studio.assets.path_of(appended.asset_id)
+    return replace(finished, asset=Asset(id=appended.asset_id, path=path, size_bytes=path.stat().st_size))
 
 
 def derive(asset_id: str, image: Image.Image, studio: Studio, encoding: Encoding, *, actions: tuple[str, ...]) -> bytes:

@@ -10,6 +10,7 @@ its next step.
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from safelight.assets.encode import Encoding
 from safelight.errors import SafelightError
@@ -23,9 +24,12 @@ PNG = Encoding()
 
 
 async def generate(
-    spec: Spec, studio: Studio, *, encoding: Encoding = PNG, tenant: str = "", priority: int = 0
+    spec: Spec, studio: Studio, *, encoding: Encoding = PNG, tenant: str = "", priority: int = 0, place: str = ""
 ) -> AsyncGenerator[Event, None]:
     """Make the picture of a spec and store it; report each stage.
+
+    Args:
+        place: the request and the picture's place in it, such as the id of its job.
 
     Raises:
         SafelightError: the backend does not take the spec. What fails later is reported as `Failed`.
@@ -38,15 +42,24 @@ async def generate(
             yield event
             if isinstance(event, Decoded):
                 claim = await studio.claim(event.image, tenant=tenant, accepted=True)
-                yield await studio.image_pool.work(claim, store, event, spec, studio, encoding=encoding, began=began)
+                work = partial(store, spec=spec, studio=studio, encoding=encoding, tenant=tenant, place=place)
+                yield await studio.image_pool.work(claim, work, event, began=began)
 
 
-def store(decoded: Decoded, spec: Spec, studio: Studio, *, encoding: Encoding, began: float) -> Stored | Failed:
+def store(
+    decoded: Decoded, *, spec: Spec, studio: Studio, encoding: Encoding, tenant: str, place: str, began: float
+) -> Stored | Failed:
     """The picture's file, with its spec and marks inside, under the sha256 of its bytes."""
     try:
-        finished = finish(decoded.image, spec, studio, encoding)
+        finished = finish(decoded.image, spec, studio, encoding, tenant=tenant, place=place)
     except SafelightError as error:
         return Failed(job_id=decoded.job_id, error=error)
-    seconds = time.monotonic() - began
-    asset = finished.asset
-    return Stored(job_id=decoded.job_id, asset_id=asset.id, path=str(asset.path), seconds=seconds, marks=finished.marks)
+    asset, seconds = finished.asset, time.monotonic() - began
+    return Stored(
+        job_id=decoded.job_id,
+        asset_id=asset.id,
+        path=str(asset.path),
+        seconds=seconds,
+        pixels=finished.pixels,
+        marks=finished.marks,
+    )

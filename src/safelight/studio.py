@@ -43,6 +43,7 @@ from safelight.settings import Settings
 from safelight.spec import Denoised, Spec, Upscale
 from safelight.spec.marks import Mark, marked
 from safelight.trust.ingredients import Kept
+from safelight.trust.ledger import Ledger, open_ledger
 from safelight.trust.origins import UNMARKED, Origins, open_origins
 from safelight.trust.policy import Policy
 from safelight.trust.signer import Signer, open_signer
@@ -75,6 +76,8 @@ class Studio:
     """What pictures that were sent said of themselves."""
     signer: Signer | None
     """Signs finished pictures; None where the policy signs nothing."""
+    ledger: Ledger | None
+    """What was drawn; None where the operator keeps none."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
     """Digests of the latest hints, by what they were made of."""
     making_hints: threading.Lock = field(default_factory=threading.Lock)
@@ -207,6 +210,8 @@ class Studio:
         return self.loader.effects
 
     def close(self) -> None:
+        if self.ledger:
+            self.ledger.close()
         self.image_pool.close()
         self.vision_pool.close()
         if isinstance(self.backend, LocalBackend):
@@ -258,6 +263,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         plugins,
         open_origins(settings),
         open_signer(settings),
+        open_ledger(settings),
         policy=policy,
     )
 

@@ -10,6 +10,7 @@
 A JPEG holds 64 KB of EXIF and as much XMP: if a very long prompt does not fit, the JPEG gets the minimal metadata.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ def encode(
     encoding: Encoding,
     *,
     version: str,
+    pixels: str = "",
     marks: Mapping[str, str] | None = None,
     lora_hashes: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -71,6 +73,7 @@ def encode(
 
     Args:
         version: the version of safelight that made the image.
+        pixels: `pixels_digest` of the picture as it was drawn.
         marks: XMP elements that the file gets with any metadata, and with none.
         lora_hashes: AUTOMATIC1111's hashes of the LoRA files, by our digests.
     """
@@ -79,9 +82,11 @@ def encode(
     max_side = MAX_SIDE[encoding.format]
     if max(image.size) > max_side:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {max_side} pixels a side; use png")
-    metadata = build_metadata(spec, encoding.metadata, version=version, marks=marks or {}, lora_hashes=lora_hashes)
+    metadata = build_metadata(
+        spec, encoding.metadata, version=version, pixels=pixels, marks=marks or {}, lora_hashes=lora_hashes
+    )
     if encoding.format == "jpeg" and max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
-        metadata = build_metadata(spec, "minimal", version=version, marks=marks or {})
+        metadata = build_metadata(spec, "minimal", version=version, pixels=pixels, marks=marks or {})
     return write(image, encoding, metadata)
 
 
@@ -105,6 +110,12 @@ def encode_marked(image: Image.Image, encoding: Encoding, marks: Mapping[str, st
     return write(image, encoding, EmbeddedMetadata(marks=marks))
 
 
+def pixels_digest(image: Image.Image) -> str:
+    """sha256 of mode, size and pixels, in hex: the same for the same picture in any format without loss."""
+    head = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
 def encode_plain(image: Image.Image) -> bytes:
     """Encode a PNG without metadata, for the input images of jobs."""
     file = BytesIO()
@@ -117,12 +128,13 @@ def build_metadata(
     detail: Detail,
     *,
     version: str,
+    pixels: str,
     marks: Mapping[str, str],
     lora_hashes: Mapping[str, str] | None = None,
 ) -> EmbeddedMetadata:
     if detail == "none":
         return EmbeddedMetadata(marks=marks)
-    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
+    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest(), "pixels": pixels}
     if not isinstance(spec, Upscale):
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
     if detail == "minimal":

@@ -40,6 +40,8 @@ class Metadata:
     """Every text in the file, under the name that PNG files give it."""
     spec: Denoised | Upscale | None = None
     """Only for our own images, and only if it matches its digest."""
+    pixels: str = ""
+    """Of our own images, `encode.pixels_digest` of what was drawn, before marks and compression."""
 
 
 def read_metadata(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) -> Metadata:
@@ -71,9 +73,10 @@ def from_safelight(raw: Mapping[str, str]) -> Metadata | None:
             settings=written.settings,
             raw=raw,
         )
+    pixels = record["pixels"] if isinstance(record.get("pixels"), str) else ""
     settings = spec.model_dump(mode="json", exclude={"task", "prompt", "negative_prompt", "model_digest"})
     if isinstance(spec, Upscale):
-        return Metadata(producer="safelight", settings=settings, raw=raw, spec=spec)
+        return Metadata(producer="safelight", settings=settings, raw=raw, spec=spec, pixels=pixels)
     return Metadata(
         producer="safelight",
         prompt=spec.prompt,
@@ -81,6 +84,7 @@ def from_safelight(raw: Mapping[str, str]) -> Metadata | None:
         settings=settings,
         raw=raw,
         spec=spec,
+        pixels=pixels,
     )
 
 

@@ -17,6 +17,8 @@ class FinishedPicture:
     image: "Image.Image"
     asset_id: str
     seconds: float
+    pixels: str
+    """sha256 of the pixels as they were drawn."""
 
 
 async def finish(draft: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
@@ -34,7 +36,9 @@ async def finish(draft: "Draft | Spec", studio: "Studio", encoding: "Encoding") 
                     image = event.image
                 case Stored():
                     assert image is not None
-                    return FinishedPicture(image=image, asset_id=event.asset_id, seconds=event.seconds)
+                    return FinishedPicture(
+                        image=image, asset_id=event.asset_id, seconds=event.seconds, pixels=event.pixels
+                    )
                 case Failed():
                     raise event.error
                 case _:

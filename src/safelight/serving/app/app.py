@@ -42,6 +42,7 @@ from safelight.serving.openai.bodies import EditMessage, EditRequest, Generation
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.trust.examiner import Examiner
+from safelight.trust.ledger import open_ledger
 from safelight.version import __version__
 
 
@@ -109,6 +110,7 @@ async def open_parts(
     settings.make_home()
     database = await asyncio.to_thread(open_database, settings.database)
     studio = await asyncio.to_thread(open_studio, settings)
+    studio.ledger = open_ledger(settings, database)
     # Remote callers may only use models already in the catalogue: no local paths, no downloads.
     studio.see(replace(studio.models.catalogue, listed_only=not settings.allow_any_model))
     keys = Keys(database)

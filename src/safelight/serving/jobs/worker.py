@@ -194,7 +194,7 @@ class JobWorker:
         spec, encoding = parse_spec(job.spec), Encoding(**job.encoding)
         if isinstance(spec, Upscale):
             await self.begin(attempt)
-        events = generate(spec, self.studio, encoding=encoding, tenant=job.tenant, priority=job.priority)
+        events = generate(spec, self.studio, encoding=encoding, tenant=job.tenant, priority=job.priority, place=job.id)
         async with aclosing(events):
             async for event in events:
                 self.watch(job, event)
