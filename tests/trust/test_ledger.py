@@ -108,6 +108,23 @@ def test_a_row_that_was_changed_is_found_and_proves_nothing(ledger: Ledger) -> N
     assert [ledger.find(f"{number:016x}")[0].intact for number in (1, 2)] == [False, False]
 
 
+@pytest.mark.parametrize(("name", "value"), [("uid", "f" * 16), ("asset_id", "f" * 64)])
+def test_a_row_that_was_put_under_another_number_proves_nothing(ledger: Ledger, name: str, value: str) -> None:
+    ledger.append(entry(1))
+    tamper(ledger.database, f"UPDATE ledger SET {name} = :value", {"value": value})
+    [found] = ledger.find(value) if name == "uid" else ledger.find_asset(value)
+    assert not found.intact
+
+
+@pytest.mark.parametrize("value", ["record = '['", "record = '[]'", "prev = 'x'", "key_id = ''"])
+def test_a_row_that_makes_no_sense_is_found_all_the_same(ledger: Ledger, value: str) -> None:
+    ledger.append(entry(1))
+    tamper(ledger.database, f"UPDATE ledger SET {value}")
+    tamper(ledger.database, "UPDATE ledger_bodies SET body = '?'")
+    [found] = ledger.find(f"{1:016x}")
+    assert (found.intact, found.likeness) == (False, None)
+
+
 # Erased --------------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +146,9 @@ def test_without_days_words_stay_and_with_none_they_are_never_taken(ledger: Ledg
     assert ledger.retain() == 0
     Ledger(Settings(home=home, trust_ledger_days=0), ledger.database).append(entry(2))
     assert column(ledger.database, "SELECT seq FROM ledger_bodies WHERE kind = 'words'") == [1]
+    gone = Settings(home=home, trust_ledger_days=0, database_url=f"sqlite:///{home / 'gone' / 'x.db'}")
+    Ledger(gone).append(entry(3))
+    assert [path for path in ledger.pending.paths() if "apple" in path.read_text()] == []
     assert verified(ledger).whole
 
 
@@ -200,6 +220,8 @@ def test_entries_wait_in_files_and_follow_in_their_order(ledger: Ledger, cut_off
     for number in (1, 2, 3):
         appended = cut_off.append(entry(number, place=f"job-{number}"))
         assert (appended.seq, appended.asset_id) == (None, f"{number:064x}")
+    assert cut_off.recorded("job-2", "5" * 64) == f"{2:064x}"
+    assert cut_off.recorded("job-9", "5" * 64) is None
     files = sorted((home / "trust" / "pending").iterdir())
     assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
     assert ledger.recorded("job-2", "5" * 64) == f"{2:064x}", "what waits counts as recorded"
@@ -215,6 +237,15 @@ def test_an_entry_that_was_written_before_its_file_was_removed_is_not_written_tw
     cut_off.append(entry(1))
     ledger.write(entry(1))
     assert ledger.append(entry(2)).seq == 2
+
+
+def test_a_ledger_that_was_damaged_loses_no_picture(ledger: Ledger, home: Path) -> None:
+    for number in (1, 2):
+        ledger.append(entry(number))
+    tamper(ledger.database, "DELETE FROM ledger WHERE seq = 2")
+    assert ledger.append(entry(3)).seq is None, "what lies beside the row that is gone is in its way"
+    assert len(list((home / "trust" / "pending").iterdir())) == 1
+    assert verified(ledger).problems == ["row 2 is missing, and what lies beside it is there"]
 
 
 def test_where_neither_takes_it_the_picture_fails(cut_off: Ledger, home: Path) -> None:

@@ -74,6 +74,12 @@ def test_a_coroutine_may_sign(credentials: Credentials) -> None:
     assert read_statement(statement, credentials.root_pem).trusted
 
 
+def test_a_service_with_another_key_signs_nothing(credentials: Credentials) -> None:
+    other = new_key("es256")
+    with pytest.raises(SigningFailed, match="signs with another key than that of the certificate"):
+        StatementSigner(credentials, callback=lambda data: sign_with(other, "es256", data)).sign(SAID)
+
+
 @pytest.mark.parametrize("answer", [None, b"", "text", b"no signature"])
 def test_a_callback_that_signs_nothing_is_reported(credentials: Credentials, answer: object) -> None:
     with pytest.raises(SigningFailed, match="SAFELIGHT_TRUST_SIGNER returned no signature"):

@@ -108,6 +108,15 @@ def link(key: bytes, prev: str, record: str) -> str:
     return hmac.digest(key, bytes.fromhex(prev) + record.encode(), "sha256").hex()
 
 
+def read_record(text: str) -> dict[str, Any] | None:
+    """The record of a row, which somebody may have changed; None if it is no record."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys, without spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -19,10 +19,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 from sqlalchemy import ColumnElement, Table, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from safelight.database.connect import Database, open_database
@@ -30,7 +31,7 @@ from safelight.errors import SafelightError, StorageFailed
 from safelight.settings import Settings
 from safelight.trust.chain_keys import add_key, open_keys, read_keys
 from safelight.trust.credentials import storage_errors
-from safelight.trust.entry import GENESIS, LOCAL, Action, Entry, Kind, body_digest, canonical, link, once
+from safelight.trust.entry import GENESIS, LOCAL, Action, Entry, Kind, body_digest, canonical, link, once, read_record
 from safelight.trust.pending import Pending
 from safelight.trust.statements import StatementSigner
 from safelight.trust.tables import LedgerBodyRow, LedgerRow
@@ -134,6 +135,8 @@ class Ledger:
         Raises:
             StorageFailed: neither the database nor the disk takes it: the picture must not be given out.
         """
+        if self.settings.trust_ledger_days == 0:
+            entry = replace(entry, words={})
         try:
             self.write_pending()
             return self.write(entry)
@@ -153,10 +156,15 @@ class Ledger:
             known = session.execute(select(LedgerRow.seq, LedgerRow.asset_id).where(LedgerRow.once == entry.once))
             if (row := known.first()) is not None:
                 return Appended(seq=row.seq, asset_id=row.asset_id or "", new=False)
-            seq = self.add(session, entry.action, entry.record(), self.bodies_of(entry))
+            seq = self.add(session, entry.action, entry.record(), entry.bodies())
             return Appended(seq=seq, asset_id=entry.asset_id, new=True)
 
-        appended = self.database.write(work, patience_s=PATIENCE_S)
+        try:
+            appended = self.database.write(work, patience_s=PATIENCE_S)
+        except IntegrityError as error:
+            raise StorageFailed(
+                f"the ledger takes no more rows ({error.orig}): `safelight trust ledger verify` says what is wrong"
+            ) from error
         if appended.new and appended.seq and appended.seq % self.checkpoint_every == 0:
             try:
                 self.checkpoint()
@@ -178,20 +186,14 @@ class Ledger:
         return written
 
     def recorded(self, place: str, spec_digest: str) -> str | None:
-        """The asset that a place of a request has already: ask before a picture is signed for it anew.
-
-        Raises:
-            StorageFailed: the database cannot be read.
-        """
-        self.write_pending()
-        query = select(LedgerRow.asset_id).where(LedgerRow.once == once(place, spec_digest))
-        return self.database.read(lambda session: session.scalar(query))
-
-    def bodies_of(self, entry: Entry) -> dict[Kind, str]:
-        bodies = entry.bodies()
-        if self.settings.trust_ledger_days == 0:
-            bodies.pop("words", None)
-        return bodies
+        """The asset that a place of a request has already: ask before a picture is signed for it anew."""
+        wanted = once(place, spec_digest)
+        query = select(LedgerRow.asset_id).where(LedgerRow.once == wanted)
+        try:
+            self.write_pending()
+            return self.database.read(lambda session: session.scalar(query))
+        except StorageFailed:
+            return next((entry.asset_id for _, entry in self.pending.read() if entry.once == wanted), None)
 
     # Asked by those who verify
 
@@ -208,13 +210,15 @@ class Ledger:
         likeness = (LedgerBodyRow.seq == LedgerRow.seq) & (LedgerBodyRow.kind == "likeness")
         query = select(LedgerRow, LedgerBodyRow.salt, LedgerBodyRow.body).outerjoin(LedgerBodyRow, likeness)
         for row, salt, body in session.execute(query.where(condition).order_by(LedgerRow.seq)):
-            key = keys.get(row.key_id)
-            record = json.loads(row.record)
-            intact = key is not None and link(key, row.prev, row.record) == row.hash and record["seq"] == row.seq
+            key, record = keys.get(row.key_id), read_record(row.record) or {}
+            # The columns by which it was found may have been changed, and are not what was hashed.
+            same = all(record.get(name) == getattr(row, name) for name in ("seq", "uid", "asset_id"))
+            intact = same and holds(key, row)
             kept = None
             if salt is not None and body is not None:
-                intact = intact and record.get("bodies", {}).get("likeness") == body_digest(salt, body)
-                kept = base64.b64decode(body)
+                expected = (record.get("bodies") or {}).get("likeness")
+                intact = intact and body_digest(salt, body) == expected
+                kept = base64.b64decode(body) if intact else None
             yield Found(seq=row.seq, record=record, likeness=kept, intact=intact)
 
     # Erasing
@@ -354,6 +358,14 @@ class Ledger:
 def open_ledger(settings: Settings, database: Database | None = None) -> Ledger | None:
     """The process's ledger; None where the operator keeps none."""
     return Ledger(settings, database) if settings.trust_ledger else None
+
+
+def holds(key: bytes | None, row: LedgerRow) -> bool:
+    """Whether a row's hash is that of this key."""
+    try:
+        return key is not None and link(key, row.prev, row.record) == row.hash
+    except ValueError:  # `prev` is no hexadecimal number
+        return False
 
 
 def take_turn(session: Session) -> None:

@@ -61,8 +61,9 @@ class StatementSigner:
     def sign(self, payload: Mapping[str, Any]) -> str:
         """
         Raises:
-            SigningFailed: the key service failed, or there is no key.
+            SigningFailed: the key service failed, or there is no key, or it is another one than the certificate's.
         """
+        from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.serialization import Encoding
 
         chain = self.credentials.chain
@@ -76,6 +77,12 @@ class StatementSigner:
             signature = raw(sign_with(read_key(self.credentials.key), algorithm, signed.encode()), algorithm)
         else:
             raise SigningFailed(f"the certificate's key is not here, and {PREFIX}TRUST_SIGNER names nothing that signs")
+        try:
+            verify_with(chain[0], algorithm, signature, signed.encode())
+        except (InvalidSignature, ValueError):
+            raise SigningFailed(
+                f"{PREFIX}TRUST_SIGNER signs with another key than that of the certificate in {self.credentials.folder}"
+            ) from None
         return f"{signed}.{encoded(signature)}"
 
     def ask(self, data: bytes) -> bytes:

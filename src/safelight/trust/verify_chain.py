@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session
 from safelight.database.connect import Database
 from safelight.errors import InvalidRequest
 from safelight.regular_file import is_regular, open_regular
-from safelight.trust.entry import GENESIS, body_digest, link
-from safelight.trust.ledger import CHECKPOINTS, digest_of
+from safelight.trust.entry import GENESIS, body_digest, read_record
+from safelight.trust.ledger import CHECKPOINTS, digest_of, holds
 from safelight.trust.statements import InvalidStatement, read_statement
 from safelight.trust.tables import LedgerBodyRow, LedgerRow
 
@@ -112,9 +112,7 @@ class ChainCheck:
             rows, bodies = self.database.read(lambda session, after=after: page(session, after))
             by_seq = {seq: list(group) for seq, group in groupby(bodies, key=lambda body: body.seq)}
             for row in rows:
-                yield row, by_seq.pop(row.seq, [])
-            for seq in by_seq:
-                self.result.add(seq, f"row {seq} is missing, and what lies beside it is there")
+                yield row, by_seq.get(row.seq, [])
             after = rows[-1].seq if len(rows) == PAGE else self.newest
 
     def row(self, row: LedgerRow, bodies: Iterable[LedgerBodyRow], former: LedgerRow | None) -> None:
@@ -130,7 +128,7 @@ class ChainCheck:
             wrong(f"row {row.seq} cannot be checked: its key {row.key_id!r} is not here")
         elif not holds(key, row):
             wrong(f"row {row.seq} was changed, or not written with our key")
-        record = parsed(row.record)
+        record = read_record(row.record)
         if record is None:
             wrong(f"row {row.seq} cannot be read")
             return
@@ -167,7 +165,7 @@ class ChainCheck:
             ).all()
         ):
             for seq, record in rows:
-                said = (parsed(record) or {}).get("details") or {}
+                said = (read_record(record) or {}).get("details") or {}
                 count, digest = digest_of(self.erased_by(seq))
                 if (count, digest) == (said.get("count"), said.get("digest")):
                     self.result.erased += count
@@ -182,6 +180,13 @@ class ChainCheck:
         )
         for seq, kind in self.database.read(lambda session: session.execute(stray.limit(MAX_PROBLEMS)).all()):
             self.result.add(seq, f"row {seq}: the {kind} beside it are lost, and no erasure says so")
+
+    def orphans(self) -> None:
+        """Find what lies beside rows that are not there."""
+        row = select(LedgerRow.seq).where(LedgerRow.seq == LedgerBodyRow.seq)
+        query = select(LedgerBodyRow.seq).where(~row.exists()).distinct().order_by(LedgerBodyRow.seq)
+        for seq in self.database.read(lambda session: session.scalars(query.limit(MAX_PROBLEMS)).all()):
+            self.result.add(seq, f"row {seq} is missing, and what lies beside it is there")
 
     def erased_by(self, seq: int) -> Iterator[tuple[int, str]]:
         place = tuple_(LedgerBodyRow.seq, LedgerBodyRow.kind)
@@ -259,6 +264,7 @@ def verify_chain(
     check = ChainCheck(database, keys, roots)
     check.rows()
     check.erasures()
+    check.orphans()
     for path in (folder / CHECKPOINTS if folder else None, against):
         if path is not None and (path == against or is_regular(path)):
             checkpoints = 0
@@ -274,21 +280,6 @@ def verify_chain(
         exported = (line for line in lines_of(against) if "hash" in line)
         check.compare(Witness(seq=line["seq"], hash=line["hash"], source=against.name) for line in exported)
     return check.result
-
-
-def holds(key: bytes, row: LedgerRow) -> bool:
-    try:
-        return link(key, row.prev, row.record) == row.hash
-    except ValueError:  # `prev` is no hexadecimal number
-        return False
-
-
-def parsed(record: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(record)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 def lines_of(path: Path, *, torn: bool = False) -> Iterator[dict[str, Any]]:
