@@ -40,6 +40,8 @@ class Finished:
     asset: Asset
     marks: Mapping[str, str]
     """What became of each layer: `signature` is signed or off; `timestamp` is stamped, missed or off."""
+    new: bool = True
+    """The file was signed now, and not before."""
     pixels: str = ""
     """sha256 of the pixels as they were drawn (`assets.encode.pixels_digest`)."""
 
@@ -104,6 +106,8 @@ def recorded(
     appended = studio.ledger.append(entry)
     if appended.asset_id == finished.asset.id:
         return finished
+    if finished.new:
+        studio.assets.remove(finished.asset.id)
     path = studio.assets.path_of(appended.asset_id)
     return replace(finished, asset=Asset(id=appended.asset_id, path=path, size_bytes=path.stat().st_size))
 
@@ -140,7 +144,7 @@ def put_signed(
     for digest in sorted(pictures):
         key.update(hashlib.sha256(pictures[digest]).digest())
     if known := studio.assets.signed_before(key.hexdigest()):
-        return Finished(asset=known, marks={"signature": "signed"})
+        return Finished(asset=known, marks={"signature": "signed"}, new=False)
     signed = sign(file, found, studio.signer, pictures=pictures)
     asset = studio.assets.put(signed.data, encoding.suffix)
     studio.assets.note_signed(key.hexdigest(), asset)

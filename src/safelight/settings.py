@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safelight.errors import InvalidRequest, StorageFailed
 
+ORIGINS = "origins"
+"""Folder in the home of what is known of pictures that were sent."""
 PREFIX = "SAFELIGHT_"
 
 
@@ -185,7 +187,7 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> Path:
-        return self.home / "origins"
+        return self.home / ORIGINS
 
     @property
     def cache(self) -> Path:

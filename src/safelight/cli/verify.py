@@ -9,7 +9,9 @@ import typer
 from safelight.cli import options
 
 if TYPE_CHECKING:
+    from safelight.settings import Settings
     from safelight.trust.examination import Examination, Layer
+    from safelight.trust.ledger import Ledger
 
 EPILOG = """\
 [bold]Examples[/]
@@ -42,7 +44,7 @@ def verify(
     from safelight.trust.examiner import Examiner
 
     settings = Settings.from_environment()
-    examiner = Examiner(settings)
+    examiner = Examiner(settings, ledger_of(settings))
     code = 0
     found: list[Examination] = []
     for file in files:
@@ -60,11 +62,27 @@ def verify(
     raise typer.Exit(code)
 
 
+def ledger_of(settings: "Settings") -> "Ledger | None":
+    """The ledger, if pictures were drawn here."""
+    from safelight.models.registry.registered_models import has_row
+
+    if not has_row(settings.database, "SELECT 1 FROM ledger LIMIT 1"):
+        return None
+    from safelight.trust.ledger import open_ledger
+
+    return open_ledger(settings)
+
+
 def worded(file: Path, one: "Examination") -> str:
     made = {"yes": "made by a generative model", "partly": "changed by a generative model", "not said": ""}
     said = {"marked": "marked", "unmarked": "no marks found", "broken": "its signature does not hold"}
     first = ", ".join(filter(None, (said[one.conclusion], made[one.generated])))
     return "\n".join([f"{file}: {first}", *(f"  {line}" for layer in one.layers for line in lines_of(layer))])
+
+
+def made_of(one: dict[str, str]) -> str:
+    """A picture with its signature; a model has none."""
+    return one["title"] if one["signature"] == "absent" else f"{one['title']}, signature {one['signature']}"
 
 
 def lines_of(layer: "Layer") -> list[str]:
@@ -74,7 +92,7 @@ def lines_of(layer: "Layer") -> list[str]:
     lines = [f"{title} {layer.state}"]
     for name, value in layer.says.items():
         if name == "made_of":
-            lines += [f"{'':10} made of: {one['title']}, signature {one['signature']}" for one in value]
+            lines += [f"{'':10} made of: {made_of(one)}" for one in value]
         else:
             text = ", ".join(value) if isinstance(value, list) else str(value)
             lines.append(f"{'':10} {name.replace('_', ' ')}: {text}")

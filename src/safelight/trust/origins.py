@@ -110,8 +110,13 @@ class Origins:
             self.write(found, to)
 
     def path_of(self, digest: str) -> Path:
-        assert re.fullmatch(r"[0-9a-f]{64}", digest), digest
-        return self.folder / digest[:2] / f"{digest}.json"
+        return origin_path(self.folder, digest)
+
+
+def origin_path(folder: Path, digest: str) -> Path:
+    """Where what is known of a picture lies."""
+    assert re.fullmatch(r"[0-9a-f]{64}", digest), digest
+    return folder / digest[:2] / f"{digest}.json"
 
 
 def open_origins(settings: Settings) -> Origins:

@@ -1,6 +1,7 @@
 """A tenant is erased: from tables, files, and the bytes that deletion leaves behind, on either database."""
 
 import json
+from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -20,9 +21,11 @@ from safelight.serving.jobs.forget import Forgetting, find_tenant
 from safelight.serving.jobs.holders import hold
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.queue import JobQueue, NewJob, Terms
-from safelight.settings import Settings
+from safelight.settings import ORIGINS, Settings
 from safelight.trust.entry import Entry, actor_of
+from safelight.trust.ingredients import Kept
 from safelight.trust.ledger import Ledger
+from safelight.trust.origins import Origins
 
 SECRET = "a portrait of aunt Wilhelmina"
 IDEMPOTENCY = "wilhelmina-at-home-1"
@@ -98,6 +101,9 @@ def test_nothing_of_a_tenant_is_left_in_any_byte(workshop: Workshop) -> None:
     kept = workshop.draw("ann", "a red apple", 1)
     upload = workshop.upload("wilhelmina", 2)
     made = [workshop.draw("wilhelmina", f"{SECRET} {number}", 10 + number, init=upload) for number in range(40)]
+    Origins(workshop.home / ORIGINS, workshop.home, max_pixels=10**6, max_file_bytes=10**6).write(
+        Kept(archive=b"made by Wilhelmina's camera" * 9, signature="untrusted", reasons=(), source_type=""), upload
+    )
     workshop.put("wilhelmina", f"{SECRET} that was still queued")
     if workshop.database.engine.dialect.name == "postgresql":
         workshop.database.write(lambda session: session.execute(text("ANALYZE")))
@@ -106,6 +112,7 @@ def test_nothing_of_a_tenant_is_left_in_any_byte(workshop: Workshop) -> None:
         "idempotency key": IDEMPOTENCY.encode(),
         "name": b"wilhelmina",
         "picture": workshop.assets.read(made[0])[100:200],
+        "what the upload said": b64encode(b"made by Wilhelmina's camera" * 9)[36:72],
         "upload": workshop.assets.read(upload)[100:200],
     }
     folders = workshop.home, files_of(workshop.database)

@@ -60,6 +60,7 @@ def test_a_picture_of_ours_says_what_made_it(url: str, home: Path, signed: bytes
     assert found["signature"]["state"] == "valid"
     assert found["signature"]["says"]["source_type"] == TRAINED
     assert found["metadata"]["says"]["ai_system"] == "safelight / mini"
+    assert found["ledger"]["found"]
     statement = read_statement(answer.pop("report"), trusted_roots(home / "trust"))
     assert statement.trusted
     assert statement.payload == {"pictures": [answer]}

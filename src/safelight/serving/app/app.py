@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -29,6 +30,7 @@ from safelight.serving.http.readiness import Readiness
 from safelight.serving.http.request_limits import RequestLimits
 from safelight.serving.jobs.keys import Keys
 from safelight.serving.jobs.live import JobListeners
+from safelight.serving.jobs.loops import Loop
 from safelight.serving.jobs.queue import JobQueue
 from safelight.serving.jobs.service import JobService
 from safelight.serving.jobs.webhooks import Webhooks
@@ -42,8 +44,10 @@ from safelight.serving.openai.bodies import EditMessage, EditRequest, Generation
 from safelight.settings import Settings
 from safelight.studio import Studio, open_studio
 from safelight.trust.examiner import Examiner
-from safelight.trust.ledger import open_ledger
+from safelight.trust.ledger import Ledger, open_ledger
 from safelight.version import __version__
+
+RETAIN_EVERY_S = 3600.0
 
 
 def create_app(
@@ -61,6 +65,7 @@ def create_app(
         try:
             async with open_parts(settings, open_studio, metrics, traces) as parts:
                 app.state.parts = parts
+                app.state.examiner = Examiner(settings, parts.studio.ledger)
                 yield
         except SafelightError as error:
             app.state.startup_error = error
@@ -82,7 +87,6 @@ def create_app(
     for part in (health, metrics_route, viewer_route, a1111, a1111_controlnet, a1111_extras, a1111_lists):
         app.include_router(part.router)
     app.state.askers = AddressLimit(settings.trust_detector_per_minute)
-    app.state.examiner = Examiner(settings)
     app.include_router(verify_page.router)
     for part in (job_routes, upscales, files, plugin_routes, verify_routes, openai):
         app.include_router(part.router, responses=errors.ERROR_RESPONSES)
@@ -126,6 +130,7 @@ async def open_parts(
         max_queued=settings.longest_line,
         private_webhooks=settings.allow_private_webhooks,
     )
+    retaining = Loop("erasing what the ledger keeps for a time", partial(retain, studio.ledger), every_s=RETAIN_EVERY_S)
     webhooks = Webhooks(
         database,
         await database.run(keys.secret, "webhooks"),
@@ -133,6 +138,7 @@ async def open_parts(
         on_event=metrics.on_webhook,
     )
     worker_task, webhooks_task = asyncio.create_task(worker.run()), asyncio.create_task(webhooks.run())
+    retaining_task = asyncio.create_task(retaining.run())
     readiness = Readiness(worker, settings.home)
     try:
         url_secret = await database.run(keys.secret, "urls")
@@ -141,6 +147,13 @@ async def open_parts(
         worker.stop(drain_s=settings.drain_s)
         await worker_task
         webhooks_task.cancel()
-        await asyncio.wait([webhooks_task])
+        retaining_task.cancel()
+        await asyncio.wait([webhooks_task, retaining_task])
         await asyncio.to_thread(studio.close)
         database.close()
+
+
+async def retain(ledger: Ledger | None) -> None:
+    """Erase what the ledger keeps of prompts for longer than the operator wants."""
+    if ledger:
+        await asyncio.to_thread(ledger.retain)

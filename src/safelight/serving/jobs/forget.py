@@ -23,15 +23,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from safelight.assets.store import AssetStore
+from safelight.assets.store import AssetStore, storage_errors
 from safelight.database.connect import Database
 from safelight.database.scrub import scrub
 from safelight.errors import InvalidRequest, NotReady, SafelightError, StorageFailed, nearest
 from safelight.serving.jobs.attempts import LEASE_S
 from safelight.serving.jobs.queue import JobQueue
 from safelight.serving.jobs.tables import EventRow, HolderRow, JobRow, KeyRow, UsageRow, WorkerRow
+from safelight.settings import ORIGINS
 from safelight.trust.entry import actor_of
 from safelight.trust.ledger import Ledger, take_turn
+from safelight.trust.origins import origin_path
 from safelight.trust.tables import LedgerBodyRow, LedgerRow
 
 log = logging.getLogger(__name__)
@@ -214,6 +216,8 @@ class Forgetting:
         alone = sorted(set(asset_ids) - self.held_by_others(session, asset_ids))
         for asset_id in alone:
             self.assets.remove(asset_id)
+            with storage_errors(origin := origin_path(self.home / ORIGINS, asset_id)):
+                origin.unlink(missing_ok=True)
         return alone
 
     def erase_runs(self) -> None:
