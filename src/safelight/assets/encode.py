@@ -134,7 +134,9 @@ def build_metadata(
 ) -> EmbeddedMetadata:
     if detail == "none":
         return EmbeddedMetadata(marks=marks)
-    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest(), "pixels": pixels}
+    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
+    if pixels:
+        record["pixels"] = pixels
     if not isinstance(spec, Upscale):
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
     if detail == "minimal":
