@@ -1,7 +1,7 @@
 """Ask a picture whose mark it carries: at its own scale (plain), or at all scales and crops (full).
 
-Nothing is known but the keys. A mark is found by its key's known pattern alone (`SURE_Z`), or by a weaker fit of it whose
-decoded bits have the right checksum. docs/watermark.md has the false-positive rates behind the thresholds.
+Nothing is known but the keys. A mark is found by its key's known pattern alone (`SURE_Z`), or by a weaker fit of it
+whose decoded bits have the right checksum. docs/watermark.md has the false-positive rates behind the thresholds.
 """
 
 from collections.abc import Iterator
@@ -52,18 +52,29 @@ class Detection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Place:
+    """A key, a scale and an orientation at which a picture is read."""
+
     key: WatermarkKey
     cells: Complexes
+    """(cells,), levelled."""
     side: float
+    """Long side of the picture in canonical pixels."""
     is_mirrored: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One place of the tile, and how well the known pattern fits there."""
+
+    place: Place
     is_unmoved: bool
     z: float
     down: float
     right: float
 
     def read(self) -> Reading:
-        return read_at(self.cells, self.key, z=self.z, down=self.down, right=self.right)
+        return read_at(self.place.cells, self.place.key, z=self.z, down=self.down, right=self.right)
 
     @property
     def excess(self) -> float:
@@ -102,13 +113,13 @@ def best_of(candidates: Iterator[Candidate], image: Image.Image, search: Literal
     found = bool(intact) or (candidate.z >= SURE_Z and not candidate.is_unmoved)
     return Detection(
         found=found,
-        key_id=candidate.key.id if found else None,
+        key_id=candidate.place.key.id if found else None,
         asset=reading.asset.hex() if intact else None,
         z=candidate.z,
         crc_ok=reading.is_intact,
-        scale=max(image.size) / candidate.side,
+        scale=max(image.size) / candidate.place.side,
         shift=(candidate.down, candidate.right),
-        mirrored=candidate.is_mirrored,
+        mirrored=candidate.place.is_mirrored,
         search=search,
     )
 
@@ -120,15 +131,14 @@ def candidates(image: Image.Image, keyring: Keyring, sides: list[float]) -> Iter
         pitches = [max(residue.shape) / side for side in group]
         upright = levelled(spectra(residue, pitches))
         for is_mirrored, cells in ((False, upright), (True, mirror(upright))):
+            # The last column of a mirrored picture was the first.
+            edges = [(residue.shape[1] - 1) / pitch if is_mirrored else 0.0 for pitch in pitches]
             for key in keyring.keys:
+                unmoved = fit_at(cells, key, right=np.array(edges, np.float32)[:, None])
                 for index, (z, down, right) in enumerate(zip(*peaks(cells, key), strict=True)):
-                    common = {"key": key, "cells": cells[index], "side": group[index], "is_mirrored": is_mirrored}
-                    yield Candidate(**common, is_unmoved=False, z=float(z), down=float(down), right=float(right))
-                    # The last column of a mirrored picture was the first.
-                    edge = (residue.shape[1] - 1) / pitches[index] if is_mirrored else 0.0
-                    yield Candidate(
-                        **common, is_unmoved=True, z=fit_at(cells[index], key, right=edge), down=0.0, right=edge
-                    )
+                    at = Place(key=key, cells=cells[index], side=group[index], is_mirrored=is_mirrored)
+                    yield Candidate(place=at, is_unmoved=False, z=float(z), down=float(down), right=float(right))
+                    yield Candidate(place=at, is_unmoved=True, z=float(unmoved[index]), down=0.0, right=edges[index])
 
 
 def grouped(sides: list[float]) -> dict[float, list[float]]:

@@ -1,9 +1,10 @@
-"""Put a mark into a picture: as strong as its looks allow, spent where the detector needs it, and read back before it leaves.
+"""Put a mark into a picture: as strong as its looks allow, spent where the detector needs it, and read back at once.
 
 Spread spectrum (Cox et al. 1997), informed by the picture (Malvar and Florêncio 2003): after a first try the picture is
 compressed as JPEG and read, and the waves of bits that came out weak are strengthened at the others' cost.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -24,13 +25,13 @@ from safelight.trust.watermark.pattern import (
 )
 from safelight.trust.watermark.payload import encode
 from safelight.trust.watermark.perception import FLAT, PEAK, Similarity, deviation, psnr_db
-from safelight.trust.watermark.pixels import Picture, Pixels, canonical
+from safelight.trust.watermark.pixels import Picture, Pixels, canonical, resized
 from safelight.trust.watermark.reading import MIN_Z_UNMOVED, along_phase, fit_at, levelled, read_at, residual
 
 ALGORITHM = "safelight.ss.1"
 """Names the pattern, the code and the band: a detector of another version knows what it cannot read."""
 LEVELS = ((42.5, 0.9912), (41.0, 0.986), (40.0, 0.9812))
-"""PSNR in decibels and SSIM that a marked picture keeps; the next level is for pictures in which the mark is too weak."""
+"""PSNR in decibels and SSIM that a marked picture keeps; the next level is for a mark that came out too weak."""
 STRONG_Z = 12.0
 """Fit of the known pattern where a mark reads well."""
 MIN_PIXELS = 104**2
@@ -42,8 +43,10 @@ ROUNDS = 2
 """Of strengthening, at each level."""
 AIM = 0.98
 """Share of the allowed error that is aimed at, so that the result is seldom beyond it."""
-MAX_ON_FLAT, MAX_AMPLITUDE, MAX_CHANGE = 1.3, 6.0, 12.0
-"""In grey levels: deviation of the mark on flat ground and anywhere, and the largest single change."""
+MAX_ON_FLAT, MAX_AMPLITUDE = 1.3, 6.0
+"""In grey levels: deviation of the mark on flat ground, and anywhere."""
+CREST = 1.8
+"""Largest change, in deviations: on white a pixel five levels darker would show, two do not."""
 TEXTURE_SHARE, MAX_DEVIATION = 1.5, 30.0
 """Amplitude in texture: 1 + 1.5 sqrt(deviation) times that on flat ground, up to this deviation."""
 MAX_WEIGHT = 1.8
@@ -54,8 +57,8 @@ class WatermarkOutcome:
     """What became of the mark of one picture."""
 
     status: Literal["marked", "weak", "unmarked"]
-    """marked: it reads, also after JPEG 75. weak: the picture cannot hold such a mark and look the same; it carries one all
-    the same. unmarked: the pixels are as they were."""
+    """marked: it reads, also after JPEG 75. weak: it does not, for more would show; it stays in the picture.
+    unmarked: the pixels are as they were."""
     reason: Literal["", "size"] = ""
     """Why a picture is unmarked."""
     algorithm: str = ALGORITHM
@@ -109,7 +112,7 @@ def embed(picture: Picture, key: WatermarkKey, asset: str) -> tuple[Picture, Wat
         asset=asset,
         psnr_db=psnr_db(marked.error),
         ssim=marked.ssim,
-        z=fit_at(cells_of(marked.image, marked.side), key),
+        z=float(fit_at(cells_of(marked.image), key)),
     )
     return marked.pixels.like(picture), outcome
 
@@ -120,8 +123,7 @@ class Marked:
 
     pixels: Pixels
     image: Image.Image
-    side: float
-    """Long side of the canonical picture."""
+    """The canonical picture, mode RGB or L, over white."""
     gain: float
     error: float
     """Mean squared error of the colours."""
@@ -168,17 +170,16 @@ class Host:
         """Add the mark, by `gain` grey levels on flat ground and more in texture."""
         amplitude = np.minimum(min(gain, MAX_ON_FLAT) + gain * self.texture, MAX_AMPLITUDE)
         wave = synthesise(mark.amplitudes * (CELL_RADIUS / 0.1) ** np.float32(self.slope), *self.grey.shape)
-        change = np.clip(wave * amplitude, -MAX_CHANGE, MAX_CHANGE)
+        change = np.clip(wave, -CREST, CREST) * amplitude
         height, width = self.pixels.size
         if change.shape != (height, width):
             change = np.asarray(Image.fromarray(change).resize((width, height), Image.Resampling.BICUBIC))
         pixels = self.pixels.brightened(np.rint(change).astype(np.int16))
-        image = pixels.shown()
+        image = resized(pixels.shown(), self.side)
         difference = pixels.colour.astype(np.int16) - self.pixels.colour
         return Marked(
             pixels=pixels,
             image=image,
-            side=self.side,
             gain=gain,
             error=float(np.mean(np.square(difference, dtype=np.float32))),
             ssim=self.similarity.of(canonical(image, self.side)),
@@ -202,8 +203,7 @@ class Mark:
     def strengthen(self, marked: Marked) -> None:
         """Shift strength to the bits that read worst after JPEG."""
         known = pattern(self.key)
-        quality = 50 if marked.side >= SMALL_SIDE else 75
-        evidence = along_phase(cells_of(compressed(marked.image, "JPEG", quality), marked.side), self.key) * self.signs
+        evidence = along_phase(cells_of(next(damages(marked.image))), self.key) * self.signs
         of_bits = known.sums(evidence) / CELLS_PER_BIT
         weights = self.weights.copy()
         weights[known.data] *= np.exp(of_bits.mean() - of_bits)[known.bit]
@@ -212,27 +212,35 @@ class Mark:
 
     def is_robust(self, marked: Marked) -> bool:
         """Whether the mark reads well, and still reads after worse than what publishing does to most pictures."""
-        compressions = (("JPEG", 50), ("WEBP", 60)) if marked.side >= SMALL_SIDE else (("JPEG", 75),)
-        return self.reads(marked.image, marked.side, STRONG_Z) and all(
-            self.reads(compressed(marked.image, kind, quality), marked.side) for kind, quality in compressions
-        )
+        return self.reads(marked.image, STRONG_Z) and all(map(self.reads, damages(marked.image)))
 
     def is_readable(self, marked: Marked) -> bool:
         """Whether the mark reads, also after JPEG 75."""
-        return self.reads(marked.image, marked.side) and self.reads(compressed(marked.image, "JPEG", 75), marked.side)
+        return self.reads(marked.image) and self.reads(compressed(marked.image, "JPEG", 75))
 
-    def reads(self, image: Image.Image, side: float, min_z: float = MIN_Z_UNMOVED) -> bool:
-        cells = cells_of(image, side)
-        z = fit_at(cells, self.key)
+    def reads(self, image: Image.Image, min_z: float = MIN_Z_UNMOVED) -> bool:
+        cells = cells_of(image)
+        z = float(fit_at(cells, self.key))
         if z < min_z:
             return False
         reading = read_at(cells, self.key, z=z)
         return reading.is_intact and reading.asset == self.asset
 
 
-def cells_of(image: Image.Image, side: float) -> Complexes:
-    """An image whose mark has this canonical side -> (cells,), levelled."""
-    return levelled(spectra(residual(canonical(image, side)), [1.0])[0])
+def cells_of(image: Image.Image) -> Complexes:
+    """A canonical picture -> (cells,), levelled."""
+    return levelled(spectra(residual(canonical(image, max(image.size))), [1.0])[0])
+
+
+def damages(image: Image.Image) -> Iterator[Image.Image]:
+    """Copies of a canonical picture in which its mark should still read; JPEG first."""
+    if max(image.size) < SMALL_SIDE:
+        yield compressed(image, "JPEG", 75)
+        return
+    yield compressed(image, "JPEG", 50)
+    yield compressed(image, "WEBP", 60)
+    # Overexposed: a white ground, and what of the mark lies in it, is lost.
+    yield image.point([min(255, round(1.3 * level)) for level in range(256)] * len(image.getbands()))
 
 
 def compressed(image: Image.Image, kind: Literal["JPEG", "WEBP"], quality: int) -> Image.Image:

@@ -15,7 +15,7 @@ FLAT = 2.0
 
 
 def deviation(grey: Floats) -> Floats:
-    """(h, w) -> (h, w): local standard deviation, kept low beside flat ground, where noise around an edge would show."""
+    """(h, w) -> (h, w): local standard deviation, kept low beside flat ground, where noise would show."""
     mean = uniform_filter(grey, 9)
     variance = uniform_filter(grey * grey, 9) - mean * mean
     return gaussian_filter(minimum_filter(np.sqrt(np.maximum(variance, 0)), 5), 3, truncate=3)

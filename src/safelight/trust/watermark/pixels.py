@@ -31,7 +31,9 @@ class Pixels:
         """
         if isinstance(picture, Image.Image):
             if picture.mode not in MODES:
-                raise InvalidImage(f"a picture of mode {picture.mode} cannot be marked; convert it to {', '.join(MODES)}")
+                raise InvalidImage(
+                    f"a picture of mode {picture.mode} cannot be marked; convert it to {', '.join(MODES)}"
+                )
             picture = np.asarray(picture)
         array = picture[..., None] if picture.ndim == 2 else picture
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] > 4 or not array.size:
@@ -72,9 +74,13 @@ class Pixels:
         return image
 
 
+def resized(image: Image.Image, long_side: float) -> Image.Image:
+    """The image with that long side, rounded to pixels."""
+    scale = long_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
 def canonical(image: Image.Image, long_side: float) -> Floats:
-    """Brightness (ITU-R BT.601) of an image of mode RGB or L, resized to that long side: (h, w) float32, 0 to 255."""
-    grey = image.convert("L")
-    scale = long_side / max(grey.size)
-    size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
-    return np.asarray(grey if size == grey.size else grey.resize(size, Image.Resampling.BICUBIC), np.float32)
+    """Brightness (ITU-R BT.601) of an image of mode RGB or L, with that long side: (h, w) float32, 0 to 255."""
+    return np.asarray(resized(image.convert("L"), long_side), np.float32)

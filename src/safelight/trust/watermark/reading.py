@@ -40,7 +40,7 @@ def residual(grey: Floats) -> Floats:
 
 
 def levelled(cells: Complexes) -> Complexes:
-    """(..., cells) -> (..., cells): mostly phase, so that what is periodic in the picture itself does not outshout the mark."""
+    """(..., cells) -> (..., cells): mostly phase, so that the picture's own periods do not drown the mark."""
     size = np.abs(cells)
     return cells / (size + np.float32(0.5) * np.median(size, axis=-1, keepdims=True) + np.float32(1e-9))
 
@@ -54,15 +54,23 @@ def peaks(cells: Complexes, key: WatermarkKey) -> tuple[Floats, Floats, Floats]:
     return np.take_along_axis(flat, best[:, None], axis=1)[:, 0], down.astype(np.float32), right.astype(np.float32)
 
 
-def fit_at(cells: Complexes, key: WatermarkKey, *, down: float = 0, right: float = 0) -> float:
-    """How well the known pattern fits at one shift, in standard deviations of noise; `cells` is (cells,), levelled."""
-    evidence = along_phase(cells, key, down=down, right=right)[pattern(key).sync]
-    spread = np.sqrt(np.sum(np.abs(cells[pattern(key).sync]) ** 2) / 2)
-    return float(np.sum(evidence) / (spread + 1e-12))
+def fit_at(cells: Complexes, key: WatermarkKey, *, right: float | Floats = 0) -> Floats:
+    """How well the known pattern fits at one place, in standard deviations of noise.
+
+    Args:
+        cells: (..., cells), levelled.
+        right: how far right the mark lies, in canonical pixels; one number, or (..., 1).
+
+    Returns:
+        (...).
+    """
+    sync = pattern(key).sync
+    spread = np.sqrt(np.sum(np.abs(cells[..., sync]) ** 2, axis=-1) / 2)
+    return np.sum(along_phase(cells, key, right=right)[..., sync], axis=-1) / (spread + np.float32(1e-12))
 
 
-def along_phase(cells: Complexes, key: WatermarkKey, *, down: float = 0, right: float = 0) -> Floats:
-    """(cells,) -> (cells,): the part of each wave that has the key's phase, for a mark that lies at this shift."""
+def along_phase(cells: Complexes, key: WatermarkKey, *, down: float = 0, right: float | Floats = 0) -> Floats:
+    """(..., cells): the part of each wave that has the key's phase, for a mark that lies at this shift."""
     return (shifted(cells, down, right) * pattern(key).phase.conj()).real
 
 
