@@ -2,12 +2,14 @@
 
     python benchmarks/watermark.py --pictures FOLDER [FOLDER ...]         all pictures of these folders, as 512 px
     python benchmarks/watermark.py --pictures ... --draw 40 --peer FOLDER
+    python benchmarks/watermark.py --pictures ... --calibrate             how high chance reaches, and nothing else
 
 The pictures are not in this repository. Those of the committed results were shipped by Debian 12's packages
 mate-backgrounds, plasma-workspace-wallpapers, ukui-wallpapers and gnome-backgrounds (photographs, abstract and drawn
-wallpapers), tuxpaint-stamps-default (photographs and drawings on white; all but animals and seasonal) and
-fonts-noto-color-emoji (`apt-get download`, `dpkg -x`). What was tuned on were others: scikit-image's, the packages
-lomiri-wallpapers*, tuxpaint's animals and seasonal stamps, and other drawings of the embedded model.
+wallpapers; the largest file of each picture), tuxpaint-stamps-default (photographs and drawings on white: 40 of at least
+220 px, drawn by lot from all but animals and seasonal) and fonts-noto-color-emoji (`apt-get download`, `dpkg -x`). What
+was tuned on were others: scikit-image's, the packages lomiri-wallpapers*, tuxpaint's animals and seasonal stamps, and
+other drawings of the embedded model.
 
 `--draw` has the embedded model draw so many pictures of 128 and of 256 px, and half as many of 512 (256, enlarged).
 `--peer` is a folder with invisible-watermark (`pip install --no-deps --target FOLDER invisible-watermark
@@ -17,6 +19,7 @@ opencv-python-headless PyWavelets`), whose two methods without weights then get 
 import argparse
 import datetime
 import hashlib
+import math
 import os
 import random
 import statistics
@@ -31,14 +34,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from report import RESULTS, processor
 from scipy.ndimage import gaussian_filter
+from scipy.stats import gumbel_r
 
-from safelight.trust.watermark.detect import detect
+from safelight.trust.watermark.detect import LEAST_SIDE, MIN_Z, SIDE_STEP, SURE_Z, candidates, detect
 from safelight.trust.watermark.embed import embed
 from safelight.trust.watermark.keys import Keyring, WatermarkKey, asset_id
+from safelight.trust.watermark.reading import MIN_Z_UNMOVED
 
 SIDE = 512
-WRONG_KEYS = 32
-"""A picture is asked for each of so many keys, unmarked and marked with another."""
+WRONG_KEYS, FEW_WRONG_KEYS = 32, 4
+"""A picture is asked for so many keys, unmarked and marked with another, by a plain search and by a full one."""
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 EMOJI_FONT = Path("NotoColorEmoji.ttf")
 EMOJI = "🦊🍎🚗🏠🌲🎸🚀🐢🍕🌻⛵🎁🦉🍄🚲🐙🍩🏰🦋🎈"
@@ -99,7 +104,10 @@ ATTACKS: list[tuple[str, Attack, str, float]] = [
     ("screenshot: crop 4 %, x0.83, JPEG 80", screenshot, "full", 0.90),
     ("rotated by 1 degree", rotated, "full", 0),
 ]
-SMALL_ATTACKS = ("none", "JPEG 75", "JPEG 50", "WebP 80", "brightness 1.3", "mirrored", "half size", "crop 10 %")
+ASKED = {name: least for name, _, _, least in ATTACKS}
+ASKED_OF_SMALL = {"none": 0.98, "JPEG 75": 0.9} | dict.fromkeys(
+    ("JPEG 50", "WebP 80", "brightness 1.3", "mirrored", "crop 10 %"), 0
+)
 
 
 def main() -> None:
@@ -108,6 +116,7 @@ def main() -> None:
     arguments.add_argument("--emoji", type=Path, help="a folder with NotoColorEmoji.ttf")
     arguments.add_argument("--draw", type=int, default=0)
     arguments.add_argument("--peer", type=Path)
+    arguments.add_argument("--calibrate", action="store_true")
     arguments.add_argument("--limit", type=int, help="so many pictures only")
     given = arguments.parse_args()
     pictures = [fitted(opened(path)) for folder in given.pictures for path in sorted(found(folder))]
@@ -118,12 +127,15 @@ def main() -> None:
     random.Random(0).shuffle(pictures)
     pictures = pictures[: given.limit]
 
+    if given.calibrate:
+        calibrate(pictures)
+        return
     lines = [f"## {len(pictures)} pictures, long side {SIDE} px", ""]
-    lines += survival(pictures, [name for name, *_ in ATTACKS])
+    lines += survival(pictures, ASKED)
     for side, small in drawn.items():
         lines += ["", f"## {len(small)} drawings of the embedded model, {side} px", ""]
-        lines += survival(small, SMALL_ATTACKS)
-    lines += ["", "## False alarms", "", alarms(pictures)]
+        lines += survival(small, ASKED_OF_SMALL)
+    lines += ["", "## False alarms", "", *alarms(pictures)]
     if given.peer:
         sys.path.append(str(given.peer))
         lines += ["", "## invisible-watermark, 64 bits, the same pictures", "", *peer(pictures)]
@@ -173,9 +185,9 @@ def key(number: int) -> WatermarkKey:
     return WatermarkKey(secret=hashlib.sha256(b"benchmark %d" % number).digest())
 
 
-def survival(pictures: list[Picture], names: "list[str] | tuple[str, ...]") -> list[str]:
+def survival(pictures: list[Picture], asked: dict[str, float]) -> list[str]:
     """Mark each picture, damage it in each way, and count the exact 64 bits."""
-    read = dict.fromkeys(names, 0)
+    read = dict.fromkeys(asked, 0)
     outcomes, ssims, psnrs = [], [], []
     times: dict[str, list[float]] = {"embed": [], "plain": [], "full": []}
     for number, picture in enumerate(pictures):
@@ -189,17 +201,21 @@ def survival(pictures: list[Picture], names: "list[str] | tuple[str, ...]") -> l
         for name, attack, search, _ in ATTACKS:
             if name in read:
                 damaged = attack(marked)
-                found = timed(times[search], detect, damaged, ring, search=search)
+                took: list[float] = []
+                found = timed(took, detect, damaged, ring, search=search)
+                times[found.search] += took
                 read[name] += found.found and found.asset == asset
         print(f"{number + 1}/{len(pictures)}", end="\r", flush=True)
     count = len(pictures)
     lines = ["| attack | search | all 64 bits read | 95 % bounds (Wilson) | asked |", "|---|---|---|---|---|"]
-    for name, _, search, least in ATTACKS:
+    for name, _, search, _ in ATTACKS:
         if name in read:
+            least = asked[name]
             low, high = wilson(read[name], count)
-            asked = f"{least:.0%}" if least else ""
             share = f"{read[name]}/{count} = {read[name] / count:.1%}"
-            lines.append(f"| {name} | {search} | {share} | {low:.1%} to {high:.1%} | {asked} |")
+            lines.append(
+                f"| {name} | {search} | {share} | {low:.1%} to {high:.1%} | {f'{least:.0%}' if least else ''} |"
+            )
     told = ", ".join(f"{outcomes.count(status)} {status}" for status in ("marked", "weak", "unmarked"))
     lines += [
         "",
@@ -225,8 +241,8 @@ def wilson(successes: int, count: int, deviations: float = 1.96) -> tuple[float,
     """95 % score interval of a share (Wilson 1927)."""
     share, square = successes / count, deviations**2
     middle = share + square / (2 * count)
-    half = deviations * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return float((middle - half) / (1 + square / count)), float((middle + half) / (1 + square / count))
+    half = deviations * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return max(0.0, (middle - half) / (1 + square / count)), (middle + half) / (1 + square / count)
 
 
 def psnr_db(one: Picture, other: Picture) -> float:
@@ -249,25 +265,54 @@ def ssim(one: Picture, other: Picture) -> float:
     return float(np.mean(alike / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))))
 
 
-def alarms(pictures: list[Picture]) -> str:
-    """Ask each picture for keys that never touched it, unmarked and marked with another."""
-    reads, false, highest, checksums = 0, 0, 0.0, 0
+def alarms(pictures: list[Picture]) -> list[str]:
+    """Ask each picture, unmarked and marked with another key, for keys that never touched it."""
+    counts = {"plain": WRONG_KEYS, "full": FEW_WRONG_KEYS}
+    false, highest = dict.fromkeys(counts, 0), dict.fromkeys(counts, 0.0)
     for number, picture in enumerate(pictures):
-        wrong = Keyring(keys=tuple(key(1000 + WRONG_KEYS * number + index) for index in range(WRONG_KEYS)))
         marked, _ = embed(picture, key(0), "0123456789abcdef")
         for asked in (picture, marked):
-            found = detect(asked, wrong, search="full")
-            reads += WRONG_KEYS
-            false += found.found
-            highest = max(highest, found.z)
-            checksums += found.crc_ok
+            for search, count in counts.items():
+                detection = detect(asked, wrong_keys(number, count), search=search)
+                false[search] += detection.found
+                highest[search] = max(highest[search], detection.z)
         print(f"alarms {number + 1}/{len(pictures)}", end="\r", flush=True)
-    line = (
-        f"{false} of {reads} full searches, each for one wrong key, half of them in pictures marked with another; "
-        f"highest z {highest:.2f}, checksums right by chance among the reported {checksums}."
-    )
-    print(line, flush=True)
-    return line
+    lines = [
+        f"{search}: {false[search]} in {2 * len(pictures) * count} reads, each of one picture for one wrong key, half of "
+        f"them of pictures marked with another; highest z {highest[search]:.2f}."
+        for search, count in counts.items()
+    ]
+    print("\n".join(lines), flush=True)
+    return lines
+
+
+def wrong_keys(number: int, count: int) -> Keyring:
+    return Keyring(keys=tuple(key(1000 + WRONG_KEYS * number + index) for index in range(count)))
+
+
+def calibrate(pictures: list[Picture]) -> None:
+    """Print how well wrong keys fit at best, and a Gumbel distribution of it."""
+    own = [float(SIDE)]
+    for search, sides in (("plain", own), ("full", [float(side) for side in range(LEAST_SIDE, SIDE + 1, SIDE_STEP)])):
+        best: list[float] = []
+        unmoved: list[float] = []
+        for number, picture in enumerate(pictures):
+            ring = wrong_keys(number, WRONG_KEYS)
+            asked = embed(picture, key(0), "0123456789abcdef")[0] if number % 2 else picture
+            tried = list(candidates(asked, ring, sides))
+            for one in ring.keys:
+                of_key = [candidate for candidate in tried if candidate.place.key == one]
+                best.append(max(candidate.z for candidate in of_key if not candidate.is_unmoved))
+                unmoved.append(max(candidate.z for candidate in of_key if candidate.is_unmoved))
+        location, scale = gumbel_r.fit(best)
+        print(
+            f"{search}: {len(best)} reads, mean z {statistics.mean(best):.2f}, highest {max(best):.2f}; Gumbel "
+            f"{location:.3f}, {scale:.3f}; z of 1e-6 {gumbel_r.isf(1e-6, location, scale):.2f}; "
+            f"z >= {SURE_Z:g} {gumbel_r.sf(SURE_Z, location, scale):.1e}, z >= {MIN_Z:g} "
+            f"{gumbel_r.sf(MIN_Z, location, scale):.1e}; unmoved z >= {MIN_Z_UNMOVED:g} in "
+            f"{statistics.mean(z >= MIN_Z_UNMOVED for z in unmoved):.2%}, highest {max(unmoved):.2f}",
+            flush=True,
+        )
 
 
 def peer(pictures: list[Picture]) -> list[str]:
