@@ -6,10 +6,10 @@
 
 The pictures are not in this repository. Those of the committed results were shipped by Debian 12's packages
 mate-backgrounds, plasma-workspace-wallpapers, ukui-wallpapers and gnome-backgrounds (photographs, abstract and drawn
-wallpapers; the largest file of each picture), tuxpaint-stamps-default (photographs and drawings on white: 40 of at least
-220 px, drawn by lot from all but animals and seasonal) and fonts-noto-color-emoji (`apt-get download`, `dpkg -x`). What
-was tuned on were others: scikit-image's, the packages lomiri-wallpapers*, tuxpaint's animals and seasonal stamps, and
-other drawings of the embedded model.
+wallpapers; the largest file of each picture), tuxpaint-stamps-default (photographs and drawings on white: 40 of at
+least 220 px, drawn by lot from all but animals and seasonal) and fonts-noto-color-emoji (`apt-get download`).
+What was tuned on were others: scikit-image's, the packages lomiri-wallpapers*, tuxpaint's animals and seasonal stamps,
+and other drawings of the embedded model.
 
 `--draw` has the embedded model draw so many pictures of 128 and of 256 px, and half as many of 512 (256, enlarged).
 `--peer` is a folder with invisible-watermark (`pip install --no-deps --target FOLDER invisible-watermark
@@ -278,7 +278,7 @@ def alarms(pictures: list[Picture]) -> list[str]:
                 highest[search] = max(highest[search], detection.z)
         print(f"alarms {number + 1}/{len(pictures)}", end="\r", flush=True)
     lines = [
-        f"{search}: {false[search]} in {2 * len(pictures) * count} reads, each of one picture for one wrong key, half of "
+        f"{search}: {false[search]} in {2 * len(pictures) * count} reads, each of a picture for a wrong key, half of "
         f"them of pictures marked with another; highest z {highest[search]:.2f}."
         for search, count in counts.items()
     ]
