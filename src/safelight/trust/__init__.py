@@ -22,5 +22,11 @@ export         the ledger as JSON lines
 statements     signed JSON: checkpoints, reports
 fingerprint    whether a picture is the one that the ledger knows
 
+examination    all layers of a file as one answer
+examiner       asks all detectors of this installation
+origins        what pictures that were sent said of themselves
+
+watermark      the watermark: keys, embedding, detection
+
     pixels -> watermark -> encode with marks -> sign -> sha256
 """
