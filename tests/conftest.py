@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from safelight.settings import Settings
+from safelight.trust.policy import Policy
 
 if TYPE_CHECKING:
     from safelight.database.connect import Database
@@ -35,7 +39,17 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SAFELIGHT_HOME", str(home))
+    monkeypatch.setenv("SAFELIGHT_TRUST_WATERMARK", "false")
     return home
+
+
+def of(settings: Settings) -> Policy:
+    """Tests compare pixels as they are drawn: they get a watermark only where a test says `trust_watermark=True`."""
+    policy = policy_of(settings)
+    return policy if "trust_watermark" in settings.model_fields_set else replace(policy, watermark=False)
+
+
+policy_of, Policy.of = Policy.of, staticmethod(of)  # pyright: ignore
 
 
 @pytest.fixture(scope="session")

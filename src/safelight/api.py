@@ -19,7 +19,7 @@ from PIL import Image
 from safelight import pipeline
 from safelight.assets.encode import Encoding
 from safelight.errors import JobCancelled
-from safelight.events import Cancelled, Decoded, Event, Failed, Stored
+from safelight.events import Cancelled, Event, Failed, Stored
 from safelight.pipeline import PNG
 from safelight.prompts.expand import Expand, expand_draft
 from safelight.resolve.resolve import resolve
@@ -104,15 +104,12 @@ async def draw_all(
 
 async def draw(draft: Draft, studio: Studio, *, encoding: Encoding, on_event: Callable[[Event], None]) -> Drawn:
     spec = await resolve(draft, studio)
-    image: Image.Image | None = None
     async with aclosing(pipeline.generate(spec, studio, encoding=encoding)) as events:
         async for event in events:
             on_event(event)
             match event:
-                case Decoded():
-                    image = event.image
                 case Stored():
-                    assert image is not None
+                    image = await asyncio.to_thread(studio.finished, event.asset_id)
                     path = Path(event.path)
                     return Drawn(image=image, spec=spec, asset_id=event.asset_id, path=path, seconds=event.seconds)
                 case Failed():

@@ -1,6 +1,6 @@
 """The last stage of every picture that leaves: encoded with its marks, signed, stored.
 
-    pixels -> encode with metadata and marks -> sign -> file under the sha256 of its bytes -> row in the ledger
+    pixels -> watermark -> encode with metadata and marks -> sign -> file by the sha256 of its bytes -> ledger
 
 Nothing changes a file after it was signed. What is made of a stored picture by geometry alone, such as a smaller copy,
 is marked and signed again, with that picture as its parent (`derive`).
@@ -24,12 +24,14 @@ from safelight.models.registry.registered_models import registered_lineage
 from safelight.spec import Denoised, Inpaint, Upscale
 from safelight.studio import Studio
 from safelight.trust.entry import Entry, actor_of
-from safelight.trust.facts import Facts, Origin
+from safelight.trust.facts import Facts, Origin, WatermarkFact
 from safelight.trust.fingerprint import likeness
 from safelight.trust.manifest import Manifest, derived, manifest, pinned
-from safelight.trust.marks import derived_marks, marks
+from safelight.trust.marks import derived_marks, marks, source_type
 from safelight.trust.origins import UNMARKED
 from safelight.trust.sign import sign
+from safelight.trust.watermark.embed import embed
+from safelight.trust.watermark.keys import asset_id
 from safelight.version import __version__
 
 log = logging.getLogger(__name__)
@@ -39,11 +41,14 @@ log = logging.getLogger(__name__)
 class Finished:
     asset: Asset
     marks: Mapping[str, str]
-    """What became of each layer: `signature` is signed or off; `timestamp` is stamped, missed or off."""
+    """What became of each layer. `watermark` is marked, weak, off or unmarked by size; `signature` is signed or off;
+    `timestamp` is stamped, missed or off."""
     new: bool = True
     """The file was signed now, and not before."""
     pixels: str = ""
     """sha256 of the pixels as they were drawn (`assets.encode.pixels_digest`)."""
+    uid: str = ""
+    """The 64 bits in the watermark, as 16 hex digits."""
 
 
 def finish(
@@ -65,8 +70,9 @@ def finish(
         StorageFailed: the disk is full.
         UnsupportedOption: the format cannot hold the picture.
     """
-    facts = facts_of(spec, studio, encoding)
     pixels = pixels_digest(image)
+    facts = facts_of(spec, studio, encoding)
+    image, facts, marked = watermarked(image, spec, facts, studio)
     hashes = {} if isinstance(spec, Upscale) else lora_hashes(spec.loras, studio.models.catalogue)
     file = encode(
         image,
@@ -79,8 +85,27 @@ def finish(
     )
     instead = {} if isinstance(spec, Upscale) else {control.image: control.hint for control in spec.controls}
     finished = put_signed(file, manifest(spec, facts, studio.policy), studio, encoding, instead=instead)
-    finished = replace(finished, pixels=pixels)
+    finished = replace(finished, pixels=pixels, marks={**finished.marks, "watermark": marked}, uid=facts.uid)
     return recorded(finished, image, spec, studio, tenant=tenant, place=place) if studio.ledger else finished
+
+
+def watermarked(
+    image: Image.Image, spec: Denoised | Upscale, facts: Facts, studio: Studio
+) -> tuple[Image.Image, Facts, str]:
+    """The picture with its watermark, what is true of it then, and what became of the mark.
+
+    What no model made, such as a photograph that Lanczos enlarged, gets none.
+    """
+    if studio.keyring is None or not source_type(spec, facts):
+        return image, facts, "off"
+    key = studio.keyring.current
+    image, outcome = embed(image, key, asset_id(key, spec.digest()))
+    facts = replace(facts, uid=outcome.asset)
+    if outcome.status == "unmarked":
+        return image, facts, f"unmarked by {outcome.reason}"
+    strength = "weak" if outcome.status == "weak" else ""
+    fact = WatermarkFact(alg=outcome.algorithm, key_id=outcome.key_id, strength=strength)
+    return image, replace(facts, watermark=fact), outcome.status
 
 
 def recorded(
@@ -94,8 +119,9 @@ def recorded(
         action="upscaled" if isinstance(spec, Upscale) else "drawn",
         asset_id=finished.asset.id,
         actor=actor_of(tenant),
+        uid=finished.uid,
         pixels_before=finished.pixels,
-        pixels_after=finished.pixels,
+        pixels_after=pixels_digest(image),
         spec_digest=spec.digest(),
         model="" if isinstance(spec, Upscale) else spec.model_digest,
         place=place,

@@ -186,6 +186,10 @@ class Settings(BaseModel):
         return self.home / "trust"
 
     @property
+    def watermark_keys(self) -> Path:
+        return self.trust / "watermark"
+
+    @property
     def origins(self) -> Path:
         return self.home / ORIGINS
 

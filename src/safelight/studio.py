@@ -47,6 +47,7 @@ from safelight.trust.ledger import Ledger, open_ledger
 from safelight.trust.origins import UNMARKED, Origins, open_origins
 from safelight.trust.policy import Policy
 from safelight.trust.signer import Signer, open_signer
+from safelight.trust.watermark.keys import Keyring
 
 COPIES = 3
 """Of a picture, that opening and keeping it hold at once."""
@@ -76,6 +77,8 @@ class Studio:
     """What pictures that were sent said of themselves."""
     signer: Signer | None
     """Signs finished pictures; None where the policy signs nothing."""
+    keyring: Keyring | None
+    """Keys of the watermark; None where the policy puts none."""
     ledger: Ledger | None
     """What was drawn; None where the operator keeps none."""
     hints: dict[Hashable, str] = field(default_factory=dict[Hashable, str])
@@ -179,6 +182,10 @@ class Studio:
         """A stored picture: drawn here, or encoded anew when it was sent."""
         return self.open(self.assets.read(digest), mode=mode, trusted=True)
 
+    def finished(self, asset_id: str) -> Image.Image:
+        """A finished picture as it leaves, with its watermark, and its transparency if it has any."""
+        return whole(self.picture(asset_id, mode="RGBA"))
+
     def size_of(self, picture: bytes | str | Image.Image) -> tuple[int, int]:
         """Width and height of a file, or of a stored picture by its digest; nothing is decoded."""
         if isinstance(picture, Image.Image):
@@ -263,6 +270,7 @@ def open_studio(settings: Settings | None = None) -> Studio:
         plugins,
         open_origins(settings),
         open_signer(settings),
+        Keyring.open(settings.watermark_keys) if policy.watermark else None,
         open_ledger(settings),
         policy=policy,
     )

@@ -28,8 +28,10 @@ from safelight.trust.credentials import trusted_roots
 from safelight.trust.facts import COMPOSITE_TRAINED, TRAINED
 from safelight.trust.signer import make_context
 from safelight.trust.verify import Report, verify
+from safelight.trust.watermark.detect import detect
+from safelight.trust.watermark.keys import Keyring
 
-SMALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 64, "height": 64}
+SMALL: dict[str, Any] = {"prompt": "a red apple", "seed": 7, "steps": 2, "width": 128, "height": 128}
 A1111 = {**SMALL, "sampler_name": "Euler"}
 
 
@@ -40,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home: Path) -> Iterator[str]:
-    with serving(settings_in(home)) as url:
+    with serving(settings_in(home).model_copy(update={"trust_watermark": True})) as url:
         yield url
 
 
@@ -49,6 +51,19 @@ def ask(home: Path) -> Callable[[bytes], Report]:
     """What a file says of itself, to a verifier that trusts the server's root."""
     limits = {"max_pixels": 10**8, "max_file_bytes": 10**8}
     return lambda data: verify(data, make_context(trusted_roots(home / "trust")), **limits)
+
+
+def watermark_in(data: bytes, home: Path) -> str | None:
+    """The asset id that the pixels carry."""
+    with Image.open(BytesIO(data)) as image:
+        return detect(image.convert("RGB"), Keyring.read(home / "trust" / "watermark")).asset
+
+
+def asset_in(found: Report) -> str:
+    """The asset id in the signed part."""
+    manifest = found.signature.manifest["manifests"][found.signature.manifest["active_manifest"]]
+    [mark] = [one for one in manifest["assertions"] if one["label"] == "org.safelight.watermark"]
+    return mark["data"]["asset"]
 
 
 def b64(data: bytes) -> str:
@@ -67,19 +82,19 @@ def upload(url: str, data: bytes) -> str:
 
 
 def openai(url: str, **body: Any) -> list[bytes]:
-    sent = {"prompt": "a red apple", "size": "64x64", "steps": 2, "response_format": "b64_json"} | body
+    sent = {"prompt": "a red apple", "size": "128x128", "steps": 2, "response_format": "b64_json"} | body
     data = httpx.post(f"{url}/v1/images/generations", json=sent).raise_for_status().json()["data"]
     return [base64.b64decode(one["b64_json"]) if one.get("b64_json") else httpx.get(one["url"]).content for one in data]
 
 
 def openai_edit(url: str, data: bytes) -> bytes:
-    form = {"prompt": "a red apple", "steps": "2", "size": "64x64", "response_format": "b64_json"}
+    form = {"prompt": "a red apple", "steps": "2", "size": "128x128", "response_format": "b64_json"}
     answer = httpx.post(f"{url}/v1/images/edits", data=form, files={"image": ("a.png", data, "image/png")})
     return base64.b64decode(answer.raise_for_status().json()["data"][0]["b64_json"])
 
 
 def openai_stream(url: str) -> bytes:
-    body = {"prompt": "a red apple", "size": "64x64", "steps": 2, "stream": True, "partial_images": 1}
+    body = {"prompt": "a red apple", "size": "128x128", "steps": 2, "stream": True, "partial_images": 1}
     text = httpx.post(f"{url}/v1/images/generations", json=body).raise_for_status().text
     events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
     assert events[-1]["type"] == "image_generation.completed"
@@ -119,12 +134,14 @@ MADE_BY: dict[str, Callable[[str], bytes]] = {
 
 
 @pytest.mark.parametrize("door", list(MADE_BY))
-def test_a_picture_made_of_words_says_so(url: str, ask: Callable[[bytes], Report], door: str) -> None:
-    found = ask(MADE_BY[door](url))
+def test_a_picture_made_of_words_says_so(url: str, home: Path, ask: Callable[[bytes], Report], door: str) -> None:
+    data = MADE_BY[door](url)
+    found = ask(data)
     assert (found.signature.state, found.signature.reasons) == ("valid", ())
-    assert found.signature.actions == ("c2pa.created",)
+    assert found.signature.actions == ("c2pa.created", "c2pa.watermarked.unbound")
     assert found.signature.source_types == (TRAINED,)
     assert found.metadata.source_type == TRAINED
+    assert watermark_in(data, home) == asset_in(found), "the pixels and the manifest name the same asset"
     assert "red apple" not in json.dumps(dict(found.signature.manifest)), "no prompt in what is signed"
 
 
@@ -221,13 +238,14 @@ def test_the_command_line_and_python(
 ) -> None:
     del url
     monkeypatch.setenv("SAFELIGHT_HOME", str(home))
+    monkeypatch.setenv("SAFELIGHT_TRUST_WATERMARK", "true")
 
     def safelight(*words: str) -> Path:
         said = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
         assert said.exit_code == 0, said.output
         return Path(json.loads(said.stdout.splitlines()[-1])["path"])
 
-    size = ("--steps", "2", "--width", "64", "--height", "64")
+    size = ("--steps", "2", "--width", "128", "--height", "128")
     drawn = safelight("generate", "a red apple", *size, "--out", str(tmp_path / "out"))
     replayed = safelight("replay", str(drawn), "--out", str(tmp_path / "again"))
     larger = safelight("upscale", str(drawn), "--out", str(tmp_path / "large"))
@@ -235,8 +253,8 @@ def test_the_command_line_and_python(
         assert ask(file.read_bytes()).signature.state == "valid", file
     [parent] = [one for one in ask(larger.read_bytes()).signature.ingredients if one.relationship == "parentOf"]
     assert parent.signature == "valid"
-    with open_studio(Settings(home=home)) as studio:
-        [picture] = api.generate("a cup", steps=2, width=64, height=64, studio=studio)
+    with open_studio(Settings(home=home, trust_watermark=True)) as studio:
+        [picture] = api.generate("a cup", steps=2, width=128, height=128, studio=studio)
     assert ask(picture.path.read_bytes()).signature.state == "valid"
     assert ask(picture._repr_png_()).signature.state == "valid"
 
@@ -260,5 +278,5 @@ def test_exiftool_reads_the_manifest(url: str, tmp_path: Path) -> None:
         file.write_bytes(job(url, "/v1/jobs", **SMALL, output_format=kind))
         said = subprocess.run(["exiftool", "-j", str(file)], check=True, capture_output=True, text=True)
         [tags] = json.loads(said.stdout)
-        assert tags["ActionsAction"] == "c2pa.created"
+        assert tags["ActionsAction"][0] == "c2pa.created"
         assert tags["DigitalSourceType"] == TRAINED

@@ -1,4 +1,5 @@
 import pytest
+from tests.conftest import policy_of
 
 from safelight.errors import InvalidRequest
 from safelight.settings import Settings
@@ -7,7 +8,7 @@ from safelight.trust.policy import Policy
 
 
 def policy(**environment: str) -> Policy:
-    return Policy.of(
+    return policy_of(
         Settings.from_environment({f"SAFELIGHT_TRUST_{name}": value for name, value in environment.items()})
     )
 

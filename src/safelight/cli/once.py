@@ -22,20 +22,17 @@ class FinishedPicture:
 
 
 async def finish(draft: "Draft | Spec", studio: "Studio", encoding: "Encoding") -> FinishedPicture:
-    from safelight.events import Decoded, Failed, Stored
+    from safelight.events import Failed, Stored
     from safelight.pipeline import generate
     from safelight.resolve.resolve import resolve
     from safelight.spec import Draft
 
-    image = None
     spec = await resolve(draft, studio) if isinstance(draft, Draft) else draft
     async with aclosing(generate(spec, studio, encoding=encoding)) as events:
         async for event in events:
             match event:
-                case Decoded():
-                    image = event.image
                 case Stored():
-                    assert image is not None
+                    image = studio.finished(event.asset_id)
                     return FinishedPicture(
                         image=image, asset_id=event.asset_id, seconds=event.seconds, pixels=event.pixels
                     )

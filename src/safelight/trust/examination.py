@@ -15,11 +15,12 @@ from safelight.version import __version__
 
 Json = dict[str, Any]
 Conclusion = Literal["marked", "broken", "unmarked"]
-"""marked: at least one layer says what the picture is, and none is broken. broken: a signature does not hold, so the
-file is not what was signed. unmarked: no layer says anything."""
+"""marked: at least one layer says what the picture is, and none is broken. broken: a signature does not hold, or
+the watermark is of another picture. unmarked: no layer says anything."""
 Generated = Literal["yes", "partly", "not said"]
 """Whether a generative model made the picture, by what its marks say."""
 ORIGIN: dict[str, Generated] = {TRAINED: "yes", COMPOSITE_TRAINED: "partly", COMPOSITE_SYNTHETIC: "partly"}
+BROKEN = ("invalid", "differs")
 EXIT_CODES: dict[Conclusion, int] = {"marked": 0, "unmarked": 1, "broken": 3}
 """Of `safelight verify`; 2 is for files that cannot be read."""
 
@@ -30,7 +31,8 @@ class Layer:
     technique: str
     found: bool
     state: str
-    """Of a signature: valid, untrusted, invalid, absent; of other layers: found or absent."""
+    """Of a signature: valid, untrusted, invalid, absent; of a watermark: found, differs (it was made for another
+    picture), absent; of other layers: found or absent."""
     says: Json
     reasons: tuple[str, ...] = ()
 
@@ -54,7 +56,7 @@ class Examination:
 
     @property
     def conclusion(self) -> Conclusion:
-        if any(layer.state == "invalid" for layer in self.layers):
+        if any(layer.state in BROKEN for layer in self.layers):
             return "broken"
         return "marked" if any(layer.found for layer in self.layers) else "unmarked"
 
@@ -63,7 +65,7 @@ class Examination:
         """By the first layer that says it; what is signed and broken says nothing."""
         for layer in self.layers:
             kind = layer.says.get("source_type", "")
-            if layer.state != "invalid" and kind in GENERATED:
+            if layer.state not in BROKEN and kind in GENERATED:
                 return ORIGIN.get(kind, "yes")
         return "not said"
 

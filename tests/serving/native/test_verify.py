@@ -3,12 +3,14 @@
 import base64
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import httpx
 import pytest
+from PIL import Image
 from tests.serving.conftest import serving, settings_in
 from tests.serving.test_marked_doors import SMALL, job
 from tests.serving.test_sight import file_of
@@ -19,6 +21,8 @@ from safelight.settings import Settings
 from safelight.trust.credentials import trusted_roots
 from safelight.trust.facts import TRAINED
 from safelight.trust.statements import read_statement
+from safelight.trust.watermark.embed import embed
+from safelight.trust.watermark.keys import Keyring
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,32 @@ def test_a_signature_that_was_broken_is_named_and_says_nothing(url: str, signed:
 def test_a_photograph_carries_no_marks(url: str) -> None:
     answer = ask(url, file_of("red"))
     assert (answer["conclusion"], answer["generated"]) == ("unmarked", "not said")
+
+
+def test_pixels_say_it_without_metadata_and_what_is_copied_onto_another_picture_is_seen(tmp_path: Path) -> None:
+    with serving(Settings(home=tmp_path, trust_watermark=True, no_keys=True, drain_s=0)) as url:
+        with Image.open(BytesIO(job(url, "/v1/jobs", **SMALL | {"width": 256, "height": 256}))) as image:
+            drawn = image.convert("RGB")
+        stripped = BytesIO()
+        drawn.save(stripped, "JPEG", quality=85)
+        answer = ask(url, stripped.getvalue())
+        assert (answer["conclusion"], answer["missing"]) == ("marked", ["signature", "metadata", "ledger"])
+        found = layers(answer)["watermark"]
+        assert (found["state"], found["says"]["content"]) == ("found", "the picture that was marked")
+
+        keyring = Keyring.read(tmp_path / "trust" / "watermark")
+        assert found["says"]["key"] == keyring.current.id
+        other = Image.effect_mandelbrot((256, 256), (-2, -1.5, 1, 1.5), 60).convert("RGB")
+        copied, _ = embed(other, keyring.current, found["says"]["asset"])
+        file = BytesIO()
+        copied.save(file, "PNG")
+        answer = ask(url, file.getvalue())
+        assert answer["conclusion"] == "broken"
+        assert layers(answer)["watermark"]["state"] == "differs"
+        assert layers(answer)["watermark"]["reasons"] == [
+            "the key is known, and the content differs from what it marked"
+        ]
+        assert ask(url, file_of("red"))["conclusion"] == "unmarked"
 
 
 def test_what_is_no_picture_is_refused(url: str) -> None:

@@ -20,7 +20,8 @@ class LayerView(BaseModel):
     technique: str
     found: bool
     state: str
-    """Of the signature: valid, untrusted, invalid or absent; of other layers: found or absent."""
+    """Of the signature: valid, untrusted, invalid or absent; of the watermark: found, differs (it was made for another
+    picture), absent or not read; of other layers: found or absent."""
     says: dict[str, Any]
     reasons: list[str]
     """What is wrong, in C2PA's codes."""
@@ -39,7 +40,8 @@ class Detector(BaseModel):
 class VerifyAnswer(BaseModel):
     file: FileFacts
     conclusion: str
-    """marked: a layer says what the picture is, and none is broken; broken: a signature does not hold; unmarked."""
+    """marked: a layer says what the picture is, and none is broken; broken: a signature does not hold, or the
+    watermark is of another picture; unmarked."""
     generated: str
     """yes, partly or not said: whether a generative model made the picture, by what its marks say."""
     layers: list[LayerView]
@@ -52,7 +54,7 @@ class VerifyAnswer(BaseModel):
 
 @router.post("")
 async def verify(request: Request, file: Annotated[UploadFile, File(description="A picture.")]) -> VerifyAnswer:
-    """Read the marks of a picture: signature (C2PA), metadata (IPTC, AIGC)."""
+    """Read the marks of a picture: signature (C2PA), metadata (IPTC, AIGC), watermark and ledger."""
     found, report = await examined(request, file)
     return VerifyAnswer.model_validate({**found.to_json(), "report": report})
 
