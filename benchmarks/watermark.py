@@ -45,6 +45,8 @@ SIDE = 512
 WRONG_KEYS, FEW_WRONG_KEYS = 32, 4
 """A picture is asked for so many keys, unmarked and marked with another, by a plain search and by a full one."""
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
+PEERS_LEAST_PIXELS = 256 * 256
+"""It refuses smaller pictures."""
 EMOJI_FONT = Path("NotoColorEmoji.ttf")
 EMOJI = "🦊🍎🚗🏠🌲🎸🚀🐢🍕🌻⛵🎁🦉🍄🚲🐙🍩🏰🦋🎈"
 
@@ -120,6 +122,7 @@ def main() -> None:
     arguments.add_argument("--limit", type=int, help="so many pictures only")
     given = arguments.parse_args()
     pictures = [fitted(opened(path)) for folder in given.pictures for path in sorted(found(folder))]
+    pictures = [picture for picture in pictures if not is_blank(picture)]
     if given.emoji:
         pictures += list(emoji(given.emoji / EMOJI_FONT))
     drawn = {side: draw(given.draw, side) for side in (128, 256)} if given.draw else {}
@@ -138,7 +141,7 @@ def main() -> None:
     lines += ["", "## False alarms", "", *alarms(pictures)]
     if given.peer:
         sys.path.append(str(given.peer))
-        lines += ["", "## invisible-watermark, 64 bits, the same pictures", "", *peer(pictures)]
+        lines += ["", "## Beside invisible-watermark 0.2.0, 64 bits, in turn", "", *peer(pictures)]
     finish(lines)
 
 
@@ -151,6 +154,12 @@ def opened(path: Path) -> Picture:
     ground = Image.new("RGBA", picture.size, "white")
     ground.alpha_composite(picture)
     return ground.convert("RGB")
+
+
+def is_blank(picture: Picture) -> bool:
+    """White only: some wallpapers are white lines, transparent elsewhere."""
+    darkest, _ = picture.convert("L").getextrema()
+    return darkest >= 240
 
 
 def fitted(picture: Picture) -> Picture:
@@ -316,11 +325,12 @@ def calibrate(pictures: list[Picture]) -> None:
 
 
 def peer(pictures: list[Picture]) -> list[str]:
-    """invisible-watermark's dwtDct and dwtDctSvd, told the length of what they read."""
+    """invisible-watermark's dwtDct and dwtDctSvd, told the length of what they read, and ours."""
     from imwatermark import WatermarkDecoder, WatermarkEncoder
 
+    pictures = [picture for picture in pictures if picture.width * picture.height >= PEERS_LEAST_PIXELS]
     names = [name for name, _, _, least in ATTACKS if least]
-    lines = ["| attack | dwtDct | dwtDctSvd | ours |", "|---|---|---|---|"]
+    lines = [f"{len(pictures)} pictures.", "", "| attack | dwtDct | dwtDctSvd | ours |", "|---|---|---|---|"]
     methods = ("dwtDct", "dwtDctSvd", "ours")
     read = {method: dict.fromkeys(names, 0) for method in methods}
     psnrs: dict[str, list[float]] = {method: [] for method in methods}
@@ -344,7 +354,7 @@ def peer(pictures: list[Picture]) -> list[str]:
                 damaged = attack(marked)
                 if method == "ours":
                     read[method][name] += detect(damaged, ring, search=search).asset == asset
-                elif damaged.width * damaged.height >= 256 * 256:  # it refuses smaller ones
+                elif damaged.width * damaged.height >= PEERS_LEAST_PIXELS:
                     decoder = WatermarkDecoder("bytes", 64)
                     said = decoder.decode(np.asarray(damaged)[..., ::-1].copy(), method)
                     read[method][name] += said == bytes.fromhex(asset)

@@ -15,7 +15,7 @@ from PIL import Image
 from safelight.trust.watermark.keys import Keyring, WatermarkKey
 from safelight.trust.watermark.pattern import CANONICAL_SIDE, Complexes, mirror, spectra
 from safelight.trust.watermark.pixels import Pixels, canonical
-from safelight.trust.watermark.reading import MIN_Z_UNMOVED, Reading, fit_at, levelled, peaks, read_at, residual
+from safelight.trust.watermark.reading import MIN_Z_UNMOVED, fit_at, levelled, peaks, read_at, residual
 
 SURE_Z = 9.0
 """The known pattern alone is proof."""
@@ -73,8 +73,9 @@ class Candidate:
     down: float
     right: float
 
-    def read(self) -> Reading:
-        return read_at(self.place.cells, self.place.key, z=self.z, down=self.down, right=self.right)
+    def read(self) -> tuple[bytes, bool]:
+        """The asset id, and whether its checksum is right."""
+        return read_at(self.place.cells, self.place.key, down=self.down, right=self.right)
 
     @property
     def excess(self) -> float:
@@ -107,16 +108,17 @@ def detect(
 def best_of(candidates: Iterator[Candidate], image: Image.Image, search: Literal["plain", "full"]) -> Detection:
     """Decode the most promising candidates and report the first with the right checksum, or else the best fit."""
     promising = sorted(candidates, key=lambda candidate: -candidate.excess)[:NUM_DECODED]
-    pairs = [(candidate, candidate.read()) for candidate in promising]
-    intact = [(candidate, reading) for candidate, reading in pairs if reading.is_intact and candidate.excess >= 0]
-    candidate, reading = intact[0] if intact else max(pairs, key=lambda pair: (not pair[0].is_unmoved, pair[0].z))
+    readings = [(candidate, *candidate.read()) for candidate in promising]
+    intact = [reading for reading in readings if reading[2] and reading[0].excess >= 0]
+    best = max(readings, key=lambda reading: (not reading[0].is_unmoved, reading[0].z))
+    candidate, asset, crc_ok = intact[0] if intact else best
     found = bool(intact) or (candidate.z >= SURE_Z and not candidate.is_unmoved)
     return Detection(
         found=found,
         key_id=candidate.place.key.id if found else None,
-        asset=reading.asset.hex() if intact else None,
+        asset=asset.hex() if intact else None,
         z=candidate.z,
-        crc_ok=reading.is_intact,
+        crc_ok=crc_ok,
         scale=max(image.size) / candidate.place.side,
         shift=(candidate.down, candidate.right),
         mirrored=candidate.place.is_mirrored,

@@ -220,11 +220,7 @@ class Mark:
 
     def reads(self, image: Image.Image, min_z: float = MIN_Z_UNMOVED) -> bool:
         cells = cells_of(image)
-        z = float(fit_at(cells, self.key))
-        if z < min_z:
-            return False
-        reading = read_at(cells, self.key, z=z)
-        return reading.is_intact and reading.asset == self.asset
+        return float(fit_at(cells, self.key)) >= min_z and read_at(cells, self.key) == (self.asset, True)
 
 
 def cells_of(image: Image.Image) -> Complexes:

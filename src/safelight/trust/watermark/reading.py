@@ -1,7 +1,5 @@
 """From a picture to what a mark says, at one place: residual, spectrum, evidence of each wave, decoded bits."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
@@ -17,19 +15,6 @@ GROUND = 0.8
 LIMIT = 0.8
 MIN_Z_UNMOVED = 4.0
 """Fit that proves a mark, with the checksum, where it lies as it was put: one place to look, and not 16 384."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    asset: bytes
-    """Eight bytes; what noise says, unless `is_intact`."""
-    is_intact: bool
-    """The checksum is right."""
-    z: float
-    """How well the key's known pattern fits here, in standard deviations."""
-    down: float
-    right: float
-    """Where the tile's origin lies, in canonical pixels."""
 
 
 def residual(grey: Floats) -> Floats:
@@ -74,7 +59,13 @@ def along_phase(cells: Complexes, key: WatermarkKey, *, down: float = 0, right: 
     return (shifted(cells, down, right) * pattern(key).phase.conj()).real
 
 
-def read_at(cells: Complexes, key: WatermarkKey, *, z: float, down: float = 0, right: float = 0) -> Reading:
-    """Decode the bits of a mark that lies at this shift; `cells` is (cells,), levelled."""
-    asset, is_intact = decode(pattern(key).sums(along_phase(cells, key, down=down, right=right)))
-    return Reading(asset=asset, is_intact=is_intact, z=z, down=down, right=right)
+def read_at(cells: Complexes, key: WatermarkKey, *, down: float = 0, right: float = 0) -> tuple[bytes, bool]:
+    """Decode the bits of a mark that lies at this shift, in canonical pixels.
+
+    Args:
+        cells: (cells,), levelled.
+
+    Returns:
+        The eight-byte asset id, and whether its checksum is right; what noise says has seldom one.
+    """
+    return decode(pattern(key).sums(along_phase(cells, key, down=down, right=right)))
