@@ -100,11 +100,24 @@ def certificate(
 
 
 @app.command()
-def rotate() -> None:
-    """Make a new development certificate; pictures signed with the former one are verified as before."""
+def rotate(
+    watermark: Annotated[
+        bool, typer.Option("--watermark", help="Make a new key of the watermark, in place of a certificate.")
+    ] = False,
+) -> None:
+    """Make a new development certificate; pictures signed with the former one are verified as before.
+
+    With --watermark, make a new key of the watermark; marks of former keys are found as before.
+    """
     from safelight.trust.credentials import rotate as make_another
+    from safelight.trust.watermark.keys import Keyring
 
     settings = opened()
+    if watermark:
+        keyring = Keyring.rotate(settings.watermark_keys)
+        typer.echo(f"The key is {keyring.current.id} from now on; {len(keyring.keys)} are read.")
+        typer.echo("A server that runs marks with it when it is started again.", err=True)
+        return
     show(make_another(settings.trust), settings)
     typer.echo("A server that runs signs with it when it is started again.", err=True)
 
