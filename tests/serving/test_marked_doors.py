@@ -20,13 +20,14 @@ from typer.testing import CliRunner
 
 from safelight import api
 from safelight.cli.main import app
+from safelight.errors import SigningFailed
 from safelight.serving.mcp import mcp
 from safelight.serving.mcp.mcp import Api, mcp_server
 from safelight.settings import Settings
 from safelight.studio import open_studio
 from safelight.trust.credentials import trusted_roots
 from safelight.trust.facts import COMPOSITE_TRAINED, TRAINED
-from safelight.trust.signer import make_context
+from safelight.trust.signer import Signer, make_context
 from safelight.trust.verify import Report, verify
 from safelight.trust.watermark.detect import detect
 from safelight.trust.watermark.keys import Keyring
@@ -263,6 +264,27 @@ def test_a_picture_that_is_drawn_again_is_the_same_file(url: str) -> None:
     with httpx.Client(base_url=url) as client:
         ids = [ended(client, client.post("/v1/jobs", json=SMALL).json()["id"])["asset_id"] for _ in range(2)]
     assert ids[0] == ids[1], "signing twice makes no second picture"
+
+
+def test_while_nothing_signs_nothing_leaves_and_accepted_jobs_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing, failed = Signer.sign, list[str]()
+
+    def fails_twice(self: Signer, *given: Any, **more: Any) -> Any:
+        if len(failed) < 2:
+            failed.append("once more")
+            raise SigningFailed("the key service does not answer")
+        return signing(self, *given, **more)
+
+    monkeypatch.setattr(Signer, "sign", fails_twice)
+    with serving(settings_in(tmp_path)) as url, httpx.Client(base_url=url) as client:
+        done = ended(client, client.post("/v1/jobs", json=SMALL).raise_for_status().json()["id"])
+        assert (done["state"], len(failed)) == ("done", 2)
+        data = client.get(f"/v1/files/{done['asset_id']}").content
+        assert b"caBX" in data
+    stored = list((tmp_path / "blobs").rglob("*.png"))
+    assert len(stored) == 1, "what was not signed was not stored"
 
 
 def test_marks_are_counted(url: str) -> None:
