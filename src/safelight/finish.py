@@ -9,7 +9,7 @@ is marked and signed again, with that picture as its parent (`derive`).
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -79,7 +79,7 @@ def finish(
         spec,
         encoding,
         version=__version__,
-        pixels=pixels,
+        drawn={"pixels": pixels} | ({"watermark": asdict(facts.watermark)} if facts.watermark else {}),
         marks=marks(spec, facts, studio.policy),
         lora_hashes=hashes,
     )

@@ -41,6 +41,27 @@ def test_another_picture_with_the_same_record_is_told_apart(safelight: Call, tmp
     assert "the sizes differ" in small.stdout
 
 
+def test_another_watermark_does_not_make_it_another_picture(
+    safelight: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFELIGHT_TRUST_WATERMARK", "true")
+    said = safelight("generate", "a red apple", *QUICK, "--json")
+    file = json.loads(said.stdout.splitlines()[-1])["path"]
+    same = json.loads(safelight("replay", file, "--json").stdout)
+    assert (same["identical"], same["notes"]) == (True, [])
+    assert safelight("trust", "rotate", "--watermark").exit_code == 0
+    rotated = json.loads(safelight("replay", file, "--json").stdout)
+    assert rotated["identical"] is True
+    assert "another key" in rotated["notes"][0]
+    with Image.open(file) as image:
+        image.load()
+        texts = PngInfo()
+        for name in ("parameters", "safelight"):
+            texts.add_text(name, image.info[name])
+        image.point(lambda level: 255 - level).save(tmp_path / "forged.png", pnginfo=texts)
+    assert safelight("replay", str(tmp_path / "forged.png"), "--json").exit_code == 1
+
+
 def test_a_small_change_shows_where_the_file_loses_nothing(safelight: Call) -> None:
     """About 42 dB: within what a JPEG loses, and not within what a PNG does."""
     safelight("generate", "a red apple", *QUICK)

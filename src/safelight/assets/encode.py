@@ -65,7 +65,7 @@ def encode(
     encoding: Encoding,
     *,
     version: str,
-    pixels: str = "",
+    drawn: Mapping[str, Any] | None = None,
     marks: Mapping[str, str] | None = None,
     lora_hashes: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -73,7 +73,8 @@ def encode(
 
     Args:
         version: the version of safelight that made the image.
-        pixels: `pixels_digest` of the picture as it was drawn.
+        drawn: what the record says of the pixels: `pixels` is `pixels_digest` of the picture as it was drawn,
+            `watermark` the algorithm and key of the mark that they carry.
         marks: XMP elements that the file gets with any metadata, and with none.
         lora_hashes: AUTOMATIC1111's hashes of the LoRA files, by our digests.
     """
@@ -83,10 +84,10 @@ def encode(
     if max(image.size) > max_side:
         raise UnsupportedOption("format", f"{encoding.format} holds at most {max_side} pixels a side; use png")
     metadata = build_metadata(
-        spec, encoding.metadata, version=version, pixels=pixels, marks=marks or {}, lora_hashes=lora_hashes
+        spec, encoding.metadata, version=version, drawn=drawn or {}, marks=marks or {}, lora_hashes=lora_hashes
     )
     if encoding.format == "jpeg" and max(len(exif(metadata)), len(packet(metadata))) > JPEG_SEGMENT_BYTES:
-        metadata = build_metadata(spec, "minimal", version=version, pixels=pixels, marks=marks or {})
+        metadata = build_metadata(spec, "minimal", version=version, drawn=drawn or {}, marks=marks or {})
     return write(image, encoding, metadata)
 
 
@@ -128,15 +129,13 @@ def build_metadata(
     detail: Detail,
     *,
     version: str,
-    pixels: str,
+    drawn: Mapping[str, Any],
     marks: Mapping[str, str],
     lora_hashes: Mapping[str, str] | None = None,
 ) -> EmbeddedMetadata:
     if detail == "none":
         return EmbeddedMetadata(marks=marks)
-    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest()}
-    if pixels:
-        record["pixels"] = pixels
+    record: dict[str, Any] = {"version": version, "spec_digest": spec.digest(), **drawn}
     if not isinstance(spec, Upscale):
         record |= {"model_digest": spec.model_digest, "determinism": spec.determinism}
     if detail == "minimal":

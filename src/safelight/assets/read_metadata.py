@@ -42,6 +42,8 @@ class Metadata:
     """Only for our own images, and only if it matches its digest."""
     pixels: str = ""
     """Of our own images, `encode.pixels_digest` of what was drawn, before marks and compression."""
+    watermark_key: str = ""
+    """Of our own images, the id of the watermark's key, by their record."""
 
 
 def read_metadata(source: bytes | Path, *, max_pixels: int, max_file_bytes: int) -> Metadata:
@@ -74,9 +76,11 @@ def from_safelight(raw: Mapping[str, str]) -> Metadata | None:
             raw=raw,
         )
     pixels = record["pixels"] if isinstance(record.get("pixels"), str) else ""
+    watermark = record.get("watermark")
+    key = str(cast(dict[str, Any], watermark).get("key_id", "")) if isinstance(watermark, dict) else ""
     settings = spec.model_dump(mode="json", exclude={"task", "prompt", "negative_prompt", "model_digest"})
     if isinstance(spec, Upscale):
-        return Metadata(producer="safelight", settings=settings, raw=raw, spec=spec, pixels=pixels)
+        return Metadata(producer="safelight", settings=settings, raw=raw, spec=spec, pixels=pixels, watermark_key=key)
     return Metadata(
         producer="safelight",
         prompt=spec.prompt,
@@ -85,6 +89,7 @@ def from_safelight(raw: Mapping[str, str]) -> Metadata | None:
         raw=raw,
         spec=spec,
         pixels=pixels,
+        watermark_key=key,
     )
 
 

@@ -91,8 +91,14 @@ def replay(
         original = studio.open(file, trusted=True)
         again = run(finish(draft, studio, Encoding()))
         path = copy_out(studio.assets, again.asset_id, out, f"{file.stem}-replayed") if out else None
+        key = studio.keyring.current.id if studio.keyring else ""
     lossy = file.read_bytes()[:4] != b"\x89PNG"
-    report(compare(original, again.image), lossy=lossy, path=path, notes=notes, as_json=as_json)
+    alike = compare(original, again.image)
+    # Another key's watermark differs in every pixel a little: what was drawn is then compared by its digest.
+    if found.watermark_key != key and found.pixels and found.pixels == again.pixels and is_close(alike):
+        alike = Difference(worst=0, psnr_db=math.inf)
+        notes = [*notes, "its watermark was made with another key, or there was none; what was drawn is compared"]
+    report(alike, lossy=lossy, path=path, notes=notes, as_json=as_json)
 
 
 def what_to_draw(
@@ -177,6 +183,11 @@ class Difference:
     worst: int
     """Largest difference of a colour channel, of 255."""
     psnr_db: float
+
+
+def is_close(difference: Difference | None) -> bool:
+    """Whether two watermarks, or compression, may be all that differs."""
+    return difference is not None and difference.psnr_db >= LOSSY_DB
 
 
 def compare(one: "Image.Image", other: "Image.Image") -> Difference | None:
