@@ -207,7 +207,7 @@ def test_a_manifest_in_a_sidecar_leaves_the_picture_as_it_is(kind: Format, signe
 
 
 def test_a_parent_that_is_not_given_is_named_and_nothing_is_signed(signer: Signer) -> None:
-    with pytest.raises(SigningFailed, match="the manifest needs the file of its source picture"):
+    with pytest.raises(SigningFailed, match="its manifest names its source picture, whose file was not given"):
         sign(picture(), manifest(CHANGED, NOW, POLICY), signer)
 
 

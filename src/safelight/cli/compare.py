@@ -48,8 +48,8 @@ Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampler steps.
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of a CLIP model (transformers) that judges the pictures; mini's encoder knows only drawings of "
-        "everyday things.",
+        help="Folder of a CLIP model (transformers) that judges the pictures; the one in the package knows only "
+        "drawings of everyday things.",
         show_default="mini's image encoder",
     ),
 ]

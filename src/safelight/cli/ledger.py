@@ -121,7 +121,7 @@ def export(
 
 @app.command()
 def checkpoint() -> None:
-    """Sign the newest row now, and print the statement: to be kept elsewhere."""
+    """Sign the newest row now, and print the signed statement; keep it on another machine."""
     with opened() as ledger:
         ledger.write_pending()
         statement = ledger.checkpoint()

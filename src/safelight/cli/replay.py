@@ -122,7 +122,7 @@ def what_to_draw(
             wanted: str | None = getattr(found.spec, role, None)
             if given[role] not in (None, wanted):
                 raise InvalidRequest(
-                    f"--{role}: {file} was drawn from another picture (sha256 {wanted[:10]}...)"
+                    f"--{role}: this is not the picture that {file} was drawn from, whose sha256 is {wanted[:10]}..."
                     if wanted
                     else f"--{role}: {file} was drawn without one"
                 )

@@ -54,7 +54,9 @@ def scratch(
     grid: Annotated[
         Path | None, typer.Option(help="File for a grid of fixed prompts and seeds, drawn by export.")
     ] = None,
-    curve: Annotated[Path | None, typer.Option(help="File for the error curves of the run, as SVG, by export.")] = None,
+    curve: Annotated[
+        Path | None, typer.Option(help="With the stage `export`: write the loss curves of the run to this SVG file.")
+    ] = None,
     moment: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a model like the embedded one from scratch, from openly licensed artwork to a model for `generate`.

@@ -62,7 +62,9 @@ def init(
             typer.echo("It was there already; `safelight trust rotate` makes a new one.", err=True)
         return
     if key is None and not settings.trust_signer:
-        raise InvalidRequest("--certificate needs --key, unless SAFELIGHT_TRUST_SIGNER names what signs")
+        raise InvalidRequest(
+            "--certificate also needs --key, its private key, unless SAFELIGHT_TRUST_SIGNER names an external signer"
+        )
     own = own_credentials(settings.trust, read(certificate), None if key is None else read(key))
     callback = None if key is not None else load_callback(settings.trust_signer)
     Signer(own, Policy(), callback=callback, timeout_s=settings.trust_signer_timeout_s).try_out()

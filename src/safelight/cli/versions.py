@@ -116,7 +116,11 @@ def alias(
     ] = None,
     reason: Reason = "",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Point to the alias TO itself, and move when it moves.")
+        bool,
+        typer.Option(
+            "--follow",
+            help="If TO is an alias, follow it whenever it moves; without this, point to its version of now.",
+        ),
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias; its history stays.")] = False,
     as_json: options.Json = False,

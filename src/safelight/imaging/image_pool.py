@@ -87,7 +87,8 @@ class ImagePool:
         num_waiting = {tenant: len(queue.waiting) for (tenant, accepted), queue in self.queues.items() if not accepted}
         if num_waiting.get(tenant, 0) >= MAX_WAITING_PER_TENANT or sum(num_waiting.values()) >= MAX_WAITING:
             raise TooManyRequests(
-                f"{self.name}: {sum(num_waiting.values())} are queued, {num_waiting.get(tenant, 0)} of them yours",
+                f"the queue for {self.name} is full: {sum(num_waiting.values())} requests wait, "
+                f"{num_waiting.get(tenant, 0)} of them yours",
                 retry_after_s=math.ceil(sum(num_waiting.values()) * self.mean_duration_s / self.max_threads),
                 code="pictures_busy",
             )

@@ -36,7 +36,9 @@ def sign(
         SigningFailed: the picture must not leave.
     """
     if missing := [given.title for given in manifest.inputs if given.digest not in pictures]:
-        raise SigningFailed(f"the manifest needs the file of its {', its '.join(missing)}")
+        raise SigningFailed(
+            f"the picture cannot be signed: its manifest names its {', its '.join(missing)}, whose file was not given"
+        )
 
     def prepare() -> "Builder":
         from c2pa import Builder

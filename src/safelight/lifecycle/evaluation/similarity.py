@@ -59,7 +59,8 @@ def read_artwork(folder: Path) -> Artwork:
         stored = np.load(folder / "pictures.npy", mmap_mode="r")
     except OSError as error:
         raise InvalidRequest(
-            f"{folder} has no artwork ({error.strerror}); `safelight train scratch artwork` makes it"
+            f"{folder} lacks the drawings to compare with ({error.strerror}); "
+            "`safelight train scratch artwork` downloads and draws them"
         ) from None
     rows = [row for row, picture in enumerate(entries) if picture["own_colour"]]
     pictures = {row: over_white(stored[row]) for row in rows}

@@ -162,7 +162,8 @@ def audit(
     held_out = embed(open_pictures(data.held_out), encoder)
     if len(training.images) < 2 and not held_out.images:
         raise InvalidRequest(
-            "a single training picture gives no threshold for copies; give similar ones with --held-out"
+            "with one training picture, the similarity from which a picture counts as a copy cannot be computed; give "
+            "--held-out a folder of pictures of the same kind that were not trained on"
         )
     by_encoder = find_neighbours(samples.vectors, training.vectors, held_out.vectors if held_out.images else None)
     by_pixel = find_neighbours(

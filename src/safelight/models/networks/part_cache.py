@@ -244,7 +244,9 @@ def load_lone_t5(source: PartSource, config: Config, weights: Weights, model: Mo
     words, wanted = config.get("vocab_size"), own.vocab_size if own else T5_WORDS
     if words != wanted:
         raise UnsupportedOption(
-            "text_encoder", f"{source.path} has embeddings for {words} tokens, but its tokenizer has {wanted}"
+            "text_encoder",
+            f"{source.path} has embeddings for {words} tokens, but its tokenizer has {wanted}: "
+            "use the tokenizer that came with this text encoder",
         )
     network = build(transformer_classes().t5, config, weights, model.placement)
     return T5(model.t5.tokenizer if model.t5 else t5_tokenizer(), network)

@@ -49,8 +49,8 @@ def require_aligned(size: tuple[int, int]) -> None:
     width, height = size
     if width != height or width % SIDE:
         raise InvalidImage(
-            f"a face model reads an aligned face, square and {SIDE} pixels wide or a multiple, not {width}x{height}: "
-            "crop it as insightface's norm_crop does, or give its embedding as faces"
+            f"a face model needs an aligned, square face, {SIDE} pixels wide or a multiple, not {width}x{height}: "
+            "crop it as insightface's norm_crop does, or give the face embedding in the field `faces` instead"
         )
 
 

@@ -101,7 +101,7 @@ def error_from_output(lines: list[str], code: int | None) -> JobFailed:
             error = JobFailed(printed["message"])
             error.code = printed["code"]
             return error
-    return JobFailed(f"the run ended with {code}: {lines[-1] if lines else 'it printed nothing'}")
+    return JobFailed(f"the training run failed with exit code {code}: {lines[-1] if lines else 'it printed nothing'}")
 
 
 async def stop(process: asyncio.subprocess.Process) -> None:
