@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 from tests.serving.conftest import serving, settings_in
-from tests.serving.test_marked_doors import SMALL, job
+from tests.serving.test_marked_doors import SMALL, job, with_watermark_key
 from tests.serving.test_sight import file_of
 from typer.testing import CliRunner
 
@@ -91,6 +91,7 @@ def test_a_photograph_carries_no_marks(url: str) -> None:
 
 
 def test_pixels_say_it_without_metadata_and_what_is_copied_onto_another_picture_is_seen(tmp_path: Path) -> None:
+    with_watermark_key(tmp_path)
     with serving(Settings(home=tmp_path, trust_watermark=True, no_keys=True, drain_s=0)) as url:
         with Image.open(BytesIO(job(url, "/v1/jobs", **SMALL | {"width": 256, "height": 256}))) as image:
             drawn = image.convert("RGB")
