@@ -97,7 +97,7 @@ def test_a_key_beside_a_foreign_certificate_is_found(folder: Path) -> None:
     text = path.read_text()
     key = text[: text.index("-----BEGIN CERTIFICATE")]
     path.write_bytes(key.encode() + CHAIN)
-    with pytest.raises(InvalidCertificate, match="key and certificate do not belong together"):
+    with pytest.raises(InvalidCertificate, match="private key and certificate do not belong together"):
         open_credentials(folder)
 
 

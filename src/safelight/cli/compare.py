@@ -89,7 +89,7 @@ def compare(
 
 
 def audit(
-    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A trained version, or a model.")],
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A registered version, or any other model.")],
     data: Data = None,
     held_out: HeldOut = None,
     seeds: Seeds = 8,

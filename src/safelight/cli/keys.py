@@ -26,7 +26,9 @@ def create(
     per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum pictures in any sixty seconds.")] = None,
     pictures_per_day: Annotated[int | None, typer.Option(min=1, help="Maximum pictures per day, UTC.")] = None,
     compute_s_per_day: Annotated[float | None, typer.Option(min=1, help="Maximum network seconds per day.")] = None,
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Highest priority of its jobs.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="Highest priority of its jobs; larger goes first.")
+    ] = 0,
 ) -> None:
     """Create a key and show it once."""
     with open_keys() as keys:

@@ -52,7 +52,8 @@ def scratch(
         typer.Option(help="Model folder that export and image-encoder write and adopt reads; replaces --name."),
     ] = None,
     grid: Annotated[
-        Path | None, typer.Option(help="File for a grid of fixed prompts and seeds, drawn by export.")
+        Path | None,
+        typer.Option(help="With the stage `export`: draw fixed prompts and seeds as a grid into this file."),
     ] = None,
     curve: Annotated[
         Path | None, typer.Option(help="With the stage `export`: write the loss curves of the run to this SVG file.")

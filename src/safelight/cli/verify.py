@@ -29,7 +29,8 @@ EPILOG = """\
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures: PNG, JPEG, WebP, AVIF or GIF.")],
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the answer, signed, to this file (JWS).")
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also write what was found, signed, to this file (JWS)."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

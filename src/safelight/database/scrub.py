@@ -33,7 +33,8 @@ def scrub(database: Database, tables: Sequence[type[Base]]) -> str:
                 continue
             orig = error.orig if isinstance(error, DBAPIError) else error
             raise StorageFailed(
-                f"deleted rows are still in the database's files, which could not be rewritten: {orig}"
+                "the rows are deleted, but their bytes are still in the database's files, which cannot be rewritten "
+                f"({orig}): mend that and run the command again"
             ) from error
 
 

@@ -103,7 +103,7 @@ def read_credentials(folder: Path) -> Credentials | None:
         if key is not None:
             key = to_pem(parsed := read_key(key))
             if parsed.public_key() != chain[0].public_key():
-                raise InvalidCertificate("its key and certificate do not belong together")
+                raise InvalidCertificate("the private key and certificate do not belong together")
     except InvalidCertificate as error:
         raise InvalidCertificate(
             f"{path} is damaged ({error}): restore it from a backup, or move it away and run `safelight trust init`"

@@ -95,7 +95,9 @@ class Origins:
             part.write_text(json.dumps(values))
             part.replace(path)
         except OSError as error:
-            raise StorageFailed(f"cannot write {path}: {error.strerror or error}; free some space") from None
+            raise StorageFailed(
+                f"cannot write {path}: {error.strerror or error}; free some space, or let this user write there"
+            ) from None
         finally:
             with suppress(OSError):
                 part.unlink()

@@ -169,7 +169,7 @@ class Signer:
             raise InvalidCertificate(str(error).replace(NOT_SIGNED, "a trial with this certificate failed")) from None
         with Reader("image/png", BytesIO(data), context=self.context) as reader:
             if (state := reader.get_validation_state()) != "Trusted":
-                raise InvalidCertificate(f"a trial signature with this certificate is {state}")
+                raise InvalidCertificate(f"an empty picture that it signed verifies as {state}: check the chain")
 
     def stamped(
         self, data: bytes, mime: str, prepare: "Callable[[], Builder]", *, detached: bool

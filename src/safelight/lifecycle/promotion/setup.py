@@ -71,6 +71,9 @@ def origin_of(trained: ComparedModel, registry: Registry, studio: Studio) -> Com
         InvalidRequest: the registry does not know it.
     """
     if trained.version is None or (trained.version.kind == "checkpoint" and not trained.version.lineage.parents):
-        raise InvalidRequest(f"the origin of {trained.name} is not known; name the model to compare it with")
+        raise InvalidRequest(
+            f"the origin of {trained.name} is not known: the registry does not say which model it was made from; name "
+            "the model to compare it with"
+        )
     name = base_of(trained.version) if trained.version.kind == "checkpoint" else trained.model
     return open_compared_model(name, registry, studio)

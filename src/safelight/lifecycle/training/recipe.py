@@ -72,7 +72,7 @@ class Recipe(CheckedModel):
     skip_bad: bool = False
     """Skip examples that cannot be trained on (damaged or tiny pictures, missing captions) instead of stopping."""
     min_side: Annotated[int, Field(ge=8)] = 64
-    """Pictures with a shorter side are too small."""
+    """Least length of a picture's shorter side, in pixels; smaller pictures are refused."""
 
     caption_dropout: Fraction = 0.0
     """Probability of training a picture without its caption, which classifier-free guidance needs."""

@@ -159,7 +159,7 @@ def require_same(description: Description, plan: Plan, metadata: Mapping[str, st
         assert identity is not None
         read = dict(derive(header, identity))
     except (MissingTensors, AssertionError) as problem:
-        raise UnsupportedOption("single-file", f"{description.path}: the layout has no place for {problem}") from None
+        raise UnsupportedOption("single-file", f"{description.path}: one file has no place for {problem}") from None
     written = {"unet": description.unet, "vae": description.vae, "scheduler": description.scheduler}
     for part, config in written.items():
         assumed = ASSUMED[part]

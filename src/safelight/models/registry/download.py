@@ -145,7 +145,7 @@ async def receive(response: httpx.Response, partial: PartialDownload, *, max_byt
             file.write(part)
             if file.tell() > max_bytes:
                 partial.forget()
-                raise TooLarge(f"{host_of(partial.url)}: more than {max_bytes:,} bytes, the limit")
+                raise TooLarge(f"the file of {host_of(partial.url)} is larger than {max_bytes:,} bytes, the limit")
             if file.tell() - len(part) < 8 <= file.tell():
                 file.flush()
                 require_safetensors(partial, total)

@@ -59,7 +59,7 @@ def require_rate(session: Session, limit: int, tenant: str, num_pictures: int, *
     requested = list(session.scalars(recent.order_by(UsageRow.asked)))
     if over := max(0, len(requested) + num_pictures - limit):
         raise TooManyRequests(
-            f"{len(requested)} of {limit} pictures a minute are used",
+            f"this key has used {len(requested)} of its {limit} pictures a minute",
             retry_after_s=requested[over - 1] + MINUTE_S - now,
             code="rate_limit_exceeded",
         )
