@@ -87,7 +87,7 @@ def test_plus_reads_the_picture_as_well(studio: Studio) -> None:
 
 
 def test_a_photograph_is_refused_before_it_is_queued(studio: Studio) -> None:
-    with pytest.raises(InvalidImage, match="aligned face, square and 112 pixels wide or a multiple, not 640x480"):
+    with pytest.raises(InvalidImage, match="aligned, square face, 112 pixels wide or a multiple, not 640x480"):
         drawn(studio, {"model": "faceid", "image": Image.new("RGB", (640, 480))})
 
 

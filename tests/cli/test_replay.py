@@ -95,7 +95,7 @@ def test_a_start_picture_that_is_gone_is_asked_for(
     missing, wrong = safelight("replay", made), safelight("replay", made, "--init", "blue.png")
     assert (missing.exit_code, wrong.exit_code) == (2, 2)
     assert "give it with --init FILE" in missing.stderr
-    assert "drawn from another picture" in wrong.stderr
+    assert "this is not the picture that" in wrong.stderr
     assert safelight("replay", made, "--init", "red.png").exit_code == 0
 
 

@@ -31,7 +31,7 @@ def test_an_aligned_face_is_embedded_as_insightface_does(tmp_path: Path) -> None
 @pytest.mark.parametrize("size", [(112, 224), (100, 100), (512, 512)], ids=str)
 def test_a_picture_that_is_no_aligned_face_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     model = load_face_model(write_face_model(tmp_path / "face.onnx"))
-    with pytest.raises(InvalidImage, match="square and 112 pixels wide or a multiple"):
+    with pytest.raises(InvalidImage, match="square face, 112 pixels wide or a multiple"):
         model.embed(colours_picture(1, *size))
 
 
