@@ -206,14 +206,8 @@ class Signer:
     def call(self, data: bytes) -> bytes:
         """What c2pa calls to have bytes signed."""
         assert self.callback
-        callback = self.callback
-
-        def signature() -> object:
-            answer = callback(data)
-            return asyncio.run(wait_for(answer)) if inspect.isawaitable(answer) else answer
-
         try:
-            answer = within(self.timeout_s, signature)
+            answer = answer_of(self.callback, data, timeout_s=self.timeout_s)
             if not isinstance(answer, bytes) or not answer:
                 raise TypeError(f"a signature is bytes, not {answer!r:.40}")
         except Exception as error:  # noqa: BLE001  told by `once`; c2pa would write it to the log, and say less
@@ -226,6 +220,21 @@ class Signer:
             self.credentials.require_valid(datetime.now(UTC))
         except InvalidCertificate as error:
             raise SigningFailed(f"{NOT_SIGNED}: {error}") from None
+
+
+def answer_of(callback: SignCallback, data: bytes, *, timeout_s: float) -> object:
+    """What the callback returns for these bytes, waited for if it is a coroutine function.
+
+    Raises:
+        TimeoutError: it took longer.
+        Exception: what it raised.
+    """
+
+    def signature() -> object:
+        answer = callback(data)
+        return asyncio.run(wait_for(answer)) if inspect.isawaitable(answer) else answer
+
+    return within(timeout_s, signature)
 
 
 async def wait_for(answer: Awaitable[object]) -> object:

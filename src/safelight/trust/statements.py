@@ -3,9 +3,7 @@
 Any JWS library verifies them. Checkpoints of the ledger are statements, and reports of what was erased.
 """
 
-import asyncio
 import base64
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from safelight.errors import InvalidCertificate, SafelightError, SigningFailed
 from safelight.settings import PREFIX, Settings
-from safelight.trust.bounded import within
 from safelight.trust.certificates import algorithm_of, check_chain, describe, read_chain, read_key
 from safelight.trust.credentials import Credentials, open_credentials
-from safelight.trust.signer import SignCallback, load_callback, wait_for
+from safelight.trust.signer import SignCallback, answer_of, load_callback
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -87,14 +84,8 @@ class StatementSigner:
 
     def ask(self, data: bytes) -> bytes:
         assert self.callback
-        callback = self.callback
-
-        def signature() -> object:
-            answer = callback(data)
-            return asyncio.run(wait_for(answer)) if inspect.isawaitable(answer) else answer
-
         try:
-            answer = within(self.timeout_s, signature)
+            answer = answer_of(self.callback, data, timeout_s=self.timeout_s)
         except Exception as error:
             raise SigningFailed(f"{PREFIX}TRUST_SIGNER failed ({type(error).__name__}: {error})") from error
         if not isinstance(answer, bytes) or not answer:
